@@ -1,0 +1,1 @@
+"""The cloud side: receives packets, restores features, runs the tails, answers."""

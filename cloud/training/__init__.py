@@ -1,0 +1,1 @@
+"""Training of codecs and reference networks, and the data they are trained on."""

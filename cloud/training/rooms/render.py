@@ -1,0 +1,526 @@
+"""Ray casting of one scene to image, normals, semantic classes and depth; knows geometry, nothing of rooms.
+
+Exactness: every value comes from + - * / sqrt floor and comparisons in float64, in a fixed order, and from integer
+hashes, so that one scene gives the same bytes on every CPU and numpy version. Hence no sin, cos, exp or pow, no
+fastmath (it would reassociate and fuse) and no parallel loops. Gamma is 2.0 because sqrt is exact.
+
+Method: the convex parts of the scene are rasterised (each is tested only against the rays of its screen rectangle) on
+a grid of twice the resolution; colours are averaged over four rays where a pixel holds an edge. Shadows and ambient
+occlusion are traced with one jittered ray per light on every second pixel, smoothed along surfaces.
+
+Letters: H, W image size; P parts; G groups (a piece of furniture, the unit of shadow culling); M materials; L lights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor, sqrt
+
+import numpy as np
+from numba import njit
+
+from cloud.training.rooms.texture import hash01, texture
+
+BOX, ELLIPSOID, CYLINDER, FRUSTUM = 0, 1, 2, 3
+_JIT = {"nogil": True, "cache": True, "error_model": "numpy"}
+_MISS = 1e30
+_SHELL_SEMANTIC = np.array([0, 0, 0, 0, 1, 2], dtype=np.uint8)  # x=0, x=W, y=0, y=D, floor, ceiling
+
+
+@dataclass(frozen=True)
+class SceneArrays:
+    """A scene as plain arrays. World axes: x right, y away from the front wall, z up, in metres.
+
+    part_f: (P, 16) float64: centre 3, world-to-part rotation 9 (row-major), half sizes 3, taper 1
+    part_i: (P, 5) int64: kind, material, semantic class, casts a shadow, group; sorted by group
+    materials: (M, 11) float64: see `texture.texture`
+    room: (3,) float64 width, depth, height; the inside of [0, room]
+    shell: (6,) int64 materials of x=0, x=W, y=0, y=D, floor, ceiling
+    lights: (L, 12) float64: position 3, half extent 3, rgb 3, direction 3 (zero: shines everywhere)
+    camera: (13,) float64: eye 3, right 3, up 3, forward 3, tangent of half the field of view of the short side
+    sensor: (10,) float64: ambient rgb 3, exposure, white balance rgb 3, vignetting, noise, occlusion reach in metres
+    noise_seed: hash seed of sensor noise and jitter
+    """
+
+    part_f: np.ndarray
+    part_i: np.ndarray
+    materials: np.ndarray
+    room: np.ndarray
+    shell: np.ndarray
+    lights: np.ndarray
+    camera: np.ndarray
+    sensor: np.ndarray
+    noise_seed: int
+
+
+@njit(**_JIT)
+def _intersect(kind, ox, oy, oz, dx, dy, dz, hx, hy, hz, k):
+    """First hit beyond t=1e-4 of a ray with a part, in the part's frame: (t, face). Faces 0..5 flat, 6 curved."""
+    X, Y, Z = ox / hx, oy / hy, oz / hz
+    U, V, Q = dx / hx, dy / hy, dz / hz
+    if kind == 1:
+        a = U * U + V * V + Q * Q
+        b = X * U + Y * V + Z * Q
+        c = X * X + Y * Y + Z * Z - 1.0
+        disc = b * b - a * c
+        if disc <= 0.0:
+            return _MISS, 6
+        t = (-b - sqrt(disc)) / a
+        return (t, 6) if t > 1e-4 else (_MISS, 6)
+    if kind == 2:
+        t_best, face = _MISS, 6
+        r0 = 1.0 + k * Z
+        a = U * U + V * V - k * k * Q * Q
+        b = X * U + Y * V - k * Q * r0
+        c = X * X + Y * Y - r0 * r0
+        disc = b * b - a * c
+        if disc > 0.0 and (a > 1e-12 or a < -1e-12):
+            s = sqrt(disc)
+            for sign in (-1.0, 1.0):
+                t = (-b + sign * s) / a
+                z = Z + t * Q
+                if t > 1e-4 and t < t_best and z >= -1.0 and z <= 1.0:
+                    t_best = t
+        if Q > 1e-12 or Q < -1e-12:
+            for cap in (-1.0, 1.0):
+                t = (cap - Z) / Q
+                if t > 1e-4 and t < t_best:
+                    x, y, r = X + t * U, Y + t * V, 1.0 + k * cap
+                    if x * x + y * y <= r * r:
+                        t_best = t
+                        face = 4 if cap < 0.0 else 5
+        return t_best, face
+    # Convex with flat faces: a box, or a frustum whose x and y extents shrink with height by the taper.
+    t_in, t_out, face = -_MISS, _MISS, 0
+    for i in range(6):
+        if i == 0:
+            n, v = -X - 1.0 - k * Z, -U - k * Q
+        elif i == 1:
+            n, v = X - 1.0 - k * Z, U - k * Q
+        elif i == 2:
+            n, v = -Y - 1.0 - k * Z, -V - k * Q
+        elif i == 3:
+            n, v = Y - 1.0 - k * Z, V - k * Q
+        elif i == 4:
+            n, v = -Z - 1.0, -Q
+        else:
+            n, v = Z - 1.0, Q
+        if v < -1e-12:
+            t = -n / v
+            if t > t_in:
+                t_in = t
+                face = i
+        elif v > 1e-12:
+            t = -n / v
+            if t < t_out:
+                t_out = t
+        elif n > 0.0:
+            return _MISS, 0
+        if t_in > t_out:
+            return _MISS, 0
+    if t_in > 1e-4:
+        return t_in, face
+    return _MISS, 0
+
+
+@njit(**_JIT)
+def _group_bounds(part_f, part_i):
+    """(G, 8): axis-aligned bounds 6, first part, last part + 1; of the parts that cast shadows."""
+    n_groups = 0
+    for p in range(part_i.shape[0]):
+        n_groups = max(n_groups, part_i[p, 4] + 1)
+    out = np.zeros((n_groups, 8))
+    for g in range(n_groups):
+        out[g, 0:3] = _MISS
+        out[g, 3:6] = -_MISS
+        out[g, 6] = -1.0
+    for p in range(part_i.shape[0]):
+        g = part_i[p, 4]
+        if out[g, 6] < 0.0:
+            out[g, 6] = p
+        out[g, 7] = p + 1
+        if part_i[p, 3] == 0:
+            continue
+        grow = 1.0 + abs(part_f[p, 15])
+        for axis in range(3):
+            e = 0.0
+            for row in range(3):
+                e += abs(part_f[p, 3 + 3 * row + axis]) * part_f[p, 12 + row] * grow
+            out[g, axis] = min(out[g, axis], part_f[p, axis] - e)
+            out[g, 3 + axis] = max(out[g, 3 + axis], part_f[p, axis] + e)
+    return out
+
+
+@njit(**_JIT)
+def _blocked(x, y, z, dx, dy, dz, t_max, part_f, part_i, bounds):
+    """Whether any shadow-casting part meets the ray before t_max (in lengths of d)."""
+    ix = 1.0 / dx if abs(dx) > 1e-12 else 1e12
+    iy = 1.0 / dy if abs(dy) > 1e-12 else 1e12
+    iz = 1.0 / dz if abs(dz) > 1e-12 else 1e12
+    for g in range(bounds.shape[0]):
+        a, b = (bounds[g, 0] - x) * ix, (bounds[g, 3] - x) * ix
+        lo, hi = (a, b) if a < b else (b, a)
+        a, b = (bounds[g, 1] - y) * iy, (bounds[g, 4] - y) * iy
+        if a > b:
+            a, b = b, a
+        lo, hi = max(lo, a), min(hi, b)
+        a, b = (bounds[g, 2] - z) * iz, (bounds[g, 5] - z) * iz
+        if a > b:
+            a, b = b, a
+        lo, hi = max(lo, a), min(hi, b)
+        if lo > hi or hi < 0.0 or lo > t_max:
+            continue
+        for p in range(int(bounds[g, 6]), int(bounds[g, 7])):
+            if part_i[p, 3] == 0:
+                continue
+            f = part_f[p]
+            cx, cy, cz = x - f[0], y - f[1], z - f[2]
+            t, _ = _intersect(
+                part_i[p, 0],
+                f[3] * cx + f[4] * cy + f[5] * cz,
+                f[6] * cx + f[7] * cy + f[8] * cz,
+                f[9] * cx + f[10] * cy + f[11] * cz,
+                f[3] * dx + f[4] * dy + f[5] * dz,
+                f[6] * dx + f[7] * dy + f[8] * dz,
+                f[9] * dx + f[10] * dy + f[11] * dz,
+                f[12],
+                f[13],
+                f[14],
+                f[15],
+            )
+            if t < t_max:
+                return True
+    return False
+
+
+@njit(**_JIT)
+def rasterise(part_f, part_i, room, camera, height, width):
+    """Nearest surface of each ray: depth (height, width) float64 and code int32 (part * 8 + face; -1 - face: shell)."""
+    depth = np.empty((height, width))
+    code = np.empty((height, width), dtype=np.int32)
+    short = min(height, width)
+    tan = camera[12]
+    kx, ky = tan * width / short, tan * height / short
+    for i in range(height):
+        sy = (1.0 - (2.0 * i + 1.0) / height) * ky
+        for j in range(width):
+            sx = ((2.0 * j + 1.0) / width - 1.0) * kx
+            best, face = _MISS, 0
+            for axis in range(3):
+                d = camera[9 + axis] + sx * camera[3 + axis] + sy * camera[6 + axis]
+                if d > 1e-9:
+                    t = (room[axis] - camera[axis]) / d
+                    if t < best:
+                        best, face = t, 2 * axis + 1
+                elif d < -1e-9:
+                    t = -camera[axis] / d
+                    if t < best:
+                        best, face = t, 2 * axis
+            depth[i, j] = best
+            code[i, j] = -1 - face
+    for p in range(part_i.shape[0]):
+        f = part_f[p]
+        kind = part_i[p, 0]
+        hx, hy, hz, k = f[12], f[13], f[14], f[15]
+        rx, ry, rz = f[0] - camera[0], f[1] - camera[1], f[2] - camera[2]
+        grow = 1.0 + abs(k)
+        x0, x1, y0, y1 = _MISS, -_MISS, _MISS, -_MISS
+        behind = 0
+        for corner in range(8):
+            a = hx * grow if corner & 1 else -hx * grow
+            b = hy * grow if corner & 2 else -hy * grow
+            c = hz if corner & 4 else -hz
+            wx = rx + f[3] * a + f[6] * b + f[9] * c
+            wy = ry + f[4] * a + f[7] * b + f[10] * c
+            wz = rz + f[5] * a + f[8] * b + f[11] * c
+            q = camera[9] * wx + camera[10] * wy + camera[11] * wz
+            if q < 0.05:
+                behind += 1
+                continue
+            u = (camera[3] * wx + camera[4] * wy + camera[5] * wz) / (q * kx)
+            v = (camera[6] * wx + camera[7] * wy + camera[8] * wz) / (q * ky)
+            x0, x1, y0, y1 = min(x0, u), max(x1, u), min(y0, v), max(y1, v)
+        if behind == 8:
+            continue
+        if behind > 0:
+            x0, x1, y0, y1 = -1.0, 1.0, -1.0, 1.0
+        x0, x1 = max(x0, -1.1), min(x1, 1.1)
+        y0, y1 = max(y0, -1.1), min(y1, 1.1)
+        if x0 > x1 or y0 > y1:
+            continue
+        j0, j1 = max(0, int(floor((x0 + 1.0) * 0.5 * width - 1.0))), min(width, int(floor((x1 + 1.0) * 0.5 * width + 2.0)))
+        i0, i1 = max(0, int(floor((1.0 - y1) * 0.5 * height - 1.0))), min(height, int(floor((1.0 - y0) * 0.5 * height + 2.0)))
+        ox = -(f[3] * rx + f[4] * ry + f[5] * rz)
+        oy = -(f[6] * rx + f[7] * ry + f[8] * rz)
+        oz = -(f[9] * rx + f[10] * ry + f[11] * rz)
+        # The camera's axes in the part's frame: a ray's direction is then three multiply-adds.
+        ax = np.empty(9)
+        for n in range(3):
+            for m in range(3):
+                ax[3 * n + m] = f[3 + 3 * m] * camera[3 + 3 * n] + f[4 + 3 * m] * camera[4 + 3 * n] + f[5 + 3 * m] * camera[5 + 3 * n]
+        for i in range(i0, i1):
+            sy = (1.0 - (2.0 * i + 1.0) / height) * ky
+            for j in range(j0, j1):
+                sx = ((2.0 * j + 1.0) / width - 1.0) * kx
+                t, face = _intersect(
+                    kind,
+                    ox,
+                    oy,
+                    oz,
+                    ax[6] + sx * ax[0] + sy * ax[3],
+                    ax[7] + sx * ax[1] + sy * ax[4],
+                    ax[8] + sx * ax[2] + sy * ax[5],
+                    hx,
+                    hy,
+                    hz,
+                    k,
+                )
+                if t < depth[i, j]:
+                    depth[i, j] = t
+                    code[i, j] = p * 8 + face
+    return depth, code
+
+
+@njit(**_JIT)
+def _surface(i, j, depth, code, part_f, part_i, room, shell, camera):
+    """World point, world normal, part-frame point and half sizes, material and face of one ray's hit."""
+    height, width = code.shape
+    short = min(height, width)
+    sx = ((2.0 * j + 1.0) / width - 1.0) * (camera[12] * width / short)
+    sy = (1.0 - (2.0 * i + 1.0) / height) * (camera[12] * height / short)
+    t = depth[i, j]
+    x = camera[0] + t * (camera[9] + sx * camera[3] + sy * camera[6])
+    y = camera[1] + t * (camera[10] + sx * camera[4] + sy * camera[7])
+    z = camera[2] + t * (camera[11] + sx * camera[5] + sy * camera[8])
+    c = code[i, j]
+    if c < 0:
+        face = -1 - c
+        n = 1.0 if face & 1 == 0 else -1.0
+        nx = n if face < 2 else 0.0
+        ny = n if face == 2 or face == 3 else 0.0
+        nz = n if face > 3 else 0.0
+        hx, hy, hz = room[0] * 0.5, room[1] * 0.5, room[2] * 0.5
+        return x, y, z, nx, ny, nz, x - hx, y - hy, z - hz, hx, hy, hz, shell[face], face
+    p, face = c >> 3, c & 7
+    f = part_f[p]
+    px = f[3] * (x - f[0]) + f[4] * (y - f[1]) + f[5] * (z - f[2])
+    py = f[6] * (x - f[0]) + f[7] * (y - f[1]) + f[8] * (z - f[2])
+    pz = f[9] * (x - f[0]) + f[10] * (y - f[1]) + f[11] * (z - f[2])
+    hx, hy, hz, k = f[12], f[13], f[14], f[15]
+    a, b, c2 = 0.0, 0.0, 0.0
+    if face == 6:
+        a, b = px / (hx * hx), py / (hy * hy)
+        c2 = pz / (hz * hz) if part_i[p, 0] == 1 else -k * (1.0 + k * pz / hz) / hz
+    elif face == 0:
+        a, c2 = -1.0 / hx, -k / hz
+    elif face == 1:
+        a, c2 = 1.0 / hx, -k / hz
+    elif face == 2:
+        b, c2 = -1.0 / hy, -k / hz
+    elif face == 3:
+        b, c2 = 1.0 / hy, -k / hz
+    elif face == 4:
+        c2 = -1.0
+    else:
+        c2 = 1.0
+    nx = f[3] * a + f[6] * b + f[9] * c2
+    ny = f[4] * a + f[7] * b + f[10] * c2
+    nz = f[5] * a + f[8] * b + f[11] * c2
+    s = 1.0 / sqrt(nx * nx + ny * ny + nz * nz)
+    return x, y, z, nx * s, ny * s, nz * s, px, py, pz, hx, hy, hz, part_i[p, 1], face
+
+
+@njit(**_JIT)
+def _visibility(depth, code, part_f, part_i, room, shell, lights, camera, reach, seed):
+    """Share of each light seen, and openness to ambient light: (h, w, L + 1) on every fourth ray of the fine grid."""
+    height, width = (code.shape[0] + 3) // 4, (code.shape[1] + 3) // 4
+    n_lights = lights.shape[0]
+    bounds = _group_bounds(part_f, part_i)
+    raw = np.empty((height, width, n_lights + 1))
+    for i in range(height):
+        for j in range(width):
+            x, y, z, nx, ny, nz, _, _, _, _, _, _, _, _ = _surface(
+                4 * i, 4 * j, depth, code, part_f, part_i, room, shell, camera
+            )
+            x, y, z = x + 2e-3 * nx, y + 2e-3 * ny, z + 2e-3 * nz
+            pixel = i * 65536 + j
+            for n in range(n_lights):
+                light = lights[n]
+                tx = light[0] + light[3] * (2.0 * hash01(seed, pixel, 8 * n) - 1.0) - x
+                ty = light[1] + light[4] * (2.0 * hash01(seed, pixel, 8 * n + 1) - 1.0) - y
+                tz = light[2] + light[5] * (2.0 * hash01(seed, pixel, 8 * n + 2) - 1.0) - z
+                if nx * tx + ny * ty + nz * tz <= 0.0:
+                    raw[i, j, n] = 0.0
+                else:
+                    raw[i, j, n] = 0.0 if _blocked(x, y, z, tx, ty, tz, 0.999, part_f, part_i, bounds) else 1.0
+            # One ray about the normal: a unit normal plus a point of the unit ball is near enough to cosine weighting.
+            ax, ay, az = 0.0, 0.0, 0.0
+            for tries in range(4):
+                ax = 2.0 * hash01(seed, pixel, 100 + 3 * tries) - 1.0
+                ay = 2.0 * hash01(seed, pixel, 101 + 3 * tries) - 1.0
+                az = 2.0 * hash01(seed, pixel, 102 + 3 * tries) - 1.0
+                if ax * ax + ay * ay + az * az < 1.0:
+                    break
+            ax, ay, az = nx + 0.95 * ax, ny + 0.95 * ay, nz + 0.95 * az
+            s = reach / sqrt(ax * ax + ay * ay + az * az + 1e-9)
+            ax, ay, az = ax * s, ay * s, az * s
+            open_ = 0.0 if _blocked(x, y, z, ax, ay, az, 1.0, part_f, part_i, bounds) else 1.0
+            if x + ax < 0.0 or x + ax > room[0] or y + ay < 0.0 or y + ay > room[1]:
+                open_ *= 0.45
+            if z + az < 0.0 or z + az > room[2]:
+                open_ *= 0.45
+            raw[i, j, n_lights] = open_
+    for axis in range(2):  # five taps along each axis, never across an edge
+        out = np.empty_like(raw)
+        for i in range(height):
+            for j in range(width):
+                here = code[4 * i, 4 * j]
+                total = 0.0
+                out[i, j, :] = 0.0
+                for o in range(-2, 3):
+                    a, b = (i, j + o) if axis == 0 else (i + o, j)
+                    if a < 0 or b < 0 or a >= height or b >= width or code[4 * a, 4 * b] != here:
+                        continue
+                    w = 3.0 - abs(o)
+                    total += w
+                    for n in range(n_lights + 1):
+                        out[i, j, n] += w * raw[a, b, n]
+                for n in range(n_lights + 1):
+                    out[i, j, n] /= total
+        raw = out
+    return raw
+
+
+@njit(**_JIT)
+def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, sensor, acc):
+    """Adds up light on a surface point: acc[0:3] diffuse rgb, acc[3] highlight."""
+    n_lights = lights.shape[0]
+    height, width = visibility.shape[0], visibility.shape[1]
+    here = code[i, j]
+    a0, b0 = i // 4, j // 4
+    seen = acc[4:]
+    seen[:] = 0.0
+    total = 0.0
+    for a in range(a0, min(a0 + 2, height)):
+        for b in range(b0, min(b0 + 2, width)):
+            w = (4.0 - abs(i - 4 * a)) * (4.0 - abs(j - 4 * b)) + 0.01
+            if code[4 * a, 4 * b] != here:
+                w *= 0.001
+            total += w
+            for n in range(n_lights + 1):
+                seen[n] += w * visibility[a, b, n]
+    inv = 1.0 / total
+    ambient = seen[n_lights] * inv * (0.8 + 0.2 * nz)
+    acc[0], acc[1], acc[2], acc[3] = sensor[0] * ambient, sensor[1] * ambient, sensor[2] * ambient, 0.0
+    ex, ey, ez = camera[0] - x, camera[1] - y, camera[2] - z
+    es = 1.0 / sqrt(ex * ex + ey * ey + ez * ez + 1e-9)
+    for n in range(n_lights):
+        v = seen[n] * inv
+        if v <= 0.0:
+            continue
+        light = lights[n]
+        lx, ly, lz = light[0] - x, light[1] - y, light[2] - z
+        d2 = lx * lx + ly * ly + lz * lz
+        s = 1.0 / sqrt(d2 + 1e-9)
+        lx, ly, lz = lx * s, ly * s, lz * s
+        cosine = nx * lx + ny * ly + nz * lz
+        if cosine < 0.06:  # an area light is not cut off where its centre sets
+            cosine = 0.06 * 0.5
+        v *= cosine / (0.6 + d2)
+        if light[9] != 0.0 or light[10] != 0.0 or light[11] != 0.0:
+            v *= max(0.0, -(light[9] * lx + light[10] * ly + light[11] * lz))
+        acc[0] += v * light[6]
+        acc[1] += v * light[7]
+        acc[2] += v * light[8]
+        if gloss > 0.0:
+            bx, by, bz = lx + ex * es, ly + ey * es, lz + ez * es
+            h = (nx * bx + ny * by + nz * bz) / sqrt(bx * bx + by * by + bz * bz + 1e-9)
+            if h > 0.0:
+                h = h * h
+                h = h * h
+                h = h * h
+                h = h * h
+                h = h * h
+                acc[3] += gloss * h * seen[n] * inv * (light[6] + light[7] + light[8]) / (3.0 * (0.6 + d2))
+
+
+@njit(**_JIT)
+def _shade(depth, code, part_f, part_i, materials, room, shell, shell_semantic, lights, camera, sensor, seed):
+    height, width = code.shape[0] // 2, code.shape[1] // 2
+    image = np.empty((height, width, 3), dtype=np.uint8)
+    normals = np.empty((height, width, 3), dtype=np.float32)
+    semantic = np.empty((height, width), dtype=np.uint8)
+    linear = np.empty((height, width, 3))
+    visibility = _visibility(depth, code, part_f, part_i, room, shell, lights, camera, sensor[9], seed)
+    acc = np.zeros(4 + lights.shape[0] + 1)
+    mean = 0.0
+    for i in range(height):
+        for j in range(width):
+            c = code[2 * i, 2 * j]
+            semantic[i, j] = shell_semantic[-1 - c] if c < 0 else part_i[c >> 3, 2]
+            flat = c == code[2 * i, 2 * j + 1] and c == code[2 * i + 1, 2 * j] and c == code[2 * i + 1, 2 * j + 1]
+            r, g, b = 0.0, 0.0, 0.0
+            count = 0.0
+            for sub in range(4):
+                # Inside one surface the light is smooth: one sample of it serves, and two of the texture.
+                if flat and (sub == 1 or sub == 2):
+                    continue
+                a, e = 2 * i + (sub >> 1), 2 * j + (sub & 1)
+                x, y, z, nx, ny, nz, px, py, pz, hx, hy, hz, m, face = _surface(
+                    a, e, depth, code, part_f, part_i, room, shell, camera
+                )
+                if sub == 0:
+                    normals[i, j, 0] = nx * camera[3] + ny * camera[4] + nz * camera[5]
+                    normals[i, j, 1] = nx * camera[6] + ny * camera[7] + nz * camera[8]
+                    normals[i, j, 2] = -(nx * camera[9] + ny * camera[10] + nz * camera[11])
+                if sub == 0 or not flat:
+                    _light(a, e, x, y, z, nx, ny, nz, materials[m, 8], code, visibility, lights, camera, sensor, acc)
+                tr, tg, tb, emit = texture(materials[m], px, py, pz, hx, hy, hz, face)
+                r += tr * (acc[0] + emit) + acc[3]
+                g += tg * (acc[1] + emit) + acc[3]
+                b += tb * (acc[2] + emit) + acc[3]
+                count += 1.0
+                if flat and materials[m, 6] == 0.0:
+                    break
+            linear[i, j, 0], linear[i, j, 1], linear[i, j, 2] = r / count, g / count, b / count
+            lum = (r + g + b) / (3.0 * count)
+            mean += lum / (1.0 + lum)  # so that a window does not set the exposure alone
+    # Auto-exposure, as cameras have: the mean sets the gain, the sensor's exposure varies it.
+    gain = sensor[3] / max(mean / (height * width), 0.02)
+    short = min(height, width)
+    for i in range(height):
+        v = (2.0 * i + 1.0 - height) / short
+        for j in range(width):
+            u = (2.0 * j + 1.0 - width) / short
+            fall = gain / (1.0 + sensor[7] * (u * u + v * v))
+            for n in range(3):
+                x = linear[i, j, n] * fall * sensor[4 + n]
+                x = x * (1.0 + 0.16 * x) / (1.0 + x)  # a soft shoulder
+                x = sqrt(x)
+                k = 7 + n * 5
+                noise = hash01(seed, i * 65536 + j, k) + hash01(seed, i * 65536 + j, k + 1) - 1.0
+                x = 255.0 * (x * 1.12 + sensor[8] * noise) + 0.5
+                image[i, j, n] = np.uint8(min(255.0, max(0.0, floor(x))))
+    return image, normals, semantic
+
+
+def render_arrays(
+    scene: SceneArrays, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Image (H, W, 3) uint8, normals (H, W, 3) float32, semantic (H, W) uint8, depth (H, W) float32 of a scene."""
+    depth, code = rasterise(scene.part_f, scene.part_i, scene.room, scene.camera, 2 * height, 2 * width)
+    image, normals, semantic = _shade(
+        depth,
+        code,
+        scene.part_f,
+        scene.part_i,
+        scene.materials,
+        scene.room,
+        scene.shell,
+        _SHELL_SEMANTIC,
+        scene.lights,
+        scene.camera,
+        scene.sensor,
+        scene.noise_seed,
+    )
+    return image, normals, semantic, depth[::2, ::2].astype(np.float32)

@@ -1,0 +1,1 @@
+"""Integers to bytes and back. Knows no network and no task."""

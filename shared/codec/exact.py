@@ -1,0 +1,280 @@
+"""The exact path: hyperprior v -> which table codes each element of z. Integers only, the same on every machine.
+
+Legend: B pictures, V elements of v, n groups (= channels of z), tau codebook entries, h x w latent grid, P = h * w.
+
+    v (B, V)  -> HyperpriorGenerator: linear layers, ReLU between     -> A (B, n, tau)
+    A x Codebook (tau, h, w)                                           -> maps (B, n, P)
+    maps -> ProbabilityPredictor, two branches of 1 x 1 convolutions   -> mean in 1/16, scale as one of 64 steps
+    -> table index = 16 * scale + fraction of the mean, offset = whole part of the mean
+
+It runs in floats that hold integers. While every partial sum stays below 2**24 in float32 or 2**53 in float64, every
+product and sum is exact, so any order of addition, thread count, library or GPU gives the same number. Each layer's
+bound is proven from its weights when the path is loaded (`ExactPath.bounds`), and the narrower float is used where
+it holds.
+
+The last generator layer and the codebook are both linear, with no rounding between them, so for one grid they fold
+into a single matrix; where that is less work it is used, and gives the same integers.
+
+Works on numpy arrays and, given torch as its `Backend`, on torch tensors of any device; imports neither torch nor any
+bundle code.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+MEAN_STEPS = 16  # the mean is quantised to 1/16
+SCALE_STEPS = 64  # the scale to one of 64 values
+FLOAT32_EXACT = 1 << 24
+FLOAT64_EXACT = 1 << 53
+
+_FOLD_BYTES_MAX = 64 << 20
+_FOLDS_KEPT = 4
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class InexactError(ValueError):
+    """A layer's partial sums could pass 2**53, so that its result might differ between machines."""
+
+
+class Backend(Protocol):
+    """The few operations that the path needs. numpy's and torch's are below and in `cloud.exact_torch`."""
+
+    def array(self, values: NDArray[Any], wide: bool) -> Any:
+        """To the backend, as float64 where `wide`, else float32."""
+
+    def cast(self, x: Any, wide: bool) -> Any: ...
+
+    def floor(self, x: Any) -> Any: ...
+
+    def clip(self, x: Any, low: float, high: float) -> Any: ...
+
+    def numpy(self, x: Any) -> NDArray[Any]: ...
+
+
+class NumpyBackend:
+    def array(self, values: NDArray[Any], wide: bool) -> Any:
+        return np.ascontiguousarray(values, np.float64 if wide else np.float32)
+
+    def cast(self, x: Any, wide: bool) -> Any:
+        return x.astype(np.float64 if wide else np.float32, copy=False)
+
+    def floor(self, x: Any) -> Any:
+        return np.floor(x)
+
+    def clip(self, x: Any, low: float, high: float) -> Any:
+        return np.clip(x, low, high)
+
+    def numpy(self, x: Any) -> NDArray[Any]:
+        return np.asarray(x)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """x -> clamp(floor(x / 2**shift + 1/2), low, high), exact in floats for shift >= 1."""
+
+    shift: int
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if self.shift < 1 or self.low > self.high:
+            raise ValueError(f"a rounding needs shift >= 1 and low <= high, not {self}")
+
+    @classmethod
+    def from_tensor(cls, spec: NDArray[Any]) -> Rounding:
+        shift, low, high = (int(s) for s in spec)
+        return cls(shift, low, high)
+
+    def tensor(self) -> NDArray[np.int64]:
+        return np.array([self.shift, self.low, self.high], np.int64)
+
+    def apply(self, x: Any, backend: Backend) -> Any:
+        half = float(1 << (self.shift - 1))
+        return backend.clip(backend.floor((x + half) * 2.0**-self.shift), self.low, self.high)
+
+    @property
+    def reach(self) -> int:
+        return max(abs(self.low), abs(self.high))
+
+
+class _Layer:
+    """y = rounding(W x + b) on columns: x (..., K, M) -> (..., O, M)."""
+
+    def __init__(self, name: str, tensors: Tensors, reach: int, backend: Backend) -> None:
+        weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+            raise ValueError(f"{name}: weight {weight.shape} and bias {bias.shape} do not fit together")
+        self.rounding = Rounding.from_tensor(tensors[f"{name}.rounding"])
+        half = 1 << (self.rounding.shift - 1)
+        self.bound = int(_row_reach(weight, bias, reach).max()) + half
+        self.wide = _wide(name, self.bound)
+        self.backend = backend
+        self.weight = backend.array(weight, self.wide)
+        self.bias = backend.array(bias[:, None], self.wide)
+
+    def __call__(self, x: Any) -> Any:
+        x = self.weight @ self.backend.cast(x, self.wide) + self.bias
+        return self.rounding.apply(x, self.backend)
+
+
+class ExactPath:
+    """Table indices and offsets of z from v.
+
+    tensors: the integers of `entropy.safetensors`: generator.{i}.weight/bias/rounding, last.weight/bias,
+    codebook.entries (tau, h0, w0), codebook.rounding, mean.{i}.*, scale.{i}.*, v.reach.
+    Raises InexactError where a bound cannot be proven, ValueError or KeyError where the tensors do not fit together.
+    """
+
+    def __init__(self, tensors: Tensors, backend: Backend | None = None) -> None:
+        self._xp = backend or NumpyBackend()
+        self.v_reach = int(tensors["v.reach"][0])
+        reach = self.v_reach
+        self._generator: list[_Layer] = []
+        while f"generator.{len(self._generator)}.weight" in tensors:
+            layer = _Layer(f"generator.{len(self._generator)}", tensors, reach, self._xp)
+            self._generator.append(layer)
+            reach = layer.rounding.reach
+        self._last_weight, self._last_bias = tensors["last.weight"], tensors["last.bias"]
+        self._entries = tensors["codebook.entries"].astype(np.int64)
+        self._maps_rounding = Rounding.from_tensor(tensors["codebook.rounding"])
+        self.tau = len(self._entries)
+        self.groups, rest = divmod(len(self._last_weight), self.tau)
+        if rest or self._entries.ndim != 3:
+            raise ValueError("the last generator layer's rows are not groups x tau")
+        self.v_size = (tensors["generator.0.weight"] if self._generator else self._last_weight).shape[1]
+        rows = _row_reach(self._last_weight, self._last_bias, reach).reshape(self.groups, self.tau)
+        entry_reach = np.abs(self._entries).max(axis=(1, 2)).astype(object)
+        half = 1 << (self._maps_rounding.shift - 1)
+        # Holds for the folded matrix too, and on every grid: a resized entry never passes its largest value.
+        self._maps_bound = max(int((rows * entry_reach).sum(axis=1).max()) + half, int(rows.max()))
+        self._wide = _wide("codebook", self._maps_bound)
+        reach = self._maps_rounding.reach
+        self._mean = self._branch("mean", tensors, reach)
+        self._scale = self._branch("scale", tensors, reach)
+        last = self._scale[-1].rounding
+        if (last.low, last.high) != (0, SCALE_STEPS - 1):
+            raise ValueError(f"the scale branch must end in 0..{SCALE_STEPS - 1}")
+        # Matrices of one grid, ready for use; small, because a camera seldom changes its size.
+        self._grids: OrderedDict[tuple[int, int, bool], Any] = OrderedDict()
+
+    def _branch(self, name: str, tensors: Tensors, reach: int) -> list[_Layer]:
+        layers: list[_Layer] = []
+        while f"{name}.{len(layers)}.weight" in tensors:
+            layers.append(_Layer(f"{name}.{len(layers)}", tensors, reach, self._xp))
+            reach = layers[-1].rounding.reach
+        if not layers:
+            raise ValueError(f"the {name} branch of the predictor has no layers")
+        return layers
+
+    def bounds(self) -> dict[str, tuple[int, str]]:
+        """Each layer's proven largest partial sum, and the float that it therefore runs in."""
+        layers = {f"generator.{i}": layer for i, layer in enumerate(self._generator)}
+        layers |= {f"mean.{i}": layer for i, layer in enumerate(self._mean)}
+        layers |= {f"scale.{i}": layer for i, layer in enumerate(self._scale)}
+        out = {name: (layer.bound, _float_name(layer.wide)) for name, layer in layers.items()}
+        out["codebook"] = (self._maps_bound, _float_name(self._wide))
+        return out
+
+    def __call__(
+        self, v: NDArray[np.int32], h: int, w: int, fold: bool | None = None
+    ) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+        """v (B, V) int32 -> table index (B, n, h, w) and offset (B, n, h, w); an element of z is coded minus its
+        offset. fold: force or forbid the folded matrix; None takes what is less work.
+        """
+        xp = self._xp
+        clamped = np.clip(v, -self.v_reach, self.v_reach)
+        x: Any = xp.array(clamped[:, :, None], False)
+        for layer in self._generator:
+            x = layer(x)
+        x = xp.cast(x, self._wide)
+        if self._fold_pays(h, w) if fold is None else fold:
+            weight, bias = self._grid(h, w, True)
+            maps = (weight @ x + bias).reshape(len(v), self.groups, h * w)
+        else:
+            weight, bias, entries = self._grid(h, w, False)
+            maps = (weight @ x + bias).reshape(len(v), self.groups, self.tau) @ entries
+        maps = self._maps_rounding.apply(maps, xp)
+        mean, scale = maps, maps
+        for layer in self._mean:
+            mean = layer(mean)
+        for layer in self._scale:
+            scale = layer(scale)
+        shape = (len(v), self.groups, h, w)
+        mean_16 = xp.numpy(mean).astype(np.int32).reshape(shape)
+        index = xp.numpy(scale).astype(np.intp).reshape(shape) * MEAN_STEPS + mean_16 % MEAN_STEPS
+        return index, mean_16 // MEAN_STEPS
+
+    def _fold_pays(self, h: int, w: int) -> bool:
+        inputs, cells = self._last_weight.shape[1], h * w
+        small = self.groups * cells * inputs * 8 <= _FOLD_BYTES_MAX
+        return small and inputs * cells < self.tau * (inputs + cells)
+
+    def _grid(self, h: int, w: int, fold: bool) -> Any:
+        key = (h, w, fold)
+        if key in self._grids:
+            self._grids.move_to_end(key)
+            return self._grids[key]
+        entries = resize_entries(self._entries, h, w).reshape(self.tau, h * w)
+        array = self._xp.array
+        made: Any
+        if fold:
+            weight = self._last_weight.astype(np.int64).reshape(self.groups, self.tau, -1)
+            bias = self._last_bias.astype(np.int64).reshape(self.groups, self.tau)
+            # In float64, exact by the bound above, because int64 matrix products are many times slower.
+            flat = entries.T.astype(np.float64) @ weight.astype(np.float64)  # (n, P, K)
+            shift = bias.astype(np.float64) @ entries.astype(np.float64)  # (n, P)
+            made = array(flat.reshape(self.groups * h * w, -1), self._wide), array(
+                shift.reshape(-1, 1), self._wide
+            )
+        else:
+            made = (
+                array(self._last_weight, self._wide),
+                array(self._last_bias[:, None], self._wide),
+                array(entries, self._wide),
+            )
+        self._grids[key] = made
+        if len(self._grids) > _FOLDS_KEPT:
+            self._grids.popitem(last=False)
+        return made
+
+
+def resize_entries(entries: NDArray[np.int64], h: int, w: int) -> NDArray[np.int64]:
+    """The codebook on another grid: bilinear between cell centres, in integers. (tau, h0, w0) -> (tau, h, w)."""
+    if entries.shape[1:] == (h, w):
+        return entries
+    for axis, size in ((1, h), (2, w)):
+        old = entries.shape[axis]
+        # The centre of new cell i lies at ((2 i + 1) * old - size) / (2 * size) in old cells.
+        centre = np.clip((2 * np.arange(size) + 1) * old - size, 0, 2 * size * (old - 1))
+        left, part = np.divmod(centre, 2 * size)
+        right = np.minimum(left + 1, old - 1)
+        part = part.reshape((-1, 1) if axis == 1 else (-1,))
+        mixed = np.take(entries, left, axis) * (2 * size - part) + np.take(entries, right, axis) * part
+        entries = (mixed + size) // (2 * size)
+    return entries
+
+
+def _row_reach(weight: NDArray[Any], bias: NDArray[Any], reach: int) -> NDArray[Any]:
+    """The largest |partial sum| of each row for inputs within +-reach, as Python integers that cannot overflow."""
+    rows = np.abs(weight.astype(np.int64)).sum(axis=1).astype(object) * reach
+    return np.asarray(rows + np.abs(bias.astype(np.int64)).astype(object))
+
+
+def _wide(name: str, bound: int) -> bool:
+    if bound >= FLOAT64_EXACT:
+        raise InexactError(
+            f"{name}: partial sums can reach {bound}, float64 is exact below {FLOAT64_EXACT}; use fewer bits"
+        )
+    return bound >= FLOAT32_EXACT
+
+
+def _float_name(wide: bool) -> str:
+    return "float64" if wide else "float32"

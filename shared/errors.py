@@ -1,0 +1,176 @@
+"""Every error that Isthmus raises on purpose, and the one table that says how each leaves the process.
+
+Knows no transport library: gRPC codes stand here by name, HTTP statuses by number. A message names what was wrong
+and what to do; it is shown to users as it is, on one line.
+
+    IsthmusError
+      RequestError              a request that does not make sense
+        UnknownTaskError
+        PayloadTooLargeError
+      ImageError                the input image
+        NotAnImageError
+        ImageTooLargeError
+      BitstreamError            bytes that are no valid Isthmus stream
+        NotABitstreamError        wrong first byte
+        UnsupportedVersionError
+        TruncatedError
+        TrailingBytesError
+        ChecksumError
+        StreamTooLargeError       sizes beyond the limits
+        CorruptPayloadError       the container is sound, its payload is not
+      BundleMismatchError       a valid stream that was made with another bundle
+      BundleError               the bundle on disk
+        BundleNotFoundError
+        BundleDamagedError
+      DataError                 data sets, checkpoints, recipes
+      OverloadedError           more requests than the queue holds
+      NotReadyError             the server is still loading
+      RemoteError               the other side
+        CloudUnreachableError
+        DeadlineError
+        RemoteRejectedError       carries the remote's code and text
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class IsthmusError(Exception):
+    """Base of all errors that are told to a user."""
+
+
+class RequestError(IsthmusError): ...
+
+
+class UnknownTaskError(RequestError):
+    def __init__(self, task: str, known: list[str]) -> None:
+        super().__init__(f"unknown task {task!r}; this bundle answers: {', '.join(known)}")
+
+
+class PayloadTooLargeError(RequestError): ...
+
+
+class ImageError(IsthmusError): ...
+
+
+class NotAnImageError(ImageError): ...
+
+
+class ImageTooLargeError(ImageError): ...
+
+
+class BitstreamError(IsthmusError): ...
+
+
+class NotABitstreamError(BitstreamError): ...
+
+
+class UnsupportedVersionError(BitstreamError): ...
+
+
+class TruncatedError(BitstreamError): ...
+
+
+class TrailingBytesError(BitstreamError): ...
+
+
+class ChecksumError(BitstreamError): ...
+
+
+class StreamTooLargeError(BitstreamError): ...
+
+
+class CorruptPayloadError(BitstreamError): ...
+
+
+class BundleMismatchError(IsthmusError):
+    """The stream was made with another bundle.
+
+    stream: fingerprint in the stream, hex. bundle: fingerprint of the loaded bundle, hex.
+    """
+
+    def __init__(self, stream: str, bundle: str) -> None:
+        self.stream, self.bundle = stream, bundle
+        super().__init__(
+            f"the bitstream was made with bundle {stream}, but bundle {bundle} is loaded; "
+            "load the bundle that the edge uses"
+        )
+
+
+class BundleError(IsthmusError): ...
+
+
+class BundleNotFoundError(BundleError): ...
+
+
+class BundleDamagedError(BundleError): ...
+
+
+class DataError(IsthmusError): ...
+
+
+class OverloadedError(IsthmusError): ...
+
+
+class NotReadyError(IsthmusError): ...
+
+
+class RemoteError(IsthmusError): ...
+
+
+class CloudUnreachableError(RemoteError): ...
+
+
+class DeadlineError(RemoteError): ...
+
+
+class RemoteRejectedError(RemoteError):
+    """The remote answered with an error. code: gRPC code name, e.g. "FAILED_PRECONDITION"."""
+
+    def __init__(self, code: str, text: str) -> None:
+        self.code = code
+        super().__init__(text)
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How an error leaves the process: over gRPC, over HTTP, and as a command's exit status."""
+
+    grpc: str
+    http: int
+    title: str
+    status: int = 2
+    retry_after_s: int | None = None
+
+
+# The most specific class on an error's MRO counts.
+EXITS: dict[type[Exception], Exit] = {
+    RequestError: Exit("INVALID_ARGUMENT", 422, "Invalid request"),
+    UnknownTaskError: Exit("NOT_FOUND", 404, "Unknown task"),
+    PayloadTooLargeError: Exit("RESOURCE_EXHAUSTED", 413, "Request too large"),
+    ImageError: Exit("INVALID_ARGUMENT", 400, "Unreadable image"),
+    NotAnImageError: Exit("INVALID_ARGUMENT", 415, "Not an image"),
+    ImageTooLargeError: Exit("INVALID_ARGUMENT", 413, "Image too large"),
+    BitstreamError: Exit("INVALID_ARGUMENT", 400, "Invalid bitstream"),
+    StreamTooLargeError: Exit("INVALID_ARGUMENT", 413, "Bitstream too large"),
+    BundleMismatchError: Exit("FAILED_PRECONDITION", 409, "Bitstream of another bundle"),
+    BundleError: Exit("FAILED_PRECONDITION", 500, "Unusable bundle"),
+    DataError: Exit("INVALID_ARGUMENT", 400, "Unusable data"),
+    OverloadedError: Exit("RESOURCE_EXHAUSTED", 429, "Too many requests", status=1, retry_after_s=1),
+    NotReadyError: Exit("UNAVAILABLE", 503, "Not ready", status=1, retry_after_s=2),
+    RemoteError: Exit("UNAVAILABLE", 502, "Cloud error", status=1),
+    CloudUnreachableError: Exit("UNAVAILABLE", 503, "Cloud unreachable", status=1, retry_after_s=5),
+    DeadlineError: Exit("DEADLINE_EXCEEDED", 504, "Deadline exceeded", status=1),
+    IsthmusError: Exit("INTERNAL", 500, "Internal error", status=1),
+}
+
+INTERNAL = EXITS[IsthmusError]
+
+
+def exit_of(error: BaseException) -> Exit:
+    """The way out for an error; one that Isthmus did not raise on purpose is internal."""
+    for kind in type(error).__mro__:
+        if kind in EXITS:
+            return EXITS[kind]
+    return INTERNAL
