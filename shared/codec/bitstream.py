@@ -17,7 +17,7 @@ Format, version 1. A change of layout is a new version, and the old version stil
 
 A varint holds 7 bits a byte, least significant first, top bit set on all but the last byte, in its shortest form,
 four bytes at most. Over b_v + b_z the container adds 15 bytes for short streams
-(h, w, b_v and b_z below 128), 19 at most while b_z is below 16 KiB.
+(h, w, b_v and b_z below 128), 20 at most while b_z is below 16 KiB.
 
 Golden bytes: tests/codec/test_bitstream.py.
 """
