@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,12 @@ ENTROPY = "entropy.safetensors"
 CLOUD = "cloud.safetensors"
 FILES = (EDGE, ENTROPY, CLOUD)
 FORMAT = 1
+
+
+def default_bundle() -> Path:
+    """The bundle used where none is named: $ISTHMUS_BUNDLE, or the one that is shipped beside the code."""
+    named = os.environ.get("ISTHMUS_BUNDLE")
+    return Path(named) if named else Path(__file__).resolve().parent.parent / "deploy" / "bundles" / "rooms"
 
 
 class FileEntry(Frozen):

@@ -167,9 +167,18 @@ EXITS: dict[type[Exception], Exit] = {
 
 INTERNAL = EXITS[IsthmusError]
 
+# What the cloud refused leaves an edge with the status that the cloud itself would have given.
+REJECTED: dict[str, Exit] = {
+    "INVALID_ARGUMENT": Exit("INVALID_ARGUMENT", 422, "Refused by the cloud", status=1),
+    "NOT_FOUND": Exit("NOT_FOUND", 404, "Unknown to the cloud", status=1),
+    "FAILED_PRECONDITION": Exit("FAILED_PRECONDITION", 409, "Cloud has another bundle", status=1),
+}
+
 
 def exit_of(error: BaseException) -> Exit:
     """The way out for an error; one that Isthmus did not raise on purpose is internal."""
+    if isinstance(error, RemoteRejectedError) and error.code in REJECTED:
+        return REJECTED[error.code]
     for kind in type(error).__mro__:
         if kind in EXITS:
             return EXITS[kind]

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import uuid
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from shared.errors import RequestError
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def new_request_id() -> str:
+    return uuid.uuid4().hex
+
+
+def check_request_id(request_id: str) -> str:
+    """The id itself. Raises RequestError where it is not 1..128 characters of A-Z a-z 0-9 . _ : -"""
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise RequestError("a request id has 1 to 128 characters of A-Z a-z 0-9 . _ : -")
+    return request_id
 
 
 class Frozen(BaseModel):
@@ -24,6 +41,18 @@ class ClassificationResult(Frozen):
     top: tuple[ClassScore, ...] = Field(description="the best classes, best first")
 
 
+class TaskQuery(Frozen):
+    """One task that a client asks for. top_k: how many classes, best first."""
+
+    name: str = Field(min_length=1, max_length=64)
+    top_k: int = Field(default=5, ge=1, le=100)
+
+
+class Wanted(Frozen):
+    """What a client asks of one picture."""
+
+    tasks: tuple[TaskQuery, ...] = Field(default=(), max_length=64, description="empty: every task of the bundle")
+    top_k: int = Field(default=5, ge=1, le=100, description="for every task, where `tasks` is empty")
 
 
 class ByteCount(Frozen):
@@ -38,13 +67,13 @@ class ByteCount(Frozen):
 class Times(Frozen):
     """Where the time went, in milliseconds. None: that stage did not run here."""
 
-    read_ms: float | None = Field(None, description="reading and preprocessing the image")
-    front_ms: float | None = Field(None, description="front of the networks, fusion, transform and extractor")
-    code_ms: float | None = Field(None, description="exact path and range coder, encoding")
-    send_ms: float | None = Field(None, description="waiting for the cloud's answer, its own times included")
-    queue_ms: float | None = Field(None, description="waiting in the cloud for a batch")
-    decode_ms: float | None = Field(None, description="exact path and range coder, decoding")
-    tails_ms: float | None = Field(None, description="reconstruction and tails, for the whole batch")
+    read_ms: float | None = Field(default=None, description="reading and preprocessing the image")
+    front_ms: float | None = Field(default=None, description="front of the networks, fusion, transform and extractor")
+    code_ms: float | None = Field(default=None, description="exact path and range coder, encoding")
+    send_ms: float | None = Field(default=None, description="waiting for the cloud's answer, its own times included")
+    queue_ms: float | None = Field(default=None, description="waiting in the cloud for a batch")
+    decode_ms: float | None = Field(default=None, description="exact path and range coder, decoding")
+    tails_ms: float | None = Field(default=None, description="reconstruction and tails, for the whole batch")
 
 
 class Analysis(Frozen):

@@ -1,0 +1,167 @@
+"""Between the messages of the wire and the packets of `shared.types`, and between errors and gRPC statuses.
+
+Both directions of each message stand here, so that an edge and a cloud cannot read one differently. What comes from the
+network is checked as it is turned into a packet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+from pydantic import ValidationError
+
+from shared.errors import (
+    CloudUnreachableError,
+    DeadlineError,
+    IsthmusError,
+    OverloadedError,
+    RemoteError,
+    RemoteRejectedError,
+    RequestError,
+    exit_of,
+)
+from shared.types import (
+    Analysis,
+    BundleInfo,
+    ByteCount,
+    ClassificationResult,
+    ClassScore,
+    TaskInfo,
+    TaskQuery,
+    Times,
+    Wanted,
+)
+from shared.wire import analyzer_pb2 as pb
+
+DEFAULT_TOP_K = 5
+
+
+def request_message(request_id: str, bitstream: bytes, wanted: Wanted) -> pb.AnalyzeRequest:
+    tasks = [pb.TaskQuery(name=query.name, top_k=query.top_k) for query in wanted.tasks]
+    return pb.AnalyzeRequest(request_id=request_id, bitstream=bitstream, tasks=tasks, top_k=wanted.top_k)
+
+
+def wanted_of(message: pb.AnalyzeRequest) -> Wanted:
+    """What a request asks for. Raises RequestError where a number or a name is out of range."""
+    top_k = message.top_k or DEFAULT_TOP_K
+    try:
+        return Wanted(
+            tasks=tuple(TaskQuery(name=task.name, top_k=task.top_k or top_k) for task in message.tasks),
+            top_k=top_k,
+        )
+    except ValidationError as error:
+        raise RequestError(_first(error)) from None
+
+
+def response_message(analysis: Analysis) -> pb.AnalyzeResponse:
+    count, times = analysis.bytes, analysis.times
+    return pb.AnalyzeResponse(
+        request_id=analysis.request_id,
+        bundle=analysis.bundle,
+        fingerprint=analysis.fingerprint,
+        quality=analysis.quality,
+        results=[_result_message(task, result) for task, result in analysis.results.items()],
+        bytes=pb.ByteCount(
+            b_v=count.b_v, b_z=count.b_z, total=count.total, bits_per_pixel=count.bits_per_pixel
+        ),
+        times=pb.Times(queue_ms=times.queue_ms, decode_ms=times.decode_ms, tails_ms=times.tails_ms),
+    )
+
+
+def analysis_of(message: pb.AnalyzeResponse) -> Analysis:
+    """The answer. Raises RemoteError where it is not one that a cloud of this version gives."""
+    count, times = message.bytes, message.times
+    try:
+        return Analysis(
+            request_id=message.request_id,
+            bundle=message.bundle,
+            fingerprint=message.fingerprint,
+            quality=message.quality,
+            results={result.task: _result_of(result) for result in message.results},
+            bytes=ByteCount(
+                b_v=count.b_v, b_z=count.b_z, total=count.total, bits_per_pixel=count.bits_per_pixel
+            ),
+            times=Times(
+                queue_ms=times.queue_ms if times.HasField("queue_ms") else None,
+                decode_ms=times.decode_ms if times.HasField("decode_ms") else None,
+                tails_ms=times.tails_ms if times.HasField("tails_ms") else None,
+            ),
+        )
+    except ValidationError as error:
+        raise RemoteError(f"the cloud's answer cannot be read: {_first(error)}") from None
+
+
+def describe_message(bundles: Sequence[BundleInfo]) -> pb.DescribeResponse:
+    return pb.DescribeResponse(
+        bundles=[
+            pb.Bundle(
+                name=bundle.name,
+                fingerprint=bundle.fingerprint,
+                qualities=bundle.qualities,
+                tasks=[pb.Task(name=t.name, kind=t.kind, labels=t.labels) for t in bundle.tasks],
+            )
+            for bundle in bundles
+        ]
+    )
+
+
+def bundles_of(message: pb.DescribeResponse) -> list[BundleInfo]:
+    """Raises RemoteError where a bundle holds something that this version does not know."""
+    try:
+        return [
+            BundleInfo(
+                name=bundle.name,
+                fingerprint=bundle.fingerprint,
+                qualities=tuple(bundle.qualities),
+                tasks=tuple(
+                    TaskInfo.model_validate({"name": t.name, "kind": t.kind, "labels": tuple(t.labels)})
+                    for t in bundle.tasks
+                ),
+            )
+            for bundle in message.bundles
+        ]
+    except ValidationError as error:
+        raise RemoteError(f"the cloud's description cannot be read: {_first(error)}") from None
+
+
+def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+    """The status that an error ends a call with. What Isthmus did not raise on purpose says nothing of its inside."""
+    text = str(error) if isinstance(error, IsthmusError) else "internal error; the server's log has more"
+    return grpc.StatusCode[exit_of(error).grpc], text
+
+
+def error_message(error: BaseException) -> pb.ErrorStatus:
+    code, text = status_of(error)
+    return pb.ErrorStatus(code=code.value[0], text=text)
+
+
+def error_of(code: grpc.StatusCode, text: str) -> RemoteError | OverloadedError:
+    """The error that a client raises for a call which ended with `code`."""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return CloudUnreachableError(text)
+    if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return DeadlineError(text)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return OverloadedError(text)
+    return RemoteRejectedError(code.name, text)
+
+
+def _result_message(task: str, result: ClassificationResult) -> pb.TaskResult:
+    top = [pb.ClassScore(label=c.label, index=c.index, score=c.score) for c in result.top]
+    return pb.TaskResult(task=task, classification=pb.Classification(top=top))
+
+
+def _result_of(message: pb.TaskResult) -> ClassificationResult:
+    if message.WhichOneof("result") != "classification":
+        raise RemoteError(f"the cloud's result of task {message.task!r} is of a kind unknown here; update this edge")
+    top = message.classification.top
+    return ClassificationResult(
+        top=tuple(ClassScore(label=c.label, index=c.index, score=min(c.score, 1.0)) for c in top)
+    )
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}"
