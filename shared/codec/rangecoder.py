@@ -50,10 +50,16 @@ class Tables:
 
     def __post_init__(self) -> None:
         """Raises ValueError where the tables do not hold together."""
-        if len(self.starts) != len(self.firsts) + 1 or self.starts[0] != 0 or self.starts[-1] != len(self.counts):
+        if (
+            len(self.starts) != len(self.firsts) + 1
+            or self.starts[0] != 0
+            or self.starts[-1] != len(self.counts)
+        ):
             raise ValueError("table starts, firsts and counts do not fit together")
         if np.any(np.diff(self.starts) < 2):
             raise ValueError("a table needs at least one value and its escape")
+        if np.any(self.firsts + np.diff(self.starts) - 2 > _INT32.max):
+            raise ValueError("a table covers numbers beyond 32 bits")
         sums = np.add.reduceat(self.counts.astype(np.int64), self.starts[:-1])
         if np.any(sums != TOTAL) or np.any(self.counts < 1):
             raise ValueError(f"every table's counts must be at least 1 and add up to {TOTAL}")
