@@ -128,7 +128,9 @@ class Bitstream:
                 f"the bitstream is damaged: CRC-32 is {actual:08x}, its own note says {stored:08x}; send it again"
             )
         fingerprint = bytes(data[2 : 2 + FINGERPRINT_BYTES])
-        return cls(fingerprint, quality, h, w, bytes(data[at : at + bv_bytes]), bytes(data[at + bv_bytes : end]))
+        return cls(
+            fingerprint, quality, h, w, bytes(data[at : at + bv_bytes]), bytes(data[at + bv_bytes : end])
+        )
 
 
 def _check_sizes(h: int, w: int, bv_bytes: int, bz_bytes: int) -> None:

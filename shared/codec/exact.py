@@ -231,8 +231,9 @@ class ExactPath:
             # In float64, exact by the bound above, because int64 matrix products are many times slower.
             flat = entries.T.astype(np.float64) @ weight.astype(np.float64)  # (n, P, K)
             shift = bias.astype(np.float64) @ entries.astype(np.float64)  # (n, P)
-            made = array(flat.reshape(self.groups * h * w, -1), self._wide), array(
-                shift.reshape(-1, 1), self._wide
+            made = (
+                array(flat.reshape(self.groups * h * w, -1), self._wide),
+                array(shift.reshape(-1, 1), self._wide),
             )
         else:
             made = (
