@@ -30,7 +30,23 @@ SEMANTIC_CLASSES: tuple[str, ...] = (
     "plant",
     "decor",
 )
-(WALL, FLOOR, CEILING, DOOR, WINDOW, BED, SOFA, CHAIR, TABLE, CABINET, SHELF, APPLIANCE, SANITARY, SCREEN, LAMP) = range(15)
+(
+    WALL,
+    FLOOR,
+    CEILING,
+    DOOR,
+    WINDOW,
+    BED,
+    SOFA,
+    CHAIR,
+    TABLE,
+    CABINET,
+    SHELF,
+    APPLIANCE,
+    SANITARY,
+    SCREEN,
+    LAMP,
+) = range(15)
 PLANT, DECOR = 15, 16
 
 _MASK = (1 << 64) - 1
@@ -91,7 +107,13 @@ def scaled(rgb: Rgb, k: float) -> Rgb:
     return min(1.0, rgb[0] * k), min(1.0, rgb[1] * k), min(1.0, rgb[2] * k)
 
 
-_WOODS: tuple[Rgb, ...] = ((0.45, 0.25, 0.11), (0.6, 0.4, 0.2), (0.22, 0.1, 0.045), (0.68, 0.52, 0.33), (0.35, 0.15, 0.07))
+_WOODS: tuple[Rgb, ...] = (
+    (0.45, 0.25, 0.11),
+    (0.6, 0.4, 0.2),
+    (0.22, 0.1, 0.045),
+    (0.68, 0.52, 0.33),
+    (0.35, 0.15, 0.07),
+)
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -155,6 +177,7 @@ class Thing:
 
     # (kind, centre, local rotation (part to thing), half sizes, taper, material, semantic, casts a shadow)
     parts: list[tuple] = field(default_factory=list)
+    size: tuple[float, float, float] = (0.5, 0.5, 0.5)
     signature: bool = False
 
     def put(self, kind, at, half, material, semantic, taper=0.0, spin=IDENTITY, shadow=True) -> None:
@@ -164,7 +187,9 @@ class Thing:
     def box(self, x, y, z, w, d, h, material, semantic, *, taper=0.0, spin=IDENTITY, shadow=True) -> None:
         """A box w by d by h metres whose base is centred at (x, y, z)."""
         kind = 3 if taper else 0
-        self.put(kind, (x, y, z + h * 0.5), (w * 0.5, d * 0.5, h * 0.5), material, semantic, taper, spin, shadow)
+        self.put(
+            kind, (x, y, z + h * 0.5), (w * 0.5, d * 0.5, h * 0.5), material, semantic, taper, spin, shadow
+        )
 
     def tube(self, x, y, z, r, h, material, semantic, *, taper=0.0, axis=2, shadow=True) -> None:
         """An upright cylinder on (x, y, z), or one centred there lying along axis 0 or 1."""

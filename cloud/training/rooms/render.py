@@ -248,8 +248,14 @@ def rasterise(part_f, part_i, room, camera, height, width):
         y0, y1 = max(y0, -1.1), min(y1, 1.1)
         if x0 > x1 or y0 > y1:
             continue
-        j0, j1 = max(0, int(floor((x0 + 1.0) * 0.5 * width - 1.0))), min(width, int(floor((x1 + 1.0) * 0.5 * width + 2.0)))
-        i0, i1 = max(0, int(floor((1.0 - y1) * 0.5 * height - 1.0))), min(height, int(floor((1.0 - y0) * 0.5 * height + 2.0)))
+        j0, j1 = (
+            max(0, floor((x0 + 1.0) * 0.5 * width - 1.0)),
+            min(width, floor((x1 + 1.0) * 0.5 * width + 2.0)),
+        )
+        i0, i1 = (
+            max(0, floor((1.0 - y1) * 0.5 * height - 1.0)),
+            min(height, floor((1.0 - y0) * 0.5 * height + 2.0)),
+        )
         ox = -(f[3] * rx + f[4] * ry + f[5] * rz)
         oy = -(f[6] * rx + f[7] * ry + f[8] * rz)
         oz = -(f[9] * rx + f[10] * ry + f[11] * rz)
@@ -257,7 +263,11 @@ def rasterise(part_f, part_i, room, camera, height, width):
         ax = np.empty(9)
         for n in range(3):
             for m in range(3):
-                ax[3 * n + m] = f[3 + 3 * m] * camera[3 + 3 * n] + f[4 + 3 * m] * camera[4 + 3 * n] + f[5 + 3 * m] * camera[5 + 3 * n]
+                ax[3 * n + m] = (
+                    f[3 + 3 * m] * camera[3 + 3 * n]
+                    + f[4 + 3 * m] * camera[4 + 3 * n]
+                    + f[5 + 3 * m] * camera[5 + 3 * n]
+                )
         for i in range(i0, i1):
             sy = (1.0 - (2.0 * i + 1.0) / height) * ky
             for j in range(j0, j1):
@@ -343,26 +353,36 @@ def _visibility(depth, code, part_f, part_i, room, shell, lights, camera, reach,
                 4 * i, 4 * j, depth, code, part_f, part_i, room, shell, camera
             )
             x, y, z = x + 2e-3 * nx, y + 2e-3 * ny, z + 2e-3 * nz
+            # Stratified over 4 by 4 neighbours, which the smoothing below averages.
+            cell = (4 * (i & 3) + (j & 3)) * 7 & 15
             pixel = i * 65536 + j
             for n in range(n_lights):
                 light = lights[n]
-                tx = light[0] + light[3] * (2.0 * hash01(seed, pixel, 8 * n) - 1.0) - x
-                ty = light[1] + light[4] * (2.0 * hash01(seed, pixel, 8 * n + 1) - 1.0) - y
-                tz = light[2] + light[5] * (2.0 * hash01(seed, pixel, 8 * n + 2) - 1.0) - z
+                turned = (cell + 5 * n) & 15
+                ja = ((turned & 3) + hash01(seed, pixel, 2 * n)) * 0.5 - 1.0
+                jb = ((turned >> 2) + hash01(seed, pixel, 2 * n + 1)) * 0.5 - 1.0
+                tx = light[0] + light[3] * ja - x
+                ty = light[1] + light[4] * jb - y
+                tz = light[2] + light[5] * (ja if light[3] == 0.0 else jb) - z
                 if nx * tx + ny * ty + nz * tz <= 0.0:
                     raw[i, j, n] = 0.0
                 else:
-                    raw[i, j, n] = 0.0 if _blocked(x, y, z, tx, ty, tz, 0.999, part_f, part_i, bounds) else 1.0
-            # One ray about the normal: a unit normal plus a point of the unit ball is near enough to cosine weighting.
-            ax, ay, az = 0.0, 0.0, 0.0
-            for tries in range(4):
-                ax = 2.0 * hash01(seed, pixel, 100 + 3 * tries) - 1.0
-                ay = 2.0 * hash01(seed, pixel, 101 + 3 * tries) - 1.0
-                az = 2.0 * hash01(seed, pixel, 102 + 3 * tries) - 1.0
-                if ax * ax + ay * ay + az * az < 1.0:
-                    break
-            ax, ay, az = nx + 0.95 * ax, ny + 0.95 * ay, nz + 0.95 * az
-            s = reach / sqrt(ax * ax + ay * ay + az * az + 1e-9)
+                    raw[i, j, n] = (
+                        0.0 if _blocked(x, y, z, tx, ty, tz, 0.999, part_f, part_i, bounds) else 1.0
+                    )
+            # One ray about the normal, through a square on the tangent plane: near enough to cosine weighting.
+            ja = ((cell & 3) + hash01(seed, pixel, 98)) * 0.6 - 1.2
+            jb = ((cell >> 2) + hash01(seed, pixel, 99)) * 0.6 - 1.2
+            if abs(nz) < 0.9:
+                ux, uy, uz = ny, -nx, 0.0
+            else:
+                ux, uy, uz = 0.0, nz, -ny
+            s = 1.0 / sqrt(ux * ux + uy * uy + uz * uz)
+            ux, uy, uz = ux * s, uy * s, uz * s
+            ax = nx + ja * ux + jb * (ny * uz - nz * uy)
+            ay = ny + ja * uy + jb * (nz * ux - nx * uz)
+            az = nz + ja * uz + jb * (nx * uy - ny * ux)
+            s = reach / sqrt(ax * ax + ay * ay + az * az)
             ax, ay, az = ax * s, ay * s, az * s
             open_ = 0.0 if _blocked(x, y, z, ax, ay, az, 1.0, part_f, part_i, bounds) else 1.0
             if x + ax < 0.0 or x + ax > room[0] or y + ay < 0.0 or y + ay > room[1]:
@@ -458,7 +478,11 @@ def _shade(depth, code, part_f, part_i, materials, room, shell, shell_semantic, 
         for j in range(width):
             c = code[2 * i, 2 * j]
             semantic[i, j] = shell_semantic[-1 - c] if c < 0 else part_i[c >> 3, 2]
-            flat = c == code[2 * i, 2 * j + 1] and c == code[2 * i + 1, 2 * j] and c == code[2 * i + 1, 2 * j + 1]
+            flat = (
+                c == code[2 * i, 2 * j + 1]
+                and c == code[2 * i + 1, 2 * j]
+                and c == code[2 * i + 1, 2 * j + 1]
+            )
             r, g, b = 0.0, 0.0, 0.0
             count = 0.0
             for sub in range(4):
@@ -474,7 +498,23 @@ def _shade(depth, code, part_f, part_i, materials, room, shell, shell_semantic, 
                     normals[i, j, 1] = nx * camera[6] + ny * camera[7] + nz * camera[8]
                     normals[i, j, 2] = -(nx * camera[9] + ny * camera[10] + nz * camera[11])
                 if sub == 0 or not flat:
-                    _light(a, e, x, y, z, nx, ny, nz, materials[m, 8], code, visibility, lights, camera, sensor, acc)
+                    _light(
+                        a,
+                        e,
+                        x,
+                        y,
+                        z,
+                        nx,
+                        ny,
+                        nz,
+                        materials[m, 8],
+                        code,
+                        visibility,
+                        lights,
+                        camera,
+                        sensor,
+                        acc,
+                    )
                 tr, tg, tb, emit = texture(materials[m], px, py, pz, hx, hy, hz, face)
                 r += tr * (acc[0] + emit) + acc[3]
                 g += tg * (acc[1] + emit) + acc[3]

@@ -10,7 +10,23 @@ from numba import njit
 _JIT = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 # A material row holds colour A 3, colour B 3, pattern, scale in metres, gloss, glow, hash seed.
-PLAIN, PLANKS, TILES, STRIPES, CHECKS, PLASTER, CARPET, BOOKS, SCREEN, PICTURE, SKY, LEDS, BRICK, KEYS, HOLES = range(15)
+(
+    PLAIN,
+    PLANKS,
+    TILES,
+    STRIPES,
+    CHECKS,
+    PLASTER,
+    CARPET,
+    BOOKS,
+    SCREEN,
+    PICTURE,
+    SKY,
+    LEDS,
+    BRICK,
+    KEYS,
+    HOLES,
+) = range(15)
 RUG, CARTON, DRAWERS, CHALK, MIRROR, RINGS, FILM = range(15, 22)
 
 
@@ -81,17 +97,19 @@ def texture(m, px, py, pz, hx, hy, hz, face):
         else:
             tone = 0.9 + (0.12 if pattern == 2 else 0.3) * hash01(seed, int(row), int(col))
     elif pattern == 3:
-        mix = 1.0 if int(floor(u / s)) & 1 else 0.0
+        mix = 1.0 if floor(u / s) & 1 else 0.0
     elif pattern == 4:
-        mix = 1.0 if (int(floor(u / s)) + int(floor(v / s))) & 1 else 0.0
+        mix = 1.0 if (floor(u / s) + floor(v / s)) & 1 else 0.0
     elif pattern == 5:
         mix = 0.6 * _noise(u / s, v / s, seed) + 0.4 * _noise(u / s * 3.7, v / s * 3.7, seed + 1)
     elif pattern == 6:
-        mix = 0.5 * hash01(seed, int(floor(u * 90.0)), int(floor(v * 90.0))) + 0.5 * _noise(u / s, v / s, seed)
+        mix = 0.5 * hash01(seed, floor(u * 90.0), floor(v * 90.0)) + 0.5 * _noise(u / s, v / s, seed)
     elif pattern == 7:  # spines of books
-        col = int(floor(u / s))
+        col = floor(u / s)
         r, g, b = hash01(seed, col, 1), hash01(seed, col, 2), hash01(seed, col, 3)
-        if hv - v > 2.0 * hv * (0.72 + 0.28 * hash01(seed, col, 4)) or vn > 0.55 + 0.45 * hash01(seed, col, 4):
+        if hv - v > 2.0 * hv * (0.72 + 0.28 * hash01(seed, col, 4)) or vn > 0.55 + 0.45 * hash01(
+            seed, col, 4
+        ):
             return 0.02, 0.015, 0.01, emit
         edge = u / s - col
         tone = 0.35 if edge < 0.08 else 1.0
@@ -105,10 +123,10 @@ def texture(m, px, py, pz, hx, hy, hz, face):
         elif un < -0.55 and un > -0.9:
             mix = 0.5
         else:
-            line = int(floor(v / s))
+            line = floor(v / s)
             ends = 0.2 + 0.7 * hash01(seed, line, 3)
             if line & 1 and un > -0.4 and un < ends:
-                mix = 1.0 if hash01(seed, line, int(floor(u / s))) > 0.25 else 0.0
+                mix = 1.0 if hash01(seed, line, floor(u / s)) > 0.25 else 0.0
     elif pattern == 9:  # an abstract picture
         x, y = un - 0.8 * (hash01(seed, 1, 1) - 0.5), vn - 0.8 * (hash01(seed, 1, 2) - 0.5)
         if x * x + y * y < 0.1 + 0.3 * hash01(seed, 1, 3):
@@ -122,13 +140,13 @@ def texture(m, px, py, pz, hx, hy, hz, face):
             return 0.16 * t, 0.3 * t, 0.1 * t, emit * 0.8
         mix = 0.5 - 0.5 * vn
     elif pattern == 11:  # slots of a rack with lights
-        row = int(floor(v / s))
+        row = floor(v / s)
         inside = v / s - row
         if inside < 0.1 or abs(un) > 0.9:
             return 0.01, 0.01, 0.012, 0.0
         if hash01(seed, row, 0) < 0.15:
             return m[3] * 0.5, m[4] * 0.5, m[5] * 0.5, 0.0
-        cell = int(floor((u + hu) / (s * 0.45)))
+        cell = floor((u + hu) / (s * 0.45))
         h = hash01(seed, row, cell + 1)
         if inside > 0.35 and inside < 0.75 and h < 0.55 and hash01(seed, row, 99) > 0.2:
             if h < 0.3:
@@ -142,7 +160,9 @@ def texture(m, px, py, pz, hx, hy, hz, face):
         at = u / s - cell
         key = int(cell) % 7
         black = key != 2 and key != 6
-        if vn > -0.25 and ((black and at > 0.68) or (int(cell - 1) % 7 != 2 and int(cell - 1) % 7 != 6 and at < 0.32)):
+        if vn > -0.25 and (
+            (black and at > 0.68) or (int(cell - 1) % 7 != 2 and int(cell - 1) % 7 != 6 and at < 0.32)
+        ):
             mix = 1.0
         elif at < 0.07:
             tone = 0.4
@@ -153,7 +173,7 @@ def texture(m, px, py, pz, hx, hy, hz, face):
         e = min(hu - abs(u), hv - abs(v)) / s
         if (e > 0.5 and e < 1.0) or (e > 1.5 and e < 1.75):
             mix = 1.0
-        tone = 0.85 + 0.3 * hash01(seed, int(floor(u * 80.0)), int(floor(v * 80.0)))
+        tone = 0.85 + 0.3 * hash01(seed, floor(u * 80.0), floor(v * 80.0))
     elif pattern == 16:  # a carton: tape along the middle, a label
         if abs(u) < 0.03:
             mix = 1.0
@@ -171,10 +191,10 @@ def texture(m, px, py, pz, hx, hy, hz, face):
         elif abs(at - 0.5) * w < 0.07 and up > 0.76 and up * tall < tall * 0.76 + 0.03:
             mix = 1.0
     elif pattern == 18:  # chalk on a board
-        line = int(floor(v / s))
+        line = floor(v / s)
         inside = v / s - line
         if line & 1 and inside > 0.25 and inside < 0.8 and abs(un) < 0.9 and hash01(seed, line, 0) > 0.25:
-            part = int(floor(u / s * 1.6))
+            part = floor(u / s * 1.6)
             slope = u / s * 1.6 - part
             if un < 0.9 * hash01(seed, line, 1) + 0.1 and hash01(seed, line, part) > 0.25:
                 at = slope if hash01(seed, line, part + 500) > 0.5 else 1.0 - slope
@@ -204,4 +224,9 @@ def texture(m, px, py, pz, hx, hy, hz, face):
             return 1.0, 0.95, 0.7, emit
         mix = 0.5 - 0.5 * vn
     k = 1.0 - mix
-    return (m[0] * k + m[3] * mix) * tone, (m[1] * k + m[4] * mix) * tone, (m[2] * k + m[5] * mix) * tone, emit
+    return (
+        (m[0] * k + m[3] * mix) * tone,
+        (m[1] * k + m[4] * mix) * tone,
+        (m[2] * k + m[5] * mix) * tone,
+        emit,
+    )

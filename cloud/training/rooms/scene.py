@@ -1,0 +1,416 @@
+"""One room from one seed: category, shell, furniture that only the category decides, clutter that it does not.
+
+The category is told by the signature things alone. A layout is checked on a 48 by 48 render and drawn again, by the
+same deterministic rule everywhere, until the signature things are in view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cloud.training.rooms import equipment as eq
+from cloud.training.rooms import furniture as fu
+from cloud.training.rooms import venues as ve
+from cloud.training.rooms.parts import Materials, Stream, Thing, rotated
+from cloud.training.rooms.render import SceneArrays, rasterise
+from cloud.training.rooms.shell import BACK, LEFT, QUARTER, RIGHT, Rect, Shell, sample_shell
+
+SEED_MAX = 2**63 - 1
+_COVER_MIN, _COVER_MAX = 0.13, 0.62  # share of a square view that signature things fill
+_ATTEMPTS = 12
+
+
+class Layout:
+    """Things placed in a shell so that footprints do not overlap and signature things are in the camera's view."""
+
+    def __init__(self, shell: Shell, stream: Stream, materials: Materials) -> None:
+        self.shell = shell
+        self.st = stream
+        self.m = materials
+        self.placed: list[tuple[Thing, float, float, float, float]] = []  # thing, x, y, cosine, sine
+        self.taken: list[Rect] = list(shell.blocked)
+        self.wall_used = BACK
+
+    def fits(self, rect: Rect, gap: float = 0.04, near: float = 0.8) -> bool:
+        """Whether a footprint is inside the room, clear of others and of the camera."""
+        w, d, _ = self.shell.room
+        x0, y0, x1, y1 = rect
+        if x0 < 0.0 or y0 < 0.0 or x1 > w or y1 > d:
+            return False
+        ex, ey = self.shell.camera[0], self.shell.camera[1]
+        dx, dy = max(x0 - ex, 0.0, ex - x1), max(y0 - ey, 0.0, ey - y1)
+        if dx * dx + dy * dy < near * near:
+            return False
+        return all(
+            x0 >= b[2] + gap or x1 <= b[0] - gap or y0 >= b[3] + gap or y1 <= b[1] - gap for b in self.taken
+        )
+
+    def seen(self, x: float, y: float, z: float, limit: float = 0.85) -> bool:
+        """Whether a point is in the square view with a margin, not too near."""
+        u, v, q = self.shell.project(x, y, z)
+        return q > 1.2 and abs(u) < limit and abs(v) < 1.0
+
+    def wall(
+        self, thing: Thing, *, signature=True, walls=(BACK, BACK, LEFT, RIGHT), away=0.02, hang=False
+    ) -> bool:
+        """Places a thing with its back to a wall; hanging things need no floor. False where there is no place."""
+        w, d, h = thing.size
+        if h > self.shell.room[2] - 0.02:
+            return False
+        for tries in range(48):
+            wall = self.st.pick(walls)
+            n = self.shell.length(wall)
+            if n < w + 0.1:
+                continue
+            along = self.st.u(w * 0.5 + 0.03, n - w * 0.5 - 0.03)
+            (xa, ya), (xb, yb) = (
+                self.shell.on_wall(wall, along - w * 0.5, away),
+                self.shell.on_wall(wall, along + w * 0.5, away + d),
+            )
+            rect = (min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb))
+            x, y = self.shell.on_wall(wall, along, away + d * 0.5)
+            if not self.fits(rect) or (signature and not self.seen(x, y, h * 0.5)):
+                continue
+            # Tall things leave windows free while there is another place.
+            if (h > 1.05 or hang) and (hang or tries < 32) and self._covers_window(wall, along, w):
+                continue
+            self._add(thing, x, y, QUARTER[wall], rect, signature)
+            self.wall_used = wall
+            return True
+        return False
+
+    def _covers_window(self, wall: int, along: float, w: float) -> bool:
+        return any(
+            o == wall and a < along + w * 0.5 and along - w * 0.5 < b for o, a, b in self.shell.openings
+        )
+
+    def _add(self, thing: Thing, x: float, y: float, quarter: int, rect: Rect, signature: bool) -> None:
+        thing.signature = signature
+        c, s = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[quarter % 4]
+        self.placed.append((thing, x, y, c, s))
+        self.taken.append(rect)
+
+    def free(self, thing: Thing, *, signature=True, any_angle=True, far=False, flat=False, near=0.8) -> bool:
+        """Places a thing anywhere on the floor, at any angle; flat things (rugs) may lie under others."""
+        for _ in range(48):
+            t = self.st.u(-0.35, 0.35) if any_angle else self.st.u(-0.04, 0.04)
+            k = 1.0 / (1.0 + t * t)
+            c, s = (1.0 - t * t) * k, 2.0 * t * k
+            for _ in range(self.st.n(0, 3)):
+                c, s = -s, c
+            w = abs(c) * thing.size[0] + abs(s) * thing.size[1]
+            d = abs(s) * thing.size[0] + abs(c) * thing.size[1]
+            x = self.st.u(0.0, self.shell.room[0])
+            y = self.st.u(self.shell.room[1] * (0.4 if far else 0.2), self.shell.room[1])
+            rect = (x - w * 0.5, y - d * 0.5, x + w * 0.5, y + d * 0.5)
+            inside = (
+                rect[0] > 0 and rect[1] > 0 and rect[2] < self.shell.room[0] and rect[3] < self.shell.room[1]
+            )
+            if not (inside if flat else self.fits(rect, near=near if signature else 1.7)):
+                continue
+            if signature and not self.seen(x, y, thing.size[2] * 0.5):
+                continue
+            thing.signature = signature
+            self.placed.append((thing, x, y, c, s))
+            if not flat:
+                self.taken.append(rect)
+            return True
+        return False
+
+    def before(self, thing: Thing, wall: int, along: float, away: float, *, quarter: int = 0) -> bool:
+        """Places a thing at a point given from a wall, turned as if its back were to that wall plus quarters."""
+        x, y = self.shell.on_wall(wall, along, away)
+        w, d = thing.size[:2] if (QUARTER[wall] + quarter) % 2 == 0 else thing.size[1::-1]
+        rect = (x - w * 0.5, y - d * 0.5, x + w * 0.5, y + d * 0.5)
+        if not self.fits(rect, 0.0):
+            return False
+        self._add(thing, x, y, QUARTER[wall] + quarter, rect, True)
+        return True
+
+    def where(self) -> tuple[float, float]:
+        """Of the last thing placed on a wall: metres along it, and metres its front stands away from it."""
+        thing, x, y, _, _ = self.placed[-1]
+        return (x if self.wall_used == BACK else y), thing.size[1]
+
+
+def _bedroom(a: Layout, st: Stream, m: Materials) -> None:
+    if a.wall(fu.double_bed(st, m)):
+        along, _ = a.where()
+        wall, w = a.wall_used, a.placed[-1][0].size[0]
+        for side in (-1, 1):
+            if st.chance(0.75):
+                a.before(fu.nightstand(st, m), wall, along + side * (w * 0.5 + 0.27), 0.24)
+    if st.chance(0.7):
+        a.wall(fu.wardrobe(st, m), signature=False)
+
+
+def _living_room(a: Layout, st: Stream, m: Materials) -> None:
+    if a.wall(fu.sofa(st, m, st.n(2, 3))):
+        along, d = a.where()
+        a.before(fu.coffee_table(st, m), a.wall_used, along, d + st.u(0.6, 0.8))
+    if st.chance(0.75):
+        a.wall(fu.television(st, m))
+    if st.chance(0.6):
+        a.free(fu.sofa(st, m, 1), far=True)
+
+
+def _kitchen(a: Layout, st: Stream, m: Materials) -> None:
+    for w in (st.u(2.8, 3.6), 2.7, 2.4):
+        if a.wall(fu.kitchen_run(st, m, w)):
+            break
+
+
+def _bathroom(a: Layout, st: Stream, m: Materials) -> None:
+    shower_first = st.chance(0.5)
+    if shower_first:
+        a.wall(fu.shower(st, m))
+    if not shower_first or st.chance(0.6):
+        a.wall(fu.bathtub(st, m))
+    a.wall(fu.toilet(st, m))
+    a.wall(fu.washbasin(st, m))
+
+
+def _office(a: Layout, st: Stream, m: Materials) -> None:
+    for _ in range(st.n(2, 3)):
+        a.wall(fu.computer_desk(st, m))
+    if st.chance(0.7):
+        a.wall(fu.filing_cabinet(st, m))
+    if len(a.placed) < 3:
+        a.free(fu.computer_desk(st, m), any_angle=False)
+
+
+def _dining_room(a: Layout, st: Stream, m: Materials) -> None:
+    if a.free(fu.dining_set(st, m), any_angle=False, far=True) and st.chance(0.5):
+        _, x, y, c, s = a.placed[-1]
+        a.placed.append((fu.pendant(st, m, a.shell.room[2]), x, y, c, s))
+
+
+def _library(a: Layout, st: Stream, m: Materials) -> None:
+    h = min(st.u(1.9, 2.5), a.shell.room[2] - 0.1)
+    for _ in range(st.n(4, 6)):
+        a.wall(fu.bookcase(st, m, st.u(0.9, 1.5), h))
+    if st.chance(0.4):
+        a.wall(fu.ladder(st, m, 2.0))
+
+
+def _classroom(a: Layout, st: Stream, m: Materials) -> None:
+    board = eq.chalkboard(st, m)
+    if not a.wall(board, walls=(BACK, BACK, BACK, LEFT, RIGHT)):
+        return
+    wall = a.wall_used
+    top, frame, seat = m.wood(), m.grey(0.1, 0.5), m.wood() if st.chance(0.5) else m.paint()
+    du, dv = st.u(0.8, 1.0), st.u(1.05, 1.2)
+    n = a.shell.length(wall)
+    count = min(5, int((n - 0.5) / du))
+    start = st.u(0.8, 1.2)
+    for row in range(3):
+        for i in range(count):
+            along = n * 0.5 + (i - (count - 1) * 0.5) * du + st.u(-0.04, 0.04)
+            a.before(eq.school_desk(st, m, top, frame, seat), wall, along, start + (row + 0.5) * dv)
+
+
+def _gym(a: Layout, st: Stream, m: Materials) -> None:
+    a.free(eq.weight_bench(st, m), far=True)
+    a.wall(eq.dumbbell_rack(st, m))
+    for _ in range(st.n(1, 2)):
+        a.free(eq.treadmill(st, m))
+    if st.chance(0.6):
+        a.free(eq.exercise_ball(st, m))
+
+
+def _laundry(a: Layout, st: Stream, m: Materials) -> None:
+    stacked = st.chance(0.4)
+    for count in (st.n(3, 4), 3, 2):
+        if a.wall(eq.washers(st, m, count, stacked)):
+            break
+    if st.chance(0.75):
+        a.free(eq.clothes_rack(st, m))
+    if st.chance(0.75):
+        a.free(eq.laundry_basket(st, m))
+
+
+def _nursery(a: Layout, st: Stream, m: Materials) -> None:
+    a.wall(eq.crib(st, m), away=st.u(0.05, 0.4))
+    a.free(eq.toy_blocks(st, m))
+    if st.chance(0.8):
+        a.free(eq.teddy(st, m, st.u(1.2, 1.7)))
+    if st.chance(0.3):
+        a.wall(eq.crib(st, m))
+    else:
+        a.wall(eq.changing_table(st, m))
+
+
+def _music_room(a: Layout, st: Stream, m: Materials) -> None:
+    a.free(eq.drum_kit(st, m), any_angle=True, far=True)
+    if st.chance(0.8):
+        a.wall(eq.piano(st, m))
+    for _ in range(st.n(1, 2)):
+        a.free(eq.guitar(st, m))
+
+
+def _workshop(a: Layout, st: Stream, m: Materials) -> None:
+    for w in (st.u(2.0, 2.8), 1.9):
+        if a.wall(eq.workbench(st, m, w)):
+            break
+    if st.chance(0.7):
+        a.free(eq.sawhorse(st, m))
+    if st.chance(0.4):
+        a.wall(eq.workbench(st, m, 1.7))
+
+
+def _cafe(a: Layout, st: Stream, m: Materials) -> None:
+    if st.chance(0.85):
+        for w in (st.u(2.0, 2.8), 1.9):
+            if a.wall(ve.cafe_counter(st, m, w)):
+                break
+    top, base, wood, cloth = m.wood(), m.grey(0.02, 0.4), m.wood(), m.fabric()
+    for _ in range(st.n(2, 5)):
+        a.free(ve.bistro_set(st, m, top, base, wood, cloth))
+
+
+def _garage(a: Layout, st: Stream, m: Materials) -> None:
+    a.free(ve.car(st, m), far=True, near=1.5) or a.free(ve.car(st, m), far=True, near=1.1)
+    if st.chance(0.8):
+        a.free(ve.tyre_stack(st, m))
+
+
+def _cinema(a: Layout, st: Stream, m: Materials) -> None:
+    for w in (st.u(3.0, 3.8), 2.6):
+        if a.wall(ve.film_screen(st, m, w), walls=(BACK, BACK, BACK, LEFT, RIGHT)):
+            break
+    wall = a.wall_used
+    n = a.shell.length(wall)
+    cloth, base = m.fabric(), m.grey(0.01, 0.1)
+    start, dv = st.u(1.6, 2.0), st.u(0.85, 1.0)
+    for row in range(4):
+        for count in range(int((n - 0.5) / 0.58), 1, -1):
+            if a.before(ve.seat_row(st, m, count, cloth, base), wall, n * 0.5, start + row * dv):
+                break
+
+
+def _server_room(a: Layout, st: Stream, m: Materials) -> None:
+    for _ in range(st.n(2, 3)):
+        for count in (st.n(3, 5), 3, 2):
+            if a.wall(ve.server_racks(st, m, count), away=st.u(0.02, 0.3)):
+                break
+
+
+def _warehouse(a: Layout, st: Stream, m: Materials) -> None:
+    h = min(st.u(2.1, 2.7), a.shell.room[2] - 0.1)
+    for _ in range(st.n(1, 3)):
+        a.wall(ve.pallet_rack(st, m, st.u(1.8, 2.8), h))
+    for _ in range(st.n(1, 2)):
+        a.free(ve.pallet(st, m))
+
+
+_LAYOUTS: dict[str, Callable[[Layout, Stream, Materials], None]] = {
+    "bedroom": _bedroom,
+    "living room": _living_room,
+    "kitchen": _kitchen,
+    "bathroom": _bathroom,
+    "office": _office,
+    "dining room": _dining_room,
+    "library": _library,
+    "classroom": _classroom,
+    "gym": _gym,
+    "laundry": _laundry,
+    "nursery": _nursery,
+    "music room": _music_room,
+    "workshop": _workshop,
+    "cafe": _cafe,
+    "garage": _garage,
+    "cinema": _cinema,
+    "server room": _server_room,
+    "warehouse": _warehouse,
+}
+CATEGORIES: tuple[str, ...] = tuple(_LAYOUTS)
+
+
+def category_of(seed: int) -> int:
+    """The index in CATEGORIES of a seed's room, uniform over seeds."""
+    if not 0 <= seed <= SEED_MAX:
+        raise ValueError(f"a seed is an integer from 0 to 2**63 - 1, got {seed}")
+    return Stream(seed, "category").n(0, len(CATEGORIES) - 1)
+
+
+def _clutter(a: Layout, st: Stream, m: Materials) -> None:
+    """Things that stand in any room and tell nothing."""
+    if st.chance(0.4):
+        a.free(fu.rug(st, m, st.u(1.4, 2.4), st.u(1.0, 1.8)), signature=False, any_angle=False, flat=True)
+    for _ in range(st.n(0, 2)):
+        a.wall(fu.picture(st, m), signature=False, hang=True)
+    for _ in range(st.n(0, 3)):
+        kind = st.n(0, 5)
+        if kind <= 1:
+            a.wall(fu.plant(st, m), signature=False)
+        elif kind == 2:
+            lamp = fu.floor_lamp(st, m)
+            if a.wall(lamp, signature=False) and len(a.shell.lights) < 4:
+                _, x, y, _, _ = a.placed[-1]
+                k = st.u(0.8, 2.0)
+                a.shell.lights.append(
+                    (x, y, lamp.size[2] - 0.15, 0.08, 0.08, 0.08, k, k * 0.8, k * 0.55, 0.0, 0.0, 0.0)
+                )
+        elif kind == 3:
+            a.wall(fu.side_table(st, m), signature=False)
+        elif kind == 4:
+            a.free(fu.plain_chair(st, m), signature=False)
+        else:
+            a.wall(ve.carton(st, m, st.u(0.3, 0.5), st.u(0.3, 0.4), st.u(0.25, 0.4)), signature=False)
+
+
+def _arrays(seed: int, layout: Layout) -> tuple[SceneArrays, np.ndarray]:
+    """The scene as arrays, and which of its parts are of signature things."""
+    shell = layout.shell
+    things = [
+        (t, x, y, *((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[q % 4]) for t, x, y, q in shell.fixed
+    ]
+    part_f, part_i, signature = [], [], []
+    for group, (thing, px, py, c, s) in enumerate(things + layout.placed):
+        for kind, at, spin, half, taper, material, semantic, shadow in thing.parts:
+            r = rotated(c, s, spin)
+            x, y = px + c * at[0] - s * at[1], py + s * at[0] + c * at[1]
+            rows = (r[0], r[3], r[6], r[1], r[4], r[7], r[2], r[5], r[8])
+            part_f.append((x, y, at[2], *rows, *half, taper))
+            part_i.append((kind, material, semantic, int(shadow), group))
+            signature.append(thing.signature)
+    arrays = SceneArrays(
+        part_f=np.array(part_f, dtype=np.float64),
+        part_i=np.array(part_i, dtype=np.int64),
+        materials=np.array(shell.materials.rows, dtype=np.float64),
+        room=np.array(shell.room, dtype=np.float64),
+        shell=np.array(shell.surfaces, dtype=np.int64),
+        lights=np.array(shell.lights, dtype=np.float64),
+        camera=np.array(shell.camera, dtype=np.float64),
+        sensor=np.array(shell.sensor, dtype=np.float64),
+        noise_seed=Stream(seed, "sensor").n(0, (1 << 31) - 1),
+    )
+    return arrays, np.array(signature, dtype=bool)
+
+
+def build_scene(seed: int) -> tuple[SceneArrays, int]:
+    """The scene of a seed and its category; ValueError for a seed outside 0 .. 2**63 - 1."""
+    category = category_of(seed)
+    best: tuple[float, SceneArrays] | None = None
+    for attempt in range(_ATTEMPTS):
+        # The same shell for several layouts: the camera is moved only if furniture alone does not come into view.
+        shell = sample_shell(seed, attempt // 6)
+        stream = Stream(seed, "layout", attempt)
+        shell.materials.stream = Stream(seed, "layout materials", attempt)
+        layout = Layout(shell, stream, shell.materials)
+        _LAYOUTS[CATEGORIES[category]](layout, stream, shell.materials)
+        layout.st = Stream(seed, "clutter", attempt)
+        shell.materials.stream = Stream(seed, "clutter materials", attempt)
+        _clutter(layout, layout.st, shell.materials)
+        arrays, signature = _arrays(seed, layout)
+        _, code = rasterise(arrays.part_f, arrays.part_i, arrays.room, arrays.camera, 48, 48)
+        cover = float(np.count_nonzero(signature[code[code >= 0] >> 3])) / code.size
+        good = cover if cover <= _COVER_MAX else 1.0 - cover
+        if best is None or good > best[0]:
+            best = (good, arrays)
+        if _COVER_MIN <= cover <= _COVER_MAX:
+            break
+    assert best is not None
+    return best[1], category
