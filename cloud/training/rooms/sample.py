@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cloud.training.rooms.parts import SEMANTIC_CLASSES
-from cloud.training.rooms.render import render_arrays
+from cloud.training.rooms.raycast import render_arrays
 from cloud.training.rooms.scene import CATEGORIES, build_scene
 
 # Raise when any byte of any image changes: sets on disk state it, and readers refuse another.

@@ -14,7 +14,7 @@ from cloud.training.rooms import equipment as eq
 from cloud.training.rooms import furniture as fu
 from cloud.training.rooms import venues as ve
 from cloud.training.rooms.parts import Materials, Stream, Thing, rotated
-from cloud.training.rooms.render import SceneArrays, rasterise
+from cloud.training.rooms.raycast import SceneArrays, rasterise
 from cloud.training.rooms.shell import BACK, LEFT, QUARTER, RIGHT, Rect, Shell, sample_shell
 
 SEED_MAX = 2**63 - 1

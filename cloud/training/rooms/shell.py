@@ -33,7 +33,7 @@ class Shell:
     surfaces: material rows' indices of x=0, x=W, y=0, y=D, floor, ceiling
     fixed: things of the building with place (x, y) and quarter turns
     blocked: footprints where nothing may stand; openings: windows as (wall, from, to) along the wall
-    lights: rows of `render.SceneArrays.lights`; camera and sensor likewise
+    lights: rows of `raycast.SceneArrays.lights`; camera and sensor likewise
     """
 
     room: tuple[float, float, float]

@@ -56,12 +56,12 @@ def _noise(u, v, seed):
 
 
 @njit(**_JIT)
-def texture(m, px, py, pz, hx, hy, hz, face):
+def texture(materials, index, px, py, pz, hx, hy, hz, face):
     """Red, green, blue (linear, 0..1) and glow of point p of a part with half sizes h, hit on `face`."""
-    pattern = int(m[6])
-    emit = m[9]
+    pattern = int(materials[index, 6])
+    emit = materials[index, 9]
     if pattern == 0:
-        return m[0], m[1], m[2], emit
+        return materials[index, 0], materials[index, 1], materials[index, 2], emit
     # u, v in metres; un, vn in [-1, 1] over the face.
     if face == 0 or face == 1:
         u, v, hu, hv = py, pz, hy, hz
@@ -74,8 +74,8 @@ def texture(m, px, py, pz, hx, hy, hz, face):
         w = abs(px) + abs(py) + 1e-9
         u, v, hu, hv = (px / w if py < 0.0 else 2.0 - px / w) * hx * 1.57, pz, hx * 3.14, hz
     un, vn = u / hu, v / hv
-    s = m[7]
-    seed = int(m[10])
+    s = materials[index, 7]
+    seed = int(materials[index, 10])
     mix = 0.0  # share of colour B
     tone = 1.0
     if pattern == 1:  # planks
@@ -132,7 +132,7 @@ def texture(m, px, py, pz, hx, hy, hz, face):
         if x * x + y * y < 0.1 + 0.3 * hash01(seed, 1, 3):
             mix = 1.0
         elif vn < -0.3 + 0.5 * un * (hash01(seed, 1, 4) - 0.5):
-            return 1.0 - m[0], 0.6 * m[4], 1.0 - m[2], emit
+            return 1.0 - materials[index, 0], 0.6 * materials[index, 4], 1.0 - materials[index, 2], emit
     elif pattern == 10:  # sky over a line of trees
         trees = -0.55 + 0.5 * _noise(u * 2.2, 0.0, seed) + 0.15 * _noise(u * 11.0, 0.0, seed)
         if vn < trees:
@@ -145,7 +145,7 @@ def texture(m, px, py, pz, hx, hy, hz, face):
         if inside < 0.1 or abs(un) > 0.9:
             return 0.01, 0.01, 0.012, 0.0
         if hash01(seed, row, 0) < 0.15:
-            return m[3] * 0.5, m[4] * 0.5, m[5] * 0.5, 0.0
+            return materials[index, 3] * 0.5, materials[index, 4] * 0.5, materials[index, 5] * 0.5, 0.0
         cell = floor((u + hu) / (s * 0.45))
         h = hash01(seed, row, cell + 1)
         if inside > 0.35 and inside < 0.75 and h < 0.55 and hash01(seed, row, 99) > 0.2:
@@ -184,7 +184,7 @@ def texture(m, px, py, pz, hx, hy, hz, face):
         cols = max(1.0, floor(2.0 * hu / s + 0.5))
         w = 2.0 * hu / cols
         at = (u + hu) / w - floor((u + hu) / w)
-        tall = 2.0 * hv / max(1.0, floor(2.0 * hv / m[10] + 0.5)) if m[10] > 0.0 else 2.0 * hv
+        tall = 2.0 * hv / max(1.0, floor(2.0 * hv / materials[index, 10] + 0.5)) if materials[index, 10] > 0.0 else 2.0 * hv
         up = (v + hv) / tall - floor((v + hv) / tall)
         if at * w < 0.018 or up * tall < 0.018:
             tone = 0.3
@@ -219,14 +219,14 @@ def texture(m, px, py, pz, hx, hy, hz, face):
         x, y = un - 1.2 * (hash01(seed, 1, 1) - 0.5), vn - 0.35
         if vn < ridge:
             t = 0.12 + 0.25 * _noise(un * 12.0, vn * 12.0, seed)
-            return t * (0.3 + m[3]), t * (0.3 + m[4]), t * (0.3 + m[5]), emit
+            return t * (0.3 + materials[index, 3]), t * (0.3 + materials[index, 4]), t * (0.3 + materials[index, 5]), emit
         if x * x * 3.0 + y * y < 0.05:
             return 1.0, 0.95, 0.7, emit
         mix = 0.5 - 0.5 * vn
     k = 1.0 - mix
     return (
-        (m[0] * k + m[3] * mix) * tone,
-        (m[1] * k + m[4] * mix) * tone,
-        (m[2] * k + m[5] * mix) * tone,
+        (materials[index, 0] * k + materials[index, 3] * mix) * tone,
+        (materials[index, 1] * k + materials[index, 4] * mix) * tone,
+        (materials[index, 2] * k + materials[index, 5] * mix) * tone,
         emit,
     )

@@ -173,20 +173,19 @@ def _blocked(x, y, z, dx, dy, dz, t_max, part_f, part_i, bounds):
         for p in range(int(bounds[g, 6]), int(bounds[g, 7])):
             if part_i[p, 3] == 0:
                 continue
-            f = part_f[p]
-            cx, cy, cz = x - f[0], y - f[1], z - f[2]
+            cx, cy, cz = x - part_f[p, 0], y - part_f[p, 1], z - part_f[p, 2]
             t, _ = _intersect(
                 part_i[p, 0],
-                f[3] * cx + f[4] * cy + f[5] * cz,
-                f[6] * cx + f[7] * cy + f[8] * cz,
-                f[9] * cx + f[10] * cy + f[11] * cz,
-                f[3] * dx + f[4] * dy + f[5] * dz,
-                f[6] * dx + f[7] * dy + f[8] * dz,
-                f[9] * dx + f[10] * dy + f[11] * dz,
-                f[12],
-                f[13],
-                f[14],
-                f[15],
+                part_f[p, 3] * cx + part_f[p, 4] * cy + part_f[p, 5] * cz,
+                part_f[p, 6] * cx + part_f[p, 7] * cy + part_f[p, 8] * cz,
+                part_f[p, 9] * cx + part_f[p, 10] * cy + part_f[p, 11] * cz,
+                part_f[p, 3] * dx + part_f[p, 4] * dy + part_f[p, 5] * dz,
+                part_f[p, 6] * dx + part_f[p, 7] * dy + part_f[p, 8] * dz,
+                part_f[p, 9] * dx + part_f[p, 10] * dy + part_f[p, 11] * dz,
+                part_f[p, 12],
+                part_f[p, 13],
+                part_f[p, 14],
+                part_f[p, 15],
             )
             if t < t_max:
                 return True
@@ -312,11 +311,10 @@ def _surface(i, j, depth, code, part_f, part_i, room, shell, camera):
         hx, hy, hz = room[0] * 0.5, room[1] * 0.5, room[2] * 0.5
         return x, y, z, nx, ny, nz, x - hx, y - hy, z - hz, hx, hy, hz, shell[face], face
     p, face = c >> 3, c & 7
-    f = part_f[p]
-    px = f[3] * (x - f[0]) + f[4] * (y - f[1]) + f[5] * (z - f[2])
-    py = f[6] * (x - f[0]) + f[7] * (y - f[1]) + f[8] * (z - f[2])
-    pz = f[9] * (x - f[0]) + f[10] * (y - f[1]) + f[11] * (z - f[2])
-    hx, hy, hz, k = f[12], f[13], f[14], f[15]
+    px = part_f[p, 3] * (x - part_f[p, 0]) + part_f[p, 4] * (y - part_f[p, 1]) + part_f[p, 5] * (z - part_f[p, 2])
+    py = part_f[p, 6] * (x - part_f[p, 0]) + part_f[p, 7] * (y - part_f[p, 1]) + part_f[p, 8] * (z - part_f[p, 2])
+    pz = part_f[p, 9] * (x - part_f[p, 0]) + part_f[p, 10] * (y - part_f[p, 1]) + part_f[p, 11] * (z - part_f[p, 2])
+    hx, hy, hz, k = part_f[p, 12], part_f[p, 13], part_f[p, 14], part_f[p, 15]
     a, b, c2 = 0.0, 0.0, 0.0
     if face == 6:
         a, b = px / (hx * hx), py / (hy * hy)
@@ -333,9 +331,9 @@ def _surface(i, j, depth, code, part_f, part_i, room, shell, camera):
         c2 = -1.0
     else:
         c2 = 1.0
-    nx = f[3] * a + f[6] * b + f[9] * c2
-    ny = f[4] * a + f[7] * b + f[10] * c2
-    nz = f[5] * a + f[8] * b + f[11] * c2
+    nx = part_f[p, 3] * a + part_f[p, 6] * b + part_f[p, 9] * c2
+    ny = part_f[p, 4] * a + part_f[p, 7] * b + part_f[p, 10] * c2
+    nz = part_f[p, 5] * a + part_f[p, 8] * b + part_f[p, 11] * c2
     s = 1.0 / sqrt(nx * nx + ny * ny + nz * nz)
     return x, y, z, nx * s, ny * s, nz * s, px, py, pz, hx, hy, hz, part_i[p, 1], face
 
@@ -357,13 +355,12 @@ def _visibility(depth, code, part_f, part_i, room, shell, lights, camera, reach,
             cell = (4 * (i & 3) + (j & 3)) * 7 & 15
             pixel = i * 65536 + j
             for n in range(n_lights):
-                light = lights[n]
                 turned = (cell + 5 * n) & 15
                 ja = ((turned & 3) + hash01(seed, pixel, 2 * n)) * 0.5 - 1.0
                 jb = ((turned >> 2) + hash01(seed, pixel, 2 * n + 1)) * 0.5 - 1.0
-                tx = light[0] + light[3] * ja - x
-                ty = light[1] + light[4] * jb - y
-                tz = light[2] + light[5] * (ja if light[3] == 0.0 else jb) - z
+                tx = lights[n, 0] + lights[n, 3] * ja - x
+                ty = lights[n, 1] + lights[n, 4] * jb - y
+                tz = lights[n, 2] + lights[n, 5] * (ja if lights[n, 3] == 0.0 else jb) - z
                 if nx * tx + ny * ty + nz * tz <= 0.0:
                     raw[i, j, n] = 0.0
                 else:
@@ -418,8 +415,8 @@ def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, s
     height, width = visibility.shape[0], visibility.shape[1]
     here = code[i, j]
     a0, b0 = i // 4, j // 4
-    seen = acc[4:]
-    seen[:] = 0.0
+    for n in range(n_lights + 1):
+        acc[4 + n] = 0.0
     total = 0.0
     for a in range(a0, min(a0 + 2, height)):
         for b in range(b0, min(b0 + 2, width)):
@@ -428,18 +425,17 @@ def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, s
                 w *= 0.001
             total += w
             for n in range(n_lights + 1):
-                seen[n] += w * visibility[a, b, n]
+                acc[4 + n] += w * visibility[a, b, n]
     inv = 1.0 / total
-    ambient = seen[n_lights] * inv * (0.8 + 0.2 * nz)
+    ambient = acc[4 + n_lights] * inv * (0.8 + 0.2 * nz)
     acc[0], acc[1], acc[2], acc[3] = sensor[0] * ambient, sensor[1] * ambient, sensor[2] * ambient, 0.0
     ex, ey, ez = camera[0] - x, camera[1] - y, camera[2] - z
     es = 1.0 / sqrt(ex * ex + ey * ey + ez * ez + 1e-9)
     for n in range(n_lights):
-        v = seen[n] * inv
+        v = acc[4 + n] * inv
         if v <= 0.0:
             continue
-        light = lights[n]
-        lx, ly, lz = light[0] - x, light[1] - y, light[2] - z
+        lx, ly, lz = lights[n, 0] - x, lights[n, 1] - y, lights[n, 2] - z
         d2 = lx * lx + ly * ly + lz * lz
         s = 1.0 / sqrt(d2 + 1e-9)
         lx, ly, lz = lx * s, ly * s, lz * s
@@ -447,11 +443,11 @@ def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, s
         if cosine < 0.06:  # an area light is not cut off where its centre sets
             cosine = 0.06 * 0.5
         v *= cosine / (0.6 + d2)
-        if light[9] != 0.0 or light[10] != 0.0 or light[11] != 0.0:
-            v *= max(0.0, -(light[9] * lx + light[10] * ly + light[11] * lz))
-        acc[0] += v * light[6]
-        acc[1] += v * light[7]
-        acc[2] += v * light[8]
+        if lights[n, 9] != 0.0 or lights[n, 10] != 0.0 or lights[n, 11] != 0.0:
+            v *= max(0.0, -(lights[n, 9] * lx + lights[n, 10] * ly + lights[n, 11] * lz))
+        acc[0] += v * lights[n, 6]
+        acc[1] += v * lights[n, 7]
+        acc[2] += v * lights[n, 8]
         if gloss > 0.0:
             bx, by, bz = lx + ex * es, ly + ey * es, lz + ez * es
             h = (nx * bx + ny * by + nz * bz) / sqrt(bx * bx + by * by + bz * bz + 1e-9)
@@ -461,7 +457,7 @@ def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, s
                 h = h * h
                 h = h * h
                 h = h * h
-                acc[3] += gloss * h * seen[n] * inv * (light[6] + light[7] + light[8]) / (3.0 * (0.6 + d2))
+                acc[3] += gloss * h * acc[4 + n] * inv * (lights[n, 6] + lights[n, 7] + lights[n, 8]) / (3.0 * (0.6 + d2))
 
 
 @njit(**_JIT)
@@ -515,7 +511,7 @@ def _shade(depth, code, part_f, part_i, materials, room, shell, shell_semantic, 
                         sensor,
                         acc,
                     )
-                tr, tg, tb, emit = texture(materials[m], px, py, pz, hx, hy, hz, face)
+                tr, tg, tb, emit = texture(materials, m, px, py, pz, hx, hy, hz, face)
                 r += tr * (acc[0] + emit) + acc[3]
                 g += tg * (acc[1] + emit) + acc[3]
                 b += tb * (acc[2] + emit) + acc[3]
