@@ -1,0 +1,128 @@
+"""The command line: `isthmus demo | edge ... | cloud ... | train ... | inspect`.
+
+A group's module is imported when the group is used, so that an edge command loads no torch, no server and no gRPC. Here
+alone does an error become one line on stderr and an exit status: 2 for what the user can mend, 1 for the other side.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from shared.errors import DataError, IsthmusError, exit_of
+
+# Where each group lives: a module with a Typer app named `app`.
+GROUPS = {
+    "edge": ("edge.commands", "The camera side: encode images, analyze them, serve the local HTTP API."),
+    "cloud": ("cloud.commands", "The server side: serve gRPC and HTTP, decode bitstreams."),
+    "train": ("cloud.training.commands", "Render data, train networks and codecs, build bundles."),
+}
+# What a group needs beyond the base install, by the extra that brings it.
+EXTRAS = {"cloud": "cloud", "train": "train"}
+
+
+class LazyGroups(TyperGroup):
+    """Knows the groups by name and help text; imports one only to run it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *GROUPS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in GROUPS:
+            return super().get_command(ctx, cmd_name)
+        stand_in = typer.Typer(help=GROUPS[cmd_name][1], name=cmd_name)
+        stand_in.callback()(lambda: None)
+        return typer.main.get_group(stand_in)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name = args[0]
+        if name not in GROUPS:
+            return super().resolve_command(ctx, args)
+        command = typer.main.get_group(_import_group(name))
+        command.name = name
+        return name, command, args[1:]
+
+
+def _import_group(name: str) -> typer.Typer:
+    """Raises DataError where the group's extra is not installed."""
+    try:
+        app: typer.Typer = importlib.import_module(GROUPS[name][0]).app
+    except ModuleNotFoundError as error:
+        raise _not_installed(error, name) from None
+    return app
+
+
+def _not_installed(error: ModuleNotFoundError, group: str | None) -> IsthmusError:
+    extra = EXTRAS.get(group or "", "cloud")
+    return DataError(f"{error.name} is not installed; pip install 'isthmus[{extra}]'")
+
+
+app = typer.Typer(
+    cls=LazyGroups,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Split inference: a camera sends a few hundred bytes of learned features, a server answers vision tasks.",
+)
+
+
+@app.command()
+def demo(
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="images to send beside the sample rooms")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder for result.json and sheet.png")] = Path("demo"),
+    bundle: Annotated[
+        Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")
+    ] = None,
+) -> None:
+    """Start a cloud and an edge here, send sample rooms through both, show what came back."""
+    from demo import run_demo
+
+    from shared.bundle import default_bundle
+
+    run_demo(images or [], out, bundle or default_bundle())
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="a bitstream's file or a bundle's folder")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show every field of a bitstream or of a bundle."""
+    from shared.inspect import inspect_path
+
+    report = inspect_path(path)
+    typer.echo(report.as_json() if as_json else report.as_text())
+
+
+def main() -> None:
+    """The console entry."""
+    try:
+        app()
+    except IsthmusError as error:
+        _end(str(error), exit_of(error).status)
+    except ModuleNotFoundError as error:
+        ours = {"isthmus", "demo", "edge", "cloud", "shared"}
+        if (error.name or "").split(".")[0] in ours:
+            raise  # a fault of the program, not of the installation
+        missing = _not_installed(error, next((name for name in sys.argv[1:2] if name in GROUPS), None))
+        _end(str(missing), exit_of(missing).status)
+    except BrokenPipeError:
+        # The reader of our output has gone (`isthmus inspect ... | head`); nothing is left to say.
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _end(text: str, status: int) -> None:
+    print(f"isthmus: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Types of the generated client and server classes, as grpc.aio uses them. Written by hand: protoc makes none."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import grpc.aio

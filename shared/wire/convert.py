@@ -36,6 +36,8 @@ from shared.wire import analyzer_pb2 as pb
 
 DEFAULT_TOP_K = 5
 
+_TEXT_MAX = 2000  # a status travels in HTTP/2 trailers, which have a limit of 8 KiB
+
 
 def request_message(request_id: str, bitstream: bytes, wanted: Wanted) -> pb.AnalyzeRequest:
     tasks = [pb.TaskQuery(name=query.name, top_k=query.top_k) for query in wanted.tasks]
@@ -128,7 +130,7 @@ def bundles_of(message: pb.DescribeResponse) -> list[BundleInfo]:
 def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
     """The status that an error ends a call with. What Isthmus did not raise on purpose says nothing of its inside."""
     text = str(error) if isinstance(error, IsthmusError) else "internal error; the server's log has more"
-    return grpc.StatusCode[exit_of(error).grpc], text
+    return grpc.StatusCode[exit_of(error).grpc], text[:_TEXT_MAX]
 
 
 def error_message(error: BaseException) -> pb.ErrorStatus:
@@ -154,7 +156,9 @@ def _result_message(task: str, result: ClassificationResult) -> pb.TaskResult:
 
 def _result_of(message: pb.TaskResult) -> ClassificationResult:
     if message.WhichOneof("result") != "classification":
-        raise RemoteError(f"the cloud's result of task {message.task!r} is of a kind unknown here; update this edge")
+        raise RemoteError(
+            f"the cloud's result of task {message.task!r} is of a kind unknown here; update this edge"
+        )
     top = message.classification.top
     return ClassificationResult(
         top=tuple(ClassScore(label=c.label, index=c.index, score=min(c.score, 1.0)) for c in top)

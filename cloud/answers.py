@@ -1,0 +1,66 @@
+"""Answers by request id: what makes a repeated request harmless. Knows no picture and no model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from shared.errors import RequestError
+from shared.types import Analysis
+
+
+@dataclass(eq=False)
+class _Running:
+    content: bytes
+    task: asyncio.Future[Analysis]
+    waiters: int = 0
+
+
+class AnswerCache:
+    """Answers by request id, so that a request which a client repeats is computed once.
+
+    The same id with the same content gives the stored answer, or joins the computation that still runs; with other
+    content it is a RequestError. Failures are not kept. When all who wait for a computation have given up, it is
+    cancelled. At most `kept` answers are held, the least recently used go first.
+    """
+
+    def __init__(self, kept: int) -> None:
+        self._kept = kept
+        self._done: OrderedDict[str, tuple[bytes, Analysis]] = OrderedDict()
+        self._running: dict[str, _Running] = {}
+
+    async def get(
+        self, request_id: str, content: bytes, compute: Callable[[], Awaitable[Analysis]]
+    ) -> Analysis:
+        """The answer to `request_id`, whose content has the digest `content`."""
+        stored = self._done.get(request_id)
+        if stored is not None:
+            _check_same(request_id, stored[0], content)
+            self._done.move_to_end(request_id)
+            return stored[1]
+        running = self._running.get(request_id)
+        if running is None:
+            task = asyncio.ensure_future(compute())
+            running = self._running[request_id] = _Running(content, task)
+        else:
+            _check_same(request_id, running.content, content)
+        running.waiters += 1
+        try:
+            answer = await asyncio.shield(running.task)
+        finally:
+            running.waiters -= 1
+            if running.waiters == 0:
+                running.task.cancel()  # does nothing to one that has ended
+                if self._running.get(request_id) is running:
+                    del self._running[request_id]
+        self._done[request_id] = (content, answer)
+        if len(self._done) > self._kept:
+            self._done.popitem(last=False)
+        return answer
+
+
+def _check_same(request_id: str, first: bytes, second: bytes) -> None:
+    if first != second:
+        raise RequestError(f"request id {request_id} was used before, for another request; choose a new one")

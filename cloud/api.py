@@ -1,0 +1,87 @@
+"""The HTTP face of the cloud: an image or a bitstream in, JSON out. Knows no model.
+
+A client without an edge sends its image here; it is encoded in the server as an edge would, and answered the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+
+from cloud.pipeline import Pipeline
+from cloud.settings import CloudSettings
+from shared.codec.bitstream import MAX_STREAM_BYTES, MEDIA_TYPE
+from shared.errors import (
+    BitstreamError,
+    BundleMismatchError,
+    DeadlineError,
+    ImageError,
+    NotAnImageError,
+    NotReadyError,
+    OverloadedError,
+    PayloadTooLargeError,
+    RequestError,
+    UnknownTaskError,
+)
+from shared.http import (
+    QualityQuery,
+    add_health,
+    body_doc,
+    create_app,
+    media_type,
+    problem_doc,
+    read_body,
+    wanted,
+)
+from shared.types import Analysis, BundleInfo, Wanted
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: problem_doc(ImageError, BitstreamError),
+    404: problem_doc(UnknownTaskError),
+    409: problem_doc(BundleMismatchError),
+    413: problem_doc(PayloadTooLargeError),
+    415: problem_doc(NotAnImageError),
+    422: problem_doc(RequestError),
+    429: problem_doc(OverloadedError),
+    503: problem_doc(NotReadyError),
+    504: problem_doc(DeadlineError),
+}
+
+
+def build_app(pipeline: Callable[[], Pipeline], settings: CloudSettings) -> FastAPI:
+    """pipeline: gives the pipeline, or raises NotReadyError while there is none."""
+    app = create_app(
+        "Isthmus cloud", "Answers vision tasks from a few hundred bytes an image.", settings.requests_max
+    )
+    add_health(app, pipeline)
+
+    @app.post(
+        "/analyze",
+        tags=["analyze"],
+        summary="One picture: an image file, or an Isthmus bitstream",
+        responses=PROBLEMS,
+        openapi_extra=body_doc("image/*", MEDIA_TYPE),
+    )
+    async def analyze(
+        request: Request, asked: Annotated[Wanted, Depends(wanted)], quality: QualityQuery = None
+    ) -> Analysis:
+        """The body is the file as it is (no multipart). `quality` is for images; a bitstream has its own."""
+        ready = pipeline()
+        request_id = request.state.request_id
+        if media_type(request, MEDIA_TYPE) == MEDIA_TYPE:
+            return await ready.analyze(await read_body(request, MAX_STREAM_BYTES), asked, request_id)
+        image = await read_body(request, settings.image_bytes_max)
+        return await ready.analyze_image(image, asked, request_id, quality)
+
+    @app.get(
+        "/v1/bundles",
+        tags=["describe"],
+        summary="The bundles served, their tasks, labels and quality levels",
+        responses={503: PROBLEMS[503]},
+    )
+    async def bundles() -> list[BundleInfo]:
+        return [pipeline().info()]
+
+    return app

@@ -1,0 +1,142 @@
+"""Gathers single requests into batches for a blocking worker. Knows no protobuf, no picture and no model.
+
+    submit(item) -> queue (bounded) -> batch of one key, oldest first -> work(batch) in one thread -> each its result
+
+A batch starts when it is full, or when its oldest item has waited `wait_ms`, and never while another one is running:
+what arrives meanwhile forms the next. Items that their caller has given up (cancelled, or past its deadline, which
+asyncio turns into a cancellation) leave the queue at once and are never worked on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from shared.errors import NotReadyError, OverloadedError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    key: Hashable
+    since: float
+    done: asyncio.Future[tuple[Result, float]]
+
+
+class Batcher(Generic[Item, Result]):
+    """One queue and one worker thread.
+
+    work: gets a batch of 1..batch_max items of one key, in the worker's thread; returns for each item, in order, its
+    result or the exception that only this item gets. An exception that it raises goes to the whole batch.
+    key: items with equal keys may share a batch.
+    Must be made and used in one event loop.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Result | Exception]],
+        key: Callable[[Item], Hashable],
+        batch_max: int,
+        wait_ms: float,
+        queue_max: int,
+    ) -> None:
+        self._work, self._key = work, key
+        self._batch_max, self._wait_s, self._queue_max = batch_max, wait_ms / 1e3, queue_max
+        self._queue: dict[int, _Waiting[Item, Result]] = {}  # in order of arrival
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
+        self._loop = asyncio.create_task(self._run())
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue, without those that are being worked on."""
+        return len(self._queue)
+
+    async def submit(self, item: Item) -> tuple[Result, float]:
+        """The item's result, and how long it waited for its batch, in ms.
+
+        Raises OverloadedError when the queue is full, NotReadyError when the batcher is closing, and what `work` gave.
+        """
+        if self._closing:
+            raise NotReadyError("the server is ending; send the request again")
+        if len(self._queue) >= self._queue_max:
+            raise OverloadedError(f"{self._queue_max} requests are waiting already; try again later")
+        done = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(item, self._key(item), time.perf_counter(), done)
+        self._queue[id(waiting)] = waiting
+        self._arrived.set()
+        try:
+            return await done
+        finally:
+            self._queue.pop(id(waiting), None)
+
+    async def close(self) -> None:
+        """Finish what waits, then end the thread. Submitting is refused from here on."""
+        self._closing = True
+        self._arrived.set()
+        await self._loop
+        self._thread.shutdown()
+
+    async def _run(self) -> None:
+        while self._queue or not self._closing:
+            self._drop_given_up()
+            if not self._queue:
+                if self._closing:
+                    break
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            batch = await self._gather()
+            if batch:
+                await self._work_on(batch)
+
+    def _drop_given_up(self) -> None:
+        # Its caller would take a cancelled item out, but only when it next runs.
+        self._queue = {at: waiting for at, waiting in self._queue.items() if not waiting.done.done()}
+
+    async def _gather(self) -> list[_Waiting[Item, Result]]:
+        """The oldest item and those that may go with it, removed from the queue; empty where all were given up."""
+        oldest = next(iter(self._queue.values()))
+        until = oldest.since + self._wait_s
+        while not self._closing and len(self._of(oldest.key)) < self._batch_max:
+            left = until - time.perf_counter()
+            if left <= 0:
+                break
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), left)
+            except TimeoutError:
+                break
+        batch = self._of(oldest.key)[: self._batch_max]
+        for waiting in batch:
+            del self._queue[id(waiting)]
+        return batch
+
+    def _of(self, key: Hashable) -> list[_Waiting[Item, Result]]:
+        return [w for w in self._queue.values() if w.key == key and not w.done.done()]
+
+    async def _work_on(self, batch: list[_Waiting[Item, Result]]) -> None:
+        started = time.perf_counter()
+        items = [waiting.item for waiting in batch]
+        results: Sequence[Result | Exception]
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)
+            if len(results) != len(items):
+                raise RuntimeError(f"work gave {len(results)} results for {len(items)} items")
+        except Exception as error:  # handed to every caller of the batch; the queue must go on for the others
+            results = [error] * len(batch)
+        for waiting, result in zip(batch, results, strict=True):
+            if waiting.done.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.done.set_exception(result)
+            else:
+                waiting.done.set_result((result, (started - waiting.since) * 1e3))

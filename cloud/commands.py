@@ -1,0 +1,117 @@
+"""`isthmus cloud ...`. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.bundle import Bundle, default_bundle
+from shared.codec.bitstream import MAX_STREAM_BYTES
+from shared.errors import RequestError
+from shared.types import Analysis, TaskQuery, Wanted, new_request_id
+
+app = typer.Typer(no_args_is_help=True, help="The server side: bytes -> answers.")
+
+BundleOption = Annotated[
+    Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")
+]
+DeviceOption = Annotated[str, typer.Option(envvar="ISTHMUS_DEVICE", help="torch's name of it: cpu, cuda")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="threads of torch; its own choice by default")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(envvar="ISTHMUS_HOST", help="address to listen on")] = "127.0.0.1",
+    grpc_port: Annotated[int, typer.Option(envvar="ISTHMUS_GRPC_PORT", help="0 takes a free one")] = 50051,
+    http_port: Annotated[int, typer.Option(envvar="ISTHMUS_HTTP_PORT", help="0 takes a free one")] = 8080,
+    bundle: BundleOption = None,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    batch_max: Annotated[int, typer.Option(min=1, help="pictures in one batch")] = 16,
+    batch_wait_ms: Annotated[float, typer.Option(min=0, help="how long the first waits for more")] = 2.0,
+    queue_max: Annotated[int, typer.Option(min=1, help="pictures that wait; more are turned away")] = 64,
+    deadline_ms: Annotated[int, typer.Option(min=1, help="the most that a request may take")] = 30_000,
+) -> None:
+    """Serve gRPC and HTTP. Says where it listens, and when it is ready, as JSON lines on stdout."""
+    from cloud.server import serve as serve_cloud
+    from cloud.settings import CloudSettings
+    from shared.serving import log_to_stderr
+
+    settings = CloudSettings(
+        bundle or default_bundle(),
+        host=host,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        device=device,
+        threads=threads,
+        batch_max=batch_max,
+        batch_wait_ms=batch_wait_ms,
+        queue_max=queue_max,
+        deadline_ms=deadline_ms,
+    )
+    log_to_stderr()
+    asyncio.run(serve_cloud(settings))
+
+
+@app.command()
+def decode(
+    files: Annotated[list[Path], typer.Argument(help="bitstreams, as `isthmus edge encode` writes them")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="task wanted, repeatable; every task by default")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=100, help="classes to show")] = 5,
+    bundle: BundleOption = None,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document a line")] = False,
+) -> None:
+    """Answer bitstreams from files, in this process: the server's way without the network."""
+    from cloud.settings import CloudSettings
+
+    for name in task or ():
+        if not 1 <= len(name) <= 64:
+            raise RequestError("a task's name has 1 to 64 characters")
+    wanted = Wanted(tasks=tuple(TaskQuery(name=name, top_k=top_k) for name in task or ()), top_k=top_k)
+    streams = [_read(path) for path in files]
+    settings = CloudSettings(bundle or default_bundle(), device=device, threads=threads)
+    opened = Bundle.open(settings.bundle)
+    for path, analysis in zip(files, asyncio.run(_decode(streams, opened, settings, wanted)), strict=True):
+        typer.echo(analysis.model_dump_json() if as_json else _told(path, analysis))
+
+
+async def _decode(
+    streams: Sequence[bytes], bundle: Bundle, settings: CloudSettings, wanted: Wanted
+) -> list[Analysis]:
+    from cloud.pipeline import Pipeline
+    from cloud.server import load
+
+    loaded = load(bundle, settings)
+    pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
+    try:
+        return [await pipeline.analyze(data, wanted, new_request_id()) for data in streams]
+    finally:
+        await pipeline.close()
+
+
+def _read(path: Path) -> bytes:
+    """A bitstream's bytes, one more than the limit at most. Raises RequestError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_STREAM_BYTES + 1)
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _told(path: Path, analysis: Analysis) -> str:
+    size, times = analysis.bytes, analysis.times
+    lines = [
+        f"{path}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), quality {analysis.quality}, "
+        f"decoded in {times.decode_ms:.1f} ms, answered in {times.tails_ms:.1f} ms"
+    ]
+    for task, result in analysis.results.items():
+        lines += [f"  {task}: {best.label} {best.score:.3f}" for best in result.top]
+    return "\n".join(lines)

@@ -1,0 +1,214 @@
+"""A packet -> features -> answers: the cloud's whole way, top to bottom. Knows neither gRPC nor HTTP.
+
+    bytes -> Bitstream.unpack -> is it of this bundle? -> which tasks?           (at once, in the event loop)
+          -> queue -> a batch of one latent grid                                 (cloud.batcher)
+          -> LatentCodec.decode -> z -> CloudModel.answer -> results             (in the batch thread)
+          -> Analysis, remembered by its request id
+
+An image that is sent to the cloud itself goes through the same `Encoder` as on an edge, and then the same way.
+
+Legend: B pictures of a batch, N channels of z, h x w latent grid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud.answers import AnswerCache
+from cloud.batcher import Batcher
+from cloud.settings import CloudSettings
+from shared.bundle import Bundle
+from shared.codec.bitstream import Bitstream
+from shared.codec.codec import LatentCodec
+from shared.encoder import Encoder, count_bytes
+from shared.errors import (
+    BundleMismatchError,
+    CorruptPayloadError,
+    DeadlineError,
+    RequestError,
+    StreamTooLargeError,
+)
+from shared.types import (
+    Analysis,
+    BundleInfo,
+    ClassificationResult,
+    TaskQuery,
+    Times,
+    Wanted,
+    check_request_id,
+)
+
+Results = dict[str, ClassificationResult]
+
+
+class Model(Protocol):
+    """What the pipeline needs of `cloud.model.CloudModel`."""
+
+    codec: LatentCodec
+
+    def answer(self, z: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]]) -> list[Results]:
+        """z (B, N, h, w) int32 and one list of queries a picture -> one dict of results a picture."""
+
+    def warm_up(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Job:
+    stream: Bitstream
+    queries: tuple[TaskQuery, ...]
+
+
+@dataclass(frozen=True)
+class _Done:
+    results: Results
+    decode_ms: float
+    tails_ms: float
+
+
+class Pipeline:
+    """One loaded bundle, ready to answer. Must be made and used in one event loop."""
+
+    def __init__(self, bundle: Bundle, model: Model, encoder: Encoder, settings: CloudSettings) -> None:
+        self.bundle, self.model, self.encoder, self.settings = bundle, model, encoder, settings
+        self._batcher: Batcher[_Job, _Done] = Batcher(
+            self._work,
+            key=lambda job: (job.stream.h, job.stream.w),
+            batch_max=settings.batch_max,
+            wait_ms=settings.batch_wait_ms,
+            queue_max=settings.queue_max,
+        )
+        self._answers = AnswerCache(settings.answers_kept)
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        size = bundle.manifest.preprocess
+        own_cells = -(-size.height // bundle.manifest.stride) * -(-size.width // bundle.manifest.stride)
+        self._cells_max = max(settings.grid_cells_max, own_cells)
+
+    def info(self) -> BundleInfo:
+        return self.bundle.info()
+
+    async def analyze(
+        self, data: bytes, wanted: Wanted, request_id: str, deadline_s: float | None = None
+    ) -> Analysis:
+        """A packed bitstream -> its answer. deadline_s: from now; None or more than the settings': the settings'.
+
+        Raises BitstreamError and its kin, BundleMismatchError, UnknownTaskError, RequestError, OverloadedError,
+        NotReadyError or DeadlineError.
+        """
+        check_request_id(request_id)
+        stream = Bitstream.unpack(data)
+        self._check(stream)
+        queries = self._queries(wanted)
+        content = _digest(data, queries)
+
+        async def compute() -> Analysis:
+            done, queue_ms = await self._batcher.submit(_Job(stream, queries))
+            return Analysis(
+                request_id=request_id,
+                bundle=self.bundle.manifest.name,
+                fingerprint=self.bundle.fingerprint.hex(),
+                quality=stream.quality,
+                results={query.name: done.results[query.name] for query in queries},
+                bytes=count_bytes(stream, len(data), self.bundle),
+                times=Times(queue_ms=queue_ms, decode_ms=done.decode_ms, tails_ms=done.tails_ms),
+            )
+
+        async with self._deadline(deadline_s):
+            return await self._answers.get(request_id, content, compute)
+
+    async def analyze_image(
+        self, image: bytes, wanted: Wanted, request_id: str, quality: int | None = None
+    ) -> Analysis:
+        """An image file's bytes -> its answer, by way of the same bitstream that an edge would send.
+
+        Raises what `analyze` raises, and ImageError and its kin.
+        """
+        check_request_id(request_id)
+        self._queries(wanted)  # an unknown task is told before the work of encoding
+        loop = asyncio.get_running_loop()
+        async with self._deadline(None):
+            encoded = await loop.run_in_executor(self._encoding, self.encoder.encode, image, quality)
+            analysis = await self.analyze(encoded.data, wanted, request_id)
+        edge = encoded.times
+        times = analysis.times.model_copy(
+            update={"read_ms": edge.read_ms, "front_ms": edge.front_ms, "code_ms": edge.code_ms}
+        )
+        return analysis.model_copy(update={"times": times})
+
+    async def close(self) -> None:
+        """Finish what waits; new requests get NotReadyError."""
+        await self._batcher.close()
+        self._encoding.shutdown()
+
+    @asynccontextmanager
+    async def _deadline(self, deadline_s: float | None) -> AsyncIterator[None]:
+        """Cancels what runs inside when the time is over, which takes it out of every queue. Raises DeadlineError."""
+        most_s = self.settings.deadline_ms / 1e3
+        deadline_s = most_s if deadline_s is None else min(deadline_s, most_s)
+        try:
+            async with asyncio.timeout(deadline_s):
+                yield
+        except TimeoutError:
+            raise DeadlineError(f"no answer within {deadline_s * 1e3:.0f} ms") from None
+
+    def _check(self, stream: Bitstream) -> None:
+        if stream.fingerprint != self.bundle.fingerprint:
+            raise BundleMismatchError(stream.fingerprint.hex(), self.bundle.fingerprint.hex())
+        self.bundle.quality(stream.quality)
+        if stream.h * stream.w > self._cells_max:
+            raise StreamTooLargeError(
+                f"a latent grid of {stream.h} x {stream.w}; this server answers {self._cells_max} cells at most"
+            )
+
+    def _queries(self, wanted: Wanted) -> tuple[TaskQuery, ...]:
+        """The tasks to run. Raises UnknownTaskError, or RequestError for a task named twice."""
+        if not wanted.tasks:
+            return tuple(TaskQuery(name=t.name, top_k=wanted.top_k) for t in self.bundle.manifest.tasks)
+        names = [query.name for query in wanted.tasks]
+        for name in names:
+            self.bundle.task(name)
+        if len(set(names)) < len(names):
+            raise RequestError("a task is named twice")
+        return wanted.tasks
+
+    def _work(self, jobs: Sequence[_Job]) -> list[_Done | Exception]:
+        """A batch of one grid, in the batch thread: b_v, b_z -> z (B, N, h, w) -> results."""
+        started = time.perf_counter()
+        latents = self._decode([job.stream for job in jobs])
+        decoded = time.perf_counter()
+        sound = [(z, job.queries) for z, job in zip(latents, jobs, strict=True) if isinstance(z, np.ndarray)]
+        answers = self.model.answer(np.stack([z for z, _ in sound]), [q for _, q in sound]) if sound else []
+        answered = time.perf_counter()
+        rest = iter(answers)
+        return [
+            _Done(next(rest), (decoded - started) * 1e3, (answered - decoded) * 1e3)
+            if isinstance(z, np.ndarray)
+            else z
+            for z in latents
+        ]
+
+    def _decode(self, streams: Sequence[Bitstream]) -> list[NDArray[np.int32] | CorruptPayloadError]:
+        """z (N, h, w) of each stream, or why it has none."""
+        h, w = streams[0].h, streams[0].w
+        codec = self.model.codec
+        try:
+            return list(codec.decode_batch([(s.b_v, s.b_z) for s in streams], h, w))
+        except CorruptPayloadError as error:
+            if len(streams) == 1:
+                return [error]
+        # One of them is damaged: each alone, so that the others keep their answer.
+        return [outcome for stream in streams for outcome in self._decode([stream])]
+
+
+def _digest(data: bytes, queries: Sequence[TaskQuery]) -> bytes:
+    asked = "".join(f"{query.name} {query.top_k}\n" for query in queries)
+    return hashlib.sha256(asked.encode() + b"\0" + data).digest()

@@ -1,0 +1,140 @@
+"""One cloud process: gRPC and HTTP over one pipeline, from open ports to a clean end.
+
+ports open -> "listening" -> the bundle loads in a thread; meanwhile UNAVAILABLE and 503 are answered
+           -> warm-up -> "ready", health SERVING -> SIGTERM: health NOT_SERVING, running requests end -> exit
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cloud.api import build_app
+from cloud.pipeline import Model, Pipeline
+from cloud.servicer import Servicer
+from cloud.settings import CloudSettings
+from shared.bundle import Bundle
+from shared.encoder import Encoder
+from shared.errors import BundleDamagedError, NotReadyError, RequestError
+from shared.serving import HttpServer, announce, at, stop_signal
+from shared.wire import analyzer_pb2
+from shared.wire.analyzer_pb2_grpc import add_AnalyzerServicer_to_server
+
+log = logging.getLogger("isthmus.cloud")
+
+SERVICE = analyzer_pb2.DESCRIPTOR.services_by_name["Analyzer"].full_name
+
+
+class Slot:
+    """Where the pipeline will stand once it is loaded."""
+
+    def __init__(self) -> None:
+        self._pipeline: Pipeline | None = None
+        self._why = "the server is loading its bundle; send the request again"
+
+    def get(self) -> Pipeline:
+        """Raises NotReadyError while it is loading or ending."""
+        if self._pipeline is None:
+            raise NotReadyError(self._why)
+        return self._pipeline
+
+    def fill(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def empty(self) -> Pipeline | None:
+        """No new requests from here on; what is returned is still to be closed."""
+        pipeline, self._pipeline = self._pipeline, None
+        self._why = "the server is ending; send the request again"
+        return pipeline
+
+
+@dataclass(frozen=True)
+class Loaded:
+    model: Model
+    encoder: Encoder
+
+
+def load(bundle: Bundle, settings: CloudSettings) -> Loaded:
+    """Blocking: reads the bundle's files and answers once, so that the first request meets a warm model.
+
+    Raises BundleError.
+    """
+    from cloud.model import CloudModel  # brings torch, seconds; the ports are open before it
+
+    try:
+        model = CloudModel(bundle, settings.device, settings.threads)
+        encoder = Encoder(bundle, settings.encode_threads)
+    except (KeyError, ValueError) as error:  # tensors that are intact and still do not make a codec
+        raise BundleDamagedError(f"{bundle.path} does not make a model: {error}") from error
+    model.warm_up()
+    return Loaded(model, encoder)
+
+
+async def serve(settings: CloudSettings) -> None:
+    """Run until SIGTERM or SIGINT. Raises BundleError, or RequestError where a port cannot be bound."""
+    bundle = Bundle.open(settings.bundle)
+    stop = stop_signal()
+    slot = Slot()
+    http = HttpServer(build_app(slot.get, settings), settings.host, settings.http_port, settings.drain_ms)
+    grpc_server, health_servicer, grpc_address = await _grpc_server(slot, settings)
+    await grpc_server.start()
+    http_task = asyncio.create_task(http.serve())
+    announce("listening", grpc=grpc_address, http=http.address)
+    log.info("listening: gRPC on %s, HTTP on %s; loading %s", grpc_address, http.address, settings.bundle)
+    loading = asyncio.create_task(_load(bundle, settings, slot, health_servicer))
+    waits = {http_task, loading, asyncio.create_task(stop.wait())}
+    try:
+        while not stop.is_set() and not http_task.done():
+            done, waits = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # raises where loading or HTTP failed
+    finally:
+        log.info("ending")
+        loading.cancel()
+        pipeline = slot.empty()
+        await health_servicer.enter_graceful_shutdown()
+        http.stop()
+        await asyncio.gather(grpc_server.stop(settings.drain_ms / 1e3), http_task, return_exceptions=True)
+        if pipeline is not None:
+            await pipeline.close()
+
+
+async def _load(
+    bundle: Bundle, settings: CloudSettings, slot: Slot, health_servicer: health.aio.HealthServicer
+) -> None:
+    loaded = await asyncio.to_thread(load, bundle, settings)
+    slot.fill(Pipeline(bundle, loaded.model, loaded.encoder, settings))
+    for name in ("", SERVICE):
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    announce("ready")
+    log.info("ready: bundle %s, fingerprint %s", bundle.manifest.name, bundle.fingerprint.hex())
+
+
+async def _grpc_server(
+    slot: Slot, settings: CloudSettings
+) -> tuple[grpc.aio.Server, health.aio.HealthServicer, str]:
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", settings.message_bytes_max),
+            ("grpc.max_send_message_length", settings.message_bytes_max),
+            ("grpc.so_reuseport", 0),  # two servers on one port would share its requests in silence
+        ],
+        maximum_concurrent_rpcs=settings.requests_max,
+    )
+    add_AnalyzerServicer_to_server(Servicer(slot.get, settings.stream_requests_max), server)
+    health_servicer = health.aio.HealthServicer()
+    for name in ("", SERVICE):
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    address = at(settings.host, settings.grpc_port)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        raise RequestError(f"cannot listen on {address}: is another server there?") from None
+    return server, health_servicer, at(settings.host, port)

@@ -1,0 +1,55 @@
+"""Everything about a cloud server that can be chosen, checked where it enters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from shared.codec.bitstream import MAX_STREAM_BYTES
+from shared.errors import RequestError
+from shared.image import MAX_FILE_BYTES
+
+
+@dataclass(frozen=True)
+class CloudSettings:
+    """One cloud process. Raises RequestError for a value out of range.
+
+    bundle: folder of the bundle. host: address that both ports bind. grpc_port, http_port: 0 takes a free one.
+    device: torch's name ("cpu", "cuda"). threads: of torch, None leaves torch's choice. encode_threads: of ONNX
+    Runtime, for images that arrive over HTTP.
+    batch_max: pictures in one batch. batch_wait_ms: how long the first of a batch waits for more.
+    queue_max: pictures that wait; more are turned away. requests_max: requests served at once, over gRPC and over
+    HTTP each. stream_requests_max: requests of one stream that are worked on at once.
+    deadline_ms: for a request that brings none, and the most that any may take.
+    message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. grid_cells_max: latent cells of a picture (a small
+    stream may claim a large grid; the bundle's own grid is always allowed).
+    answers_kept: answers remembered by request id. drain_ms: time to finish what runs when the process is told to end.
+    """
+
+    bundle: Path
+    host: str = "127.0.0.1"
+    grpc_port: int = 50051
+    http_port: int = 8080
+    device: str = "cpu"
+    threads: int | None = None
+    encode_threads: int = 1
+    batch_max: int = 16
+    batch_wait_ms: float = 2.0
+    queue_max: int = 64
+    requests_max: int = 128
+    stream_requests_max: int = 16
+    deadline_ms: int = 30_000
+    message_bytes_max: int = MAX_STREAM_BYTES + 65_536
+    image_bytes_max: int = MAX_FILE_BYTES
+    grid_cells_max: int = 1024
+    answers_kept: int = 1024
+    drain_ms: int = 10_000
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            low = 0 if field.name in ("grpc_port", "http_port", "batch_wait_ms", "drain_ms") else 1
+            if isinstance(value, int | float) and value < low:
+                raise RequestError(f"{field.name} is {value}; it must be at least {low}")
+        if max(self.grpc_port, self.http_port) > 65_535:
+            raise RequestError("a port is at most 65535; 0 takes a free one")

@@ -1,0 +1,72 @@
+"""The edge's local HTTP API: an image in, the cloud's answer out. Knows no gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+
+from edge.pipeline import Pipeline
+from edge.settings import EdgeSettings
+from shared.errors import (
+    CloudUnreachableError,
+    DeadlineError,
+    ImageError,
+    NotAnImageError,
+    NotReadyError,
+    OverloadedError,
+    PayloadTooLargeError,
+    RemoteError,
+    RequestError,
+    UnknownTaskError,
+)
+from shared.http import (
+    QualityQuery,
+    add_health,
+    body_doc,
+    create_app,
+    media_type,
+    problem_doc,
+    read_body,
+    wanted,
+)
+from shared.types import Analysis, Wanted
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: problem_doc(ImageError),
+    404: problem_doc(UnknownTaskError),
+    413: problem_doc(PayloadTooLargeError),
+    415: problem_doc(NotAnImageError),
+    422: problem_doc(RequestError),
+    429: problem_doc(OverloadedError),
+    502: problem_doc(RemoteError),
+    503: problem_doc(NotReadyError, CloudUnreachableError),
+    504: problem_doc(DeadlineError),
+}
+
+
+def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastAPI:
+    """pipeline: gives the pipeline, or raises NotReadyError while there is none."""
+    app = create_app(
+        "Isthmus edge", "Encodes an image into a few hundred bytes and asks the cloud.", settings.requests_max
+    )
+    add_health(app, pipeline)
+
+    @app.post(
+        "/analyze",
+        tags=["analyze"],
+        summary="One image, encoded here and answered by the cloud",
+        responses=PROBLEMS,
+        openapi_extra=body_doc("image/*", "application/octet-stream"),
+    )
+    async def analyze(
+        request: Request, asked: Annotated[Wanted, Depends(wanted)], quality: QualityQuery = None
+    ) -> Analysis:
+        """The body is the image file as it is (no multipart)."""
+        ready = pipeline()
+        media_type(request)
+        image = await read_body(request, settings.image_bytes_max)
+        return await ready.analyze(image, asked, request.state.request_id, quality)
+
+    return app

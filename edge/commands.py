@@ -1,0 +1,180 @@
+"""`isthmus edge ...`. Each command imports what it needs when it runs: `encode` loads no server and no gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.bundle import Bundle, default_bundle
+from shared.errors import RequestError
+from shared.files import write_atomically
+from shared.types import Analysis, TaskQuery, Wanted, new_request_id
+
+if TYPE_CHECKING:
+    from edge.settings import EdgeSettings
+    from shared.encoder import Encoder
+
+SUFFIX = ".isthmus"
+
+app = typer.Typer(no_args_is_help=True, help="The camera side: image -> bytes -> cloud.")
+
+BundleOption = Annotated[
+    Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")
+]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="threads of ONNX Runtime")]
+QualityOption = Annotated[
+    int | None, typer.Option(min=0, max=100, help="quality level; the bundle's first by default")
+]
+CloudOption = Annotated[str, typer.Option(envvar="ISTHMUS_CLOUD", help="the cloud's gRPC, HOST:PORT")]
+DeadlineOption = Annotated[int, typer.Option(min=1, help="for one request to the cloud, repeats included")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document a line")]
+
+
+@app.command()
+def encode(
+    images: Annotated[list[Path], typer.Argument(help="image files")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="file; a folder for several images")],
+    bundle: BundleOption = None,
+    quality: QualityOption = None,
+    threads: ThreadsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Encode images into bitstreams: what an edge would send."""
+    import json
+
+    targets = _targets(images, output)
+    encoder = _encoder(bundle, threads)
+    for image, target in zip(images, targets, strict=True):
+        encoded = encoder.encode(image, quality)
+        try:
+            write_atomically(target, encoded.data)
+        except OSError as error:
+            raise RequestError(f"cannot write {target}: {error.strerror}") from None
+        size, times = encoded.bytes, encoded.times
+        if as_json:
+            fields = {"image": str(image), "output": str(target)}
+            typer.echo(
+                json.dumps(
+                    fields | {"bytes": size.model_dump(), "times": times.model_dump(exclude_none=True)}
+                )
+            )
+        else:
+            total_ms = (times.read_ms or 0) + (times.front_ms or 0) + (times.code_ms or 0)
+            typer.echo(
+                f"{image} -> {target}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), "
+                f"{size.bits_per_pixel:.4f} bits per pixel, {total_ms:.0f} ms"
+            )
+
+
+@app.command()
+def analyze(
+    images: Annotated[list[Path], typer.Argument(help="image files")],
+    cloud: CloudOption = "127.0.0.1:50051",
+    task: Annotated[
+        list[str] | None, typer.Option(help="task wanted, repeatable; every task by default")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=100, help="classes to show")] = 5,
+    bundle: BundleOption = None,
+    quality: QualityOption = None,
+    threads: ThreadsOption = 1,
+    deadline_ms: DeadlineOption = 10_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Encode images here, send them to a cloud, print its answers."""
+    import asyncio
+
+    from edge.settings import EdgeSettings
+
+    wanted = Wanted(tasks=tuple(TaskQuery(name=name, top_k=top_k) for name in _names(task)), top_k=top_k)
+    settings = EdgeSettings(bundle or default_bundle(), cloud=cloud, threads=threads, deadline_ms=deadline_ms)
+    encoder = _encoder(settings.bundle, threads)
+    asyncio.run(_analyze(images, encoder, settings, wanted, quality, as_json))
+
+
+@app.command()
+def serve(
+    cloud: CloudOption = "127.0.0.1:50051",
+    host: Annotated[str, typer.Option(envvar="ISTHMUS_HOST", help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="ISTHMUS_HTTP_PORT", help="of HTTP; 0 takes a free one")] = 8081,
+    bundle: BundleOption = None,
+    threads: ThreadsOption = 1,
+    deadline_ms: DeadlineOption = 10_000,
+) -> None:
+    """Serve POST /analyze on this box. Says where it listens, and when it is ready, as JSON lines on stdout."""
+    import asyncio
+
+    from edge.server import serve as serve_edge
+    from edge.settings import EdgeSettings
+    from shared.serving import log_to_stderr
+
+    settings = EdgeSettings(
+        bundle or default_bundle(),
+        cloud=cloud,
+        host=host,
+        http_port=port,
+        threads=threads,
+        deadline_ms=deadline_ms,
+    )
+    log_to_stderr()
+    asyncio.run(serve_edge(settings))
+
+
+async def _analyze(
+    images: Sequence[Path],
+    encoder: Encoder,
+    settings: EdgeSettings,
+    wanted: Wanted,
+    quality: int | None,
+    as_json: bool,
+) -> None:
+    from edge.client import Client
+    from edge.pipeline import Pipeline
+
+    pipeline = Pipeline(encoder, Client(settings))
+    try:
+        for image in images:
+            analysis = await pipeline.analyze(image, wanted, new_request_id(), quality)
+            typer.echo(analysis.model_dump_json() if as_json else _told(image, analysis))
+    finally:
+        await pipeline.close()
+
+
+def _told(image: Path, analysis: Analysis) -> str:
+    size = analysis.bytes
+    lines = [f"{image}: {size.total} bytes sent (b_v {size.b_v}, b_z {size.b_z})"]
+    for task, result in analysis.results.items():
+        lines += [f"  {task}: {best.label} {best.score:.3f}" for best in result.top]
+    return "\n".join(lines)
+
+
+def _targets(images: Sequence[Path], output: Path) -> list[Path]:
+    """Where each bitstream goes. Raises RequestError."""
+    if len(images) == 1 and not output.is_dir():
+        return [output]
+    if output.exists() and not output.is_dir():
+        raise RequestError(f"{output} is a file; several images need a folder as -o")
+    try:
+        output.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot make the folder {output}: {error.strerror}") from None
+    targets = [output / (image.stem + SUFFIX) for image in images]
+    if len(set(targets)) < len(targets):
+        raise RequestError("two of the images have the same name, and would overwrite each other's bitstream")
+    return targets
+
+
+def _names(names: Sequence[str] | None) -> list[str]:
+    """Raises RequestError for a name that no task can have."""
+    for name in names or ():
+        if not 1 <= len(name) <= 64:
+            raise RequestError("a task's name has 1 to 64 characters")
+    return list(names or ())
+
+
+def _encoder(bundle: Path | None, threads: int) -> Encoder:
+    from shared.encoder import Encoder
+
+    return Encoder(Bundle.open(bundle or default_bundle()), threads)

@@ -1,0 +1,49 @@
+"""Everything about an edge that can be chosen, checked where it enters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from shared.codec.bitstream import MAX_STREAM_BYTES
+from shared.errors import RequestError
+from shared.image import MAX_FILE_BYTES
+
+
+@dataclass(frozen=True)
+class EdgeSettings:
+    """One edge process. Raises RequestError for a value out of range.
+
+    bundle: folder of the bundle. cloud: host:port of the cloud's gRPC. host, http_port: of the local API; port 0
+    takes a free one. threads: of ONNX Runtime.
+    deadline_ms: for one request to the cloud, its repeats included. attempts_max: how often one request is sent.
+    in_flight_max: requests that the cloud works on for this edge at once; more wait, within their deadline.
+    requests_max: requests of the local API at once; more are turned away.
+    message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. drain_ms: time to finish what runs when the
+    process is told to end.
+    """
+
+    bundle: Path
+    cloud: str = "127.0.0.1:50051"
+    host: str = "127.0.0.1"
+    http_port: int = 8081
+    threads: int = 1
+    deadline_ms: int = 10_000
+    attempts_max: int = 4
+    in_flight_max: int = 8
+    requests_max: int = 32
+    message_bytes_max: int = MAX_STREAM_BYTES + 65_536
+    image_bytes_max: int = MAX_FILE_BYTES
+    drain_ms: int = 10_000
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            low = 0 if field.name in ("http_port", "drain_ms") else 1
+            if isinstance(value, int) and value < low:
+                raise RequestError(f"{field.name} is {value}; it must be at least {low}")
+        if self.http_port > 65_535:
+            raise RequestError("a port is at most 65535; 0 takes a free one")
+        name, _, port = self.cloud.rpartition(":")
+        if not name or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise RequestError(f"{self.cloud!r} is no address of a cloud; give HOST:PORT")

@@ -1,0 +1,236 @@
+"""What the HTTP APIs of edge and cloud share: request ids, limits, bodies, and errors as problem details.
+
+Knows neither edge nor cloud. Each API is `create_app(...)` plus its routes. Around every request stands `Frame`:
+
+    X-Request-Id taken or made -> room for one more request? -> route -> answer, or a problem (RFC 9457)
+
+A problem is `application/problem+json`: type, title, status, detail, instance and request_id. Its status comes from the
+one table in `shared.errors`; an error that nobody raised on purpose is logged and told as 500 without its inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.errors import (
+    Exit,
+    IsthmusError,
+    NotAnImageError,
+    NotReadyError,
+    OverloadedError,
+    PayloadTooLargeError,
+    RequestError,
+    exit_of,
+)
+from shared.types import TaskQuery, Wanted, check_request_id, new_request_id
+
+log = logging.getLogger("isthmus.http")
+
+PROBLEM_TYPE = "application/problem+json"
+BODY_TIMEOUT_S = 30.0
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = Field(description="names the kind of problem; does not change between releases")
+    title: str
+    status: int
+    detail: str = Field(description="what was wrong and what to do, one line")
+    instance: str = Field(description="this occurrence, by its request id")
+    request_id: str
+
+
+def problem_response(exit_: Exit, detail: str, request_id: str) -> Response:
+    problem = Problem(
+        type=f"urn:isthmus:problem:{exit_.title.lower().replace(' ', '-')}",
+        title=exit_.title,
+        status=exit_.http,
+        detail=detail,
+        instance=f"urn:isthmus:request:{request_id}",
+        request_id=request_id,
+    )
+    headers = {} if exit_.retry_after_s is None else {"Retry-After": str(exit_.retry_after_s)}
+    return Response(problem.model_dump_json(), exit_.http, headers, PROBLEM_TYPE)
+
+
+def create_app(title: str, summary: str, requests_max: int, **options: Any) -> FastAPI:
+    """A FastAPI app whose every answer has a request id and whose every error is a problem.
+
+    requests_max: analyses at once; more are answered 429 before their body is read.
+    """
+    app = FastAPI(title=title, summary=summary, version="1", **options)
+
+    async def told(request: Request, error: Exception) -> Response:
+        return problem_response(exit_of(error), str(error), request.state.request_id)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        detail = f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"
+        return problem_response(exit_of(RequestError()), detail, request.state.request_id)
+
+    async def routed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        exit_ = Exit("INVALID_ARGUMENT", error.status_code, str(error.detail))
+        detail = f"{request.method} {request.url.path}: {error.detail}; /docs lists what there is"
+        response = problem_response(exit_, detail, request.state.request_id)
+        response.headers.update(error.headers or {})
+        return response
+
+    app.add_exception_handler(IsthmusError, told)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, routed)
+    app.add_middleware(Frame, requests_max=requests_max)
+    return app
+
+
+class Frame:
+    """ASGI middleware around every request: its id, the limit of requests at once, and the outermost error boundary."""
+
+    def __init__(self, app: ASGIApp, requests_max: int) -> None:
+        self._app, self._requests_max = app, requests_max
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id")
+        request_id = given or new_request_id()
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        async def refuse(error: Exception, detail: str) -> None:
+            await problem_response(exit_of(error), detail, request_id)(scope, receive, send_with_id)
+
+        try:
+            check_request_id(request_id)
+        except RequestError as error:
+            request_id = new_request_id()
+            await refuse(error, f"X-Request-Id: {error}")
+            return
+        scope.setdefault("state", {})["request_id"] = request_id
+        limited = scope["method"] == "POST"  # health checks must be answered under load
+        if limited and self._running >= self._requests_max:
+            busy = OverloadedError(f"{self._requests_max} requests are being served already; try again later")
+            await refuse(busy, str(busy))
+            return
+        self._running += limited
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            pass
+        except (
+            Exception
+        ) as error:  # the outermost boundary of a request: logged here, told without its inside
+            log.exception("request %s: unexpected error", request_id)
+            if started:
+                raise  # the server cuts the connection, so that half an answer is not taken for a whole one
+            await refuse(error, "internal error; the server's log has more under this request id")
+        finally:
+            self._running -= limited
+
+
+async def read_body(request: Request, bytes_max: int) -> bytes:
+    """The body, never more of it in memory than `bytes_max`.
+
+    Raises PayloadTooLargeError (before reading where Content-Length tells), RequestError for an empty body, and
+    HTTPException 408 where it takes longer than 30 seconds.
+    """
+    too_large = PayloadTooLargeError(f"the body is larger than {bytes_max} bytes")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > bytes_max:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > bytes_max:
+                    raise too_large
+                chunks.append(chunk)
+    except TimeoutError:
+        raise HTTPException(408, "the body took too long to arrive") from None
+    if not size:
+        raise RequestError("the body is empty; send an image file as it is (curl --data-binary @room.png)")
+    return b"".join(chunks)
+
+
+def media_type(request: Request, *also: str) -> str:
+    """The body's media type, lower case; "" where none is given.
+
+    Raises NotAnImageError (415) where it is neither image/*, application/octet-stream, absent, nor one of `also`.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind in ("", "application/octet-stream", *also) or kind.startswith("image/"):
+        return kind
+    expected = ", ".join(("image/*", "application/octet-stream", *also))
+    raise NotAnImageError(f"a body of type {kind[:100]} is not read here; send {expected}")
+
+
+def wanted(
+    tasks: Annotated[
+        str,
+        Query(description="tasks, separated by commas; none: every task", examples=["room"], max_length=4200),
+    ] = "",
+    top_k: Annotated[int, Query(ge=1, le=100, description="classes a classification returns")] = 5,
+) -> Wanted:
+    """The query parameters of an analysis, for `Depends`. Raises RequestError."""
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if len(names) > 64 or any(len(name) > 64 for name in names):
+        raise RequestError("at most 64 tasks, each of at most 64 characters")
+    return Wanted(tasks=tuple(TaskQuery(name=name, top_k=top_k) for name in names), top_k=top_k)
+
+
+QualityQuery = Annotated[
+    int | None, Query(ge=0, le=100, description="quality level to encode with; none: the bundle's first")
+]
+
+
+def add_health(app: FastAPI, check_ready: Callable[[], object]) -> None:
+    """GET /healthz (the process answers) and /readyz. check_ready: raises NotReadyError until a warm-up has run."""
+
+    @app.get("/healthz", tags=["health"], summary="Is the process alive?")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="Is it ready to answer? Only after a warm-up analysis.",
+        responses={503: problem_doc(NotReadyError)},
+    )
+    async def readyz() -> dict[str, str]:
+        check_ready()
+        return {"status": "ready"}
+
+
+def problem_doc(*errors: type[Exception]) -> dict[str, Any]:
+    """How a status stands in OpenAPI."""
+    titles = "; ".join(dict.fromkeys(exit_of(error.__new__(error)).title for error in errors))
+    return {"description": titles, "model": Problem, "content": {PROBLEM_TYPE: {}}}
+
+
+def body_doc(*kinds: str) -> dict[str, Any]:
+    """How a raw body stands in OpenAPI, for `openapi_extra`."""
+    schema = {"schema": {"type": "string", "format": "binary"}}
+    return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, schema)}}
