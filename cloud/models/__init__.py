@@ -1,0 +1,1 @@
+"""The torch modules: networks and codec. Serving needs some of them, training all."""

@@ -1,0 +1,318 @@
+"""The codec's torch modules, under the method's names; the field's term stands beside each.
+
+Legend: B pictures, C feature channels, N latent channels, h x w latent grid, V elements of v, n groups (n = N),
+tau codebook entries.
+
+    y (B, C, ., .) -> FeatureTransform -> z (B, N, h, w) -> HyperpriorExtractor -> v (B, V)
+    v -> HyperpriorGenerator -> A (B, n, tau);  A x Codebook -> maps (B, n, h, w) -> ProbabilityPredictor -> mean, scale
+    z -> FeatureReconstruction -> y_hat
+
+The modules are float, for training. `cloud.training.quantise` turns generator, codebook, predictor and prior into the
+integers that are deployed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from shared.types import Frozen
+
+SCALE_MIN = 0.11  # below it a Gaussian's mass lies on one integer anyway
+SCALE_MAX = 64.0
+
+
+class CodecConfig(Frozen):
+    """Sizes of a codec. Channels of a module are those between its given input and output.
+
+    strides: of the transform's layers. grid: of the codebook's entries.
+    """
+
+    transform: tuple[int, ...] = (128, 256, 512, 1024, 1024)
+    strides: tuple[int, ...] = (1, 1, 1, 1, 1, 1)
+    latent_channels: int = Field(128, ge=1)
+    extractor: tuple[int, ...] = (64, 512)
+    extractor_linear: int = 512
+    hyper_size: int = Field(128, ge=1)
+    generator: tuple[int, ...] = (512, 512, 512)
+    tau: int = Field(512, ge=1)
+    grid: tuple[int, int] = (4, 4)
+    predictor: tuple[int, ...] = (128,)
+    reconstruction: tuple[int, ...] = (1024, 1024, 512, 256, 128)
+
+    @model_validator(mode="after")
+    def _fits(self) -> CodecConfig:
+        if len(self.strides) != len(self.transform) + 1:
+            raise ValueError(f"{len(self.transform) + 1} transform layers need as many strides")
+        if any(s not in (1, 2) for s in self.strides):
+            raise ValueError("a transform layer's stride is 1 or 2")
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Feature cells that a latent cell is wide and high."""
+        return math.prod(self.strides)
+
+    def for_feature(self, height: int, width: int) -> CodecConfig:
+        """These sizes, with the codebook's grid set to that of z for a feature of height x width cells."""
+        return self.model_copy(update={"grid": (-(-height // self.stride), -(-width // self.stride))})
+
+
+# The method's worked example (feature 8 x 4 x 4: a 256 x 256 picture at stride 64), and what the shipped bundle uses.
+PRESETS = {
+    "reference": CodecConfig(),
+    "small": CodecConfig(
+        transform=(48, 64, 64),
+        strides=(1, 2, 1, 1),
+        latent_channels=48,
+        extractor=(64, 96),
+        extractor_linear=96,
+        hyper_size=48,
+        generator=(96, 128),
+        tau=64,
+        grid=(8, 8),
+        predictor=(48,),
+        reconstruction=(128, 128, 96, 64),
+    ),
+}
+
+
+def _chain(
+    inputs: int, widths: tuple[int, ...], outputs: int, strides: tuple[int, ...] | None = None
+) -> nn.Sequential:
+    """3 x 3 convolutions with ReLU between them, none after the last."""
+    layers: list[nn.Module] = []
+    sizes = (inputs, *widths, outputs)
+    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        layers += [nn.Conv2d(a, b, 3, strides[i] if strides else 1, 1), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class FeatureTransform(nn.Module):
+    """Analysis transform g_a: y (B, C, H', W') -> z before rounding (B, N, h, w).
+
+    The method's table is lost; this mirrors FeatureReconstruction.
+    """
+
+    def __init__(self, channels: int, config: CodecConfig) -> None:
+        super().__init__()
+        self.layers = _chain(channels, config.transform, config.latent_channels, config.strides)
+
+    def forward(self, y: Tensor) -> Tensor:
+        z: Tensor = self.layers(y)
+        return z
+
+
+class HyperpriorExtractor(nn.Module):
+    """Hyper-analysis h_a: z (B, N, h, w) -> v before rounding (B, V); pooled over the grid, so v has no axes."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            _chain(config.latent_channels, config.extractor[:-1], config.extractor[-1]), nn.ReLU()
+        )
+        self.linear = nn.Sequential(
+            nn.Linear(config.extractor[-1], config.extractor_linear),
+            nn.ReLU(),
+            nn.Linear(config.extractor_linear, config.hyper_size),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        v: Tensor = self.linear(self.convolutions(z).mean((2, 3)))
+        return v
+
+
+class FactorisedPrior(nn.Module):
+    """Factorised prior (entropy bottleneck) of v: each element a mixture of three logistic densities.
+
+    Written here, in the log domain, because the gradient has to live on in the tails, where compressai's
+    EntropyBottleneck clamps the likelihood (docs/decisions/0002).
+    """
+
+    def __init__(self, size: int, parts: int = 3) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(size, parts))
+        self.means = nn.Parameter(torch.linspace(-1.0, 1.0, parts).repeat(size, 1))
+        self.log_scales = nn.Parameter(torch.zeros(size, parts))
+
+    def bits(self, v: Tensor) -> Tensor:
+        """-log2 of the mass on [v - 1/2, v + 1/2], of v (..., V)."""
+        scale = self.log_scales.clamp(-4, 6).exp()
+        middle = v[..., None] - self.means
+        upper, lower = (middle + 0.5) / scale, (middle - 0.5) / scale
+        # The mass of a logistic: sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)).
+        log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-1 / scale))
+        mixed = torch.logsumexp(log_mass + F.log_softmax(self.logits, -1), -1)
+        return -mixed / math.log(2)
+
+
+class HyperpriorGenerator(nn.Module):
+    """Hyper-synthesis h_s: v (B, V) -> n groups of tau linear coefficients, A (B, n, tau)."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.groups, self.tau = config.latent_channels, config.tau
+        sizes = (config.hyper_size, *config.generator)
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.last = nn.Linear(sizes[-1], self.groups * self.tau)
+
+    def forward(self, v: Tensor) -> Tensor:
+        for layer in self.hidden:
+            v = F.relu(layer(v))
+        return self.last(v).reshape(-1, self.groups, self.tau)
+
+
+class Codebook(nn.Module):
+    """tau learned spatial entries; A (B, n, tau) x entries (tau, h, w) -> maps (B, n, h, w)."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.entries = nn.Parameter(torch.randn(config.tau, *config.grid) / math.sqrt(config.tau))
+
+    def forward(self, coefficients: Tensor, h: int, w: int) -> Tensor:
+        entries = self.entries
+        if entries.shape[1:] != (h, w):
+            entries = F.interpolate(entries[None], (h, w), mode="bilinear", align_corners=False)[0]
+        return torch.einsum("bnt,thw->bnhw", coefficients, entries)
+
+
+class _Bounded(torch.autograd.Function):
+    """clamp whose gradient still passes where it leads back inside: a scale at its bound is not stuck there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (low, high), (gradient,) = ctx.saved_tensors, ctx.bounds, gradients
+        outwards = ((x < low) & (gradient > 0)) | ((x > high) & (gradient < 0))
+        return gradient.masked_fill(outwards, 0.0), None, None
+
+
+class ProbabilityPredictor(nn.Module):
+    """maps (B, n, h, w) -> mean and log standard deviation of every element of z, each (B, N, h, w).
+
+    The method's table is lost; ours is a branch of 1 x 1 convolutions for each, with weights of its own.
+    """
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.mean = self._branch(config)
+        self.log_scale = self._branch(config)
+
+    @staticmethod
+    def _branch(config: CodecConfig) -> nn.ModuleList:
+        sizes = (config.latent_channels, *config.predictor, config.latent_channels)
+        return nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_scale = maps, maps
+        for i, (m, s) in enumerate(zip(self.mean, self.log_scale, strict=True)):
+            mean, log_scale = m(F.relu(mean) if i else mean), s(F.relu(log_scale) if i else log_scale)
+        return mean, _Bounded.apply(log_scale, math.log(SCALE_MIN), math.log(SCALE_MAX))
+
+
+class FeatureReconstruction(nn.Module):
+    """Synthesis transform g_s: z (B, N, h, w) -> y_hat (B, C, H', W'), where (H', W') is the feature's grid."""
+
+    def __init__(self, channels: int, config: CodecConfig) -> None:
+        super().__init__()
+        sizes = (config.latent_channels, *config.reconstruction, channels)
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, 1, 1) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.stride = config.stride
+
+    def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        for i, layer in enumerate(self.layers):
+            z = layer(F.relu(z) if i else z)
+            if i == 0 and self.stride > 1:
+                # A strided transform rounds odd sizes up; what is too much is cut.
+                z = F.interpolate(z, scale_factor=float(self.stride), mode="nearest")[..., : size[0], : size[1]]
+        return z
+
+
+def gaussian_bits(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """-log2 of the Gaussian's mass on [z - 1/2, z + 1/2], with a gradient that lives on in the tails."""
+    inverse = torch.exp(-log_scale)
+    away = (z - mean).abs()  # by symmetry, so that both bounds lie in the lower tail, where the logs are exact
+    upper = torch.special.log_ndtr((0.5 - away) * inverse)
+    lower = torch.special.log_ndtr((-0.5 - away) * inverse)
+    return -(upper + torch.log1p(-torch.exp((lower - upper).clamp(max=-1e-6)))) / math.log(2)
+
+
+def round_straight(x: Tensor) -> Tensor:
+    """Rounding whose gradient is the identity."""
+    return x + (x.round() - x).detach()
+
+
+class Coded(NamedTuple):
+    """What one pass through the codec gives: y_hat, and the bits of z and of v a picture, (B,) each."""
+
+    y_hat: Tensor
+    bits_z: Tensor
+    bits_v: Tensor
+
+
+class FeatureCodec(nn.Module):
+    """The whole codec, as it is trained.
+
+    In training the rate is that of z and v with uniform noise in place of rounding, and everything that reads z or v
+    reads them rounded straight through (Minnen and Singh, 2020, "Channel-wise autoregressive entropy models", mix the
+    two so). In evaluation all is rounded.
+    """
+
+    def __init__(self, channels: int, config: CodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transform = FeatureTransform(channels, config)
+        self.extractor = HyperpriorExtractor(config)
+        self.prior = FactorisedPrior(config.hyper_size)
+        self.generator = HyperpriorGenerator(config)
+        self.codebook = Codebook(config)
+        self.predictor = ProbabilityPredictor(config)
+        self.reconstruction = FeatureReconstruction(channels, config)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Kaiming's scale, so that deep chains neither vanish nor explode: z and v start near unit variance, a few
+        bits an element. The predictor starts near mean 0 and scale 1."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for last in (self.predictor.mean[-1], self.predictor.log_scale[-1]):
+            last.weight.data *= 0.1
+
+    def latents(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """z and v as the edge makes them: rounded, still floats."""
+        z = self.transform(y).round()
+        return z, self.extractor(z).round()
+
+    def gaussians(self, v: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
+        """Mean and log scale of every element of z."""
+        mean, log_scale = self.predictor(self.codebook(self.generator(v), h, w))
+        return mean, log_scale
+
+    def forward(self, y: Tensor) -> Coded:
+        z = self.transform(y)
+        z_hat = round_straight(z)
+        v = self.extractor(z_hat)
+        v_hat = round_straight(v)
+        if self.training:
+            z_rate, v_rate = z + torch.rand_like(z) - 0.5, v + torch.rand_like(v) - 0.5
+        else:
+            z_rate, v_rate = z_hat, v_hat
+        mean, log_scale = self.gaussians(v_hat, z.shape[2], z.shape[3])
+        return Coded(
+            self.reconstruction(z_hat, (y.shape[2], y.shape[3])),
+            gaussian_bits(z_rate, mean, log_scale).sum((1, 2, 3)),
+            self.prior.bits(v_rate).sum(1),
+        )

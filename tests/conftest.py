@@ -1,0 +1,72 @@
+"""What tests of more than one folder need: small pictures, and a bundle that is built from them in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Labelled noise of 64 x 64: pictures of class k have a bright channel k. Learnt in a few steps."""
+
+    values: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...] = ("red", "green", "blue")
+
+    @classmethod
+    def of(cls, count: int, seed: int) -> Patches:
+        labels = np.arange(count, dtype=np.int64) % 3
+        values = np.random.default_rng(seed).integers(0, 160, (count, 64, 64, 3), dtype=np.uint8)
+        values[np.arange(count), :, :, labels] += 90
+        return cls(values, labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.values[indices]
+
+
+@pytest.fixture(scope="session")
+def patches() -> tuple[Patches, Patches]:
+    """For training and for validation."""
+    return Patches.of(192, 0), Patches.of(48, 1)
+
+
+@pytest.fixture(scope="session")
+def tiny_network(tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches]) -> Path:
+    """A trained network folder: three classes, a feature of 8 x 4 x 4."""
+    from cloud.models.networks import ClassifierConfig
+    from cloud.training.network import NetworkRecipe, train_network
+
+    out = tmp_path_factory.mktemp("tiny") / "network"
+    sizes = ClassifierConfig(classes=3, widths=(8, 8, 16, 16), head_widths=(16,))
+    recipe = NetworkRecipe(data="patches", steps=40, batch=24, height=64, width=64, network=sizes)
+    train_network(recipe, *patches, out, resume=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches], tiny_network: Path) -> Path:
+    """A codec's run folder, trained for a few steps."""
+    from cloud.training.single import SingleRecipe, train_single
+
+    out = tmp_path_factory.mktemp("tiny") / "codec"
+    recipe = SingleRecipe(data="patches", network=str(tiny_network), lambda_=300.0, steps=60, batch=24)
+    train_single(recipe, *patches, out, resume=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches], tiny_run: Path) -> Path:
+    """A whole bundle: one task "classification" of three labels, pictures of 64 x 64, latent grid 2 x 2."""
+    from cloud.training.build import build
+
+    out = tmp_path_factory.mktemp("tiny") / "bundle"
+    build(tiny_run, out, "tiny", patches[1])
+    return out
