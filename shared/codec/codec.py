@@ -32,8 +32,9 @@ def fingerprint(tensors: Tensors) -> bytes:
     digest = hashlib.sha256(CODING.encode())
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        digest.update(array.tobytes())
     return digest.digest()
 
 
@@ -82,7 +83,8 @@ class LatentCodec:
 
     def decode(self, b_v: bytes, b_z: bytes, h: int, w: int) -> Ints:
         """z (N, h, w) int32. Raises CorruptPayloadError."""
-        return self.decode_batch([(b_v, b_z)], h, w)[0]
+        z: Ints = self.decode_batch([(b_v, b_z)], h, w)[0]
+        return z
 
     def decode_v(self, b_v: bytes) -> Ints:
         """v (V,) int32. Raises CorruptPayloadError."""

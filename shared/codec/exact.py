@@ -21,6 +21,7 @@ bundle code.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ SCALE_STEPS = 64  # the scale to one of 64 values
 FLOAT32_EXACT = 1 << 24
 FLOAT64_EXACT = 1 << 53
 
+_INT32_REACH = 1 << 31
 _FOLD_BYTES_MAX = 64 << 20
 _FOLDS_KEPT = 4
 
@@ -85,8 +87,8 @@ class Rounding:
     high: int
 
     def __post_init__(self) -> None:
-        if self.shift < 1 or self.low > self.high:
-            raise ValueError(f"a rounding needs shift >= 1 and low <= high, not {self}")
+        if self.shift < 1 or self.low > self.high or self.reach >= FLOAT32_EXACT:
+            raise ValueError(f"a rounding needs shift >= 1 and -2**24 < low <= high < 2**24, not {self}")
 
     @classmethod
     def from_tensor(cls, spec: NDArray[Any]) -> Rounding:
@@ -108,13 +110,15 @@ class Rounding:
 class _Layer:
     """y = rounding(W x + b) on columns: x (..., K, M) -> (..., O, M)."""
 
-    def __init__(self, name: str, tensors: Tensors, reach: int, backend: Backend) -> None:
+    def __init__(self, name: str, tensors: Tensors, inputs: int, reach: int, backend: Backend) -> None:
         weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
-        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
-            raise ValueError(f"{name}: weight {weight.shape} and bias {bias.shape} do not fit together")
+        _check_shapes(name, weight, bias)
+        if weight.shape[1] != inputs:
+            raise ValueError(f"{name}: weight {weight.shape} does not take {inputs} inputs")
+        self.outputs = len(weight)
         self.rounding = Rounding.from_tensor(tensors[f"{name}.rounding"])
         half = 1 << (self.rounding.shift - 1)
-        self.bound = int(_row_reach(weight, bias, reach).max()) + half
+        self.bound = int(_row_reach(name, weight, bias, reach).max()) + half
         self.wide = _wide(name, self.bound)
         self.backend = backend
         self.weight = backend.array(weight, self.wide)
@@ -136,43 +140,48 @@ class ExactPath:
     def __init__(self, tensors: Tensors, backend: Backend | None = None) -> None:
         self._xp = backend or NumpyBackend()
         self.v_reach = int(tensors["v.reach"][0])
-        reach = self.v_reach
-        self._generator: list[_Layer] = []
-        while f"generator.{len(self._generator)}.weight" in tensors:
-            layer = _Layer(f"generator.{len(self._generator)}", tensors, reach, self._xp)
-            self._generator.append(layer)
-            reach = layer.rounding.reach
+        if not 0 <= self.v_reach < FLOAT32_EXACT:
+            raise InexactError(f"v.reach is {self.v_reach}; it is 0 or more and float32 must hold it")
         self._last_weight, self._last_bias = tensors["last.weight"], tensors["last.bias"]
+        _check_shapes("last", self._last_weight, self._last_bias)
+        self.v_size = tensors.get("generator.0.weight", self._last_weight).shape[1]
+        self._generator, width, reach = self._layers("generator", tensors, self.v_size, self.v_reach)
+        if self._last_weight.shape[1] != width:
+            raise ValueError(f"last: weight {self._last_weight.shape} does not take {width} inputs")
+        _check_reach("codebook", tensors["codebook.entries"])
         self._entries = tensors["codebook.entries"].astype(np.int64)
         self._maps_rounding = Rounding.from_tensor(tensors["codebook.rounding"])
         self.tau = len(self._entries)
         self.groups, rest = divmod(len(self._last_weight), self.tau)
-        if rest or self._entries.ndim != 3:
+        if rest or self.groups == 0 or self._entries.ndim != 3:
             raise ValueError("the last generator layer's rows are not groups x tau")
-        self.v_size = (tensors["generator.0.weight"] if self._generator else self._last_weight).shape[1]
-        rows = _row_reach(self._last_weight, self._last_bias, reach).reshape(self.groups, self.tau)
+        rows = _row_reach("last", self._last_weight, self._last_bias, reach).reshape(self.groups, self.tau)
         entry_reach = np.abs(self._entries).max(axis=(1, 2)).astype(object)
         half = 1 << (self._maps_rounding.shift - 1)
         # Holds for the folded matrix too, and on every grid: a resized entry never passes its largest value.
         self._maps_bound = max(int((rows * entry_reach).sum(axis=1).max()) + half, int(rows.max()))
         self._wide = _wide("codebook", self._maps_bound)
         reach = self._maps_rounding.reach
-        self._mean = self._branch("mean", tensors, reach)
-        self._scale = self._branch("scale", tensors, reach)
+        self._mean, means, _ = self._layers("mean", tensors, self.groups, reach)
+        self._scale, scales, _ = self._layers("scale", tensors, self.groups, reach)
+        if not self._mean or not self._scale or means != self.groups or scales != self.groups:
+            raise ValueError(f"both branches of the predictor must end in {self.groups} channels")
         last = self._scale[-1].rounding
         if (last.low, last.high) != (0, SCALE_STEPS - 1):
             raise ValueError(f"the scale branch must end in 0..{SCALE_STEPS - 1}")
         # Matrices of one grid, ready for use; small, because a camera seldom changes its size.
         self._grids: OrderedDict[tuple[int, int, bool], Any] = OrderedDict()
+        self._last: tuple[Any, Any] | None = None
+        self._lock = threading.Lock()
 
-    def _branch(self, name: str, tensors: Tensors, reach: int) -> list[_Layer]:
+    def _layers(self, name: str, tensors: Tensors, inputs: int, reach: int) -> tuple[list[_Layer], int, int]:
+        """{name}.0, {name}.1 and so on, how many outputs the last of them has, and how far those reach."""
         layers: list[_Layer] = []
         while f"{name}.{len(layers)}.weight" in tensors:
-            layers.append(_Layer(f"{name}.{len(layers)}", tensors, reach, self._xp))
-            reach = layers[-1].rounding.reach
-        if not layers:
-            raise ValueError(f"the {name} branch of the predictor has no layers")
-        return layers
+            layer = _Layer(f"{name}.{len(layers)}", tensors, inputs, reach, self._xp)
+            layers.append(layer)
+            inputs, reach = layer.outputs, layer.rounding.reach
+        return layers, inputs, reach
 
     def bounds(self) -> dict[str, tuple[int, str]]:
         """Each layer's proven largest partial sum, and the float that it therefore runs in."""
@@ -191,16 +200,16 @@ class ExactPath:
         """
         xp = self._xp
         clamped = np.clip(v, -self.v_reach, self.v_reach)
-        x: Any = xp.array(clamped[:, :, None], False)
+        x: Any = xp.array(clamped.T, False)  # (V, B): each weight is read once for all pictures
         for layer in self._generator:
             x = layer(x)
         x = xp.cast(x, self._wide)
         if self._fold_pays(h, w) if fold is None else fold:
             weight, bias = self._grid(h, w, True)
-            maps = (weight @ x + bias).reshape(len(v), self.groups, h * w)
+            maps = (weight @ x + bias).T.reshape(len(v), self.groups, h * w)
         else:
             weight, bias, entries = self._grid(h, w, False)
-            maps = (weight @ x + bias).reshape(len(v), self.groups, self.tau) @ entries
+            maps = (weight @ x + bias).T.reshape(len(v), self.groups, self.tau) @ entries
         maps = self._maps_rounding.apply(maps, xp)
         mean, scale = maps, maps
         for layer in self._mean:
@@ -215,36 +224,36 @@ class ExactPath:
     def _fold_pays(self, h: int, w: int) -> bool:
         inputs, cells = self._last_weight.shape[1], h * w
         small = self.groups * cells * inputs * 8 <= _FOLD_BYTES_MAX
-        return small and inputs * cells < self.tau * (inputs + cells)
+        return bool(small and inputs * cells < self.tau * (inputs + cells))
 
     def _grid(self, h: int, w: int, fold: bool) -> Any:
         key = (h, w, fold)
-        if key in self._grids:
-            self._grids.move_to_end(key)
-            return self._grids[key]
-        entries = resize_entries(self._entries, h, w).reshape(self.tau, h * w)
+        with self._lock:
+            if key in self._grids:
+                self._grids.move_to_end(key)
+                return self._grids[key]
+            entries = resize_entries(self._entries, h, w).reshape(self.tau, h * w)
+            made = self._folded(entries) if fold else (*self._unfolded(), self._xp.array(entries, self._wide))
+            self._grids[key] = made
+            if len(self._grids) > _FOLDS_KEPT:
+                self._grids.popitem(last=False)
+            return made
+
+    def _folded(self, entries: NDArray[np.int64]) -> tuple[Any, Any]:
+        weight = self._last_weight.astype(np.float64).reshape(self.groups, self.tau, -1)
+        bias = self._last_bias.astype(np.float64).reshape(self.groups, self.tau)
+        # In float64, exact by the bound above, because int64 matrix products are many times slower.
+        flat = entries.T.astype(np.float64) @ weight  # (n, P, K)
+        shift = bias @ entries.astype(np.float64)  # (n, P)
         array = self._xp.array
-        made: Any
-        if fold:
-            weight = self._last_weight.astype(np.int64).reshape(self.groups, self.tau, -1)
-            bias = self._last_bias.astype(np.int64).reshape(self.groups, self.tau)
-            # In float64, exact by the bound above, because int64 matrix products are many times slower.
-            flat = entries.T.astype(np.float64) @ weight.astype(np.float64)  # (n, P, K)
-            shift = bias.astype(np.float64) @ entries.astype(np.float64)  # (n, P)
-            made = (
-                array(flat.reshape(self.groups * h * w, -1), self._wide),
-                array(shift.reshape(-1, 1), self._wide),
-            )
-        else:
-            made = (
-                array(self._last_weight, self._wide),
-                array(self._last_bias[:, None], self._wide),
-                array(entries, self._wide),
-            )
-        self._grids[key] = made
-        if len(self._grids) > _FOLDS_KEPT:
-            self._grids.popitem(last=False)
-        return made
+        return array(flat.reshape(-1, flat.shape[-1]), self._wide), array(shift.reshape(-1, 1), self._wide)
+
+    def _unfolded(self) -> tuple[Any, Any]:
+        """The last layer as it is: one copy for every grid, because it is by far the largest matrix."""
+        if self._last is None:
+            array = self._xp.array
+            self._last = array(self._last_weight, self._wide), array(self._last_bias[:, None], self._wide)
+        return self._last
 
 
 def resize_entries(entries: NDArray[np.int64], h: int, w: int) -> NDArray[np.int64]:
@@ -263,10 +272,23 @@ def resize_entries(entries: NDArray[np.int64], h: int, w: int) -> NDArray[np.int
     return entries
 
 
-def _row_reach(weight: NDArray[Any], bias: NDArray[Any], reach: int) -> NDArray[Any]:
+def _check_shapes(name: str, weight: NDArray[Any], bias: NDArray[Any]) -> None:
+    if weight.ndim != 2 or weight.size == 0 or bias.shape != weight.shape[:1]:
+        raise ValueError(f"{name}: weight {weight.shape} and bias {bias.shape} do not fit together")
+
+
+def _check_reach(name: str, values: NDArray[Any]) -> None:
+    """Within 32 bits, so that the sums of the proof itself cannot overflow."""
+    if values.size == 0 or not -_INT32_REACH <= int(values.min()) <= int(values.max()) <= _INT32_REACH:
+        raise InexactError(f"{name}: a weight passes {_INT32_REACH}; use fewer bits")
+
+
+def _row_reach(name: str, weight: NDArray[Any], bias: NDArray[Any], reach: int) -> NDArray[Any]:
     """The largest |partial sum| of each row for inputs within +-reach, as Python integers that cannot overflow."""
-    rows = np.abs(weight.astype(np.int64)).sum(axis=1).astype(object) * reach
-    return np.asarray(rows + np.abs(bias.astype(np.int64)).astype(object))
+    _check_reach(name, weight)
+    # The two signs apart: |x| of the lowest int8 is no int8, and a wider copy of 33 million weights is large.
+    rows = weight.clip(min=0).sum(axis=1, dtype=np.int64) - weight.clip(max=0).sum(axis=1, dtype=np.int64)
+    return np.asarray(rows.astype(object) * reach + np.abs(bias.astype(object)))
 
 
 def _wide(name: str, bound: int) -> bool:

@@ -195,6 +195,7 @@ def _shortest(encoder: Any) -> bytes:
     sealed = int.from_bytes(words.astype(">u4").tobytes(), "big") << scale - _WORD * len(words)
     low = sealed - (sealed - lower) % (1 << _STATE_BITS)
     size = scale // 8
+    point: int
     for cut in range(_STATE_BITS, -1, -8):
         point = -(-low >> cut) << cut
         if point < low + width and point >> scale == 0:
