@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cloud.training.rooms.parts import SEMANTIC_CLASSES
-from cloud.training.rooms.raycast import render_arrays
 from cloud.training.rooms.scene import CATEGORIES, build_scene
+from cloud.training.rooms.shading import render_arrays
 
 # Raise when any byte of any image changes: sets on disk state it, and readers refuse another.
 RENDERER_VERSION = 1

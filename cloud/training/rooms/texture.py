@@ -184,7 +184,11 @@ def texture(materials, index, px, py, pz, hx, hy, hz, face):
         cols = max(1.0, floor(2.0 * hu / s + 0.5))
         w = 2.0 * hu / cols
         at = (u + hu) / w - floor((u + hu) / w)
-        tall = 2.0 * hv / max(1.0, floor(2.0 * hv / materials[index, 10] + 0.5)) if materials[index, 10] > 0.0 else 2.0 * hv
+        tall = (
+            2.0 * hv / max(1.0, floor(2.0 * hv / materials[index, 10] + 0.5))
+            if materials[index, 10] > 0.0
+            else 2.0 * hv
+        )
         up = (v + hv) / tall - floor((v + hv) / tall)
         if at * w < 0.018 or up * tall < 0.018:
             tone = 0.3
@@ -219,7 +223,12 @@ def texture(materials, index, px, py, pz, hx, hy, hz, face):
         x, y = un - 1.2 * (hash01(seed, 1, 1) - 0.5), vn - 0.35
         if vn < ridge:
             t = 0.12 + 0.25 * _noise(un * 12.0, vn * 12.0, seed)
-            return t * (0.3 + materials[index, 3]), t * (0.3 + materials[index, 4]), t * (0.3 + materials[index, 5]), emit
+            return (
+                t * (0.3 + materials[index, 3]),
+                t * (0.3 + materials[index, 4]),
+                t * (0.3 + materials[index, 5]),
+                emit,
+            )
         if x * x * 3.0 + y * y < 0.05:
             return 1.0, 0.95, 0.7, emit
         mix = 0.5 - 0.5 * vn
