@@ -1,4 +1,8 @@
-"""Surface patterns: colour and glow of a point of a part, from exact arithmetic and integer hashes only."""
+"""Surface patterns: colour and glow of a point of a part, from exact arithmetic and integer hashes only.
+
+numba's cache of a function looks at the time of its own file, not of the files it calls: after a change here or in
+`raycast`, delete `__pycache__/*.nb*` of this folder, or the old code stays inlined in `shading`.
+"""
 
 from __future__ import annotations
 
