@@ -82,8 +82,7 @@ def demo(
     ] = None,
 ) -> None:
     """Start a cloud and an edge here, send sample rooms through both, show what came back."""
-    from demo import run_demo
-
+    from cloud.demo import run_demo
     from shared.bundle import default_bundle
 
     run_demo(images or [], out, bundle or default_bundle())
@@ -108,7 +107,7 @@ def main() -> None:
     except IsthmusError as error:
         _end(str(error), exit_of(error).status)
     except ModuleNotFoundError as error:
-        ours = {"isthmus", "demo", "edge", "cloud", "shared"}
+        ours = {"isthmus", "edge", "cloud", "shared"}
         if (error.name or "").split(".")[0] in ours:
             raise  # a fault of the program, not of the installation
         missing = _not_installed(error, next((name for name in sys.argv[1:2] if name in GROUPS), None))

@@ -62,6 +62,7 @@ def build_app(pipeline: Callable[[], Pipeline], settings: CloudSettings) -> Fast
         tags=["analyze"],
         summary="One picture: an image file, or an Isthmus bitstream",
         responses=PROBLEMS,
+        response_model_exclude_none=True,
         openapi_extra=body_doc("image/*", MEDIA_TYPE),
     )
     async def analyze(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from shared.bundle import Bundle, default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.types import Analysis, TaskQuery, Wanted, new_request_id
+
+if TYPE_CHECKING:
+    from cloud.settings import CloudSettings
 
 app = typer.Typer(no_args_is_help=True, help="The server side: bytes -> answers.")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,9 +90,8 @@ class Pipeline:
         )
         self._answers = AnswerCache(settings.answers_kept)
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        size = bundle.manifest.preprocess
-        own_cells = -(-size.height // bundle.manifest.stride) * -(-size.width // bundle.manifest.stride)
-        self._cells_max = max(settings.grid_cells_max, own_cells)
+        own = bundle.manifest.codec.get("grid", (1, 1))
+        self._cells_max = max(settings.grid_cells_max, math.prod(own))
 
     def info(self) -> BundleInfo:
         return self.bundle.info()

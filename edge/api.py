@@ -58,6 +58,7 @@ def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastA
         tags=["analyze"],
         summary="One image, encoded here and answered by the cloud",
         responses=PROBLEMS,
+        response_model_exclude_none=True,
         openapi_extra=body_doc("image/*", "application/octet-stream"),
     )
     async def analyze(

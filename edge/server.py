@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 
-import numpy as np
+from PIL import Image
 
 from edge.api import build_app
 from edge.client import Client
@@ -13,7 +14,7 @@ from edge.pipeline import Pipeline
 from edge.settings import EdgeSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
-from shared.errors import NotReadyError
+from shared.errors import BundleDamagedError, NotReadyError
 from shared.serving import HttpServer, announce, stop_signal
 
 log = logging.getLogger("isthmus.edge")
@@ -21,10 +22,14 @@ log = logging.getLogger("isthmus.edge")
 
 def load(bundle: Bundle, threads: int) -> Encoder:
     """Blocking: an encoder that has encoded one grey picture. Raises BundleError."""
-    encoder = Encoder(bundle, threads)
+    try:
+        encoder = Encoder(bundle, threads)
+    except (KeyError, ValueError) as error:  # tensors that are intact and still do not make a codec
+        raise BundleDamagedError(f"{bundle.path} does not make an encoder: {error}") from error
     size = bundle.manifest.preprocess
-    v, z = encoder.latents(np.zeros((1, 3, size.height, size.width), np.float32))
-    encoder.codec.encode(v[0], z[0])
+    grey = io.BytesIO()
+    Image.new("RGB", (size.width, size.height), "grey").save(grey, "PNG")
+    encoder.encode(grey.getvalue())
     return encoder
 
 

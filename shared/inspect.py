@@ -47,7 +47,7 @@ class Report:
             table.add_row(Text(field.name), Text(_told(field.value)), Text(field.note))
         out = io.StringIO()
         Console(file=out, width=None if Console().is_terminal else 120).print(table)
-        return out.getvalue().rstrip("\n")
+        return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def inspect_path(path: Path) -> Report:
@@ -109,7 +109,6 @@ def inspect_bundle(bundle: Bundle) -> Report:
         Field("preprocess.fit", size.fit),
         Field("preprocess.mean", list(size.mean), "RGB, of 0..1"),
         Field("preprocess.std", list(size.std)),
-        Field("stride", manifest.stride, "pixels a latent cell is wide and high"),
         *(Field(f"codec.{key}", value) for key, value in manifest.codec.items()),
         *(Field(f"quality.{level.quality}.lambda", level.lambda_) for level in manifest.qualities),
     ]
