@@ -16,6 +16,7 @@ string of bytes inside the coder's final interval, and the reader supplies zeros
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import constriction
@@ -182,6 +183,7 @@ def _decode_escape(decoder: Any) -> int:
     return (1 << bits) + rest - 1
 
 
+@cache
 def _uniform(size: int) -> Any:
     # constriction's uniform model needs at least two symbols.
     return constriction.stream.model.Uniform(size)
