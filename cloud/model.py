@@ -50,7 +50,9 @@ class CloudModel:
             self._reconstruction = FeatureReconstruction(self._feature[0], config)
             self._tails = nn.ModuleDict()
             for task in manifest.tasks:
-                _, self._tails[task.name] = split(build_network(task.network, task.network_config), task.split)
+                _, self._tails[task.name] = split(
+                    build_network(task.network, task.network_config), task.split
+                )
             _load(self._reconstruction, tensors, "reconstruction.")
             for name, tail in self._tails.items():
                 _load(tail, tensors, f"tails.{name}.")
@@ -89,7 +91,9 @@ class CloudModel:
         z = np.zeros((1, config.latent_channels, *config.grid), np.int32)
         v = np.zeros(self.codec.path.v_size, np.int32)
         streams = [self.codec.encode(v, z[0])]
-        self.answer(self.codec.decode_batch(streams, *config.grid), [[TaskQuery(name=n) for n in self._tasks]])
+        self.answer(
+            self.codec.decode_batch(streams, *config.grid), [[TaskQuery(name=n) for n in self._tasks]]
+        )
 
 
 def _best(scores: Tensor, top_k: int, labels: tuple[str, ...]) -> ClassificationResult:

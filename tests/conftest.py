@@ -52,7 +52,9 @@ def tiny_network(tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patche
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches], tiny_network: Path) -> Path:
+def tiny_run(
+    tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches], tiny_network: Path
+) -> Path:
     """A codec's run folder, trained for a few steps."""
     from cloud.training.single import SingleRecipe, train_single
 
@@ -63,7 +65,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, P
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches], tiny_run: Path) -> Path:
+def tiny_bundle(
+    tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches], tiny_run: Path
+) -> Path:
     """A whole bundle: one task "classification" of three labels, pictures of 64 x 64, latent grid 2 x 2."""
     from cloud.training.build import build
 

@@ -226,7 +226,9 @@ class FeatureReconstruction(nn.Module):
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
         sizes = (config.latent_channels, *config.reconstruction, channels)
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, 1, 1) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(
+            nn.Conv2d(a, b, 3, 1, 1) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
         self.stride = config.stride
 
     def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
@@ -234,14 +236,18 @@ class FeatureReconstruction(nn.Module):
             z = layer(F.relu(z) if i else z)
             if i == 0 and self.stride > 1:
                 # A strided transform rounds odd sizes up; what is too much is cut.
-                z = F.interpolate(z, scale_factor=float(self.stride), mode="nearest")[..., : size[0], : size[1]]
+                z = F.interpolate(z, scale_factor=float(self.stride), mode="nearest")[
+                    ..., : size[0], : size[1]
+                ]
         return z
 
 
 def gaussian_bits(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """-log2 of the Gaussian's mass on [z - 1/2, z + 1/2], with a gradient that lives on in the tails."""
     inverse = torch.exp(-log_scale)
-    away = (z - mean).abs()  # by symmetry, so that both bounds lie in the lower tail, where the logs are exact
+    away = (
+        z - mean
+    ).abs()  # by symmetry, so that both bounds lie in the lower tail, where the logs are exact
     upper = torch.special.log_ndtr((0.5 - away) * inverse)
     lower = torch.special.log_ndtr((-0.5 - away) * inverse)
     return -(upper + torch.log1p(-torch.exp((lower - upper).clamp(max=-1e-6)))) / math.log(2)

@@ -31,13 +31,24 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from cloud.models.codec import PRESETS
 from cloud.models.networks import build_network
 from cloud.training.data import Pictures, in_order, network_input
 from cloud.training.network import CARD, NetworkCard
 from cloud.training.quantise import Precision, quantise
 from cloud.training.single import SingleRecipe, SplitCodec, as_map
-from cloud.models.codec import PRESETS
-from shared.bundle import CLOUD, EDGE, ENTROPY, MANIFEST, Bundle, FileEntry, Manifest, Preprocess, Quality, Task
+from shared.bundle import (
+    CLOUD,
+    EDGE,
+    ENTROPY,
+    MANIFEST,
+    Bundle,
+    FileEntry,
+    Manifest,
+    Preprocess,
+    Quality,
+    Task,
+)
 from shared.codec.bitstream import Bitstream
 from shared.codec.codec import LatentCodec, fingerprint
 from shared.errors import DataError
@@ -140,7 +151,9 @@ def build(
             training={"network": card.recipe, "codec": recipe.model_dump(mode="json")},
             figures={"build": report.model_dump(mode="json")},
             licences=licences or {},
-            files={f: FileEntry(sha256=hashlib.sha256(d).hexdigest(), bytes=len(d)) for f, d in files.items()},
+            files={
+                f: FileEntry(sha256=hashlib.sha256(d).hexdigest(), bytes=len(d)) for f, d in files.items()
+            },
         )
         write_manifest(temporary, manifest)
         check_edge(Bundle.open(temporary), x, z)
@@ -242,7 +255,9 @@ def export_edge(model: SplitCodec, preprocess: Preprocess) -> bytes:
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise DataError(f"the network's front cannot be exported to ONNX: {str(error).splitlines()[0]}") from None
+            raise DataError(
+                f"the network's front cannot be exported to ONNX: {str(error).splitlines()[0]}"
+            ) from None
         assert program is not None
         program.save(path, external_data=False)
         return path.read_bytes()
@@ -271,7 +286,9 @@ def check_edge(bundle: Bundle, x: NDArray[np.float32], z: Tensor) -> None:
     _, own = Encoder(bundle).latents(x)
     differing = float((own != z[: len(x)].numpy()).mean())
     if differing > 1e-3:
-        raise DataError(f"edge.onnx differs from the trained model in {differing:.2%} of z; the export is wrong")
+        raise DataError(
+            f"edge.onnx differs from the trained model in {differing:.2%} of z; the export is wrong"
+        )
 
 
 def add_figures(bundle: Path, figures: dict[str, Any]) -> None:

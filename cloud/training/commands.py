@@ -1,10 +1,10 @@
 """`isthmus train ...`: a data set, a network, a codec, a bundle, its figures; in this order.
 
-    isthmus train rooms data/rooms --count 21000
-    isthmus train network --data data/rooms --out runs/network
-    isthmus train single --data data/rooms --network runs/network --out runs/codec
-    isthmus train build runs/codec --data data/rooms --out my-bundle
-    isthmus train evaluate my-bundle --network runs/network --data data/rooms-test
+isthmus train rooms data/rooms --count 21000
+isthmus train network --data data/rooms --out runs/network
+isthmus train single --data data/rooms --network runs/network --out runs/codec
+isthmus train build runs/codec --data data/rooms --out my-bundle
+isthmus train evaluate my-bundle --network runs/network --data data/rooms-test
 """
 
 from __future__ import annotations
@@ -106,9 +106,13 @@ def single(
     batch: Annotated[int, typer.Option(min=1)] = 64,
     learning_rate: float = 1e-3,
     preset: Annotated[str, typer.Option(help="Sizes of the codec: small or reference.")] = "small",
-    distortion: Annotated[str, typer.Option(help="task (labels), distill (the network) or feature.")] = "distill",
+    distortion: Annotated[
+        str, typer.Option(help="task (labels), distill (the network) or feature.")
+    ] = "distill",
     form: Annotated[str, typer.Option(help="rd: H + lambda d;  dr: d + lambda H.")] = "rd",
-    split: Annotated[int | None, typer.Option(help="Layers in the front; the network's own if absent.")] = None,
+    split: Annotated[
+        int | None, typer.Option(help="Layers in the front; the network's own if absent.")
+    ] = None,
     flips: Annotated[bool, typer.Option(help="Mirror images too.")] = True,
     train_all: Annotated[bool, typer.Option("--train-all", help="Train the network along.")] = False,
     holdout: Holdout = 1000,
@@ -176,7 +180,12 @@ def build(
     typer.echo(f"{out}: means over {report.pictures} pictures; {report.decoded} decoded to exactly their z")
     rows = [
         ("float model", report.float_bits_v / 8, report.float_bits_z / 8, ""),
-        ("integer model", report.integer_bits_v / 8, report.integer_bits_z / 8, f"{report.integer_excess:+.2%}"),
+        (
+            "integer model",
+            report.integer_bits_v / 8,
+            report.integer_bits_z / 8,
+            f"{report.integer_excess:+.2%}",
+        ),
         ("written", report.bytes_v, report.bytes_z, f"{report.coded_excess:+.2%}"),
     ]
     for label, b_v, b_z, excess in rows:
@@ -192,7 +201,9 @@ def evaluate(
     network: Annotated[Path, typer.Option(help="The uncompressed network to compare with.")],
     data: Data,
     count: Annotated[int | None, typer.Option(help="Only the first rooms of the set.", min=1)] = None,
-    write: Annotated[bool, typer.Option("--write", help="Put the figures into the bundle's manifest.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put the figures into the bundle's manifest.")
+    ] = False,
 ) -> None:
     """Top-1 and true bytes of a bundle, beside the uncompressed network."""
     from cloud.training.build import add_figures

@@ -54,7 +54,9 @@ class Rooms:
         return np.stack([self._shards[s][r] for s, r in zip(shard, row, strict=True)])
 
 
-def network_input(pixels: NDArray[np.uint8], preprocess: Preprocess, flip: NDArray[np.bool_] | None = None) -> Tensor:
+def network_input(
+    pixels: NDArray[np.uint8], preprocess: Preprocess, flip: NDArray[np.bool_] | None = None
+) -> Tensor:
     """(B, 3, H, W) as the edge makes it; flip (B,): mirror these left to right."""
     if flip is not None:
         pixels = np.where(flip[:, None, None, None], pixels[:, :, ::-1], pixels)

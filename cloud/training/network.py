@@ -56,7 +56,9 @@ class NetworkCard(Frozen):
     figures: dict[str, float]
 
 
-def train_network(recipe: NetworkRecipe, training: Pictures, validation: Pictures, out: Path, resume: bool) -> NetworkCard:
+def train_network(
+    recipe: NetworkRecipe, training: Pictures, validation: Pictures, out: Path, resume: bool
+) -> NetworkCard:
     """Train, and write the network to `out`. Raises DataError."""
     run = Run(out, recipe.model_dump(mode="json"), resume)
     torch.manual_seed(recipe.seed)

@@ -140,7 +140,12 @@ def fit(
 
     def save() -> None:
         run.save(
-            {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "figures": figures}
+            {
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step,
+                "figures": figures,
+            }
         )
 
     columns = (

@@ -47,7 +47,9 @@ class SingleRecipe(Frozen):
     batch: int = Field(64, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     distortion_first: float = Field(0.1, ge=0, le=1, description="share of the steps without any rate")
-    rate_ramp: float = Field(0.3, ge=0, le=1, description="share of the steps in which the rate's weight grows to 1")
+    rate_ramp: float = Field(
+        0.3, ge=0, le=1, description="share of the steps in which the rate's weight grows to 1"
+    )
     flips: bool = True
     train_all: bool = False
     seed: int = 0
@@ -64,7 +66,9 @@ class Batch(NamedTuple):
 class Features:
     """The features of M pictures, computed once. values: (M, C, H', W') float16; teacher: (M, classes) float32."""
 
-    def __init__(self, values: NDArray[np.float16], teacher: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+    def __init__(
+        self, values: NDArray[np.float16], teacher: NDArray[np.float32], labels: NDArray[np.int64]
+    ) -> None:
         self.values, self.teacher, self.labels = values, teacher, labels
 
     def __len__(self) -> int:
@@ -81,7 +85,9 @@ class Features:
 class SplitCodec(nn.Module):
     """front -> codec -> tail, the thing that a bundle deploys."""
 
-    def __init__(self, network: nn.Sequential, layer: int, config: CodecConfig, preprocess: Preprocess) -> None:
+    def __init__(
+        self, network: nn.Sequential, layer: int, config: CodecConfig, preprocess: Preprocess
+    ) -> None:
         super().__init__()
         self.front, self.tail = split(network, layer)
         self.feature = feature_shape(self.front, preprocess.height, preprocess.width)
@@ -103,7 +109,9 @@ def as_map(y: Tensor) -> Tensor:
     return y if y.dim() == 4 else y[:, :, None, None]
 
 
-def train_single(recipe: SingleRecipe, training: Pictures, validation: Pictures, out: Path, resume: bool) -> dict[str, float]:
+def train_single(
+    recipe: SingleRecipe, training: Pictures, validation: Pictures, out: Path, resume: bool
+) -> dict[str, float]:
     """Train, leaving in `out` what `build` needs. Returns the last validation. Raises DataError."""
     run = Run(out, recipe.model_dump(mode="json"), resume)
     network, card = load_network(Path(recipe.network))
@@ -227,7 +235,9 @@ def _pictures(model: SplitCodec, pictures: Pictures, card: NetworkCard, recipe: 
 
 
 @torch.no_grad()
-def cached_features(folder: Path, model: SplitCodec, pictures: Pictures, preprocess: Preprocess, flips: bool) -> Features:
+def cached_features(
+    folder: Path, model: SplitCodec, pictures: Pictures, preprocess: Preprocess, flips: bool
+) -> Features:
     """The frozen front's features of all pictures (and, where `flips`, of their mirror images), kept in `folder`."""
     model.eval()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,151 @@
+"""The torch modules: sizes, densities, gradients."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cloud.models.codec import (
+    PRESETS,
+    CodecConfig,
+    FactorisedPrior,
+    FeatureCodec,
+    ProbabilityPredictor,
+    gaussian_bits,
+)
+from cloud.models.networks import ClassifierConfig, ReferenceClassifier, feature_shape, split
+
+
+def widths(module: torch.nn.Module, kind: type[torch.nn.Module]) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every layer of a kind, in order."""
+    return [(m.weight.shape[1], m.weight.shape[0]) for m in module.modules() if isinstance(m, kind)]
+
+
+def test_reference_preset_has_the_sizes_of_the_worked_example():
+    codec = FeatureCodec(8, PRESETS["reference"])
+    conv, linear = torch.nn.Conv2d, torch.nn.Linear
+    assert widths(codec.transform, conv) == [
+        (8, 128),
+        (128, 256),
+        (256, 512),
+        (512, 1024),
+        (1024, 1024),
+        (1024, 128),
+    ]
+    assert widths(codec.extractor, conv) == [(128, 64), (64, 512)]
+    assert widths(codec.extractor, linear) == [(512, 512), (512, 128)]
+    assert widths(codec.generator, linear) == [(128, 512), (512, 512), (512, 512), (512, 128 * 512)]
+    assert codec.codebook.entries.shape[0] == 512
+    chain = [(128, 1024), (1024, 1024), (1024, 512), (512, 256), (256, 128), (128, 8)]
+    assert widths(codec.reconstruction, conv) == chain
+    shapes = codec(torch.zeros(2, 8, 4, 4))
+    assert shapes.y_hat.shape == (2, 8, 4, 4)
+    assert codec.gaussians(torch.zeros(2, 128), 4, 4)[0].shape == (2, 128, 4, 4)
+
+
+@pytest.mark.parametrize("stride", [4, 16, 64])
+@pytest.mark.parametrize("channels", [3, 8])
+def test_the_feature_has_the_stride_and_channels_asked_for(stride: int, channels: int):
+    network = ReferenceClassifier(ClassifierConfig(classes=5, stride=stride, feature_channels=channels))
+    front, tail = split(network, network.split_layer)
+    assert feature_shape(front, 128, 192) == (channels, 128 // stride, 192 // stride)
+    assert tail.eval()(torch.zeros(1, channels, 128 // stride, 192 // stride)).shape == (1, 5)
+
+
+def test_front_then_tail_is_the_network_at_every_split():
+    torch.manual_seed(0)
+    network = ReferenceClassifier(ClassifierConfig(classes=5, widths=(8, 8, 8, 8), head_widths=(8,))).eval()
+    x = torch.randn(2, 3, 64, 64)
+    whole = network(x)
+    for layer in range(len(network) + 1):
+        front, tail = split(network, layer)
+        assert torch.equal(tail(front(x)), whole)
+    with pytest.raises(ValueError, match="layers 0"):
+        split(network, len(network) + 1)
+
+
+def test_gaussian_bits_are_those_of_the_mass_and_add_up_to_one():
+    k = torch.arange(-80, 81, dtype=torch.float64)
+    for mean, scale in [(0.0, 0.11), (0.3, 0.5), (-7.4, 3.0), (0.5, 9.0)]:
+        bits = gaussian_bits(k, torch.tensor(mean), torch.tensor(math.log(scale), dtype=torch.float64))
+        assert float(torch.exp2(-bits).sum()) == pytest.approx(1, abs=1e-5)
+        upper, lower = ((math.erf((x - mean) / scale / math.sqrt(2))) for x in (0.5, -0.5))
+        assert float(bits[80]) == pytest.approx(-math.log2((upper - lower) / 2), abs=1e-3)
+
+
+@pytest.mark.parametrize("away", [0.0, 3.0, 30.0, 300.0, 3000.0])
+def test_the_gradient_of_the_rate_is_alive_in_the_tails(away: float):
+    mean = torch.tensor(0.0, requires_grad=True)
+    log_scale = torch.tensor(math.log(0.2), requires_grad=True)
+    bits = gaussian_bits(torch.tensor(away), mean, log_scale)
+    bits.backward()
+    assert torch.isfinite(bits)
+    assert torch.isfinite(mean.grad)
+    if away:
+        assert mean.grad < 0  # a larger mean makes it cheaper
+        assert log_scale.grad < 0
+
+
+def test_the_prior_is_a_distribution_with_live_tails():
+    prior = FactorisedPrior(3)
+    v = torch.arange(-400, 401, dtype=torch.float32)[:, None].expand(-1, 3)
+    assert torch.exp2(-prior.bits(v)).sum(0).detach().numpy() == pytest.approx([1, 1, 1], abs=1e-3)
+    far = torch.tensor([[5000.0, -5000.0, 0.0]], requires_grad=True)
+    prior.bits(far).sum().backward()
+    assert far.grad[0, 0] > 0 > far.grad[0, 1]
+
+
+def test_a_scale_at_its_bound_is_not_stuck_there():
+    predictor = ProbabilityPredictor(PRESETS["small"])
+    with torch.no_grad():
+        predictor.log_scale[-1].bias.fill_(-50.0)
+    _, log_scale = predictor(torch.zeros(1, 48, 2, 2))
+    assert float(log_scale.max()) == pytest.approx(math.log(0.11))
+    (-log_scale.sum()).backward()  # asks for a larger scale
+    assert predictor.log_scale[-1].bias.grad.abs().sum() > 0
+    predictor.zero_grad()
+    predictor(torch.zeros(1, 48, 2, 2))[1].sum().backward()  # asks for a smaller one, which there is not
+    assert predictor.log_scale[-1].bias.grad.abs().sum() == 0
+
+
+def test_odd_features_come_back_in_their_own_size():
+    codec = FeatureCodec(4, PRESETS["small"].for_feature(7, 9)).eval()
+    assert codec.config.grid == (4, 5)
+    assert codec(torch.randn(2, 4, 7, 9)).y_hat.shape == (2, 4, 7, 9)
+
+
+def test_evaluation_rounds_and_training_does_not_change_what_is_reconstructed():
+    torch.manual_seed(0)
+    codec = FeatureCodec(8, PRESETS["small"]).eval()
+    y = torch.randn(2, 8, 16, 16)
+    z, v = codec.latents(y)
+    assert torch.equal(z, z.round())
+    assert torch.equal(v, v.round())
+    assert z.unique().numel() > 2, "z must start alive"
+    assert torch.equal(codec(y).y_hat, codec.reconstruction(z, (16, 16)))
+
+
+def test_config_refuses_strides_that_do_not_fit():
+    with pytest.raises(ValueError, match="strides"):
+        CodecConfig(transform=(8,), strides=(1,))
+    with pytest.raises(ValueError, match="1 or 2"):
+        CodecConfig(transform=(8,), strides=(1, 3))
+
+
+def test_quantised_predictions_follow_the_float_model():
+    from cloud.training.quantise import quantise
+    from shared.codec.exact import ExactPath
+
+    torch.manual_seed(3)
+    codec = FeatureCodec(8, PRESETS["small"]).eval()
+    for last in (codec.predictor.mean[-1], codec.predictor.log_scale[-1]):
+        last.weight.data *= 8
+    v = torch.randint(-6, 7, (64, 48)).float()
+    index, offset = ExactPath(quantise(codec, v))(v.numpy().astype(np.int32), 8, 8)
+    mean, log_scale = (t.detach().numpy() for t in codec.gaussians(v, 8, 8))
+    step = math.log(64 / 0.11) / 63
+    assert np.abs(offset + index % 16 / 16 - mean).max() < 1 / 32 + 0.02
+    assert np.abs(index // 16 - (log_scale - math.log(0.11)) / step).max() < 0.5 + 0.1
