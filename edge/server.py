@@ -14,7 +14,7 @@ from edge.pipeline import Pipeline
 from edge.settings import EdgeSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
-from shared.errors import BundleDamagedError, NotReadyError
+from shared.errors import NotReadyError
 from shared.serving import HttpServer, announce, stop_signal
 
 log = logging.getLogger("isthmus.edge")
@@ -22,10 +22,7 @@ log = logging.getLogger("isthmus.edge")
 
 def load(bundle: Bundle, threads: int) -> Encoder:
     """Blocking: an encoder that has encoded one grey picture. Raises BundleError."""
-    try:
-        encoder = Encoder(bundle, threads)
-    except (KeyError, ValueError) as error:  # tensors that are intact and still do not make a codec
-        raise BundleDamagedError(f"{bundle.path} does not make an encoder: {error}") from error
+    encoder = Encoder(bundle, threads)
     size = bundle.manifest.preprocess
     grey = io.BytesIO()
     Image.new("RGB", (size.width, size.height), "grey").save(grey, "PNG")

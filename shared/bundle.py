@@ -68,7 +68,11 @@ class Quality(Frozen):
 
 
 class Task(Frozen):
-    """One task of a bundle. network and network_config say how to build the tail; split: layers in the front."""
+    """One task of a bundle.
+
+    network and network_config say how to build the tail; split: layers in the front; feature: shape of one picture's
+    feature there, without the batch.
+    """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")
     kind: Literal["classification"]
@@ -76,17 +80,17 @@ class Task(Frozen):
     network: str
     network_config: dict[str, Any]
     split: int = Field(ge=0)
+    feature: tuple[int, ...] = Field(min_length=1)
 
 
 class Manifest(Frozen):
-    """manifest.json. stride: pixels a latent cell is wide and high; codec: sizes of the codec's modules."""
+    """manifest.json. codec: sizes of the codec's modules."""
 
     format: Literal[1] = 1
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     created: str
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     preprocess: Preprocess
-    stride: int = Field(ge=1)
     codec: dict[str, Any]
     qualities: tuple[Quality, ...] = Field(min_length=1)
     tasks: tuple[Task, ...] = Field(min_length=1)

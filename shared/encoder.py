@@ -51,7 +51,10 @@ class Encoder:
         except Exception as error:  # onnxruntime has a class of its own for each failure and exports none of them
             raise BundleDamagedError(f"{bundle.path / EDGE} cannot be loaded: {error}") from None
         self._input = self._session.get_inputs()[0].name
-        self.codec = LatentCodec(bundle.entropy())
+        try:
+            self.codec = LatentCodec(bundle.entropy())
+        except (KeyError, ValueError) as error:  # integers that are whole and still do not make a codec
+            raise BundleDamagedError(f"{bundle.path}: the integers do not make a codec: {error}") from None
 
     def encode(self, source: str | Path | bytes, quality: int | None = None, name: str | None = None) -> Encoded:
         """A file or its bytes -> bitstream. Raises ImageError and its kin, or RequestError for an unknown quality."""
@@ -80,7 +83,8 @@ class Encoder:
 
 def count_bytes(stream: Bitstream, total: int, bundle: Bundle) -> ByteCount:
     """Sizes of a packed stream of `total` bytes."""
-    pixels = stream.h * stream.w * bundle.manifest.stride**2
+    preprocess = bundle.manifest.preprocess
+    pixels = preprocess.height * preprocess.width
     return ByteCount(
         b_v=len(stream.b_v), b_z=len(stream.b_z), total=total, bits_per_pixel=8 * total / pixels
     )

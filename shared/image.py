@@ -42,13 +42,25 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
             if width * height > MAX_PIXELS:
                 raise _too_large(name, f"{width} x {height} pixels")
             picture.load()
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            return _rgb(ImageOps.exif_transpose(picture), name)
     except UnidentifiedImageError:
         raise NotAnImageError(f"{name} is not an image that can be read here ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise _too_large(name, "over 178 million pixels") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:  # what Pillow's decoders raise
         raise ImageError(f"{name} is damaged: {error}") from None
+
+
+def _rgb(picture: Image.Image, name: str) -> Image.Image:
+    """Eight bits a channel, transparency left out. Pillow alone would clip deeper grey at 255: almost all of it white."""
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        deep = np.asarray(picture)
+        if deep.min() < 0 or deep.max() > 0xFFFF:
+            raise ImageError(f"{name} has 32 bits a pixel; save it with 8 or 16")
+        return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise ImageError(f"{name} has floating-point pixels; save it with 8 or 16 bits")
+    return picture.convert("RGB")
 
 
 def _read_file(path: Path) -> bytes:

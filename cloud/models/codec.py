@@ -14,6 +14,7 @@ integers that are deployed.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -88,7 +89,7 @@ def _chain(
     """3 x 3 convolutions with ReLU between them, none after the last."""
     layers: list[nn.Module] = []
     sizes = (inputs, *widths, outputs)
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         layers += [nn.Conv2d(a, b, 3, strides[i] if strides else 1, 1), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -158,7 +159,7 @@ class HyperpriorGenerator(nn.Module):
         super().__init__()
         self.groups, self.tau = config.latent_channels, config.tau
         sizes = (config.hyper_size, *config.generator)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.last = nn.Linear(sizes[-1], self.groups * self.tau)
 
     def forward(self, v: Tensor) -> Tensor:
@@ -211,7 +212,7 @@ class ProbabilityPredictor(nn.Module):
     @staticmethod
     def _branch(config: CodecConfig) -> nn.ModuleList:
         sizes = (config.latent_channels, *config.predictor, config.latent_channels)
-        return nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        return nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(sizes))
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_scale = maps, maps
@@ -226,9 +227,7 @@ class FeatureReconstruction(nn.Module):
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
         sizes = (config.latent_channels, *config.reconstruction, channels)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, 3, 1, 1) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, 1, 1) for a, b in pairwise(sizes))
         self.stride = config.stride
 
     def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
