@@ -16,7 +16,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # noqa: S103 - mkstemp's 0600 would hide it from other users
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from other users
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

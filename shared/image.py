@@ -6,12 +6,13 @@ Pillow decodes; only formats that cameras and people use are let in, sizes are c
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from shared.bundle import Preprocess
 from shared.errors import ImageError, ImageTooLargeError, NotAnImageError
@@ -19,6 +20,20 @@ from shared.errors import ImageError, ImageTooLargeError, NotAnImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 MAX_PIXELS = 50_000_000
 MAX_FILE_BYTES = 64 << 20
+
+# What Pillow's decoders were seen to raise on damaged files, fuzzed format by format.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, RuntimeError, struct.error)
+
+_Turn = Image.Transpose
+_TURNS = {
+    2: _Turn.FLIP_LEFT_RIGHT,
+    3: _Turn.ROTATE_180,
+    4: _Turn.FLIP_TOP_BOTTOM,
+    5: _Turn.TRANSPOSE,
+    6: _Turn.ROTATE_270,
+    7: _Turn.TRANSVERSE,
+    8: _Turn.ROTATE_90,
+}
 
 
 def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
@@ -35,20 +50,32 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         raise ImageTooLargeError(f"{name} has {len(data)} bytes; an image may have {MAX_FILE_BYTES}")
     try:
         with warnings.catch_warnings():
-            # Our own limit below is lower than the one that Pillow warns of.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Of sizes above our own limit below, and of damaged EXIF: a picture or one error is all that users need.
+            warnings.simplefilter("ignore")
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise _too_large(name, f"{width} x {height} pixels")
             picture.load()
-            return _rgb(ImageOps.exif_transpose(picture), name)
+            return _rgb(_upright(picture), name)
     except UnidentifiedImageError:
         raise NotAnImageError(f"{name} is not an image that can be read here ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise _too_large(name, "over 178 million pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:  # what Pillow's decoders raise
+    except _DAMAGE as error:
         raise ImageError(f"{name} is damaged: {error}") from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned by its EXIF orientation. A damaged EXIF block spoils no picture, and is not written again.
+
+    (Pillow's exif_transpose does both.)
+    """
+    try:
+        method = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DAMAGE:
+        return picture
+    return picture if method is None else picture.transpose(method)
 
 
 def _rgb(picture: Image.Image, name: str) -> Image.Image:

@@ -1,0 +1,101 @@
+"""Files that are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.files import write_atomically
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_new_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    write_atomically(path, b"one")
+    assert path.read_bytes() == b"one"
+    write_atomically(str(path), b"two, longer")
+    assert path.read_bytes() == b"two, longer"
+    write_atomically(path, b"")
+    assert path.read_bytes() == b""
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+def test_failure_before_the_rename_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, broken)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]  # and nothing lies about
+
+
+def test_interrupt_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_kill_between_write_and_rename_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    code = (
+        "import os, signal, sys\n"
+        "from shared.files import write_atomically\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_atomically(sys.argv[1], b'new' * 100_000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    write_atomically(path, b"new")  # what the killed process left is in nobody's way
+    assert path.read_bytes() == b"new"
+
+
+def test_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for step in ("fsync", "replace"):
+        real = getattr(os, step)
+        monkeypatch.setattr(os, step, lambda *a, _r=real, _s=step, **k: (calls.append(_s), _r(*a, **k))[1])
+    write_atomically(tmp_path / "a.bin", b"x")
+    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
+
+
+def test_a_reader_sees_old_or_new(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    versions = [bytes([i]) * 200_000 for i in range(4)]
+    write_atomically(path, versions[0])
+    for version in versions[1:]:
+        with path.open("rb") as reader:
+            before = reader.read(10)
+            write_atomically(path, version)
+            assert before + reader.read() in versions  # an open reader keeps its file
+        assert path.read_bytes() == version
+
+
+def test_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        write_atomically(tmp_path / "none" / "a.bin", b"x")

@@ -1,0 +1,348 @@
+"""Pictures as users have them, and files that are none: right pixels, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.bundle import Preprocess
+from shared.errors import ImageError, ImageTooLargeError, IsthmusError, NotAnImageError
+from shared.image import MAX_FILE_BYTES, fit, read_image, to_input
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    picture = read_image(data)
+    assert picture.mode == "RGB"
+    return np.asarray(picture)
+
+
+RAMP = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
+COLOUR = Image.fromarray(np.stack([RAMP, RAMP.T, 255 - RAMP], axis=-1))
+
+
+# Files that are no picture.
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", NotAnImageError),
+        (b"This is a text file.\n" * 50, NotAnImageError),
+        (b"\0" * 1000, NotAnImageError),
+        (b"\xb7\x01" + bytes(20), NotAnImageError),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", NotAnImageError),
+        (b"%PDF-1.7\n", NotAnImageError),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", NotAnImageError),
+        (saved(COLOUR, "JPEG")[:200], ImageError),
+        (saved(COLOUR, "JPEG")[:-40], ImageError),
+        (saved(COLOUR, "PNG")[:60], ImageError),
+        (saved(COLOUR, "PNG")[:-30], ImageError),
+        (saved(COLOUR, "WEBP")[:-30], ImageError),
+        (saved(COLOUR, "GIF")[:-200], ImageError),
+        (png(10, 10, 8, 2, b""), ImageError),
+        (png(0, 10, 8, 2, b""), NotAnImageError),
+    ],
+)
+def test_what_is_no_whole_picture(data: bytes, kind: type[Exception]) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_image(data, "front door.jpg")
+    assert type(caught.value) is kind
+    assert "front door.jpg" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(saved(COLOUR, "PNG"))
+    np.testing.assert_array_equal(np.asarray(read_image(path)), np.asarray(COLOUR))
+    np.testing.assert_array_equal(np.asarray(read_image(str(path))), np.asarray(COLOUR))
+    with pytest.raises(NotAnImageError, match="no such file: .*none.png"):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(NotAnImageError, match="is a folder"):
+        read_image(tmp_path)
+    (tmp_path / "notes.jpg").write_text("milk, bread")
+    with pytest.raises(NotAnImageError, match=r"notes\.jpg is not an image"):
+        read_image(tmp_path / "notes.jpg")
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(NotAnImageError, match=r"empty\.jpg"):
+        read_image(tmp_path / "empty.jpg")
+
+
+# Pictures that are too large, before anything of them is decoded.
+
+
+@pytest.mark.parametrize("side", [50_000, 8_000, 2**31 - 1])
+def test_huge_png_of_a_few_bytes(side: int) -> None:
+    import tracemalloc
+
+    data = png(side, side, 8, 2, bytes(100))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageTooLargeError, match="megapixels"):
+            read_image(data)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_fifty_megapixels_is_the_limit() -> None:
+    with pytest.raises(ImageTooLargeError, match="50000 x 1001 pixels"):
+        read_image(png(50_000, 1_001, 1, 0, b""))
+    with pytest.raises(ImageError) as caught:  # inside the limit; its data is missing
+        read_image(png(50_000, 1_000, 1, 0, b""))
+    assert not isinstance(caught.value, ImageTooLargeError)
+
+
+def test_file_of_too_many_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "big.png"
+    with path.open("wb") as file:
+        file.write(saved(COLOUR, "PNG"))
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(ImageTooLargeError, match=r"big\.png has 67108865 bytes"):
+        read_image(path)
+    with pytest.raises(ImageTooLargeError):
+        read_image(path.read_bytes())
+
+
+# Every kind of picture comes out as eight bits of RGB.
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
+def test_lossless_formats(kind: str) -> None:
+    np.testing.assert_array_equal(pixels(saved(COLOUR, kind)), np.asarray(COLOUR))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "JPEG2000"])
+def test_lossy_formats(kind: str) -> None:
+    smooth = COLOUR.resize((64, 64))
+    options = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}, "AVIF": {"quality": 95}, "JPEG2000": {}}[kind]
+    made = pixels(saved(smooth, kind, **options)).astype(int)
+    assert np.abs(made - np.asarray(smooth, int)).mean() < 6
+
+
+DEEP = np.linspace(0, 65_535, 256).astype(np.uint16).reshape(16, 16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_of_grey(kind: str) -> None:
+    data = saved(Image.fromarray(DEEP), kind)
+    assert Image.open(io.BytesIO(data)).mode == "I;16"
+    np.testing.assert_array_equal(pixels(data), np.repeat((DEEP >> 8)[..., None], 3, axis=-1))
+
+
+def test_sixteen_bits_big_endian() -> None:
+    data = b"P5 16 16 65535\n" + DEEP.astype(">u2").tobytes()
+    np.testing.assert_array_equal(pixels(data)[..., 1], DEEP >> 8)
+    tiff = struct.pack(">2sHIH", b"MM", 42, 8, 9)
+    for tag, kind, value in (
+        *((256, 3, 16), (257, 3, 16), (258, 3, 16), (259, 3, 1), (262, 3, 1)),
+        *((273, 4, 122), (277, 3, 1), (278, 3, 16), (279, 4, 512)),
+    ):
+        tiff += struct.pack(">HHI", tag, kind, 1) + (struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value))
+    tiff += bytes(4) + DEEP.astype(">u2").tobytes()
+    assert Image.open(io.BytesIO(tiff)).mode == "I;16B"
+    np.testing.assert_array_equal(pixels(tiff)[..., 1], DEEP >> 8)
+
+
+def test_sixteen_bits_of_colour() -> None:
+    rows = b"".join(b"\0" + np.repeat(row[:, None], 3, axis=1).astype(">u2").tobytes() for row in DEEP)
+    np.testing.assert_array_equal(pixels(png(16, 16, 16, 2, rows))[..., 0], DEEP >> 8)
+
+
+def test_numbers_that_are_no_brightness() -> None:
+    for array, word in ((DEEP.astype(np.int32) * 70, "32 bits"), (DEEP.astype(np.float32), "floating-point")):
+        with pytest.raises(ImageError, match=word):
+            read_image(saved(Image.fromarray(array), "TIFF"))
+
+
+def test_other_modes() -> None:
+    grey = COLOUR.convert("L")
+    np.testing.assert_array_equal(pixels(saved(grey, "PNG"))[..., 2], np.asarray(grey))
+    bits = pixels(saved(grey.convert("1"), "PNG"))
+    assert set(np.unique(bits)) == {0, 255}
+    assert pixels(saved(COLOUR.convert("LA"), "PNG")).shape == (16, 16, 3)
+    np.testing.assert_array_equal(pixels(saved(COLOUR.convert("RGBA"), "PNG")), np.asarray(COLOUR))
+
+
+def test_cmyk_jpeg_has_the_colours_that_were_meant() -> None:
+    red = Image.new("RGB", (32, 32), (200, 30, 60)).convert("CMYK")
+    data = saved(red, "JPEG", quality=95)
+    assert Image.open(io.BytesIO(data)).mode == "CMYK"
+    assert np.abs(pixels(data).astype(int) - (200, 30, 60)).max() < 12
+
+
+def test_palette_with_transparency() -> None:
+    picture = Image.new("P", (4, 4))
+    picture.putpalette([255, 0, 0, 0, 255, 0])
+    picture.putpixel((1, 0), 1)
+    for transparency in (1, bytes([255, 0])):  # as one index, and as an alpha for each
+        made = pixels(saved(picture, "PNG", transparency=transparency))
+        assert made[0, 0].tolist() == [255, 0, 0]
+        assert made[0, 1].tolist() == [0, 255, 0]
+
+
+def test_animation_gives_its_first_picture() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    for kind in ("GIF", "PNG", "WEBP"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        data = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        assert Image.open(io.BytesIO(data)).n_frames == 3
+        assert pixels(data)[0, 0].tolist() == [255, 0, 0], kind
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation: int) -> None:
+    # What a viewer must show, written as the camera would have stored it in that orientation.
+    upright = Image.fromarray(np.asarray(COLOUR)[:6])
+    stored = {
+        1: upright,
+        2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: upright.transpose(Image.Transpose.ROTATE_180),
+        4: upright.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: upright.transpose(Image.Transpose.TRANSPOSE),
+        6: upright.transpose(Image.Transpose.ROTATE_90),
+        7: upright.transpose(Image.Transpose.TRANSVERSE),
+        8: upright.transpose(Image.Transpose.ROTATE_270),
+    }[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    made = pixels(saved(stored, "PNG", exif=exif))
+    np.testing.assert_array_equal(made, np.asarray(upright))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65_535])
+def test_unknown_orientation_is_left(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    np.testing.assert_array_equal(pixels(saved(COLOUR, "PNG", exif=exif)), np.asarray(COLOUR))
+
+
+@pytest.mark.parametrize("block", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff" + bytes(40)])
+@pytest.mark.filterwarnings("error")
+def test_damaged_exif_spoils_no_picture(block: bytes) -> None:
+    data = saved(COLOUR, "PNG")
+    at = data.index(b"IDAT") - 4
+    np.testing.assert_array_equal(pixels(data[:at] + chunk(b"eXIf", block) + data[at:]), np.asarray(COLOUR))
+
+
+def test_damaged_pictures_of_every_format() -> None:
+    """A small fuzz: an error of ours or a picture, whatever Pillow's decoders raise."""
+    rng = random.Random(0)
+    exif = Image.Exif()
+    exif[274] = 6
+    seeds = [
+        saved(COLOUR, "JPEG", exif=exif),
+        saved(COLOUR, "PNG", exif=exif),
+        saved(COLOUR, "WEBP", exif=exif),
+        saved(COLOUR, "AVIF"),
+        saved(COLOUR, "BMP"),
+        saved(COLOUR, "TIFF", compression="tiff_lzw"),
+        saved(COLOUR, "GIF"),
+        saved(COLOUR, "PPM"),
+        saved(COLOUR, "JPEG2000"),
+    ]
+    ends = set()
+    for i in range(1500):
+        data = bytearray(seeds[i % len(seeds)])
+        for _ in range(rng.randint(1, 6)):
+            data[rng.randrange(min(len(data), 400))] = rng.choice((0, 1, 128, 255, rng.randrange(256)))
+        try:
+            pixels(bytes(data))
+            ends.add("a picture")
+        except IsthmusError as error:
+            ends.add(type(error).__name__)
+    assert ends >= {"a picture", "ImageError", "NotAnImageError"}
+
+
+def test_avif_without_its_picture() -> None:
+    """Pillow raises RuntimeError here."""
+    data = saved(COLOUR, "AVIF")
+    with pytest.raises(ImageError):
+        read_image(data.replace(b"iloc", b"free", 1))
+
+
+# To the network's size and numbers.
+
+
+def preprocess(width: int, height: int, how: str) -> Preprocess:
+    return Preprocess(height=height, width=width, fit=how)
+
+
+def test_fit_crop_cuts_the_middle() -> None:
+    wide = np.zeros((10, 40, 3), np.uint8)
+    wide[:, 15:25] = 255
+    made = np.asarray(fit(Image.fromarray(wide), preprocess(10, 10, "crop")))
+    assert made.shape == (10, 10, 3)
+    assert made.min() == 255
+    tall = np.asarray(fit(Image.fromarray(wide).transpose(Image.Transpose.ROTATE_90), preprocess(10, 10, "crop")))
+    assert tall.min() == 255
+
+
+def test_fit_stretch_keeps_all() -> None:
+    wide = np.zeros((10, 40, 3), np.uint8)
+    wide[:, 20:] = 255
+    made = np.asarray(fit(Image.fromarray(wide), preprocess(10, 10, "stretch")))
+    assert made.shape == (10, 10, 3)
+    assert made[:, :4].max() == 0
+    assert made[:, 6:].min() == 255
+
+
+@pytest.mark.parametrize("how", ["crop", "stretch"])
+def test_fit_sizes(how: str) -> None:
+    for size in ((1, 1), (1, 500), (333, 7), (16, 16), (32, 16)):
+        made = fit(Image.new("RGB", size, (9, 8, 7)), preprocess(32, 16, how))
+        assert made.size == (32, 16)
+        assert np.asarray(made).reshape(-1, 3).tolist() == [[9, 8, 7]] * 512
+
+
+def test_fit_leaves_the_right_size_untouched() -> None:
+    assert fit(COLOUR, preprocess(16, 16, "crop")) is COLOUR
+
+
+def test_fit_is_antialiased() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    made = np.asarray(fit(Image.fromarray(stripes), preprocess(16, 16, "stretch")))
+    assert np.abs(made.astype(int) - 127).max() <= 24
+
+
+def test_to_input_values() -> None:
+    settings = Preprocess(height=1, width=2, mean=(0.5, 0.25, 0), std=(0.5, 0.25, 1))
+    x = to_input(np.array([[[0, 0, 0], [255, 255, 51]]], np.uint8), settings)
+    assert x.dtype == np.float32
+    assert x.shape == (3, 1, 2)
+    assert x.flags.c_contiguous
+    np.testing.assert_allclose(x, [[[-1, 1]], [[-1, 3]], [[0, 0.2]]], atol=1e-6)
+    batch = to_input(np.zeros((4, 5, 6, 3), np.uint8), settings)
+    assert batch.shape == (4, 3, 5, 6)
+
+
+def test_to_input_default_is_the_usual_one() -> None:
+    settings = Preprocess(height=16, width=16)
+    x = to_input(np.asarray(COLOUR), settings)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = ((np.asarray(COLOUR) / 255 - mean) / std).transpose(2, 0, 1)
+    np.testing.assert_allclose(x, expected, atol=1e-5)
