@@ -109,7 +109,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
-        """Read and validate the manifest, and check that its files are there with the right sizes.
+        """Read and validate the manifest. Its files are checked when they are read: an edge needs not all of them.
 
         Raises BundleNotFoundError or BundleDamagedError.
         """
@@ -129,7 +129,7 @@ class Bundle:
                     f"{path} has bundle format {raw['format']}; this release reads format {FORMAT}"
                 )
             manifest = Manifest.model_validate(raw)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise BundleDamagedError(f"{path / MANIFEST} is not JSON: {error}") from None
         except ValidationError as error:
             first = error.errors()[0]
@@ -154,7 +154,8 @@ class Bundle:
             raise BundleDamagedError(f"cannot read {self.path / name}: {error.strerror}") from None
         if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
             raise BundleDamagedError(
-                f"{self.path / name} is not the file that the manifest lists (its SHA-256 differs); copy the bundle again"
+                f"{self.path / name} is not the file that the manifest lists (its SHA-256 differs); "
+                "copy the bundle again"
             )
         return data
 

@@ -22,7 +22,17 @@ MAX_PIXELS = 50_000_000
 MAX_FILE_BYTES = 64 << 20
 
 # What Pillow's decoders were seen to raise on damaged files, fuzzed format by format.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, RuntimeError, struct.error)
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    struct.error,
+)
 
 _Turn = Image.Transpose
 _TURNS = {
@@ -59,7 +69,9 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
             picture.load()
             return _rgb(_upright(picture), name)
     except UnidentifiedImageError:
-        raise NotAnImageError(f"{name} is not an image that can be read here ({', '.join(FORMATS)})") from None
+        raise NotAnImageError(
+            f"{name} is not an image that can be read here ({', '.join(FORMATS)})"
+        ) from None
     except Image.DecompressionBombError:
         raise _too_large(name, "over 178 million pixels") from None
     except _DAMAGE as error:

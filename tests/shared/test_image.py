@@ -138,7 +138,9 @@ def test_lossless_formats(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "JPEG2000"])
 def test_lossy_formats(kind: str) -> None:
     smooth = COLOUR.resize((64, 64))
-    options = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}, "AVIF": {"quality": 95}, "JPEG2000": {}}[kind]
+    options = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}, "AVIF": {"quality": 95}, "JPEG2000": {}}[
+        kind
+    ]
     made = pixels(saved(smooth, kind, **options)).astype(int)
     assert np.abs(made - np.asarray(smooth, int)).mean() < 6
 
@@ -161,7 +163,9 @@ def test_sixteen_bits_big_endian() -> None:
         *((256, 3, 16), (257, 3, 16), (258, 3, 16), (259, 3, 1), (262, 3, 1)),
         *((273, 4, 122), (277, 3, 1), (278, 3, 16), (279, 4, 512)),
     ):
-        tiff += struct.pack(">HHI", tag, kind, 1) + (struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value))
+        tiff += struct.pack(">HHI", tag, kind, 1) + (
+            struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value)
+        )
     tiff += bytes(4) + DEEP.astype(">u2").tobytes()
     assert Image.open(io.BytesIO(tiff)).mode == "I;16B"
     np.testing.assert_array_equal(pixels(tiff)[..., 1], DEEP >> 8)
@@ -240,7 +244,9 @@ def test_unknown_orientation_is_left(orientation: int) -> None:
     np.testing.assert_array_equal(pixels(saved(COLOUR, "PNG", exif=exif)), np.asarray(COLOUR))
 
 
-@pytest.mark.parametrize("block", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff" + bytes(40)])
+@pytest.mark.parametrize(
+    "block", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff" + bytes(40)]
+)
 @pytest.mark.filterwarnings("error")
 def test_damaged_exif_spoils_no_picture(block: bytes) -> None:
     data = saved(COLOUR, "PNG")
@@ -297,7 +303,9 @@ def test_fit_crop_cuts_the_middle() -> None:
     made = np.asarray(fit(Image.fromarray(wide), preprocess(10, 10, "crop")))
     assert made.shape == (10, 10, 3)
     assert made.min() == 255
-    tall = np.asarray(fit(Image.fromarray(wide).transpose(Image.Transpose.ROTATE_90), preprocess(10, 10, "crop")))
+    tall = np.asarray(
+        fit(Image.fromarray(wide).transpose(Image.Transpose.ROTATE_90), preprocess(10, 10, "crop"))
+    )
     assert tall.min() == 255
 
 

@@ -1,0 +1,268 @@
+"""A bundle that is sound opens; each way to damage one has its own line, and names the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from shared.bundle import CLOUD, EDGE, ENTROPY, FILES, MANIFEST, Bundle, default_bundle
+from shared.codec.codec import LatentCodec, fingerprint
+from shared.errors import BundleDamagedError, BundleError, BundleNotFoundError, RequestError, UnknownTaskError
+from support.random_codec import random_tensors
+
+TENSORS = random_tensors(3)
+
+
+def manifest(contents: dict[str, bytes]) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "name": "test-1.0",
+        "created": "2026-11-22T00:00:00Z",
+        "fingerprint": fingerprint(TENSORS).hex(),
+        "preprocess": {"height": 64, "width": 64},
+        "codec": {},
+        "qualities": [{"quality": 3, "lambda": 0.5}, {"quality": 7, "lambda": 2}],
+        "tasks": [
+            {
+                "name": "rooms",
+                "kind": "classification",
+                "labels": ["kitchen", "cellar"],
+                "network": "reference",
+                "network_config": {"stride": 16},
+                "split": 4,
+                "feature": [8, 4, 4],
+            }
+        ],
+        "training": {},
+        "figures": {},
+        "licences": {},
+        "files": {
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            for name, data in contents.items()
+        },
+    }
+
+
+def write(
+    folder: Path, entropy: bytes | None = None, change: Callable[[dict[str, Any]], Any] | None = None
+) -> Path:
+    """A bundle; the files for the edge's and the cloud's networks hold any bytes, because nothing here reads them."""
+    contents = {
+        EDGE: b"onnx" * 99,
+        ENTROPY: save(TENSORS) if entropy is None else entropy,
+        CLOUD: b"cloud" * 99,
+    }
+    raw = manifest(contents)
+    if change:
+        change(raw)
+    folder.mkdir(exist_ok=True)
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    (folder / MANIFEST).write_text(json.dumps(raw))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write(tmp_path / "bundle")
+
+
+def test_a_sound_bundle(folder: Path) -> None:
+    bundle = Bundle.open(str(folder))
+    assert bundle.read(EDGE) == b"onnx" * 99
+    tensors = bundle.entropy()
+    assert tensors.keys() == TENSORS.keys()
+    assert all(np.array_equal(tensors[name], TENSORS[name]) for name in TENSORS)
+    assert tensors["last.weight"].dtype == TENSORS["last.weight"].dtype
+    LatentCodec(tensors)
+    assert bundle.fingerprint == fingerprint(TENSORS)[:4]
+    info = bundle.info()
+    assert (info.name, info.fingerprint, info.qualities) == ("test-1.0", bundle.fingerprint.hex(), (3, 7))
+    assert info.tasks[0].labels == ("kitchen", "cellar")
+
+
+def test_tasks_and_qualities(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    assert bundle.task("rooms").split == 4
+    with pytest.raises(UnknownTaskError, match="unknown task 'depth'; this bundle answers: rooms"):
+        bundle.task("depth")
+    assert bundle.quality(None) == 3
+    assert bundle.quality(7) == 7
+    with pytest.raises(RequestError, match="quality 4 is not one of this bundle's: 3, 7"):
+        bundle.quality(4)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFoundError, match="no bundle at .*none: a bundle is a folder"):
+        Bundle.open(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(BundleNotFoundError, match="no bundle at .*file"):
+        Bundle.open(tmp_path / "file")
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFoundError, match=r"no manifest\.json in .*this folder is not a bundle"):
+        Bundle.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"name: rooms", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"\xff\xfe\x00", "cannot read"),
+        (b"[]", "the document"),
+        (b"null", "the document"),
+        (b'"text"', "the document"),
+    ],
+)
+def test_manifest_that_is_no_manifest(folder: Path, text: bytes, message: str) -> None:
+    (folder / MANIFEST).write_bytes(text)
+    with pytest.raises(BundleDamagedError, match=message) as caught:
+        Bundle.open(folder)
+    assert MANIFEST in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_manifest_that_is_a_folder(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).mkdir()
+    with pytest.raises(BundleDamagedError, match="cannot read"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize("key", sorted(set(manifest({})) - {"format"}))
+def test_missing_key(tmp_path: Path, key: str) -> None:
+    with pytest.raises(BundleDamagedError, match=rf"manifest\.json: {key}: Field required"):
+        Bundle.open(write(tmp_path / "bundle", change=lambda raw: raw.pop(key)))
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda raw: raw.update(fingerprint="abc"), "fingerprint"),
+        (lambda raw: raw.update(name="../etc"), "name"),
+        (lambda raw: raw.update(extra=1), "extra"),
+        (lambda raw: raw.update(qualities=[]), "qualities"),
+        (lambda raw: raw["qualities"][1].update(quality=101), r"qualities\.1\.quality"),
+        (lambda raw: raw["qualities"][1].update({"lambda": 0}), r"qualities\.1\.lambda"),
+        (lambda raw: raw.update(tasks=[]), "tasks"),
+        (lambda raw: raw["tasks"][0].update(name="Rooms!"), r"tasks\.0\.name"),
+        (lambda raw: raw["tasks"][0].update(kind="telepathy"), r"tasks\.0\.kind"),
+        (lambda raw: raw["preprocess"].update(height=0), r"preprocess\.height"),
+        (lambda raw: raw["preprocess"].update(fit="pad"), r"preprocess\.fit"),
+        (lambda raw: raw["files"][EDGE].pop("sha256"), rf"files\.{EDGE}\.sha256"),
+    ],
+)
+def test_wrong_value(tmp_path: Path, change: Callable[[dict[str, Any]], Any], where: str) -> None:
+    with pytest.raises(BundleDamagedError, match=rf"manifest\.json: {where}: ") as caught:
+        Bundle.open(write(tmp_path / "bundle", change=change))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [0, 2, "1", 1.5])
+def test_other_format(tmp_path: Path, number: object) -> None:
+    # Said before anything else is looked at: another format may have other keys.
+    def change(raw: dict[str, Any]) -> None:
+        raw.clear()
+        raw["format"] = number
+
+    with pytest.raises(BundleDamagedError, match=f"has bundle format {number}; this release reads format 1"):
+        Bundle.open(write(tmp_path / "bundle", change=change))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_file_not_listed(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleDamagedError, match=f"does not list {name}"):
+        Bundle.open(write(tmp_path / "bundle", change=lambda raw: raw["files"].pop(name)))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_file_gone(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    bundle = Bundle.open(folder)
+    with pytest.raises(BundleDamagedError, match=f"cannot read .*{name}: No such file"):
+        bundle.read(name)
+    for other in set(FILES) - {name}:
+        bundle.read(other)  # an edge does not need the cloud's file, nor the reverse
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["first", "last", "shorter", "longer"])
+def test_one_byte_changed(folder: Path, name: str, damage: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    if damage == "shorter":
+        data.pop()
+    elif damage == "longer":
+        data.append(0)
+    else:
+        data[0 if damage == "first" else -1] ^= 1
+    (folder / name).write_bytes(data)
+    bundle = Bundle.open(folder)
+    with pytest.raises(BundleDamagedError, match=f"{name} is not the file that the manifest lists") as caught:
+        bundle.read(name)
+    assert "\n" not in str(caught.value)
+    if name == ENTROPY:
+        with pytest.raises(BundleDamagedError, match=ENTROPY):
+            bundle.entropy()
+
+
+def test_another_fingerprint(tmp_path: Path) -> None:
+    other = hashlib.sha256(b"other").hexdigest()
+    bundle = Bundle.open(write(tmp_path / "bundle", change=lambda raw: raw.update(fingerprint=other)))
+    own = fingerprint(TENSORS).hex()[:8]
+    with pytest.raises(BundleDamagedError, match=f"fingerprint {own}, the manifest says {other[:8]}"):
+        bundle.entropy()
+
+
+def test_integers_of_another_bundle(tmp_path: Path) -> None:
+    # Its hash in the manifest is right, so only the fingerprint can tell.
+    bundle = Bundle.open(write(tmp_path / "bundle", entropy=save(random_tensors(4))))
+    with pytest.raises(BundleDamagedError, match="have fingerprint"):
+        bundle.entropy()
+
+
+@pytest.mark.parametrize(
+    ("entropy", "message"),
+    [
+        (b"", ENTROPY),
+        (b"\xff" * 64, ENTROPY),
+        (save({"a": np.zeros(3, np.float32)}), "something other than integers"),
+        (save({"a": np.zeros(3, bool)}), "something other than integers"),
+    ],
+)
+def test_entropy_that_is_none(tmp_path: Path, entropy: bytes, message: str) -> None:
+    bundle = Bundle.open(write(tmp_path / "bundle", entropy=entropy))
+    with pytest.raises(BundleDamagedError, match=message):
+        bundle.entropy()
+
+
+def test_every_damage_is_a_bundle_error_of_its_own(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    messages = set()
+    for path in (tmp_path / "none", tmp_path / "empty"):
+        with pytest.raises(BundleError) as caught:
+            Bundle.open(path)
+        messages.add(str(caught.value))
+    for name in FILES:
+        (folder / name).write_bytes(b"x")
+        with pytest.raises(BundleError) as caught:
+            Bundle.open(folder).read(name)
+        messages.add(str(caught.value))
+    assert len(messages) == 5
+
+
+def test_default_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ISTHMUS_BUNDLE", raising=False)
+    assert default_bundle() == Path(__file__).parents[2] / "deploy" / "bundles" / "rooms"
+    monkeypatch.setenv("ISTHMUS_BUNDLE", str(tmp_path))
+    assert default_bundle() == tmp_path
