@@ -28,6 +28,7 @@ from shared.errors import (
 from shared.http import (
     QualityQuery,
     add_health,
+    answer_doc,
     body_doc,
     create_app,
     media_type,
@@ -37,7 +38,8 @@ from shared.http import (
 )
 from shared.types import Analysis, BundleInfo, Wanted
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: answer_doc(),
     400: problem_doc(ImageError, BitstreamError),
     404: problem_doc(UnknownTaskError),
     409: problem_doc(BundleMismatchError),
@@ -61,7 +63,7 @@ def build_app(pipeline: Callable[[], Pipeline], settings: CloudSettings) -> Fast
         "/analyze",
         tags=["analyze"],
         summary="One picture: an image file, or an Isthmus bitstream",
-        responses=PROBLEMS,
+        responses=ANSWERS,
         response_model_exclude_none=True,
         openapi_extra=body_doc("image/*", MEDIA_TYPE),
     )
@@ -80,7 +82,7 @@ def build_app(pipeline: Callable[[], Pipeline], settings: CloudSettings) -> Fast
         "/v1/bundles",
         tags=["describe"],
         summary="The bundles served, their tasks, labels and quality levels",
-        responses={503: PROBLEMS[503]},
+        responses={503: ANSWERS[503]},
     )
     async def bundles() -> list[BundleInfo]:
         return [pipeline().info()]

@@ -93,6 +93,11 @@ class Pipeline:
         own = bundle.manifest.codec.get("grid", (1, 1))
         self._cells_max = max(settings.grid_cells_max, math.prod(own))
 
+    @property
+    def waiting(self) -> int:
+        """Pictures in the queue."""
+        return self._batcher.waiting
+
     def info(self) -> BundleInfo:
         return self.bundle.info()
 

@@ -24,6 +24,7 @@ from shared.errors import (
 from shared.http import (
     QualityQuery,
     add_health,
+    answer_doc,
     body_doc,
     create_app,
     media_type,
@@ -33,7 +34,8 @@ from shared.http import (
 )
 from shared.types import Analysis, Wanted
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: answer_doc(),
     400: problem_doc(ImageError),
     404: problem_doc(UnknownTaskError),
     413: problem_doc(PayloadTooLargeError),
@@ -57,7 +59,7 @@ def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastA
         "/analyze",
         tags=["analyze"],
         summary="One image, encoded here and answered by the cloud",
-        responses=PROBLEMS,
+        responses=ANSWERS,
         response_model_exclude_none=True,
         openapi_extra=body_doc("image/*", "application/octet-stream"),
     )

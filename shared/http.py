@@ -11,6 +11,7 @@ one table in `shared.errors`; an error that nobody raised on purpose is logged a
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -33,12 +34,24 @@ from shared.errors import (
     RequestError,
     exit_of,
 )
-from shared.types import TaskQuery, Wanted, check_request_id, new_request_id
+from shared.types import (
+    Analysis,
+    ByteCount,
+    ClassificationResult,
+    ClassScore,
+    TaskQuery,
+    Times,
+    Wanted,
+    check_request_id,
+    new_request_id,
+)
 
 log = logging.getLogger("isthmus.http")
 
 PROBLEM_TYPE = "application/problem+json"
 BODY_TIMEOUT_S = 30.0
+
+_EXAMPLE_ID = "9f1c2d3e4b5a69788796a5b4c3d2e1f0"
 
 
 class Problem(BaseModel):
@@ -224,10 +237,28 @@ def add_health(app: FastAPI, check_ready: Callable[[], object]) -> None:
         return {"status": "ready"}
 
 
-def problem_doc(*errors: type[Exception]) -> dict[str, Any]:
-    """How a status stands in OpenAPI."""
-    titles = "; ".join(dict.fromkeys(exit_of(error.__new__(error)).title for error in errors))
-    return {"description": titles, "model": Problem, "content": {PROBLEM_TYPE: {}}}
+def problem_doc(*errors: type[IsthmusError]) -> dict[str, Any]:
+    """How a status stands in OpenAPI: its schema, and an example of the first of `errors`."""
+    exits = [exit_of(error.__new__(error)) for error in errors]
+    example = json.loads(bytes(problem_response(exits[0], "what was wrong, what to do", _EXAMPLE_ID).body))
+    content = {"schema": Problem.model_json_schema(), "example": example}
+    return {"description": "; ".join(e.title for e in exits), "content": {PROBLEM_TYPE: content}}
+
+
+def answer_doc() -> dict[str, Any]:
+    """How an analysis stands in OpenAPI."""
+    example = Analysis(
+        request_id=_EXAMPLE_ID,
+        bundle="rooms",
+        fingerprint="7b120acb",
+        quality=50,
+        results={"room": ClassificationResult(top=(ClassScore(label="kitchen", index=7, score=0.93),))},
+        bytes=ByteCount(b_v=21, b_z=187, total=223, bits_per_pixel=0.0272),
+        times=Times(
+            read_ms=3.1, front_ms=6.2, code_ms=2.4, send_ms=14.0, queue_ms=2.0, decode_ms=3.3, tails_ms=5.9
+        ),
+    )
+    return {"content": {"application/json": {"example": example.model_dump(mode="json")}}}
 
 
 def body_doc(*kinds: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class CodecConfig(Frozen):
     tau: int = Field(512, ge=1)
     grid: tuple[int, int] = (4, 4)
     predictor: tuple[int, ...] = (128,)
-    reconstruction: tuple[int, ...] = (1024, 1024, 512, 256, 128)
+    reconstruction: tuple[int, ...] = Field((1024, 1024, 512, 256, 128), min_length=2)
 
     @model_validator(mode="after")
     def _fits(self) -> CodecConfig:
@@ -78,7 +78,7 @@ PRESETS = {
         tau=64,
         grid=(8, 8),
         predictor=(48,),
-        reconstruction=(128, 128, 96, 64),
+        reconstruction=(96, 96, 64, 48),
     ),
 }
 
@@ -233,8 +233,9 @@ class FeatureReconstruction(nn.Module):
     def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         for i, layer in enumerate(self.layers):
             z = layer(F.relu(z) if i else z)
-            if i == 0 and self.stride > 1:
-                # A strided transform rounds odd sizes up; what is too much is cut.
+            if i == len(self.layers) - 3 and self.stride > 1:
+                # Only the last two layers run on the feature's grid, where they cost the most. A strided transform
+                # rounds odd sizes up; what is too much is cut.
                 z = F.interpolate(z, scale_factor=float(self.stride), mode="nearest")[
                     ..., : size[0], : size[1]
                 ]

@@ -24,6 +24,7 @@ app = typer.Typer(help="Train networks and codecs, and build bundles.", no_args_
 Data = Annotated[Path, typer.Option(help="A set that `isthmus train rooms` wrote.")]
 Out = Annotated[Path, typer.Option(help="Run folder: recipe, checkpoints, curves, result.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or start it.")]
+Device = Annotated[str, typer.Option(help="torch's name of it; auto takes a GPU where there is one.")]
 Holdout = Annotated[int, typer.Option(help="The last rooms of the set are for validation.", min=1)]
 
 Recipe = TypeVar("Recipe", bound=Frozen)
@@ -72,6 +73,7 @@ def network(
     holdout: Holdout = 1000,
     seed: int = 0,
     resume: Resume = False,
+    device: Device = "auto",
 ) -> None:
     """Train the reference classifier, uncompressed."""
     from cloud.models.networks import ClassifierConfig
@@ -92,7 +94,7 @@ def network(
         width=width,
         network=_recipe(ClassifierConfig, **sizes),
     )
-    card = train_network(recipe, training, validation, out, resume)
+    card = train_network(recipe, training, validation, out, resume, device)
     typer.echo(f"{out}: top-1 {card.figures['top1']:.1%} on {len(validation)} rooms held out")
 
 
@@ -118,6 +120,7 @@ def single(
     holdout: Holdout = 1000,
     seed: int = 0,
     resume: Resume = False,
+    device: Device = "auto",
 ) -> None:
     """Flow 1: train a codec on one network's feature."""
     from cloud.training.data import Rooms
@@ -139,7 +142,7 @@ def single(
         train_all=train_all,
         seed=seed,
     )
-    figures = train_single(recipe, Rooms(data, 0, -holdout), Rooms(data, -holdout), out, resume)
+    figures = train_single(recipe, Rooms(data, 0, -holdout), Rooms(data, -holdout), out, resume, device)
     typer.echo(
         f"{out}: top-1 {figures['top1']:.1%} ({figures['top1_uncompressed']:.1%} uncompressed) at "
         f"{figures['bytes_v'] + figures['bytes_z']:.0f} bytes a picture, on {holdout} rooms held out"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cloud.models.networks import REFERENCE_CLASSIFIER, ClassifierConfig, ReferenceClassifier, build_network
 from cloud.training.data import Pictures, in_order, network_input
-from cloud.training.run import Run, Schedule, batches, fit
+from cloud.training.run import Run, Schedule, batches, fit, training_device
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.files import write_atomically
@@ -57,12 +57,19 @@ class NetworkCard(Frozen):
 
 
 def train_network(
-    recipe: NetworkRecipe, training: Pictures, validation: Pictures, out: Path, resume: bool
+    recipe: NetworkRecipe,
+    training: Pictures,
+    validation: Pictures,
+    out: Path,
+    resume: bool,
+    device: str = "cpu",
 ) -> NetworkCard:
     """Train, and write the network to `out`. Raises DataError."""
+    place = training_device(device)
     run = Run(out, recipe.model_dump(mode="json"), resume)
     torch.manual_seed(recipe.seed)
-    network = ReferenceClassifier(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = ReferenceClassifier(recipe.network)
+    network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 
     def data(start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -70,7 +77,8 @@ def train_network(
         for step, indices in enumerate(steps, start):
             flip = np.random.default_rng((recipe.seed, step, 1)).random(len(indices)) < 0.5
             x = network_input(training.pixels(indices), preprocess, flip)
-            yield x.contiguous(memory_format=torch.channels_last), torch.from_numpy(training.labels[indices])
+            x = x.to(place).contiguous(memory_format=torch.channels_last)
+            yield x, torch.from_numpy(training.labels[indices]).to(place)
 
     def loss_of(batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         network.train()
@@ -109,15 +117,16 @@ def train_network(
 def top1(network: nn.Module, pictures: Pictures, preprocess: Preprocess, batch: int = 64) -> float:
     """Share of pictures whose best class is the right one."""
     network.eval()
+    place = next(network.parameters()).device
     right = 0
     for indices in in_order(len(pictures), batch):
-        best = network(network_input(pictures.pixels(indices), preprocess)).argmax(1).numpy()
+        best = network(network_input(pictures.pixels(indices), preprocess).to(place)).argmax(1).cpu().numpy()
         right += int((best == pictures.labels[indices]).sum())
     return right / len(pictures)
 
 
 def save_network(network: nn.Module, card: NetworkCard, folder: Path) -> None:
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_atomically(folder / WEIGHTS, save(tensors))
     write_atomically(folder / CARD, card.model_dump_json(indent=1).encode())
 

@@ -92,6 +92,18 @@ class Schedule:
         return self.rate * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * min(1.0, done)))))
 
 
+def training_device(name: str) -> torch.device:
+    """The device that `name` means: "auto" is a GPU where there is one. Raises DataError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises both for a device that is not there
+        raise DataError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
 def batches(size: int, batch: int, seed: int, start: int, steps: int) -> Iterator[np.ndarray]:
     """Indices of each step's batch: every epoch is its own permutation, drawn from (seed, epoch)."""
     per_epoch = max(1, size // batch)

@@ -26,7 +26,7 @@ from cloud.models.codec import PRESETS, CodecConfig, FeatureCodec
 from cloud.models.networks import feature_shape, logits, split
 from cloud.training.data import Pictures, in_order, network_input
 from cloud.training.network import CARD, NetworkCard, load_network
-from cloud.training.run import Run, Schedule, batches, fit
+from cloud.training.run import Run, Schedule, batches, fit, training_device
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.files import write_atomically
@@ -61,6 +61,9 @@ class Batch(NamedTuple):
     x: Tensor
     labels: Tensor
     teacher: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device) for tensor in self))
 
 
 class Features:
@@ -110,9 +113,15 @@ def as_map(y: Tensor) -> Tensor:
 
 
 def train_single(
-    recipe: SingleRecipe, training: Pictures, validation: Pictures, out: Path, resume: bool
+    recipe: SingleRecipe,
+    training: Pictures,
+    validation: Pictures,
+    out: Path,
+    resume: bool,
+    device: str = "cpu",
 ) -> dict[str, float]:
     """Train, leaving in `out` what `build` needs. Returns the last validation. Raises DataError."""
+    place = training_device(device)
     run = Run(out, recipe.model_dump(mode="json"), resume)
     network, card = load_network(Path(recipe.network))
     layer = card.split if recipe.split is None else recipe.split
@@ -122,6 +131,7 @@ def train_single(
     except ValueError as error:
         raise DataError(str(error)) from None
     write_atomically(out / CARD, card.model_copy(update={"split": layer}).model_dump_json(indent=1).encode())
+    model.to(place)
     if recipe.train_all:
         source = _pictures(model, training, card, recipe)
         check = _pictures(model, validation, card, recipe.model_copy(update={"flips": False}))
@@ -134,7 +144,7 @@ def train_single(
 
     def data(start: int) -> Iterator[Batch]:
         for step, indices in enumerate(batches(size, recipe.batch, recipe.seed, start, recipe.steps), start):
-            yield source(indices, step)
+            yield source(indices, step).to(place)
 
     def loss_of(batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
         model.train(recipe.train_all)
@@ -192,10 +202,11 @@ def _distortion(kind: str, tail: nn.Module, y: Tensor, y_hat: Tensor, batch: Bat
 def evaluate(model: SplitCodec, source: Any, labels: NDArray[np.int64], train_all: bool) -> dict[str, float]:
     """Top-1 through the codec and without it, their agreement, and the float model's bytes a picture."""
     model.eval()
+    place = next(model.parameters()).device
     right = plain = same = 0
     bits = np.zeros(2)
     for indices in in_order(len(labels), 64):
-        batch = source(indices, None)
+        batch = source(indices, None).to(place)
         y = as_map(model.front(batch.x)) if train_all else batch.x
         coded = model.codec(y)
         best = logits(model.tail, coded.y_hat).argmax(1)
@@ -240,6 +251,7 @@ def cached_features(
 ) -> Features:
     """The frozen front's features of all pictures (and, where `flips`, of their mirror images), kept in `folder`."""
     model.eval()
+    place = next(model.parameters()).device
     folder.mkdir(parents=True, exist_ok=True)
     total = len(pictures) * (2 if flips else 1)
     labels = np.tile(pictures.labels, 2 if flips else 1)
@@ -254,9 +266,10 @@ def cached_features(
         pieces = list(in_order(total, 64))
         for indices in track(pieces, f"features of {len(pictures)} pictures"):
             flip = indices >= len(pictures)
-            y = model.front(network_input(pictures.pixels(indices % len(pictures)), preprocess, flip))
-            values[indices] = as_map(y).numpy().astype(np.float16)
-            teacher[indices] = logits(model.tail, y).numpy()
+            x = network_input(pictures.pixels(indices % len(pictures)), preprocess, flip)
+            y = model.front(x.to(place))
+            values[indices] = as_map(y).cpu().numpy().astype(np.float16)
+            teacher[indices] = logits(model.tail, y).cpu().numpy()
         values.flush()
         temporary = teacher_file.with_suffix(".tmp.npy")
         np.save(temporary, teacher)
@@ -268,4 +281,6 @@ def cached_features(
 
 
 def _classes(model: SplitCodec) -> int:
-    return int(logits(model.tail, torch.zeros(1, *model.feature)).shape[1])
+    return int(
+        logits(model.tail, torch.zeros(1, *model.feature, device=next(model.parameters()).device)).shape[1]
+    )
