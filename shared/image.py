@@ -91,7 +91,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _rgb(picture: Image.Image, name: str) -> Image.Image:
-    """Eight bits a channel, transparency left out. Pillow alone would clip deeper grey at 255: almost all of it white."""
+    """Eight bits a channel, transparency left out. Pillow alone clips deeper grey at 255: nearly all of it white."""
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         deep = np.asarray(picture)
         if deep.min() < 0 or deep.max() > 0xFFFF:

@@ -100,10 +100,10 @@ def test_tasks_and_qualities(folder: Path) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(BundleNotFoundError, match="no bundle at .*none: a bundle is a folder"):
+    with pytest.raises(BundleNotFoundError, match=r"no bundle at .*none: a bundle is a folder"):
         Bundle.open(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(BundleNotFoundError, match="no bundle at .*file"):
+    with pytest.raises(BundleNotFoundError, match=r"no bundle at .*file"):
         Bundle.open(tmp_path / "file")
 
 

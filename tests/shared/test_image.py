@@ -79,7 +79,7 @@ def test_files(tmp_path: Path) -> None:
     path.write_bytes(saved(COLOUR, "PNG"))
     np.testing.assert_array_equal(np.asarray(read_image(path)), np.asarray(COLOUR))
     np.testing.assert_array_equal(np.asarray(read_image(str(path))), np.asarray(COLOUR))
-    with pytest.raises(NotAnImageError, match="no such file: .*none.png"):
+    with pytest.raises(NotAnImageError, match=r"no such file: .*none\.png"):
         read_image(tmp_path / "none.png")
     with pytest.raises(NotAnImageError, match="is a folder"):
         read_image(tmp_path)

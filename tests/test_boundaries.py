@@ -1,0 +1,209 @@
+"""Who may know whom: read from the source, and once from a running edge."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(p for folder in ("shared", "edge", "cloud") for p in (ROOT / folder).rglob("*.py"))
+ALL = [*SOURCES, ROOT / "isthmus.py"]
+GRPC = {"grpc", "grpc_health", "grpc_reflection", "grpc_status", "grpc_tools"}
+TORCH = {"torch", "torchvision", "compressai"}
+
+
+def where(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything imported, at any depth of the file, and by import_module("name") too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__"):
+                yield node.lineno, str(node.args[0].value)
+
+
+def offences(paths: list[Path], packages: set[str]) -> list[str]:
+    """Where any of `packages` is imported."""
+    return [
+        f"{where(path)}:{line} imports {name}"
+        for path in paths
+        for line, name in imports(ast.parse(path.read_text("utf-8")))
+        if name.split(".")[0] in packages
+    ]
+
+
+def under(*places: str) -> list[Path]:
+    return [path for path in SOURCES if where(path).startswith(places)]
+
+
+def outside(*places: str) -> list[Path]:
+    return [path for path in SOURCES if not where(path).startswith(places)]
+
+
+def test_the_reader_of_imports_sees_every_form() -> None:
+    text = (
+        "import torch.nn as nn, os\n"
+        "from torch import Tensor\n"
+        "def f():\n    import grpc\n"
+        "if TYPE_CHECKING:\n    from cloud.model import Model\n"
+        "importlib.import_module('ray.serve')\n__import__('pickle')\n"
+    )
+    found = {name for _, name in imports(ast.parse(text))}
+    assert found == {"torch.nn", "os", "torch.Tensor", "grpc", "cloud.model.Model", "ray.serve", "pickle"}
+    assert len(SOURCES) > 20
+
+
+def test_edge_and_cloud_do_not_know_each_other() -> None:
+    assert offences(under("edge/"), {"cloud"}) == []
+    assert offences(under("cloud/"), {"edge"}) == []
+
+
+def test_shared_knows_neither() -> None:
+    assert offences(under("shared/"), {"edge", "cloud", "isthmus"}) == []
+
+
+def test_nobody_imports_the_command_line_or_the_tests() -> None:
+    assert offences(SOURCES, {"isthmus", "tests", "support", "conftest"}) == []
+
+
+def test_grpc_is_touched_at_the_wire_only() -> None:
+    allowed = ("shared/wire/", "edge/client.py", "cloud/servicer.py", "cloud/server.py")
+    assert offences([*outside(*allowed), ROOT / "isthmus.py"], GRPC) == []
+
+
+def test_torch_is_clouds() -> None:
+    assert offences([*outside("cloud/"), ROOT / "isthmus.py"], TORCH) == []
+
+
+def test_training_libraries_do_not_reach_the_server() -> None:
+    """`pip install isthmus[cloud]` brings neither numba nor onnx nor tensorboard."""
+    serving = [path for path in under("cloud/") if not where(path).startswith("cloud/training/")]
+    assert (
+        offences(
+            [*outside("cloud/"), *serving], {"numba", "onnx", "onnxscript", "tensorboard", "torchvision"}
+        )
+        == []
+    )
+
+
+def test_nothing_touches_ray() -> None:
+    assert offences(ALL, {"ray"}) == []
+
+
+def test_codec_knows_no_network_task_bundle_or_transport() -> None:
+    strangers = (
+        "shared.bundle",
+        "shared.types",
+        "shared.encoder",
+        "shared.image",
+        "shared.wire",
+        "shared.http",
+    )
+    found = [
+        f"{where(path)}:{line} imports {name}"
+        for path in under("shared/codec/")
+        for line, name in imports(ast.parse(path.read_text("utf-8")))
+        if name.startswith(strangers)
+    ]
+    assert found == []
+
+
+def test_no_pickle() -> None:
+    assert offences(ALL, {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}) == []
+    found = []
+    for path in ALL:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            call, words = ast.unparse(node.func), {w.arg: ast.unparse(w.value) for w in node.keywords}
+            if call == "torch.load" and words.get("weights_only") != "True":
+                found.append(f"{where(path)}:{node.lineno} torch.load without weights_only=True")
+            if call in ("np.load", "numpy.load") and words.get("allow_pickle", "False") != "False":
+                found.append(f"{where(path)}:{node.lineno} numpy.load that allows pickle")
+    assert found == []
+
+
+def test_proto_is_no_package() -> None:
+    """A proto/__init__.py would hide proto-plus, which Ray needs."""
+    assert list((ROOT / "proto").rglob("*.py")) == []
+
+
+def test_test_folders_are_no_packages() -> None:
+    """With __init__.py in them, tests/shared and the package `shared` would be one name."""
+    inits = {where(path) for path in (ROOT / "tests").rglob("__init__.py")}
+    assert inits == {"tests/support/__init__.py"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level packages in a fresh process after `code`."""
+    tail = "\nimport json, sys\nprint(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    done = subprocess.run(
+        [sys.executable, "-c", code + tail],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+HEAVY = TORCH | {"ray", "numba", "onnx", "onnxscript", "tensorboard", "scipy", "pandas", "cloud"}
+
+
+def test_a_running_edge_holds_no_torch() -> None:
+    names = [
+        where(path)[:-3].replace("/", ".").removesuffix(".__init__") for path in under("edge/", "shared/")
+    ]
+    loaded = loaded_by("\n".join(f"import {name}" for name in ["isthmus", *names]))
+    assert {"edge", "shared", "grpc", "onnxruntime"} <= loaded  # everything was really imported
+    assert loaded & HEAVY == set()
+
+
+def test_the_command_line_loads_little() -> None:
+    loaded = loaded_by("import isthmus")
+    assert loaded & (HEAVY | {"grpc", "fastapi", "uvicorn", "onnxruntime", "edge"}) == set()
+
+
+def test_edge_encode_loads_neither_torch_nor_a_server(tiny_bundle: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (80, 60), "red").save(tmp_path / "a.png")
+    out = tmp_path / "a.isth"
+    code = (
+        "import sys, isthmus\n"
+        f"sys.argv = ['isthmus', 'edge', 'encode', {str(tmp_path / 'a.png')!r},"
+        f" '--bundle', {str(tiny_bundle)!r}, '-o', {str(out)!r}]\n"
+        "try:\n    isthmus.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+    )
+    loaded = loaded_by(code)
+    assert out.stat().st_size > 15
+    assert loaded & (HEAVY | {"fastapi", "uvicorn", "starlette", "grpc"}) == set()
+
+
+@pytest.mark.parametrize("folder", ["shared", "edge", "cloud"])
+def test_each_module_says_what_it_is(folder: str) -> None:
+    missing = [
+        where(path)
+        for path in under(f"{folder}/")
+        if not path.name.endswith(("_pb2.py", "_pb2_grpc.py"))
+        and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert missing == []
