@@ -1,0 +1,70 @@
+"""What the README tells people to type works, and is what CI types."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SET_UP = [line for line in README.splitlines() if line.startswith("pip install -c constraints.txt -e ")]
+
+
+def block(marker: str) -> list[str]:
+    """The lines of the shell block behind an HTML comment."""
+    found = re.search(rf"<!-- {marker} -->\n```sh\n(.*?)```", README, re.DOTALL)
+    assert found, f"README has no block behind {marker!r}"
+    return found[1].splitlines()
+
+
+def test_the_two_set_up_commands_are_those_of_ci():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert len(SET_UP) == 2
+    for command in SET_UP:
+        for part in command.split(" && "):
+            assert part.split(" --out ")[0] in script, f"CI does not run {part!r}"
+
+
+def test_the_block_without_a_network_runs(tmp_path):
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    for line in block(r"run by tests/test_readme.py"):
+        words = shlex.split(line)
+        assert words[0] == "isthmus"
+        done = subprocess.run(
+            [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert (tmp_path / "kitchen.isthmus").stat().st_size < 400
+
+
+@pytest.mark.parametrize("line", re.findall(r"^(isthmus [a-z]+(?: [a-z]+)?) ", README, re.MULTILINE))
+def test_every_command_that_is_shown_exists(line):
+    done = subprocess.run(
+        [sys.executable, "-m", *line.split(), "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+        check=False,
+    )
+    if " " in line.removeprefix("isthmus ") and line.split()[1] in ("inspect", "demo"):
+        pytest.skip("the word behind it is an argument")
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_the_tree_names_what_is_there():
+    tree = README.split("## Where things are")[1].split("```")[1]
+    folder = ROOT
+    for line in tree.splitlines()[1:]:
+        name = line.split()[0]
+        path = (folder if line.startswith("  ") else ROOT) / name
+        assert path.exists(), f"README's tree names {path.relative_to(ROOT)}"
+        if not line.startswith("  "):
+            folder = path
