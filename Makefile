@@ -1,0 +1,43 @@
+# `make` or `make help` lists the targets: each one's text stands behind its ##.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+PROTO := proto/isthmus/v1/analyzer.proto
+
+.PHONY: help
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  %-10s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup:  ## install everything for development into the current environment
+	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
+
+.PHONY: test
+test:  ## the normal suite
+	$(PYTHON) -m pytest
+
+.PHONY: test-slow
+test-slow:  ## what takes minutes: 100,000 damaged streams, 2,000 rooms
+	$(PYTHON) -m pytest -m slow
+
+.PHONY: lint
+lint:  ## style and format of the code, without changing it
+	ruff check
+	ruff format --check
+
+.PHONY: types
+types:  ## mypy, strict on shared/ and edge/
+	mypy
+
+.PHONY: proto
+proto:  ## generate shared/wire from the .proto
+	$(PYTHON) -m grpc_tools.protoc -Ishared/wire=$(dir $(PROTO)) \
+		--python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)
+
+.PHONY: demo
+demo:  ## a cloud and an edge on this machine, sample rooms through both
+	isthmus demo --out demo
+
+.PHONY: clean
+clean:  ## remove what tests, tools and the demo leave behind (not runs/, not data/)
+	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -not -path './.venv/*' -prune -exec rm -rf {} +
