@@ -69,7 +69,7 @@ class Batcher(Generic[Item, Result]):
             raise NotReadyError("the server is ending; send the request again")
         if len(self._queue) >= self._queue_max:
             raise OverloadedError(f"{self._queue_max} requests are waiting already; try again later")
-        done = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[tuple[Result, float]] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(item, self._key(item), time.perf_counter(), done)
         self._queue[id(waiting)] = waiting
         self._arrived.set()

@@ -26,7 +26,7 @@ import httpx
 from PIL import Image, ImageDraw, ImageFont
 
 from shared.bundle import Bundle, Preprocess
-from shared.errors import IsthmusError, RemoteRejectedError, RequestError
+from shared.errors import IsthmusError, RemoteError, RemoteRejectedError, RequestError
 from shared.files import write_atomically
 from shared.image import fit, read_image
 from shared.types import Analysis
@@ -106,9 +106,12 @@ def _picture(path: Path, preprocess: Preprocess) -> Picture:
 
 
 def _ask(client: httpx.Client, path: Path) -> Analysis:
-    """POST /analyze on the edge. Raises RemoteRejectedError with the problem's text."""
+    """POST /analyze on the edge. Raises RemoteRejectedError with the problem's text, or RemoteError."""
     headers = {"Content-Type": "application/octet-stream"}
-    answer = client.post("/analyze", content=path.read_bytes(), headers=headers)
+    try:
+        answer = client.post("/analyze", content=path.read_bytes(), headers=headers)
+    except httpx.HTTPError as error:
+        raise RemoteError(f"{path}: the edge did not answer: {error}") from None
     if answer.status_code != httpx.codes.OK:
         raise RemoteRejectedError(str(answer.status_code), f"{path}: {answer.json()['detail']}")
     return Analysis.model_validate_json(answer.content)

@@ -21,7 +21,7 @@ from cloud.settings import CloudSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.errors import BundleDamagedError, NotReadyError, RequestError
-from shared.serving import HttpServer, announce, at, stop_signal
+from shared.serving import HttpServer, announce, at, listen, stop_signal
 from shared.wire import analyzer_pb2
 from shared.wire.analyzer_pb2_grpc import add_AnalyzerServicer_to_server
 
@@ -78,10 +78,10 @@ def load(bundle: Bundle, settings: CloudSettings) -> Loaded:
 async def serve(settings: CloudSettings) -> None:
     """Run until SIGTERM or SIGINT. Raises BundleError, or RequestError where a port cannot be bound."""
     bundle = Bundle.open(settings.bundle)
-    stop = stop_signal()
     slot = Slot()
     http = HttpServer(build_app(slot.get, settings), settings.host, settings.http_port, settings.drain_ms)
     grpc_server, health_servicer, grpc_address = await _grpc_server(slot, settings)
+    stop = stop_signal()
     await grpc_server.start()
     http_task = asyncio.create_task(http.serve())
     announce("listening", grpc=grpc_address, http=http.address)
@@ -124,7 +124,7 @@ async def _grpc_server(
             ("grpc.max_send_message_length", settings.message_bytes_max),
             ("grpc.so_reuseport", 0),  # two servers on one port would share its requests in silence
         ],
-        maximum_concurrent_rpcs=settings.requests_max,
+        maximum_concurrent_rpcs=settings.rpcs_max,
     )
     add_AnalyzerServicer_to_server(Servicer(slot.get, settings.stream_requests_max), server)
     health_servicer = health.aio.HealthServicer()
@@ -132,9 +132,11 @@ async def _grpc_server(
         await health_servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    # Tried before, because gRPC tells a taken port in lines of its own on stderr, and without the reason.
+    listen(settings.host, settings.grpc_port).close()
     address = at(settings.host, settings.grpc_port)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError:
-        raise RequestError(f"cannot listen on {address}: is another server there?") from None
+        raise RequestError(f"cannot listen on {address}") from None
     return server, health_servicer, at(settings.host, port)

@@ -18,8 +18,9 @@ class CloudSettings:
     device: torch's name ("cpu", "cuda"). threads: of torch, None leaves torch's choice. encode_threads: of ONNX
     Runtime, for images that arrive over HTTP.
     batch_max: pictures in one batch. batch_wait_ms: how long the first of a batch waits for more.
-    queue_max: pictures that wait; more are turned away. requests_max: requests served at once, over gRPC and over
-    HTTP each. stream_requests_max: requests of one stream that are worked on at once.
+    queue_max: pictures that wait; more are turned away. rpcs_max: gRPC calls served at once; requests_max: HTTP
+    requests, fewer because each may hold a whole image file. stream_requests_max: requests of one stream that are
+    worked on at once.
     deadline_ms: for a request that brings none, and the most that any may take.
     message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. grid_cells_max: latent cells of a picture (a small
     stream may claim a large grid; the bundle's own grid is always allowed).
@@ -36,7 +37,8 @@ class CloudSettings:
     batch_max: int = 16
     batch_wait_ms: float = 2.0
     queue_max: int = 64
-    requests_max: int = 128
+    rpcs_max: int = 128
+    requests_max: int = 32
     stream_requests_max: int = 16
     deadline_ms: int = 30_000
     message_bytes_max: int = MAX_STREAM_BYTES + 65_536

@@ -36,7 +36,6 @@ async def serve(settings: EdgeSettings) -> None:
     Ready means that this edge can encode; that its cloud is away is told to each request (503), not by /readyz.
     """
     bundle = Bundle.open(settings.bundle)
-    stop = stop_signal()
     ready: list[Pipeline] = []
 
     def pipeline() -> Pipeline:
@@ -45,6 +44,7 @@ async def serve(settings: EdgeSettings) -> None:
         return ready[0]
 
     http = HttpServer(build_app(pipeline, settings), settings.host, settings.http_port, settings.drain_ms)
+    stop = stop_signal()
     http_task = asyncio.create_task(http.serve())
     announce("listening", http=http.address)
     log.info("listening on %s; loading %s", http.address, settings.bundle)

@@ -31,7 +31,7 @@ class EdgeSettings:
     deadline_ms: int = 10_000
     attempts_max: int = 4
     in_flight_max: int = 8
-    requests_max: int = 32
+    requests_max: int = 16
     message_bytes_max: int = MAX_STREAM_BYTES + 65_536
     image_bytes_max: int = MAX_FILE_BYTES
     drain_ms: int = 10_000

@@ -46,7 +46,7 @@ class Report:
             # Text and not str: what stands in a file must not be read as rich's markup.
             table.add_row(Text(field.name), Text(_told(field.value)), Text(field.note))
         out = io.StringIO()
-        Console(file=out, width=None if Console().is_terminal else 120).print(table)
+        Console(file=out, width=None if Console().is_terminal else 160).print(table)
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

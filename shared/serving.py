@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -48,6 +49,17 @@ def at(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket. Raises RequestError where the address cannot be bound."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=256)
+    except OSError as error:
+        # Its own text of a taken port repeats the address, as a tuple.
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        raise RequestError(f"cannot listen on {at(host, port)}: {reason}") from None
+
+
 class HttpServer:
     """uvicorn on a socket of our own, so that the port is known at once; without its signal handlers.
 
@@ -55,11 +67,7 @@ class HttpServer:
     """
 
     def __init__(self, app: ASGIApp, host: str, port: int, drain_ms: int) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=256)
-        except OSError as error:
-            raise RequestError(f"cannot listen on {at(host, port)}: {error.strerror}") from None
+        self._socket = listen(host, port)
         self.address = at(host, self._socket.getsockname()[1])
         self._server = _Server(
             uvicorn.Config(
