@@ -1,6 +1,6 @@
 """Image -> bitstream, with a bundle's edge half. The edge runs it, and the cloud for images that are sent to it.
 
-    read_image -> fit -> to_input -> edge.onnx -> v, z -> LatentCodec -> b_v, b_z -> Bitstream.pack
+read_image -> fit -> to_input -> edge.onnx -> v, z -> LatentCodec -> b_v, b_z -> Bitstream.pack
 """
 
 from __future__ import annotations
@@ -45,10 +45,14 @@ class Encoder:
         # Spinning threads steal the core from the camera software; measured 6 ms against 13 beside a busy core.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(bundle.read(EDGE), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                bundle.read(EDGE), options, providers=["CPUExecutionProvider"]
+            )
         except BundleError:
             raise
-        except Exception as error:  # onnxruntime has a class of its own for each failure and exports none of them
+        except (
+            Exception
+        ) as error:  # onnxruntime has a class of its own for each failure and exports none of them
             raise BundleDamagedError(f"{bundle.path / EDGE} cannot be loaded: {error}") from None
         self._input = self._session.get_inputs()[0].name
         try:
@@ -56,7 +60,9 @@ class Encoder:
         except (KeyError, ValueError) as error:  # integers that are whole and still do not make a codec
             raise BundleDamagedError(f"{bundle.path}: the integers do not make a codec: {error}") from None
 
-    def encode(self, source: str | Path | bytes, quality: int | None = None, name: str | None = None) -> Encoded:
+    def encode(
+        self, source: str | Path | bytes, quality: int | None = None, name: str | None = None
+    ) -> Encoded:
         """A file or its bytes -> bitstream. Raises ImageError and its kin, or RequestError for an unknown quality."""
         level = self.bundle.quality(quality)
         started = time.perf_counter()
@@ -85,6 +91,4 @@ def count_bytes(stream: Bitstream, total: int, bundle: Bundle) -> ByteCount:
     """Sizes of a packed stream of `total` bytes."""
     preprocess = bundle.manifest.preprocess
     pixels = preprocess.height * preprocess.width
-    return ByteCount(
-        b_v=len(stream.b_v), b_z=len(stream.b_z), total=total, bits_per_pixel=8 * total / pixels
-    )
+    return ByteCount(b_v=len(stream.b_v), b_z=len(stream.b_z), total=total, bits_per_pixel=8 * total / pixels)

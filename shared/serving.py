@@ -56,7 +56,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=256)
     except OSError as error:
         # Its own text of a taken port repeats the address, as a tuple.
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise RequestError(f"cannot listen on {at(host, port)}: {reason}") from None
 
 

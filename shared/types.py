@@ -51,7 +51,9 @@ class TaskQuery(Frozen):
 class Wanted(Frozen):
     """What a client asks of one picture."""
 
-    tasks: tuple[TaskQuery, ...] = Field(default=(), max_length=64, description="empty: every task of the bundle")
+    tasks: tuple[TaskQuery, ...] = Field(
+        default=(), max_length=64, description="empty: every task of the bundle"
+    )
     top_k: int = Field(default=5, ge=1, le=100, description="for every task, where `tasks` is empty")
 
 
@@ -68,9 +70,13 @@ class Times(Frozen):
     """Where the time went, in milliseconds. None: that stage did not run here."""
 
     read_ms: float | None = Field(default=None, description="reading and preprocessing the image")
-    front_ms: float | None = Field(default=None, description="front of the networks, fusion, transform and extractor")
+    front_ms: float | None = Field(
+        default=None, description="front of the networks, fusion, transform and extractor"
+    )
     code_ms: float | None = Field(default=None, description="exact path and range coder, encoding")
-    send_ms: float | None = Field(default=None, description="waiting for the cloud's answer, its own times included")
+    send_ms: float | None = Field(
+        default=None, description="waiting for the cloud's answer, its own times included"
+    )
     queue_ms: float | None = Field(default=None, description="waiting in the cloud for a batch")
     decode_ms: float | None = Field(default=None, description="exact path and range coder, decoding")
     tails_ms: float | None = Field(default=None, description="reconstruction and tails, for the whole batch")
