@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -130,17 +131,32 @@ async def test_what_is_given_up_is_never_worked_on_and_frees_its_place(make: Mak
     assert work.batches == [[-1], [5]]
 
 
-async def test_all_of_a_batch_given_up_at_once_does_not_stop_the_queue(make: Make, work: Work) -> None:
-    async with make() as batcher:
-        first = await busy(batcher, work)
-        given_up = [asyncio.create_task(batcher.submit(i)) for i in range(3)]
-        await waiting(batcher, 3)
-        work.gate.set()
-        for task in given_up:
-            task.cancel()
-        async with asyncio.timeout(10):
-            await first
+async def test_what_is_given_up_as_the_worker_falls_free_does_not_stop_the_queue(
+    make: Make, work: Work
+) -> None:
+    def stuck(number: int, frame: object) -> None:
+        raise AssertionError("the event loop is stuck")  # asyncio's own timeouts could not say so
+
+    before = signal.signal(signal.SIGALRM, stuck)
+    signal.alarm(20)
+    try:
+        async with make() as batcher:
+            first = await busy(batcher, work)
+            given_up = [asyncio.create_task(batcher.submit(i)) for i in range(3)]
+            await waiting(batcher, 3)
+            work.gate.set()
+            # The moment that matters: the batch has ended and the queue's task is to run next, before the callers
+            # that are cancelled now can take their items out.
+            batcher._thread.submit(int).result()
+            await asyncio.sleep(0)
+            for task in given_up:
+                task.cancel()
+            assert (await first)[0] == -2
             assert (await batcher.submit(7))[0] == 14
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert work.batches == [[-1], [7]]
 
 
 async def test_an_items_error_is_its_own(make: Make, work: Work) -> None:

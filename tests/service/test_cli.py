@@ -84,7 +84,10 @@ def test_help_of_everything() -> None:
         done = run_here(*group, "--help")
         assert done.returncode == 0, done.stderr
         assert "Commands" in done.stdout
-    assert "cloud" in run_here("--help").stdout
+    shown = run_here("--help").stdout
+    assert all(
+        text in shown for text in ("The camera side", "The server side", "build bundles", "inspect", "demo")
+    )
 
 
 def test_encode_loads_neither_torch_nor_a_server(tmp_path: Path, picture: Path, tiny_bundle: Path) -> None:
@@ -219,6 +222,21 @@ def test_an_address_that_is_none(picture: Path, tiny_bundle: Path) -> None:
 def test_a_device_that_is_not_there(stream: Path, tiny_bundle: Path) -> None:
     told = refused("cloud", "decode", stream, "--bundle", tiny_bundle, "--device", "abacus", status=2)
     assert "'abacus' cannot be used" in told
+
+
+def test_an_extra_that_is_not_installed(stream: Path, tiny_bundle: Path) -> None:
+    arguments = ["cloud", "decode", str(stream), "--bundle", str(tiny_bundle)]
+    # What an edge's installation is to the cloud's commands.
+    code = f"""
+import sys
+sys.modules["torch"] = None
+sys.argv = ["isthmus", *{arguments!r}]
+import isthmus
+isthmus.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "isthmus: torch is not installed; pip install 'isthmus[cloud]'\n"
 
 
 def test_wrong_usage_says_how() -> None:
