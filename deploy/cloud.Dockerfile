@@ -6,9 +6,9 @@
 # The base image is pinned by tag. A digest is left out on purpose: none could be checked where this was written; add the
 # one that `docker buildx imagetools inspect` shows for what you have tested.
 FROM python:3.11.13-slim-bookworm AS build
-# PyTorch's own index of CPU builds: a fifth of the size of the default ones, which bring CUDA. Same version, so
-# constraints.txt holds for both.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# The default builds of torch bring CUDA. For a fifth of the size name PyTorch's own index of CPU builds here (its "Get
+# started" page has the address); the version is the same, so constraints.txt holds for both.
+ARG PIP_EXTRA_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 RUN python -m venv /venv
@@ -16,7 +16,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE isthmus.py ./
 COPY shared shared
 COPY cloud cloud
 # Editable: code runs from /app, as it does in the tests.
-RUN /venv/bin/pip install --extra-index-url "$TORCH_INDEX" -c constraints.txt -e '.[cloud]' \
+RUN /venv/bin/pip install -c constraints.txt -e '.[cloud]' \
     && /venv/bin/python -m compileall -q /app
 
 FROM python:3.11.13-slim-bookworm

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from shared.codec.exact import MEAN_STEPS
 from shared.types import Frozen
 
 SCALE_MIN = 0.11  # below it a Gaussian's mass lies on one integer anyway
@@ -303,9 +304,16 @@ class FeatureCodec(nn.Module):
         return z, self.extractor(z).round()
 
     def gaussians(self, v: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
-        """Mean and log scale of every element of z."""
+        """Mean and log scale of every element of z. The mean lies on the grid of the deployed tables: one that learnt
+        without it lost 1.5 % there, because at small scales a 32nd moves a probability by half."""
         mean, log_scale = self.predictor(self.codebook(self.generator(v), h, w))
-        return mean, log_scale
+        return round_straight(mean * MEAN_STEPS) / MEAN_STEPS, log_scale
+
+    def rounded_bits(self, y: Tensor) -> Tensor:
+        """Bits a picture (B,) as they will be written, where `forward` in training gives those under noise."""
+        z, v = self.latents(y)
+        mean, log_scale = self.gaussians(v, z.shape[2], z.shape[3])
+        return gaussian_bits(z, mean, log_scale).sum((1, 2, 3)) + self.prior.bits(v).sum(1)
 
     def forward(self, y: Tensor) -> Coded:
         z = self.transform(y)

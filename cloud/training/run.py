@@ -2,7 +2,7 @@
 
     RUN/recipe.json        what was asked for, seeds and versions included
     RUN/checkpoint.pt      weights, optimiser, step; written every half minute, whole or not at all
-    RUN/curve.jsonl        one line every `log_every` steps
+    RUN/curve.jsonl        one line every 20 steps
     RUN/tensorboard/       the same as curves
 
 Everything random in a step follows from (seed, step), and the learning rate from the step, so a run that was killed
@@ -30,6 +30,7 @@ from shared.errors import DataError
 from shared.files import write_atomically
 
 CHECKPOINT_S = 30.0
+LOG_EVERY = 20  # steps
 
 Scalars = dict[str, float]
 
@@ -126,7 +127,6 @@ def fit(
     seed: int,
     validate: Callable[[], Scalars] | None = None,
     validate_every: int = 1000,
-    log_every: int = 20,
     show: tuple[str, ...] = ("loss",),
     weight_decay: float = 0.0,
     clip: float = 1.0,
@@ -186,7 +186,7 @@ def fit(
             torch.nn.utils.clip_grad_norm_(parameters, clip)
             optimiser.step()
             step += 1
-            if step % log_every == 0 or step == schedule.steps:
+            if step % LOG_EVERY == 0 or step == schedule.steps:
                 scalars = {"loss": float(loss.detach()), **scalars}
                 lines.write(json.dumps({"step": step, **scalars}) + "\n")
                 lines.flush()

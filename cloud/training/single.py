@@ -26,7 +26,7 @@ from cloud.models.codec import PRESETS, CodecConfig, FeatureCodec
 from cloud.models.networks import feature_shape, logits, split
 from cloud.training.data import Pictures, in_order, network_input
 from cloud.training.network import CARD, NetworkCard, load_network
-from cloud.training.run import Run, Schedule, batches, fit, training_device
+from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, training_device
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.files import write_atomically
@@ -157,11 +157,11 @@ def train_single(
         # The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda.
         weight = 1 / recipe.lambda_ if recipe.form == "rd" else recipe.lambda_
         loss = distance + weight * ramp * rate
-        return loss, {
-            "bytes": float(rate.detach()) / 8,
-            "bytes_v": float(coded.bits_v.detach().mean()) / 8,
-            "distortion": float(distance.detach()),
-        }
+        scalars = {"distortion": float(distance.detach()), "bytes_under_noise": float(rate.detach()) / 8}
+        if (step + 1) % LOG_EVERY == 0:
+            with torch.no_grad():
+                scalars["bytes"] = float(model.codec.rounded_bits(y).mean()) / 8
+        return loss, scalars
 
     def validate() -> dict[str, float]:
         return evaluate(model, check, validation.labels, recipe.train_all)
