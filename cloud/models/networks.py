@@ -7,54 +7,101 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from shared.types import Frozen
 
 REFERENCE_CLASSIFIER = "reference-classifier"
+REFERENCE_DENSE = "reference-dense"
 
 
-class ClassifierConfig(Frozen):
-    """Sizes of the reference classifier.
+class FrontConfig(Frozen):
+    """Sizes of a reference network's front.
 
     stride: pixels per feature cell, a power of two. feature_channels: C. widths: channels at strides 2, 4, 8 ..., the
-    last repeated as needed. head_widths: channels of the tail's convolutions.
+    last repeated as needed.
     """
 
-    classes: int = Field(ge=2)
     stride: int = Field(16, ge=2, le=64)
     feature_channels: int = Field(8, ge=1)
-    widths: tuple[int, ...] = (16, 32, 64, 96)
+    widths: tuple[int, ...] = Field((16, 32, 64, 96), min_length=1)
+
+    @field_validator("stride")
+    @classmethod
+    def _power_of_two(cls, stride: int) -> int:
+        if stride & (stride - 1):
+            raise ValueError(f"stride must be a power of two, not {stride}")
+        return stride
+
+    @property
+    def halvings(self) -> int:
+        return self.stride.bit_length() - 1
+
+
+class ClassifierConfig(FrontConfig):
+    """Sizes of the reference classifier. head_widths: channels of the tail's convolutions."""
+
+    classes: int = Field(ge=2)
     head_widths: tuple[int, ...] = (96, 128)
 
 
-def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+class DenseConfig(FrontConfig):
+    """Sizes of the reference network for maps.
+
+    outputs: channels of the map: 3 for normals, the number of classes for segmentation. dilations: of the front's
+    convolution blocks at its last stride; without them a cell sees 63 pixels of the image, too few to tell a wall
+    from a ceiling. tail_widths: channels of the tail at strides s, s/2, s/4 ..., the last repeated as needed.
+    bilinear: the last doubling is a convolution to the outputs and an interpolation; otherwise a deconvolution.
+    """
+
+    outputs: int = Field(ge=1)
+    dilations: tuple[int, ...] = (1, 2, 4)
+    tail_widths: tuple[int, ...] = Field((128, 64, 32, 16), min_length=1)
+    bilinear: bool = True
+
+
+def _block(
+    inputs: int, outputs: int, stride: int = 1, *, kernel: int = 3, dilation: int = 1
+) -> nn.Sequential:
+    padding = dilation * (kernel // 2)
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
     )
+
+
+def _double(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _front(config: FrontConfig, dilations: tuple[int, ...]) -> list[nn.Module]:
+    """One convolution block per halving, one a dilation at the last stride, and a convolution to C channels."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for i in range(config.halvings):
+        width = config.widths[min(i, len(config.widths) - 1)]
+        layers.append(_block(channels, width, 2))
+        channels = width
+    layers += [_block(channels, channels, dilation=dilation) for dilation in dilations]
+    layers.append(nn.Conv2d(channels, config.feature_channels, 1))
+    return layers
 
 
 class ReferenceClassifier(nn.Sequential):
     """Image (B, 3, H, W) -> logits (B, classes), as a plain sequence, so that any layer can be the split.
 
-    Layers 1..m: one convolution block per halving, one more at the last stride, and a convolution to C channels: the
-    feature (B, C, H/s, W/s). Then convolution blocks, global pooling and a linear layer. The method's own table of
-    this network is lost; the depth and widths are ours.
+    Layers 1..m: the front, with the feature (B, C, H/s, W/s). Then convolution blocks, global pooling and a linear
+    layer. The method's own table of this network is lost; the depth and widths are ours.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
-        halvings = config.stride.bit_length() - 1
-        if 1 << halvings != config.stride:
-            raise ValueError(f"stride must be a power of two, not {config.stride}")
-        widths = [config.widths[min(i, len(config.widths) - 1)] for i in range(halvings)]
-        layers: list[nn.Module] = []
-        channels = 3
-        for width in widths:
-            layers.append(_block(channels, width, 2))
-            channels = width
-        layers.append(_block(channels, channels, 1))
-        layers.append(nn.Conv2d(channels, config.feature_channels, 1))
+        layers = _front(config, dilations=(1,))
         self_split = len(layers)
         channels = config.feature_channels
         for i, width in enumerate(config.head_widths):
@@ -66,11 +113,43 @@ class ReferenceClassifier(nn.Sequential):
         self.split_layer = self_split
 
 
-def build_network(name: str, config: dict[str, Any]) -> ReferenceClassifier:
+class ReferenceDense(nn.Sequential):
+    """Image (B, 3, H, W) -> map (B, outputs, H, W); H and W multiples of the stride. Any layer can be the split.
+
+    Layers 1..m: the front. Then a convolution to 128 channels, a deconvolution to 64 at stride s/2, and
+    deconvolutions that halve the channels. Normals come out at any length: whoever reads them normalises them. The
+    first convolution's 5 x 5, the 4 x 4 of the deconvolutions and the halt at 16 channels are ours.
+    """
+
+    def __init__(self, config: DenseConfig) -> None:
+        layers = _front(config, config.dilations)
+        self_split = len(layers)
+        channels = config.tail_widths[0]
+        layers.append(_block(config.feature_channels, channels, kernel=5))
+        for i in range(1, config.halvings):
+            width = config.tail_widths[min(i, len(config.tail_widths) - 1)]
+            layers.append(_double(channels, width))
+            channels = width
+        if config.bilinear:
+            layers.append(nn.Conv2d(channels, config.outputs, 3, 1, 1))
+            layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+        else:
+            layers.append(nn.ConvTranspose2d(channels, config.outputs, 4, 2, 1))
+        super().__init__(*layers)
+        self.config = config
+        self.split_layer = self_split
+
+
+ReferenceNetwork = ReferenceClassifier | ReferenceDense
+
+
+def build_network(name: str, config: dict[str, Any]) -> ReferenceNetwork:
     """A network from its name and plain values, as a manifest or a checkpoint holds them. Raises ValueError."""
-    if name != REFERENCE_CLASSIFIER:
-        raise ValueError(f"unknown network {name!r}; known: {REFERENCE_CLASSIFIER}")
-    return ReferenceClassifier(ClassifierConfig.model_validate(config))
+    if name == REFERENCE_CLASSIFIER:
+        return ReferenceClassifier(ClassifierConfig.model_validate(config))
+    if name == REFERENCE_DENSE:
+        return ReferenceDense(DenseConfig.model_validate(config))
+    raise ValueError(f"unknown network {name!r}; known: {REFERENCE_CLASSIFIER}, {REFERENCE_DENSE}")
 
 
 def split(network: nn.Sequential, layer: int) -> tuple[nn.Sequential, nn.Sequential]:

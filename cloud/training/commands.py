@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from pydantic import ValidationError
@@ -65,37 +65,85 @@ def rooms(
 def network(
     data: Data,
     out: Out,
+    task: Annotated[str, typer.Option(help="classification, normals or segmentation.")] = "classification",
     steps: Annotated[int, typer.Option(min=1)] = 5000,
     batch: Annotated[int, typer.Option(min=1)] = 48,
     learning_rate: float = 2e-3,
     stride: Annotated[int, typer.Option(help="Pixels a feature cell is wide and high.")] = 16,
     feature_channels: int = 8,
+    label_stride: Annotated[
+        int, typer.Option(help="For maps; 2 computes the loss at a quarter of the pixels.", min=1, max=2)
+    ] = 1,
     holdout: Holdout = 1000,
     seed: int = 0,
     resume: Resume = False,
     device: Device = "auto",
 ) -> None:
-    """Train the reference classifier, uncompressed."""
+    """Train a reference network, uncompressed: a classifier, or one that makes a map."""
+    values: dict[str, Any] = {
+        "data": str(data),
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    front = {"stride": stride, "feature_channels": feature_channels}
+    if task == "classification":
+        if label_stride != 1:
+            raise DataError("--label-stride: only for --task normals or segmentation")
+        _train_classifier(values, front, data, holdout, out, resume, device)
+    else:
+        _train_dense(task, values | {"label_stride": label_stride}, front, data, holdout, out, resume, device)
+
+
+def _train_classifier(
+    values: dict[str, Any],
+    front: dict[str, int],
+    data: Path,
+    holdout: int,
+    out: Path,
+    resume: bool,
+    device: str,
+) -> None:
     from cloud.models.networks import ClassifierConfig
     from cloud.training.data import Rooms
     from cloud.training.network import NetworkRecipe, train_network
 
     training, validation = Rooms(data, 0, -holdout), Rooms(data, -holdout)
     height, width = training.size
-    sizes = {"classes": len(training.names), "stride": stride, "feature_channels": feature_channels}
-    recipe = _recipe(
-        NetworkRecipe,
-        data=str(data),
-        steps=steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        seed=seed,
-        height=height,
-        width=width,
-        network=_recipe(ClassifierConfig, **sizes),
-    )
+    config = _recipe(ClassifierConfig, classes=len(training.names), **front)
+    recipe = _recipe(NetworkRecipe, **values, height=height, width=width, network=config)
     card = train_network(recipe, training, validation, out, resume, device)
     typer.echo(f"{out}: top-1 {card.figures['top1']:.1%} on {len(validation)} rooms held out")
+
+
+def _train_dense(
+    task: str,
+    values: dict[str, Any],
+    front: dict[str, int],
+    data: Path,
+    holdout: int,
+    out: Path,
+    resume: bool,
+    device: str,
+) -> None:
+    from cloud.models.networks import DenseConfig
+    from cloud.training.data import DenseRooms, DenseTask
+    from cloud.training.dense import DenseRecipe, train_dense
+
+    known = get_args(DenseTask)
+    if task not in known:
+        raise DataError(f"--task: {task!r} is not one of classification, {', '.join(known)}")
+    training, validation = DenseRooms(data, task, 0, -holdout), DenseRooms(data, task, -holdout)
+    height, width = training.size
+    config = _recipe(DenseConfig, outputs=len(training.names), **front)
+    recipe = _recipe(DenseRecipe, **values, task=task, height=height, width=width, network=config)
+    figures = train_dense(recipe, training, validation, out, resume, device).figures
+    if task == "normals":
+        told = f"mean angular error {figures['mean_deg']:.2f} degrees, median {figures['median_deg']:.2f}"
+    else:
+        told = f"mIoU {figures['miou']:.3f}, pixel accuracy {figures['pixel_accuracy']:.1%}"
+    typer.echo(f"{out}: {told} on {len(validation)} rooms held out")
 
 
 @app.command()

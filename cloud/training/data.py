@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cloud.training.rooms import CATEGORIES, open_shards
+from cloud.training.rooms import CATEGORIES, LAYERS, SEMANTIC_CLASSES, open_shards, read_index
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.image import to_input
+
+DenseTask = Literal["normals", "segmentation"]
+IGNORE = 255  # the class of a pixel that nobody labelled
 
 
 class Pictures(Protocol):
@@ -29,29 +32,92 @@ class Pictures(Protocol):
         """RGB (B, H, W, 3) of the pictures that `indices` (B,) name."""
 
 
-class Rooms:
-    """A set that `isthmus train rooms` wrote, or a part of it: pictures start..stop. Raises DataError."""
+class Maps(Protocol):
+    """M pictures of one size with a label a pixel. names: of the classes, or of a normal's components."""
 
-    def __init__(self, directory: Path, start: int = 0, stop: int | None = None) -> None:
+    names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """RGB (B, H, W, 3) of the pictures that `indices` (B,) name."""
+
+    def maps(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Classes (B, H, W) uint8, IGNORE where there is none; or normals (B, H, W, 3) int8, 127 n, 0 where none."""
+
+
+class _RoomPictures:
+    """The pictures of a set that `isthmus train rooms` wrote, or of a part of it: start..stop. Raises DataError."""
+
+    def __init__(self, directory: Path, start: int, stop: int | None) -> None:
+        self._directory = directory
         try:
-            self._shards = open_shards(directory, "image")
-            categories = np.concatenate(open_shards(directory, "category"))
+            self._images = open_shards(directory, "image")
         except ValueError as error:
             raise DataError(str(error)) from None
-        self._shard_size = len(self._shards[0])
-        self._chosen = np.arange(len(categories))[start:stop]
+        count = sum(len(shard) for shard in self._images)
+        self._chosen = np.arange(count)[start:stop]
         if not len(self._chosen):
-            raise DataError(f"{directory} has {len(categories)} rooms; none is left of {start}..{stop}")
-        self.labels = categories[self._chosen].astype(np.int64)
-        self.names = CATEGORIES
-        self.size = (self._shards[0].shape[1], self._shards[0].shape[2])
+            raise DataError(f"{directory} has {count} rooms; none is left of {start}..{stop}")
+        self.size = (self._images[0].shape[1], self._images[0].shape[2])
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     def pixels(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        shard, row = np.divmod(self._chosen[indices], self._shard_size)
-        return np.stack([self._shards[s][r] for s, r in zip(shard, row, strict=True)])
+        return self._rows(self._images, indices)
+
+    def _labels(self, layer: str) -> list[NDArray[Any]]:
+        """A layer of labels. Raises DataError."""
+        try:
+            index = read_index(self._directory)
+            if layer not in index.layers:
+                wanted = ",".join(name for name in LAYERS if name in {*index.layers, layer})
+                raise DataError(
+                    f"{self._directory} has no {layer}; "
+                    f"render a set that has: `isthmus train rooms OUT --layers {wanted}`"
+                )
+            return open_shards(self._directory, layer)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+
+    def _rows(self, shards: list[NDArray[Any]], indices: NDArray[np.int64]) -> NDArray[Any]:
+        shard, row = np.divmod(self._chosen[indices], len(shards[0]))
+        return np.stack([shards[s][r] for s, r in zip(shard, row, strict=True)])
+
+
+class Rooms(_RoomPictures):
+    """Rooms with their categories. Raises DataError."""
+
+    def __init__(self, directory: Path, start: int = 0, stop: int | None = None) -> None:
+        super().__init__(directory, start, stop)
+        categories = np.concatenate(self._labels("category"))
+        self.labels = categories[self._chosen].astype(np.int64)
+        self.names = CATEGORIES
+
+
+class DenseRooms(_RoomPictures):
+    """Rooms with their normals or their classes a pixel. Raises DataError."""
+
+    def __init__(self, directory: Path, task: DenseTask, start: int = 0, stop: int | None = None) -> None:
+        super().__init__(directory, start, stop)
+        self._maps = self._labels("normals" if task == "normals" else "semantic")
+        self.names = ("x", "y", "z") if task == "normals" else SEMANTIC_CLASSES
+
+    def maps(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        return self._rows(self._maps, indices)
+
+
+def mirror(maps: NDArray[Any], flip: NDArray[np.bool_]) -> NDArray[Any]:
+    """The labels of pictures that `network_input` mirrors. maps: as in `Maps`; flip (B,).
+
+    A normal's x, which points right, changes its sign.
+    """
+    maps = maps.copy()
+    maps[flip] = maps[flip][:, :, ::-1]
+    if maps.ndim == 4:
+        maps[flip, :, :, 0] = -maps[flip, :, :, 0]
+    return maps
 
 
 def network_input(

@@ -10,7 +10,7 @@ from rich.progress import track
 
 from cloud.model import CloudModel
 from cloud.training.data import Pictures, in_order
-from cloud.training.network import load_network
+from cloud.training.network import load_classifier
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
 from shared.encoder import Encoder
@@ -37,7 +37,7 @@ class Evaluation(Frozen):
 def evaluate_bundle(bundle: Bundle, network: Path, pictures: Pictures, batch: int = 32) -> Evaluation:
     """Encode, pack, unpack, decode and answer every picture, beside the uncompressed network. Raises IsthmusError."""
     encoder, model = Encoder(bundle, threads=2), CloudModel(bundle)
-    whole, _ = load_network(network)
+    whole, _ = load_classifier(network)
     task = bundle.manifest.tasks[0].name
     right = plain = same = exact = 0
     sizes: list[int] = []

@@ -1,4 +1,4 @@
-"""Trains the reference classifier, uncompressed: what `isthmus train network` does.
+"""Trains the reference classifier, uncompressed: what `isthmus train network` does; `dense` trains the others.
 
 A trained network is a folder: network.safetensors (weights) and network.json (`NetworkCard`).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from cloud.models.networks import REFERENCE_CLASSIFIER, ClassifierConfig, ReferenceClassifier, build_network
+from cloud.models.networks import (
+    REFERENCE_CLASSIFIER,
+    ClassifierConfig,
+    ReferenceClassifier,
+    ReferenceNetwork,
+    build_network,
+)
 from cloud.training.data import Pictures, in_order, network_input
 from cloud.training.run import Run, Schedule, batches, fit, training_device
 from shared.bundle import Preprocess
@@ -29,25 +35,31 @@ from shared.types import Frozen
 WEIGHTS, CARD = "network.safetensors", "network.json"
 
 
-class NetworkRecipe(Frozen):
-    """Everything that decides how a network comes out."""
+class TrainingRecipe(Frozen):
+    """What every network's training is told."""
 
     data: str
     steps: int = Field(ge=1)
     batch: int = Field(48, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
-    label_smoothing: float = Field(0.05, ge=0, lt=1)
     seed: int = 0
     height: int = 256
     width: int = 256
+
+
+class NetworkRecipe(TrainingRecipe):
+    """Everything that decides how a classifier comes out."""
+
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
     network: ClassifierConfig
 
 
 class NetworkCard(Frozen):
-    """network.json: how to build the network again, and what it reached."""
+    """network.json: how to build the network again, and what it reached. labels: names of the outputs."""
 
     network: str
+    task: Literal["classification", "normals", "segmentation"] = "classification"
     config: dict[str, Any]
     split: int
     labels: tuple[str, ...]
@@ -131,7 +143,7 @@ def save_network(network: nn.Module, card: NetworkCard, folder: Path) -> None:
     write_atomically(folder / CARD, card.model_dump_json(indent=1).encode())
 
 
-def load_network(folder: Path) -> tuple[ReferenceClassifier, NetworkCard]:
+def load_network(folder: Path) -> tuple[ReferenceNetwork, NetworkCard]:
     """A trained network, in evaluation mode. Raises DataError."""
     try:
         card = NetworkCard.model_validate(json.loads((folder / CARD).read_text()))
@@ -145,3 +157,13 @@ def load_network(folder: Path) -> tuple[ReferenceClassifier, NetworkCard]:
     except (ValidationError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"the network in {folder} cannot be read: {str(error).splitlines()[0]}") from None
     return network.eval(), card
+
+
+def load_classifier(folder: Path) -> tuple[ReferenceNetwork, NetworkCard]:
+    """A trained network that must be a classifier. Raises DataError."""
+    network, card = load_network(folder)
+    if card.task != "classification":
+        raise DataError(
+            f"{folder} holds a network for {card.task}; this takes networks for classification only, so far"
+        )
+    return network, card

@@ -127,6 +127,7 @@ def fit(
     seed: int,
     validate: Callable[[], Scalars] | None = None,
     validate_every: int = 1000,
+    pictures: Callable[[], Mapping[str, np.ndarray]] | None = None,
     show: tuple[str, ...] = ("loss",),
     weight_decay: float = 0.0,
     clip: float = 1.0,
@@ -134,7 +135,8 @@ def fit(
     """Train `model`'s parameters that require gradients, from the run's last checkpoint on.
 
     data(start): the batches from a step on. loss_of(batch, step): the loss and what to log. show: logged names that
-    stand beside the progress bar. Returns the last validation's figures.
+    stand beside the progress bar. pictures(): RGB (H, W, 3) uint8 by name, for TensorBoard at each validation. Returns
+    the last validation's figures.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -198,6 +200,8 @@ def fit(
                 figures = {name: float(value) for name, value in validate().items()}
                 for name, value in figures.items():
                     board.add_scalar(f"validation/{name}", value, step)
+                for name, picture in (pictures() if pictures else {}).items():
+                    board.add_image(f"validation/{name}", picture, step, dataformats="HWC")
                 progress.console.print(
                     f"step {step}: " + "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
                 )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from cloud.models.codec import PRESETS, CodecConfig, FeatureCodec
 from cloud.models.networks import feature_shape, logits, split
 from cloud.training.data import Pictures, in_order, network_input
-from cloud.training.network import CARD, NetworkCard, load_network
+from cloud.training.network import CARD, NetworkCard, load_classifier, load_network
 from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, training_device
 from shared.bundle import Preprocess
 from shared.errors import DataError
@@ -122,8 +122,8 @@ def train_single(
 ) -> dict[str, float]:
     """Train, leaving in `out` what `build` needs. Returns the last validation. Raises DataError."""
     place = training_device(device)
+    network, card = load_classifier(Path(recipe.network))
     run = Run(out, recipe.model_dump(mode="json"), resume)
-    network, card = load_network(Path(recipe.network))
     layer = card.split if recipe.split is None else recipe.split
     torch.manual_seed(recipe.seed)
     try:

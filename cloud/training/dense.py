@@ -1,0 +1,186 @@
+"""Trains the reference networks for normals and segmentation, uncompressed: `isthmus train network --task ...`.
+
+Legend: B pictures, H x W pixels, K classes. The folder that comes out is that of `network`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cloud.models.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense, split
+from cloud.training.data import IGNORE, DenseTask, Maps, in_order, mirror, network_input
+from cloud.training.metrics import AngularError, Confusion
+from cloud.training.network import NetworkCard, TrainingRecipe, save_network
+from cloud.training.rooms import paint_semantic
+from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, training_device
+from shared.bundle import Preprocess
+from shared.errors import DataError
+
+MAIN_FIGURE: dict[str, str] = {"normals": "mean_deg", "segmentation": "miou"}
+SHEET_ROWS = 4
+
+
+class DenseRecipe(TrainingRecipe):
+    """Everything that decides how a network for maps comes out.
+
+    label_stride: 2 computes the loss at a quarter of the pixels, which of each 2 x 2 being drawn for each step.
+    """
+
+    task: DenseTask
+    label_stride: Literal[1, 2] = 1
+    network: DenseConfig
+
+
+def train_dense(
+    recipe: DenseRecipe, training: Maps, validation: Maps, out: Path, resume: bool, device: str = "cpu"
+) -> NetworkCard:
+    """Train, and write the network to `out`. Raises DataError."""
+    place = training_device(device)
+    stride = recipe.network.stride
+    if recipe.height % stride or recipe.width % stride:
+        raise DataError(
+            f"pictures of {recipe.width} x {recipe.height} do not divide into cells of --stride {stride}"
+        )
+    run = Run(out, recipe.model_dump(mode="json"), resume)
+    torch.manual_seed(recipe.seed)
+    network = ReferenceDense(recipe.network)
+    network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    preprocess = Preprocess(height=recipe.height, width=recipe.width)
+
+    def data(start: int) -> Iterator[tuple[Tensor, Tensor, tuple[int, int]]]:
+        steps = batches(len(training), recipe.batch, recipe.seed, start, recipe.steps)
+        for step, indices in enumerate(steps, start):
+            random = np.random.default_rng((recipe.seed, step, 1))
+            flip = random.random(len(indices)) < 0.5
+            corner = tuple(random.integers(0, recipe.label_stride, 2).tolist())
+            x = network_input(training.pixels(indices), preprocess, flip).to(place)
+            truth = torch.from_numpy(mirror(training.maps(indices), flip)).to(place)
+            yield x.contiguous(memory_format=torch.channels_last), truth, corner
+
+    def loss_of(batch: tuple[Tensor, Tensor, tuple[int, int]], step: int) -> tuple[Tensor, dict[str, float]]:
+        network.train()
+        x, truth, corner = batch
+        made, truth = _at_label_stride(network, x, truth, recipe.label_stride, corner)
+        scalars = {}
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:
+            scalars = _measure(recipe, [(made.detach(), truth)])
+        return dense_loss(recipe.task, made, truth), scalars
+
+    def validate() -> dict[str, float]:
+        network.eval()
+        return _measure(recipe, _answers(network, validation, preprocess))
+
+    def pictures() -> dict[str, NDArray[np.uint8]]:
+        network.eval()
+        return {recipe.task: sheet(recipe.task, network, validation, preprocess)}
+
+    figures = fit(
+        run,
+        network,
+        Schedule(recipe.steps, recipe.learning_rate),
+        data,
+        loss_of,
+        seed=recipe.seed,
+        validate=validate,
+        pictures=pictures,
+        show=("loss", MAIN_FIGURE[recipe.task]),
+        weight_decay=recipe.weight_decay,
+    )
+    card = NetworkCard(
+        network=REFERENCE_DENSE,
+        task=recipe.task,
+        config=recipe.network.model_dump(mode="json"),
+        split=network.split_layer,
+        labels=training.names,
+        preprocess=preprocess,
+        recipe=recipe.model_dump(mode="json"),
+        figures=dict(figures),
+    )
+    save_network(network, card, out)
+    return card
+
+
+def dense_loss(task: DenseTask, made: Tensor, truth: Tensor) -> Tensor:
+    """made (B, K or 3, H, W); truth as `Maps` gives it. Means over the labelled pixels; 0 where there is none.
+
+    Segmentation: cross-entropy. Normals: 1 - cosine, and the mean absolute difference of the components.
+    """
+    if task == "segmentation":
+        labelled = (truth != IGNORE).sum().clamp(min=1)
+        return F.cross_entropy(made, truth.long(), ignore_index=IGNORE, reduction="sum") / labelled
+    valid = (truth != 0).any(-1)
+    one = F.normalize(truth.permute(0, 3, 1, 2).float(), dim=1)
+    other = F.normalize(made, dim=1)
+    distance = 1 - (one * other).sum(1) + (one - other).abs().mean(1)
+    return (distance * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _at_label_stride(
+    network: ReferenceDense, x: Tensor, truth: Tensor, stride: int, corner: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """The network's output and the labels at every pixel, or at one of each stride x stride: that at `corner`.
+
+    With a bilinear end the layer before the interpolation has that size already, and the interpolation is left out;
+    as each of the four pixels is drawn as often, no side is preferred.
+    """
+    if stride == 1:
+        return network(x), truth
+    top, left = corner
+    truth = truth[:, top::stride, left::stride]
+    if network.config.bilinear:
+        before, _ = split(network, len(network) - 1)
+        return before(x), truth
+    return network(x)[:, :, top::stride, left::stride], truth
+
+
+@torch.no_grad()
+def _answers(
+    network: ReferenceDense, pictures: Maps, preprocess: Preprocess, batch: int = 16
+) -> Iterator[tuple[Tensor, Tensor]]:
+    place = next(network.parameters()).device
+    for indices in in_order(len(pictures), batch):
+        made = network(network_input(pictures.pixels(indices), preprocess).to(place))
+        yield made, torch.from_numpy(pictures.maps(indices))
+
+
+def _measure(recipe: DenseRecipe, answers: Any) -> dict[str, float]:
+    """Figures of pairs of outputs and labels, as in `dense_loss`."""
+    metric = AngularError() if recipe.task == "normals" else Confusion(recipe.network.outputs, IGNORE)
+    for made, truth in answers:
+        if isinstance(metric, AngularError):
+            metric.add(made.permute(0, 2, 3, 1).cpu().numpy(), truth.cpu().numpy().astype(np.float32))
+        else:
+            metric.add(made.argmax(1).cpu().numpy(), truth.cpu().numpy())
+    return metric.figures()
+
+
+@torch.no_grad()
+def sheet(
+    task: DenseTask, network: ReferenceDense, pictures: Maps, preprocess: Preprocess
+) -> NDArray[np.uint8]:
+    """The first pictures, a row each: input, prediction, truth."""
+    indices = np.arange(min(SHEET_ROWS, len(pictures)))
+    x = network_input(pictures.pixels(indices), preprocess).to(next(network.parameters()).device)
+    made = network(x).permute(0, 2, 3, 1).cpu().numpy()
+    truth = pictures.maps(indices)
+    if task == "normals":
+        columns = [normals_rgb(made), normals_rgb(truth)]
+    else:
+        columns = [paint_semantic(made.argmax(-1)), paint_semantic(np.where(truth == IGNORE, 0, truth))]
+    rows = np.concatenate([pictures.pixels(indices), *columns], axis=2)
+    return rows.reshape(-1, *rows.shape[2:]).astype(np.uint8)
+
+
+def normals_rgb(normals: NDArray[Any]) -> NDArray[np.uint8]:
+    """Normals (..., 3) of any length as RGB: -1 is 0, 1 is 255; no normal is mid-grey."""
+    size = np.linalg.norm(normals.astype(np.float32), axis=-1, keepdims=True)
+    unit = normals / np.where(size > 0, size, 1)
+    return np.rint((unit + 1) * 127.5).astype(np.uint8)

@@ -1,0 +1,297 @@
+"""The reference networks for normals and segmentation: shapes, cost, splits, labels, training as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from cloud.models.networks import DenseConfig, ReferenceDense, build_network, feature_shape, split
+from cloud.training.data import IGNORE, DenseRooms, mirror, network_input
+from cloud.training.dense import DenseRecipe, dense_loss, normals_rgb, sheet, train_dense
+from cloud.training.network import CARD, NetworkCard, load_network
+from cloud.training.rooms import SEMANTIC_PALETTE, write_rooms
+from cloud.training.single import SingleRecipe, train_single
+from shared.bundle import Preprocess
+from shared.errors import DataError
+
+OUTPUTS = {"normals": 3, "segmentation": 17}
+SMALL = {"widths": (8, 16, 24, 32), "dilations": (1, 2), "tail_widths": (32, 16, 8)}
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory) -> Path:
+    """32 rooms of 64 x 64 with all that networks for maps need."""
+    out = tmp_path_factory.mktemp("dense") / "rooms"
+    layers = ("image", "normals", "semantic", "category")
+    write_rooms(out, range(32), height=64, width=64, layers=layers, shard_size=10)
+    return out
+
+
+def recipe(task: str, **changes) -> DenseRecipe:
+    values = {"data": "rooms", "task": task, "steps": 40, "batch": 12, "height": 64, "width": 64}
+    # Few steps: no time for the schedule's warm-up of 200.
+    network = DenseConfig(outputs=OUTPUTS[task], stride=8, **SMALL)
+    return DenseRecipe(**{**values, "learning_rate": 2e-2, "network": network, **changes})
+
+
+def train(data: Path, out: Path, chosen: DenseRecipe, resume: bool = False) -> NetworkCard:
+    sets = DenseRooms(data, chosen.task, 0, -8), DenseRooms(data, chosen.task, -8)
+    return train_dense(chosen, *sets, out, resume)
+
+
+def curve(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("bilinear", [True, False])
+@pytest.mark.parametrize("stride", [2, 8, 16, 64])
+def test_shapes(stride, bilinear):
+    config = DenseConfig(outputs=5, stride=stride, feature_channels=6, bilinear=bilinear, **SMALL)
+    network = ReferenceDense(config).eval()
+    front, _ = split(network, network.split_layer)
+    assert feature_shape(front, 64, 128) == (6, 64 // stride, 128 // stride)
+    assert feature_shape(network, 64, 128) == (5, 64, 128)
+
+
+def test_split_anywhere_equals_the_whole():
+    torch.manual_seed(0)
+    network = ReferenceDense(DenseConfig(outputs=3, stride=16, **SMALL)).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        whole = network(x)
+        for layer in range(len(network) + 1):
+            front, tail = split(network, layer)
+            assert torch.equal(tail(front(x)), whole), layer
+
+
+@pytest.mark.parametrize("outputs", [3, 17])
+def test_the_tail_costs_at_most_150_million_multiply_adds(outputs):
+    network = ReferenceDense(DenseConfig(outputs=outputs)).eval()
+    front, tail = split(network, network.split_layer)
+    spent = 0
+
+    def count(module, inputs, output):
+        nonlocal spent
+        if isinstance(module, nn.Conv2d):
+            spent += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.ConvTranspose2d):
+            spent += inputs[0].numel() * module.weight[0].numel()
+
+    for module in tail.modules():
+        module.register_forward_hook(count)
+    with torch.no_grad():
+        feature = front(torch.zeros(1, 3, 256, 256))
+        assert feature.shape == (1, 8, 16, 16)
+        tail(feature)
+    assert 100e6 < spent <= 150e6
+
+
+def test_the_front_sees_the_whole_picture():
+    """Without dilations a cell sees 63 pixels, and cannot know which way the room is turned."""
+    network = ReferenceDense(DenseConfig(outputs=3)).double().eval()
+    front, _ = split(network, network.split_layer)
+    x = torch.randn(1, 3, 256, 256, dtype=torch.float64, requires_grad=True)
+    front(x)[0, :, 8, 8].sum().backward()
+    seen = x.grad[0].abs().sum(0).nonzero()
+    assert (seen.amin(0) <= 20).all()
+    assert (seen.amax(0) >= 235).all()
+
+
+def test_networks_are_built_by_name_and_bad_sizes_are_refused():
+    assert isinstance(build_network("reference-dense", {"outputs": 3}), ReferenceDense)
+    with pytest.raises(ValueError, match="power of two"):
+        build_network("reference-dense", {"outputs": 3, "stride": 12})
+    with pytest.raises(ValueError, match="unknown network"):
+        build_network("reference-dens", {"outputs": 3})
+
+
+def test_labels_are_mirrored_with_their_pictures():
+    """Each pixel keeps its label; a normal that points right points left afterwards."""
+    random = np.random.default_rng(0)
+    classes = random.integers(0, 17, (2, 3, 4), dtype=np.uint8)
+    normals = random.integers(-127, 128, (2, 3, 4, 3), dtype=np.int8)
+    before = classes.copy(), normals.copy()
+    flip = np.array([True, False])
+    flipped, turned = mirror(classes, flip), mirror(normals, flip)
+    for row in range(3):
+        for column in range(4):
+            assert flipped[0, row, column] == classes[0, row, 3 - column]
+            x, y, z = normals[0, row, 3 - column].tolist()
+            assert turned[0, row, column].tolist() == [-x, y, z]
+    assert np.array_equal(flipped[1], classes[1])
+    assert np.array_equal(turned[1], normals[1])
+    assert np.array_equal(classes, before[0])
+    assert np.array_equal(normals, before[1])
+    assert flipped.dtype == np.uint8
+    assert turned.dtype == np.int8
+
+
+def test_a_mirrored_room_has_the_normals_of_its_picture(rooms):
+    """Of the real labels: the picture and its labels are turned together, and x is the component that points right."""
+    data = DenseRooms(rooms, "normals")
+    indices = np.arange(6)
+    flip = np.ones(6, bool)
+    turned = mirror(data.maps(indices), flip)
+    plain = Preprocess(height=64, width=64, mean=(0, 0, 0), std=(1, 1, 1))
+    x = network_input(data.pixels(indices), plain, flip)
+    assert np.array_equal(np.rint(x.numpy().transpose(0, 2, 3, 1) * 255), data.pixels(indices)[:, :, ::-1])
+    assert np.array_equal(turned * np.array([-1, 1, 1]), data.maps(indices)[:, :, ::-1])
+    # What is seen on the left half of a picture faces right, more than what is seen on the right half.
+    for maps in (data.maps(indices), turned):
+        assert maps[:, :, :32, 0].mean() > maps[:, :, 32:, 0].mean()
+
+
+def test_losses_counted_by_hand():
+    made = torch.zeros(1, 4, 2, 2)
+    classes = torch.tensor([[[0, 1], [IGNORE, IGNORE]]], dtype=torch.uint8)
+    assert dense_loss("segmentation", made, classes).item() == pytest.approx(math.log(4))
+    made[:, :, 1] = torch.tensor([9.0, -9.0, 4.0, 0.0])[:, None]  # where nobody knows the answer
+    assert dense_loss("segmentation", made, classes).item() == pytest.approx(math.log(4))
+    nobody = torch.full((1, 2, 2), IGNORE, dtype=torch.uint8)
+    assert dense_loss("segmentation", made, nobody).item() == 0
+    normals = torch.zeros(1, 1, 3, 3, dtype=torch.int8)
+    normals[0, 0, 0, 2] = normals[0, 0, 1, 2] = 127
+    answer = torch.tensor([[[[0.0, 5.0, 1.0]], [[0.0, 0.0, 1.0]], [[7.0, 0.0, 1.0]]]])
+    # One right (0), one at 90 degrees (1 - 0, and components off by 1, 0, 1), one without a label.
+    assert dense_loss("normals", answer, normals).item() == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize("task", OUTPUTS)
+@pytest.mark.parametrize("label_stride", [1, 2])
+def test_a_few_steps_lower_the_loss(tmp_path, rooms, task, label_stride):
+    card = train(rooms, tmp_path / "run", recipe(task, label_stride=label_stride))
+    lines = curve(tmp_path / "run")
+    assert lines[-1]["loss"] < 0.85 * lines[0]["loss"]
+    expected = {"normals": "mean_deg", "segmentation": "miou"}[task]
+    assert expected in lines[-1]
+    assert expected in card.figures
+    network, loaded = load_network(tmp_path / "run")
+    assert isinstance(network, ReferenceDense)
+    assert loaded == card
+    assert loaded.task == task
+    assert len(loaded.labels) == OUTPUTS[task]
+
+
+def test_both_ends_and_label_strides_train_on_the_same_pixels(rooms):
+    """The loss at stride 2 is that of the chosen pixels; a deconvolution at the end is thinned out alike."""
+    from cloud.training.dense import _at_label_stride
+
+    network = ReferenceDense(DenseConfig(outputs=17, stride=8, bilinear=False, **SMALL)).eval()
+    data = DenseRooms(rooms, "segmentation")
+    truth = torch.from_numpy(data.maps(np.arange(2)))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        made, labels = _at_label_stride(network, x, truth, 2, (1, 0))
+        assert torch.equal(made, network(x)[:, :, 1::2, ::2])
+    assert torch.equal(labels, truth[:, 1::2, ::2])
+
+
+def test_an_interrupted_run_resumes_to_the_same_curve(tmp_path, rooms, monkeypatch):
+    from cloud.training import run as module
+
+    class KilledError(Exception):
+        pass
+
+    chosen = recipe("normals", label_stride=2)
+    train(rooms, tmp_path / "whole", chosen)
+    plain = module.Run.save
+    monkeypatch.setattr(module, "CHECKPOINT_S", 0.0)  # a checkpoint a step
+
+    def save_then_stop(self, state):
+        plain(self, state)
+        if state["step"] == 17:
+            raise KilledError
+
+    monkeypatch.setattr(module.Run, "save", save_then_stop)
+    with pytest.raises(KilledError):
+        train(rooms, tmp_path / "killed", chosen)
+    monkeypatch.setattr(module.Run, "save", plain)
+    with pytest.raises(DataError, match="label_stride"):
+        train(rooms, tmp_path / "killed", recipe("normals", label_stride=1), resume=True)
+    card = train(rooms, tmp_path / "killed", chosen, resume=True)
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert card == NetworkCard.model_validate_json((tmp_path / "whole" / CARD).read_text())
+
+
+def test_tensorboard_shows_input_prediction_and_truth(tmp_path, rooms):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(rooms, tmp_path / "run", recipe("segmentation", steps=2))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["images"] == ["validation/segmentation"]
+    assert "validation/miou" in events.Tags()["scalars"]
+    picture = events.Images("validation/segmentation")[0]
+    assert (picture.height, picture.width) == (4 * 64, 3 * 64)
+
+
+def test_the_sheet_shows_the_labels_in_their_colours(rooms):
+    data = DenseRooms(rooms, "segmentation")
+    network = ReferenceDense(DenseConfig(outputs=17, stride=8, **SMALL)).eval()
+    shown = sheet("segmentation", network, data, Preprocess(height=64, width=64))
+    assert np.array_equal(shown[64:128, :64], data.pixels(np.array([1]))[0])
+    truth = data.maps(np.array([1]))[0]
+    assert tuple(shown[64 + 50, 128 + 7]) == SEMANTIC_PALETTE[truth[50, 7]]
+    vectors = np.array([[0, 0, 5.0], [-2, 0, 0], [0, 0, 0]])
+    assert normals_rgb(vectors).tolist() == [[128, 128, 255], [0, 128, 128], [128, 128, 128]]
+
+
+def test_an_older_card_is_a_classifiers(tiny_network):
+    values = json.loads((tiny_network / CARD).read_text())
+    del values["task"]
+    assert NetworkCard.model_validate(values).task == "classification"
+
+
+def test_flow_1_refuses_a_network_for_maps(tmp_path, rooms):
+    from cloud.training.data import Rooms
+    from cloud.training.network import load_classifier
+
+    train(rooms, tmp_path / "network", recipe("normals", steps=1))
+    chosen = SingleRecipe(data="rooms", network=str(tmp_path / "network"), lambda_=300.0, steps=1)
+    with pytest.raises(DataError, match="network for normals; this takes networks for classification only"):
+        train_single(chosen, Rooms(rooms, 0, 8), Rooms(rooms, 8), tmp_path / "codec", resume=False)
+    assert not (tmp_path / "codec").exists()
+    with pytest.raises(DataError, match="classification only"):
+        load_classifier(tmp_path / "network")
+
+
+def test_pictures_that_the_stride_does_not_divide_are_refused(tmp_path, rooms):
+    with pytest.raises(DataError, match="cells of --stride 8"):
+        train(rooms, tmp_path / "run", recipe("normals", height=60))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command(tmp_path, rooms):
+    """What a user types, and what each mistake says: one line, and nothing left behind."""
+    from isthmus import app
+
+    def run(*flags: str, data: Path = rooms):
+        fixed = ["--data", str(data), "--out", str(tmp_path / "out"), "--holdout", "8", "--steps", "2"]
+        return CliRunner().invoke(app, ["train", "network", *fixed, "--batch", "4", *flags])
+
+    bare = tmp_path / "bare"
+    write_rooms(bare, range(9), height=32, width=32, layers=("image", "category"))
+    for flags, data, said in [
+        (("--task", "depth"), rooms, "--task: 'depth' is not one of classification, normals, segmentation"),
+        (("--task", "normals"), bare, "--layers image,normals,category"),
+        (("--task", "segmentation"), bare, "--layers image,semantic,category"),
+        (("--task", "normals", "--stride", "12"), rooms, "--stride: "),
+        (("--stride", "12"), rooms, "power of two"),
+        (("--label-stride", "2"), rooms, "--label-stride: only for --task normals or segmentation"),
+    ]:
+        done = run(*flags, data=data)
+        assert isinstance(done.exception, DataError), done.output
+        assert said in str(done.exception)
+        assert "\n" not in str(done.exception)
+        assert not (tmp_path / "out").exists()
+    done = run("--task", "segmentation", "--label-stride", "2")
+    assert done.exit_code == 0, done.output
+    assert "mIoU" in done.output
+    assert "on 8 rooms held out" in done.output
