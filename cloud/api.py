@@ -30,6 +30,7 @@ from shared.http import (
     add_health,
     answer_doc,
     body_doc,
+    camera,
     create_app,
     media_type,
     problem_doc,
@@ -68,15 +69,19 @@ def build_app(pipeline: Callable[[], Pipeline], settings: CloudSettings) -> Fast
         openapi_extra=body_doc("image/*", MEDIA_TYPE),
     )
     async def analyze(
-        request: Request, asked: Annotated[Wanted, Depends(wanted)], quality: QualityQuery = None
+        request: Request,
+        asked: Annotated[Wanted, Depends(wanted)],
+        taken_by: Annotated[str, Depends(camera)],
+        quality: QualityQuery = None,
     ) -> Analysis:
         """The body is the file as it is (no multipart). `quality` is for images; a bitstream has its own."""
         ready = pipeline()
         request_id = request.state.request_id
         if media_type(request, MEDIA_TYPE) == MEDIA_TYPE:
-            return await ready.analyze(await read_body(request, MAX_STREAM_BYTES), asked, request_id)
+            stream = await read_body(request, MAX_STREAM_BYTES)
+            return await ready.analyze(stream, asked, request_id, camera=taken_by)
         image = await read_body(request, settings.image_bytes_max)
-        return await ready.analyze_image(image, asked, request_id, quality)
+        return await ready.analyze_image(image, asked, request_id, quality, camera=taken_by)
 
     @app.get(
         "/v1/bundles",

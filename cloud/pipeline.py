@@ -3,7 +3,7 @@
     bytes -> Bitstream.unpack -> is it of this bundle? -> which tasks?           (at once, in the event loop)
           -> queue -> a batch of one latent grid                                 (cloud.batcher)
           -> LatentCodec.decode -> z -> CloudModel.answer -> results             (in the batch thread)
-          -> Analysis, remembered by its request id
+          -> Analysis, remembered by its request id; the bytes to the archive, where there is one
 
 An image that is sent to the cloud itself goes through the same `Encoder` as on an edge, and then the same way.
 
@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +47,7 @@ from shared.types import (
     TaskQuery,
     Times,
     Wanted,
+    check_camera,
     check_request_id,
 )
 
@@ -63,6 +65,13 @@ class Model(Protocol):
     def warm_up(self) -> None: ...
 
 
+class Keeper(Protocol):
+    """What the pipeline needs of `cloud.archive.Archive`."""
+
+    def append(self, camera: str, received_at: datetime, request_id: str, data: bytes) -> bool:
+        """Never waits and never raises."""
+
+
 @dataclass(frozen=True)
 class _Job:
     stream: Bitstream
@@ -77,10 +86,21 @@ class _Done:
 
 
 class Pipeline:
-    """One loaded bundle, ready to answer. Must be made and used in one event loop."""
+    """One loaded bundle, ready to answer. Must be made and used in one event loop.
 
-    def __init__(self, bundle: Bundle, model: Model, encoder: Encoder, settings: CloudSettings) -> None:
+    archive: gets each bitstream that was answered, once for all repeats of a request; None keeps nothing.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        model: Model,
+        encoder: Encoder,
+        settings: CloudSettings,
+        archive: Keeper | None = None,
+    ) -> None:
         self.bundle, self.model, self.encoder, self.settings = bundle, model, encoder, settings
+        self._archive = archive
         self._batcher: Batcher[_Job, _Done] = Batcher(
             self._work,
             key=lambda job: (job.stream.h, job.stream.w),
@@ -102,14 +122,23 @@ class Pipeline:
         return self.bundle.info()
 
     async def analyze(
-        self, data: bytes, wanted: Wanted, request_id: str, deadline_s: float | None = None
+        self,
+        data: bytes,
+        wanted: Wanted,
+        request_id: str,
+        deadline_s: float | None = None,
+        camera: str = "",
     ) -> Analysis:
         """A packed bitstream -> its answer. deadline_s: from now; None or more than the settings': the settings'.
+
+        camera: that took the picture, for the archive; empty: it has no name.
 
         Raises BitstreamError and its kin, BundleMismatchError, UnknownTaskError, RequestError, OverloadedError,
         NotReadyError or DeadlineError.
         """
+        received_at = datetime.now(UTC)
         check_request_id(request_id)
+        check_camera(camera)
         stream = Bitstream.unpack(data)
         self._check(stream)
         queries = self._queries(wanted)
@@ -117,6 +146,8 @@ class Pipeline:
 
         async def compute() -> Analysis:
             done, queue_ms = await self._batcher.submit(_Job(stream, queries))
+            if self._archive is not None:
+                self._archive.append(camera, received_at, request_id, data)
             return Analysis(
                 request_id=request_id,
                 bundle=self.bundle.manifest.name,
@@ -131,7 +162,12 @@ class Pipeline:
             return await self._answers.get(request_id, content, compute)
 
     async def analyze_image(
-        self, image: bytes, wanted: Wanted, request_id: str, quality: int | None = None
+        self,
+        image: bytes,
+        wanted: Wanted,
+        request_id: str,
+        quality: int | None = None,
+        camera: str = "",
     ) -> Analysis:
         """An image file's bytes -> its answer, by way of the same bitstream that an edge would send.
 
@@ -142,7 +178,7 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         async with self._deadline(None):
             encoded = await loop.run_in_executor(self._encoding, self.encoder.encode, image, quality)
-            analysis = await self.analyze(encoded.data, wanted, request_id)
+            analysis = await self.analyze(encoded.data, wanted, request_id, camera=camera)
         edge = encoded.times
         times = analysis.times.model_copy(
             update={"read_ms": edge.read_ms, "front_ms": edge.front_ms, "code_ms": edge.code_ms}

@@ -27,7 +27,12 @@ class Analyzer(Protocol):
     def info(self) -> BundleInfo: ...
 
     async def analyze(
-        self, data: bytes, wanted: Wanted, request_id: str, deadline_s: float | None = None
+        self,
+        data: bytes,
+        wanted: Wanted,
+        request_id: str,
+        deadline_s: float | None = None,
+        camera: str = "",
     ) -> Analysis: ...
 
 
@@ -117,7 +122,9 @@ class Servicer(AnalyzerServicer):
         self, request: pb.AnalyzeRequest, request_id: str, deadline_s: float | None
     ) -> pb.AnalyzeResponse:
         wanted = convert.wanted_of(request)
-        analysis = await self._analyzer().analyze(request.bitstream, wanted, request_id, deadline_s)
+        analysis = await self._analyzer().analyze(
+            request.bitstream, wanted, request_id, deadline_s, request.camera
+        )
         return convert.response_message(analysis)
 
 

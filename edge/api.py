@@ -26,6 +26,7 @@ from shared.http import (
     add_health,
     answer_doc,
     body_doc,
+    camera,
     create_app,
     media_type,
     problem_doc,
@@ -64,12 +65,15 @@ def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastA
         openapi_extra=body_doc("image/*", "application/octet-stream"),
     )
     async def analyze(
-        request: Request, asked: Annotated[Wanted, Depends(wanted)], quality: QualityQuery = None
+        request: Request,
+        asked: Annotated[Wanted, Depends(wanted)],
+        taken_by: Annotated[str, Depends(camera)],
+        quality: QualityQuery = None,
     ) -> Analysis:
-        """The body is the image file as it is (no multipart)."""
+        """The body is the image file as it is (no multipart). Without X-Camera it is this edge's own camera."""
         ready = pipeline()
         media_type(request)
         image = await read_body(request, settings.image_bytes_max)
-        return await ready.analyze(image, asked, request.state.request_id, quality)
+        return await ready.analyze(image, asked, request.state.request_id, quality, taken_by)
 
     return app

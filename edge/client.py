@@ -79,13 +79,13 @@ class Client:
         # Measured: of 2,000 requests at once on one channel, 7 to 10 % end CANCELLED.
         self._places = asyncio.Semaphore(settings.in_flight_max)
 
-    async def analyze(self, request_id: str, bitstream: bytes, wanted: Wanted) -> Analysis:
-        """The cloud's answer to a packed bitstream.
+    async def analyze(self, request_id: str, bitstream: bytes, wanted: Wanted, camera: str = "") -> Analysis:
+        """The cloud's answer to a packed bitstream. camera: that took the picture; empty: the settings'.
 
         Raises CloudUnreachableError, DeadlineError, OverloadedError, RemoteRejectedError, or RemoteError for an answer
         that cannot be read.
         """
-        message = convert.request_message(request_id, bitstream, wanted)
+        message = convert.request_message(request_id, bitstream, wanted, camera or self._settings.camera)
         until = asyncio.get_running_loop().time() + self._settings.deadline_ms / 1e3
         try:
             async with asyncio.timeout_at(until), self._places:

@@ -30,6 +30,9 @@ QualityOption = Annotated[
 ]
 CloudOption = Annotated[str, typer.Option(envvar="ISTHMUS_CLOUD", help="the cloud's gRPC, HOST:PORT")]
 DeadlineOption = Annotated[int, typer.Option(min=1, help="for one request to the cloud, repeats included")]
+CameraOption = Annotated[
+    str, typer.Option(envvar="ISTHMUS_CAMERA", help="the camera's name, for a cloud that keeps what it gets")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document a line")]
 
 
@@ -81,6 +84,7 @@ def analyze(
     quality: QualityOption = None,
     threads: ThreadsOption = 1,
     deadline_ms: DeadlineOption = 10_000,
+    camera: CameraOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Encode images here, send them to a cloud, print its answers."""
@@ -89,7 +93,9 @@ def analyze(
     from edge.settings import EdgeSettings
 
     wanted = Wanted(tasks=tuple(TaskQuery(name=name, top_k=top_k) for name in _names(task)), top_k=top_k)
-    settings = EdgeSettings(bundle or default_bundle(), cloud=cloud, threads=threads, deadline_ms=deadline_ms)
+    settings = EdgeSettings(
+        bundle or default_bundle(), cloud=cloud, threads=threads, deadline_ms=deadline_ms, camera=camera
+    )
     encoder = _encoder(settings.bundle, threads)
     asyncio.run(_analyze(images, encoder, settings, wanted, quality, as_json))
 
@@ -102,6 +108,7 @@ def serve(
     bundle: BundleOption = None,
     threads: ThreadsOption = 1,
     deadline_ms: DeadlineOption = 10_000,
+    camera: CameraOption = "",
 ) -> None:
     """Serve POST /analyze on this box. Says where it listens, and when it is ready, as JSON lines on stdout."""
     import asyncio
@@ -117,6 +124,7 @@ def serve(
         http_port=port,
         threads=threads,
         deadline_ms=deadline_ms,
+        camera=camera,
     )
     log_to_stderr()
     asyncio.run(serve_edge(settings))

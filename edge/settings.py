@@ -8,6 +8,7 @@ from pathlib import Path
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.image import MAX_FILE_BYTES
+from shared.types import check_camera
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class EdgeSettings:
     """One edge process. Raises RequestError for a value out of range.
 
     bundle: folder of the bundle. cloud: host:port of the cloud's gRPC. host, http_port: of the local API; port 0
-    takes a free one. threads: of ONNX Runtime.
+    takes a free one. threads: of ONNX Runtime. camera: the name that pictures are sent under where a request brings
+    none; empty: no name.
     deadline_ms: for one request to the cloud, its repeats included. attempts_max: how often one request is sent.
     in_flight_max: requests that the cloud works on for this edge at once; more wait, within their deadline.
     requests_max: requests of the local API at once; more are turned away.
@@ -28,6 +30,7 @@ class EdgeSettings:
     host: str = "127.0.0.1"
     http_port: int = 8081
     threads: int = 1
+    camera: str = ""
     deadline_ms: int = 10_000
     attempts_max: int = 4
     in_flight_max: int = 8
@@ -44,6 +47,7 @@ class EdgeSettings:
                 raise RequestError(f"{field.name} is {value}; it must be at least {low}")
         if self.http_port > 65_535:
             raise RequestError("a port is at most 65535; 0 takes a free one")
+        check_camera(self.camera)
         name, _, port = self.cloud.rpartition(":")
         if not name or not port.isdecimal() or not 0 < int(port) < 65_536:
             raise RequestError(f"{self.cloud!r} is no address of a cloud; give HOST:PORT")

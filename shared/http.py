@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers, MutableHeaders
@@ -42,6 +42,7 @@ from shared.types import (
     TaskQuery,
     Times,
     Wanted,
+    check_camera,
     check_request_id,
     new_request_id,
 )
@@ -217,6 +218,15 @@ def wanted(
 QualityQuery = Annotated[
     int | None, Query(ge=0, le=100, description="quality level to encode with; none: the bundle's first")
 ]
+
+
+def camera(
+    x_camera: Annotated[
+        str, Header(description="the camera's name: 1 to 64 characters of A-Z a-z 0-9 _ . -")
+    ] = "",
+) -> str:
+    """The header X-Camera, for `Depends`; empty where there is none. Raises RequestError."""
+    return check_camera(x_camera)
 
 
 def add_health(app: FastAPI, check_ready: Callable[[], object]) -> None:

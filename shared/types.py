@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.errors import RequestError
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_CAMERA = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def new_request_id() -> str:
@@ -22,6 +23,13 @@ def check_request_id(request_id: str) -> str:
     if not _REQUEST_ID.fullmatch(request_id):
         raise RequestError("a request id has 1 to 128 characters of A-Z a-z 0-9 . _ : -")
     return request_id
+
+
+def check_camera(camera: str) -> str:
+    """The name itself, empty where there is none. Raises RequestError where it is not 1..64 of A-Z a-z 0-9 _ . -"""
+    if camera and not _CAMERA.fullmatch(camera):
+        raise RequestError("a camera's name has 1 to 64 characters of A-Z a-z 0-9 _ . -")
+    return camera
 
 
 class Frozen(BaseModel):

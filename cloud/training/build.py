@@ -148,7 +148,7 @@ def build(
                     feature=model.feature,
                 ),
             ),
-            training={"network": card.recipe, "codec": recipe.model_dump(mode="json")},
+            training={"network": _named(card.recipe), "codec": _named(recipe.model_dump(mode="json"))},
             figures={"build": report.model_dump(mode="json")},
             licences=licences or {},
             files={
@@ -163,6 +163,12 @@ def build(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return report
+
+
+def _named(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe whose folders are names: where they lay is nobody's business but this machine's."""
+    folders = {key: Path(recipe[key]).name for key in ("data", "network") if isinstance(recipe.get(key), str)}
+    return recipe | folders
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -260,7 +266,21 @@ def export_edge(model: SplitCodec, preprocess: Preprocess) -> bytes:
             ) from None
         assert program is not None
         program.save(path, external_data=False)
-        return path.read_bytes()
+        return _without_notes(path.read_bytes())
+
+
+def _without_notes(model: bytes) -> bytes:
+    """The exporter notes on every node from which lines of which files it came: size, and paths of this machine."""
+    import onnx
+
+    proto = onnx.load_from_string(model)
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.checker.check_model(proto)
+    data: bytes = proto.SerializeToString()
+    return data
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashared/wire/analyzer.proto\x12\nisthmus.v1\"l\n\x0e\x41nalyzeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tbitstream\x18\x02 \x01(\x0c\x12$\n\x05tasks\x18\x03 \x03(\x0b\x32\x15.isthmus.v1.TaskQuery\x12\r\n\x05top_k\x18\x04 \x01(\r\"(\n\tTaskQuery\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05top_k\x18\x02 \x01(\r\"\xcc\x01\n\x0f\x41nalyzeResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0f\n\x07quality\x18\x04 \x01(\r\x12\'\n\x07results\x18\x05 \x03(\x0b\x32\x16.isthmus.v1.TaskResult\x12$\n\x05\x62ytes\x18\x06 \x01(\x0b\x32\x15.isthmus.v1.ByteCount\x12 \n\x05times\x18\x07 \x01(\x0b\x32\x11.isthmus.v1.Times\"Z\n\nTaskResult\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x34\n\x0e\x63lassification\x18\x02 \x01(\x0b\x32\x1a.isthmus.v1.ClassificationH\x00\x42\x08\n\x06result\"5\n\x0e\x43lassification\x12#\n\x03top\x18\x01 \x03(\x0b\x32\x16.isthmus.v1.ClassScore\"9\n\nClassScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x01\"L\n\tByteCount\x12\x0b\n\x03\x62_v\x18\x01 \x01(\r\x12\x0b\n\x03\x62_z\x18\x02 \x01(\r\x12\r\n\x05total\x18\x03 \x01(\r\x12\x16\n\x0e\x62its_per_pixel\x18\x04 \x01(\x01\"u\n\x05Times\x12\x15\n\x08queue_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tdecode_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\x08tails_ms\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x0b\n\t_queue_msB\x0c\n\n_decode_msB\x0b\n\t_tails_ms\"\x8f\x01\n\x15\x41nalyzeStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1b.isthmus.v1.AnalyzeResponseH\x00\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x17.isthmus.v1.ErrorStatusH\x00\x42\t\n\x07outcome\")\n\x0b\x45rrorStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"7\n\x10\x44\x65scribeResponse\x12#\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x12.isthmus.v1.Bundle\"_\n\x06\x42undle\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tqualities\x18\x03 \x03(\r\x12\x1f\n\x05tasks\x18\x04 \x03(\x0b\x32\x10.isthmus.v1.Task\"2\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t2\xe9\x01\n\x08\x41nalyzer\x12\x42\n\x07\x41nalyze\x12\x1a.isthmus.v1.AnalyzeRequest\x1a\x1b.isthmus.v1.AnalyzeResponse\x12R\n\rAnalyzeStream\x12\x1a.isthmus.v1.AnalyzeRequest\x1a!.isthmus.v1.AnalyzeStreamResponse(\x01\x30\x01\x12\x45\n\x08\x44\x65scribe\x12\x1b.isthmus.v1.DescribeRequest\x1a\x1c.isthmus.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ashared/wire/analyzer.proto\x12\nisthmus.v1\"|\n\x0e\x41nalyzeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tbitstream\x18\x02 \x01(\x0c\x12$\n\x05tasks\x18\x03 \x03(\x0b\x32\x15.isthmus.v1.TaskQuery\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x0e\n\x06\x63\x61mera\x18\x05 \x01(\t\"(\n\tTaskQuery\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05top_k\x18\x02 \x01(\r\"\xcc\x01\n\x0f\x41nalyzeResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0f\n\x07quality\x18\x04 \x01(\r\x12\'\n\x07results\x18\x05 \x03(\x0b\x32\x16.isthmus.v1.TaskResult\x12$\n\x05\x62ytes\x18\x06 \x01(\x0b\x32\x15.isthmus.v1.ByteCount\x12 \n\x05times\x18\x07 \x01(\x0b\x32\x11.isthmus.v1.Times\"Z\n\nTaskResult\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x34\n\x0e\x63lassification\x18\x02 \x01(\x0b\x32\x1a.isthmus.v1.ClassificationH\x00\x42\x08\n\x06result\"5\n\x0e\x43lassification\x12#\n\x03top\x18\x01 \x03(\x0b\x32\x16.isthmus.v1.ClassScore\"9\n\nClassScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x01\"L\n\tByteCount\x12\x0b\n\x03\x62_v\x18\x01 \x01(\r\x12\x0b\n\x03\x62_z\x18\x02 \x01(\r\x12\r\n\x05total\x18\x03 \x01(\r\x12\x16\n\x0e\x62its_per_pixel\x18\x04 \x01(\x01\"u\n\x05Times\x12\x15\n\x08queue_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tdecode_ms\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\x08tails_ms\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x0b\n\t_queue_msB\x0c\n\n_decode_msB\x0b\n\t_tails_ms\"\x8f\x01\n\x15\x41nalyzeStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1b.isthmus.v1.AnalyzeResponseH\x00\x12(\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x17.isthmus.v1.ErrorStatusH\x00\x42\t\n\x07outcome\")\n\x0b\x45rrorStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"7\n\x10\x44\x65scribeResponse\x12#\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x12.isthmus.v1.Bundle\"_\n\x06\x42undle\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tqualities\x18\x03 \x03(\r\x12\x1f\n\x05tasks\x18\x04 \x03(\x0b\x32\x10.isthmus.v1.Task\"2\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t2\xe9\x01\n\x08\x41nalyzer\x12\x42\n\x07\x41nalyze\x12\x1a.isthmus.v1.AnalyzeRequest\x1a\x1b.isthmus.v1.AnalyzeResponse\x12R\n\rAnalyzeStream\x12\x1a.isthmus.v1.AnalyzeRequest\x1a!.isthmus.v1.AnalyzeStreamResponse(\x01\x30\x01\x12\x45\n\x08\x44\x65scribe\x12\x1b.isthmus.v1.DescribeRequest\x1a\x1c.isthmus.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,33 +32,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shared.wire.analyzer_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ANALYZEREQUEST']._serialized_start=42
-  _globals['_ANALYZEREQUEST']._serialized_end=150
-  _globals['_TASKQUERY']._serialized_start=152
-  _globals['_TASKQUERY']._serialized_end=192
-  _globals['_ANALYZERESPONSE']._serialized_start=195
-  _globals['_ANALYZERESPONSE']._serialized_end=399
-  _globals['_TASKRESULT']._serialized_start=401
-  _globals['_TASKRESULT']._serialized_end=491
-  _globals['_CLASSIFICATION']._serialized_start=493
-  _globals['_CLASSIFICATION']._serialized_end=546
-  _globals['_CLASSSCORE']._serialized_start=548
-  _globals['_CLASSSCORE']._serialized_end=605
-  _globals['_BYTECOUNT']._serialized_start=607
-  _globals['_BYTECOUNT']._serialized_end=683
-  _globals['_TIMES']._serialized_start=685
-  _globals['_TIMES']._serialized_end=802
-  _globals['_ANALYZESTREAMRESPONSE']._serialized_start=805
-  _globals['_ANALYZESTREAMRESPONSE']._serialized_end=948
-  _globals['_ERRORSTATUS']._serialized_start=950
-  _globals['_ERRORSTATUS']._serialized_end=991
-  _globals['_DESCRIBEREQUEST']._serialized_start=993
-  _globals['_DESCRIBEREQUEST']._serialized_end=1010
-  _globals['_DESCRIBERESPONSE']._serialized_start=1012
-  _globals['_DESCRIBERESPONSE']._serialized_end=1067
-  _globals['_BUNDLE']._serialized_start=1069
-  _globals['_BUNDLE']._serialized_end=1164
-  _globals['_TASK']._serialized_start=1166
-  _globals['_TASK']._serialized_end=1216
-  _globals['_ANALYZER']._serialized_start=1219
-  _globals['_ANALYZER']._serialized_end=1452
+  _globals['_ANALYZEREQUEST']._serialized_end=166
+  _globals['_TASKQUERY']._serialized_start=168
+  _globals['_TASKQUERY']._serialized_end=208
+  _globals['_ANALYZERESPONSE']._serialized_start=211
+  _globals['_ANALYZERESPONSE']._serialized_end=415
+  _globals['_TASKRESULT']._serialized_start=417
+  _globals['_TASKRESULT']._serialized_end=507
+  _globals['_CLASSIFICATION']._serialized_start=509
+  _globals['_CLASSIFICATION']._serialized_end=562
+  _globals['_CLASSSCORE']._serialized_start=564
+  _globals['_CLASSSCORE']._serialized_end=621
+  _globals['_BYTECOUNT']._serialized_start=623
+  _globals['_BYTECOUNT']._serialized_end=699
+  _globals['_TIMES']._serialized_start=701
+  _globals['_TIMES']._serialized_end=818
+  _globals['_ANALYZESTREAMRESPONSE']._serialized_start=821
+  _globals['_ANALYZESTREAMRESPONSE']._serialized_end=964
+  _globals['_ERRORSTATUS']._serialized_start=966
+  _globals['_ERRORSTATUS']._serialized_end=1007
+  _globals['_DESCRIBEREQUEST']._serialized_start=1009
+  _globals['_DESCRIBEREQUEST']._serialized_end=1026
+  _globals['_DESCRIBERESPONSE']._serialized_start=1028
+  _globals['_DESCRIBERESPONSE']._serialized_end=1083
+  _globals['_BUNDLE']._serialized_start=1085
+  _globals['_BUNDLE']._serialized_end=1180
+  _globals['_TASK']._serialized_start=1182
+  _globals['_TASK']._serialized_end=1232
+  _globals['_ANALYZER']._serialized_start=1235
+  _globals['_ANALYZER']._serialized_end=1468
 # @@protoc_insertion_point(module_scope)

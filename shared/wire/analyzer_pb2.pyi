@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AnalyzeRequest(_message.Message):
-    __slots__ = ("request_id", "bitstream", "tasks", "top_k")
+    __slots__ = ("request_id", "bitstream", "tasks", "top_k", "camera")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BITSTREAM_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    CAMERA_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     bitstream: bytes
     tasks: _containers.RepeatedCompositeFieldContainer[TaskQuery]
     top_k: int
-    def __init__(self, request_id: _Optional[str] = ..., bitstream: _Optional[bytes] = ..., tasks: _Optional[_Iterable[_Union[TaskQuery, _Mapping]]] = ..., top_k: _Optional[int] = ...) -> None: ...
+    camera: str
+    def __init__(self, request_id: _Optional[str] = ..., bitstream: _Optional[bytes] = ..., tasks: _Optional[_Iterable[_Union[TaskQuery, _Mapping]]] = ..., top_k: _Optional[int] = ..., camera: _Optional[str] = ...) -> None: ...
 
 class TaskQuery(_message.Message):
     __slots__ = ("name", "top_k")

@@ -39,9 +39,13 @@ DEFAULT_TOP_K = 5
 _TEXT_MAX = 2000  # a status travels in HTTP/2 trailers, which have a limit of 8 KiB
 
 
-def request_message(request_id: str, bitstream: bytes, wanted: Wanted) -> pb.AnalyzeRequest:
+def request_message(
+    request_id: str, bitstream: bytes, wanted: Wanted, camera: str = ""
+) -> pb.AnalyzeRequest:
     tasks = [pb.TaskQuery(name=query.name, top_k=query.top_k) for query in wanted.tasks]
-    return pb.AnalyzeRequest(request_id=request_id, bitstream=bitstream, tasks=tasks, top_k=wanted.top_k)
+    return pb.AnalyzeRequest(
+        request_id=request_id, bitstream=bitstream, tasks=tasks, top_k=wanted.top_k, camera=camera
+    )
 
 
 def wanted_of(message: pb.AnalyzeRequest) -> Wanted:

@@ -211,3 +211,10 @@ def test_a_killed_command_loses_at_most_a_minute(tmp_path):
     process.wait()
     subprocess.run(train(tmp_path / "killed"), check=True)
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+
+
+def test_a_bundle_says_nothing_of_the_machine_that_made_it(tiny_bundle, tiny_network):
+    for file in tiny_bundle.iterdir():
+        data = file.read_bytes()
+        for trace in (str(tiny_network.parent), os.path.dirname(os.__file__), "site-packages"):
+            assert trace.encode() not in data, f"{file.name} holds {trace}"
