@@ -53,7 +53,7 @@ def test_the_stubs_are_those_of_the_proto(tmp_path: Path) -> None:
     ours = descriptor_pb2.FileDescriptorProto()
     pb.DESCRIPTOR.CopyToProto(ours)
     assert compiled(tmp_path, text) == ours, "stubs and .proto differ; run `make proto`"
-    assert compiled(tmp_path, text.replace("uint32 top_k = 4;", "uint32 top_k = 5;")) != ours
+    assert compiled(tmp_path, text.replace("uint32 top_k = 4;", "uint32 top_k = 15;")) != ours
 
 
 def test_the_typed_stub_names_every_method() -> None:
@@ -86,8 +86,11 @@ def test_an_analysis_survives_the_wire() -> None:
 
 def test_a_request_survives_the_wire() -> None:
     wanted = Wanted(tasks=(TaskQuery(name="a", top_k=3), TaskQuery(name="b", top_k=100)), top_k=7)
-    message = convert.request_message("id", b"\0\xff", wanted)
-    assert convert.wanted_of(pb.AnalyzeRequest.FromString(message.SerializeToString())) == wanted
+    message = convert.request_message("id", b"\0\xff", wanted, "door-1")
+    back = pb.AnalyzeRequest.FromString(message.SerializeToString())
+    assert convert.wanted_of(back) == wanted
+    assert (back.request_id, back.bitstream, back.camera) == ("id", b"\0\xff", "door-1")
+    assert convert.request_message("id", b"", wanted).camera == ""
 
 
 def test_nonsense_from_a_cloud_is_a_remote_error() -> None:
