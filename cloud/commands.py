@@ -38,6 +38,14 @@ def serve(
     batch_wait_ms: Annotated[float, typer.Option(min=0, help="how long the first waits for more")] = 2.0,
     queue_max: Annotated[int, typer.Option(min=1, help="pictures that wait; more are turned away")] = 64,
     deadline_ms: Annotated[int, typer.Option(min=1, help="the most that a request may take")] = 30_000,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ISTHMUS_ARCHIVE", help="folder that keeps the bitstreams; nothing is kept without it"
+        ),
+    ] = None,
+    archive_bytes_max: Annotated[int, typer.Option(help="of the archive's files together")] = 1 << 30,
+    archive_age_max_days: Annotated[float, typer.Option(help="older records are deleted")] = 30.0,
 ) -> None:
     """Serve gRPC and HTTP. Says where it listens, and when it is ready, as JSON lines on stdout."""
     from cloud.server import serve as serve_cloud
@@ -55,9 +63,41 @@ def serve(
         batch_wait_ms=batch_wait_ms,
         queue_max=queue_max,
         deadline_ms=deadline_ms,
+        archive=archive,
+        archive_bytes_max=archive_bytes_max,
+        archive_age_max_days=archive_age_max_days,
     )
     log_to_stderr()
     asyncio.run(serve_cloud(settings))
+
+
+@app.command()
+def replay(
+    archive: Annotated[Path, typer.Option(envvar="ISTHMUS_ARCHIVE", help="folder that `cloud serve` wrote")],
+    task: Annotated[str, typer.Option(help="task to run, also one that was added later")],
+    from_: Annotated[str, typer.Option("--from", help="ISO 8601; UTC where it has no zone; included")],
+    to: Annotated[str, typer.Option("--to", help="ISO 8601; UTC where it has no zone; not included")],
+    out: Annotated[Path, typer.Option(help="JSON lines, one a record")],
+    camera: Annotated[str | None, typer.Option(help="of this camera alone")] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=100, help="classes a classification returns")] = 5,
+    bundle: BundleOption = None,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="pictures in one batch")] = 16,
+    force: Annotated[bool, typer.Option("--force", help="replace --out where it exists")] = False,
+) -> None:
+    """Run a task over what an archive holds. A server may write to it meanwhile."""
+    from cloud.replay import Question, parse_time, replay_archive
+
+    since, until = parse_time("--from", from_), parse_time("--to", to)
+    question = Question(archive, since, until, camera, task, top_k)
+    counts = replay_archive(question, bundle or default_bundle(), out, force, device, threads, batch)
+    typer.echo(
+        f"{out}: {counts.answered} answered, {counts.failed} not, of {since:%Y-%m-%d %H:%M:%S} to "
+        f"{until:%Y-%m-%d %H:%M:%S} UTC"
+    )
+    for title, number in sorted(counts.errors.items()):
+        typer.echo(f"  {title}: {number}")
 
 
 @app.command()

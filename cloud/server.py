@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud.api import build_app
+from cloud.archive import Archive
 from cloud.pipeline import Model, Pipeline
 from cloud.servicer import Servicer
 from cloud.settings import CloudSettings
@@ -76,8 +77,23 @@ def load(bundle: Bundle, settings: CloudSettings) -> Loaded:
 
 
 async def serve(settings: CloudSettings) -> None:
-    """Run until SIGTERM or SIGINT. Raises BundleError, or RequestError where a port cannot be bound."""
+    """Run until SIGTERM or SIGINT.
+
+    Raises BundleError, RequestError where a port cannot be bound, DataError where the archive cannot be used.
+    """
     bundle = Bundle.open(settings.bundle)
+    if settings.archive is None:
+        await _serve(bundle, settings, None)
+        return
+    archive = Archive(settings.archive, settings.archive_bytes_max, settings.archive_age_max_days * 86_400)
+    try:
+        await _serve(bundle, settings, archive)
+    finally:
+        await asyncio.to_thread(archive.close)
+        log.info("archive %s: %d records written, %d dropped", archive.path, archive.written, archive.dropped)
+
+
+async def _serve(bundle: Bundle, settings: CloudSettings, archive: Archive | None) -> None:
     slot = Slot()
     http = HttpServer(build_app(slot.get, settings), settings.host, settings.http_port, settings.drain_ms)
     grpc_server, health_servicer, grpc_address = await _grpc_server(slot, settings)
@@ -86,7 +102,7 @@ async def serve(settings: CloudSettings) -> None:
     http_task = asyncio.create_task(http.serve())
     announce("listening", grpc=grpc_address, http=http.address)
     log.info("listening: gRPC on %s, HTTP on %s; loading %s", grpc_address, http.address, settings.bundle)
-    loading = asyncio.create_task(_load(bundle, settings, slot, health_servicer))
+    loading = asyncio.create_task(_load(bundle, settings, slot, health_servicer, archive))
     waits = {http_task, loading, asyncio.create_task(stop.wait())}
     try:
         while not stop.is_set() and not http_task.done():
@@ -105,10 +121,14 @@ async def serve(settings: CloudSettings) -> None:
 
 
 async def _load(
-    bundle: Bundle, settings: CloudSettings, slot: Slot, health_servicer: health.aio.HealthServicer
+    bundle: Bundle,
+    settings: CloudSettings,
+    slot: Slot,
+    health_servicer: health.aio.HealthServicer,
+    archive: Archive | None,
 ) -> None:
     loaded = await asyncio.to_thread(load, bundle, settings)
-    slot.fill(Pipeline(bundle, loaded.model, loaded.encoder, settings))
+    slot.fill(Pipeline(bundle, loaded.model, loaded.encoder, settings, archive))
     for name in ("", SERVICE):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     announce("ready")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from cloud.archive import BYTES_MIN
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.image import MAX_FILE_BYTES
@@ -25,6 +26,8 @@ class CloudSettings:
     message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. grid_cells_max: latent cells of a picture (a small
     stream may claim a large grid; the bundle's own grid is always allowed).
     answers_kept: answers remembered by request id. drain_ms: time to finish what runs when the process is told to end.
+    archive: folder that keeps every bitstream that was answered; None keeps nothing. archive_bytes_max: all its files
+    together. archive_age_max_days: older records are deleted.
     """
 
     bundle: Path
@@ -46,12 +49,17 @@ class CloudSettings:
     grid_cells_max: int = 1024
     answers_kept: int = 1024
     drain_ms: int = 10_000
+    archive: Path | None = None
+    archive_bytes_max: int = 1 << 30
+    archive_age_max_days: float = 30.0
 
     def __post_init__(self) -> None:
+        lows: dict[str, float] = dict.fromkeys(("grpc_port", "http_port", "batch_wait_ms", "drain_ms"), 0)
+        lows |= {"archive_bytes_max": BYTES_MIN, "archive_age_max_days": 0.001}
         for field in fields(self):
             value = getattr(self, field.name)
-            low = 0 if field.name in ("grpc_port", "http_port", "batch_wait_ms", "drain_ms") else 1
-            if isinstance(value, int | float) and value < low:
+            low = lows.get(field.name, 1)
+            if isinstance(value, int | float) and not value >= low:  # NaN too
                 raise RequestError(f"{field.name} is {value}; it must be at least {low}")
         if max(self.grpc_port, self.http_port) > 65_535:
             raise RequestError("a port is at most 65535; 0 takes a free one")
