@@ -1,6 +1,6 @@
 """The bundle: the one folder that is deployed. Reads and checks it; knows neither torch nor ONNX.
 
-    manifest.json         what this module's `Manifest` holds, with the SHA-256 of every other file
+    manifest.json         what this module's `Manifest` holds, with the SHA-256 of every other file and of itself
     edge.onnx             edge: image -> v and z (fronts, fusion, transform, extractor)
     entropy.safetensors   both: the integers of the exact path and of the tables
     cloud.safetensors     cloud: reconstruction, separation, tails
@@ -38,9 +38,14 @@ FORMAT = 1
 
 
 def default_bundle() -> Path:
-    """The bundle used where none is named: $ISTHMUS_BUNDLE, or the one that is shipped beside the code."""
+    """The bundle used where none is named: $ISTHMUS_BUNDLE, or the shipped one, beside the code or in the folder that
+    the program was started in (for an installed package, which does not carry it)."""
     named = os.environ.get("ISTHMUS_BUNDLE")
-    return Path(named) if named else Path(__file__).resolve().parent.parent / "deploy" / "bundles" / "rooms"
+    if named:
+        return Path(named)
+    shipped = Path("deploy") / "bundles" / "rooms"
+    beside = Path(__file__).resolve().parent.parent / shipped
+    return beside if beside.is_dir() else shipped
 
 
 class FileEntry(Frozen):
@@ -99,6 +104,17 @@ class Manifest(Frozen):
     licences: dict[str, str]
     files: dict[str, FileEntry]
 
+    def sealed_json(self) -> bytes:
+        """The file's bytes, with a key "sha256" over all the others, so that a changed label does not go unnoticed."""
+        raw = self.model_dump(mode="json", by_alias=True)
+        return json.dumps({**raw, "sha256": seal(raw)}, indent=1).encode() + b"\n"
+
+
+def seal(raw: dict[str, Any]) -> str:
+    """SHA-256, hex, over a manifest's keys and values but for "sha256", whatever the spaces between them."""
+    rest = {key: value for key, value in raw.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -128,13 +144,20 @@ class Bundle:
                 raise BundleDamagedError(
                     f"{path} has bundle format {raw['format']}; this release reads format {FORMAT}"
                 )
+            given = raw.pop("sha256", None) if isinstance(raw, dict) else None
             manifest = Manifest.model_validate(raw)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise BundleDamagedError(f"{path / MANIFEST} is not JSON: {error}") from None
+            raise BundleDamagedError(
+                f"{path / MANIFEST} is not JSON: {error}; copy the bundle again"
+            ) from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the document"
             raise BundleDamagedError(f"{path / MANIFEST}: {where}: {first['msg']}") from None
+        if given != seal(raw):
+            raise BundleDamagedError(
+                f"{path / MANIFEST} was changed after it was made (its SHA-256 differs); copy the bundle again"
+            )
         for name in FILES:
             if name not in manifest.files:
                 raise BundleDamagedError(f"{path / MANIFEST} does not list {name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,8 +19,15 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 @contextmanager
 def writing_atomically(path: str | Path) -> Iterator[IO[bytes]]:
-    """A file that becomes `path` when the block is left, and nothing where it is left by an error. Raises OSError."""
-    path = Path(path)
+    """A file that becomes `path` when the block is left, and nothing where it is left by an error.
+
+    Of a symbolic link the target is written. Raises OSError, also where `path` is there and no regular file: renaming
+    over a device or a pipe would destroy it.
+    """
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        kind = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(kind, "is a folder" if path.is_dir() else "is not a regular file", str(path))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

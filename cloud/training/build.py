@@ -172,8 +172,7 @@ def _named(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    text = json.dumps(manifest.model_dump(mode="json", by_alias=True), indent=1)
-    write_atomically(folder / MANIFEST, text.encode() + b"\n")
+    write_atomically(folder / MANIFEST, manifest.sealed_json())
 
 
 def load_run(run: Path) -> tuple[SplitCodec, SingleRecipe, NetworkCard]:

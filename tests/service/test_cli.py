@@ -182,7 +182,10 @@ def test_a_bundle_with_one_byte_changed(
     damaged = tmp_path / "damaged"
     shutil.copytree(tiny_bundle, damaged)
     data = bytearray((damaged / name).read_bytes())
-    data[len(data) // 2 if name != "manifest.json" else 0] ^= 0xFF
+    if name == "manifest.json":
+        data[data.index(b'"green"') + 1] ^= 1  # a label, so that it is still a manifest
+    else:
+        data[len(data) // 2] ^= 0xFF
     (damaged / name).write_bytes(data)
     told = refused("inspect", damaged, status=2)
     assert name in told

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from shared.bundle import CLOUD, EDGE, ENTROPY, FILES, MANIFEST, Bundle, default_bundle
+from shared.bundle import CLOUD, EDGE, ENTROPY, FILES, MANIFEST, Bundle, default_bundle, seal
 from shared.codec.codec import LatentCodec, fingerprint
 from shared.errors import BundleDamagedError, BundleError, BundleNotFoundError, RequestError, UnknownTaskError
 from support.random_codec import random_tensors
@@ -62,6 +62,7 @@ def write(
     raw = manifest(contents)
     if change:
         change(raw)
+    raw["sha256"] = seal(raw)
     folder.mkdir(exist_ok=True)
     for name, data in contents.items():
         (folder / name).write_bytes(data)
@@ -214,6 +215,29 @@ def test_one_byte_changed(folder: Path, name: str, damage: str) -> None:
     if name == ENTROPY:
         with pytest.raises(BundleDamagedError, match=ENTROPY):
             bundle.entropy()
+
+
+@pytest.mark.parametrize(("old", "new"), [("cellar", "cellas"), ("0.5", "0.6"), ("64", "65")])
+def test_a_manifest_that_is_changed_but_still_valid(folder: Path, old: str, new: str) -> None:
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text.replace(old, new, 1))
+    with pytest.raises(BundleDamagedError, match="was changed after it was made"):
+        Bundle.open(folder)
+    (folder / MANIFEST).write_text(json.dumps(json.loads(text), indent=4))  # spaces mean nothing
+    Bundle.open(folder)
+
+
+def test_every_flipped_bit_of_a_manifest_is_noticed(folder: Path) -> None:
+    data = (folder / MANIFEST).read_bytes()
+    same = Bundle.open(folder).manifest
+    for at in range(0, len(data), 7):
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << at % 7
+        (folder / MANIFEST).write_bytes(damaged)
+        try:
+            assert Bundle.open(folder).manifest == same, f"byte {at}"  # "\t" for " " between two keys
+        except BundleError as error:
+            assert "\n" not in str(error)
 
 
 def test_another_fingerprint(tmp_path: Path) -> None:
