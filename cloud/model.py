@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cloud.exact_torch import TorchBackend
 from cloud.models.codec import CodecConfig, FeatureReconstruction
-from cloud.models.networks import build_network, logits, split
+from cloud.models.networks import as_feature, build_network, logits, split
 from shared.bundle import CLOUD, Bundle
 from shared.codec.codec import LatentCodec
 from shared.errors import BundleDamagedError, RequestError
@@ -74,6 +74,7 @@ class CloudModel:
                 self.bundle.task(query.name)
         size = (self._feature[1], self._feature[2]) if len(self._feature) == 3 else (1, 1)
         y_hat = self._reconstruction(torch.from_numpy(z).to(self.device, torch.float32), size)
+        y_hat = as_feature(y_hat, self._feature)
         answers: list[dict[str, ClassificationResult]] = [{} for _ in queries]
         for name, tail in self._tails.items():
             asked = [(i, q) for i, picture in enumerate(queries) for q in picture if q.name == name]

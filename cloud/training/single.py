@@ -23,7 +23,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from cloud.models.codec import PRESETS, CodecConfig, FeatureCodec
-from cloud.models.networks import feature_shape, logits, split
+from cloud.models.networks import as_feature, feature_shape, logits, split
 from cloud.training.data import Pictures, in_order, network_input
 from cloud.training.network import CARD, NetworkCard, load_classifier, load_network
 from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, training_device
@@ -97,6 +97,10 @@ class SplitCodec(nn.Module):
         height, width = spatial(self.feature)
         self.codec = FeatureCodec(self.feature[0], config.for_feature(height, width))
 
+    def answer(self, y: Tensor) -> Tensor:
+        """The tail's logits (B, classes) of a feature as the codec takes and gives it, (B, C, H', W')."""
+        return logits(self.tail, as_feature(y, self.feature))
+
     def freeze_network(self) -> None:
         for part in (self.front, self.tail):
             part.requires_grad_(False)
@@ -151,7 +155,7 @@ def train_single(
         model.codec.train()
         y = as_map(model.front(batch.x)) if recipe.train_all else batch.x
         coded = model.codec(y)
-        distance = _distortion(recipe.distortion, model.tail, y, coded.y_hat, batch)
+        distance = _distortion(recipe.distortion, model, y, coded.y_hat, batch)
         rate = (coded.bits_z + coded.bits_v).mean()
         ramp = rate_weight(step / recipe.steps, recipe)
         # The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda.
@@ -187,10 +191,10 @@ def rate_weight(done: float, recipe: SingleRecipe) -> float:
     return min(1.0, max(0.0, (done - recipe.distortion_first) / recipe.rate_ramp))
 
 
-def _distortion(kind: str, tail: nn.Module, y: Tensor, y_hat: Tensor, batch: Batch) -> Tensor:
+def _distortion(kind: str, model: SplitCodec, y: Tensor, y_hat: Tensor, batch: Batch) -> Tensor:
     if kind == "feature":
         return F.mse_loss(y_hat, y) / y.detach().var()
-    out = logits(tail, y_hat)
+    out = model.answer(y_hat)
     if kind == "task":
         return F.cross_entropy(out, batch.labels)
     return F.kl_div(
@@ -209,8 +213,8 @@ def evaluate(model: SplitCodec, source: Any, labels: NDArray[np.int64], train_al
         batch = source(indices, None).to(place)
         y = as_map(model.front(batch.x)) if train_all else batch.x
         coded = model.codec(y)
-        best = logits(model.tail, coded.y_hat).argmax(1)
-        teacher = logits(model.tail, y).argmax(1) if train_all else batch.teacher.argmax(1)
+        best = model.answer(coded.y_hat).argmax(1)
+        teacher = model.answer(y).argmax(1) if train_all else batch.teacher.argmax(1)
         right += int((best == batch.labels).sum())
         plain += int((teacher == batch.labels).sum())
         same += int((best == teacher).sum())

@@ -11,14 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from cloud.training.build import build
+from cloud.model import CloudModel
+from cloud.training.build import build, load_run
 from cloud.training.network import load_network
 from cloud.training.run import Schedule, batches
-from cloud.training.single import SingleRecipe, rate_weight, train_single
+from cloud.training.single import SingleRecipe, rate_weight, spatial, train_single
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.errors import DataError
+from shared.image import to_input
+from shared.types import TaskQuery
 
 
 def curve(run: Path) -> list[dict]:
@@ -65,10 +69,6 @@ def test_a_second_start_and_another_recipe_are_refused(tmp_path, patches, tiny_n
 
 
 def test_training_lowers_the_rate_and_keeps_the_network_frozen(patches, tiny_network, tiny_run):
-    import torch
-
-    from cloud.training.build import load_run
-
     lines = curve(tiny_run)
     assert lines[-1]["bytes"] < lines[0]["bytes"]
     model, _, _ = load_run(tiny_run)
@@ -87,10 +87,6 @@ def test_every_loss_trains(tmp_path, patches, tiny_network, distortion, form):
 
 
 def test_training_everything_moves_the_network(tmp_path, patches, tiny_network):
-    import torch
-
-    from cloud.training.build import load_run
-
     out = tmp_path / "run"
     figures = train_single(recipe(tiny_network, train_all=True, steps=3), *patches, out, resume=False)
     model, _, _ = load_run(out)
@@ -99,14 +95,36 @@ def test_training_everything_moves_the_network(tmp_path, patches, tiny_network):
     assert 0 <= figures["agreement"] <= 1
 
 
-@pytest.mark.parametrize("layer", [0, -1])
-def test_the_image_itself_and_the_output_can_be_what_is_coded(tmp_path, patches, tiny_network, layer):
-    network, _ = load_network(tiny_network)
-    layer = len(network) if layer < 0 else layer
+LAYERS = 10  # of the tiny network; the last three: pooling, flattening, a linear layer
+
+
+@pytest.mark.parametrize("train_all", [False, True])
+@pytest.mark.parametrize("layer", range(LAYERS + 1))
+def test_every_layer_can_be_the_split(tmp_path, patches, tiny_network, layer, train_all):
+    assert len(load_network(tiny_network)[0]) == LAYERS
+    chosen = recipe(tiny_network, split=layer, steps=2, train_all=train_all)
+    figures = train_single(chosen, *patches, tmp_path / "run", resume=False)
+    assert 0 <= figures["agreement"] <= 1
+
+
+@pytest.mark.parametrize("layer", [0, LAYERS - 2, LAYERS - 1, LAYERS])
+def test_a_bundle_answers_from_the_image_a_vector_and_the_output(tmp_path, patches, tiny_network, layer):
+    """As the model that was trained does: the tail takes a vector where that is what the front gives."""
     run = tmp_path / "run"
     train_single(recipe(tiny_network, split=layer, steps=2), *patches, run, resume=False)
     report = build(run, tmp_path / "bundle", "edge-case", patches[1])
     assert report.decoded == len(patches[1])
+    bundle = Bundle.open(tmp_path / "bundle")
+    model, _, _ = load_run(run)
+    assert len(model.feature) == (1 if layer >= LAYERS - 1 else 3)
+    _, z = Encoder(bundle).latents(to_input(patches[1].values[:4], bundle.manifest.preprocess))
+    answers = CloudModel(bundle).answer(z, [[TaskQuery(name="classification", top_k=3)]] * 4)
+    with torch.no_grad():
+        y_hat = model.codec.reconstruction(torch.from_numpy(z).float(), spatial(model.feature))
+        expected = torch.softmax(model.answer(y_hat), 1).numpy()
+    for answer, scores in zip(answers, expected, strict=True):
+        got = {one.index: one.score for one in answer["classification"].top}
+        assert [got[i] for i in range(3)] == pytest.approx(scores.tolist(), abs=1e-5)
 
 
 def test_build_reports_sizes_that_agree(tiny_bundle):
@@ -137,8 +155,6 @@ def test_build_refuses_what_is_there_and_leaves_nothing_half_done(tmp_path, patc
 
 
 def test_the_edge_runs_any_batch(tiny_bundle, patches):
-    from shared.image import to_input
-
     bundle = Bundle.open(tiny_bundle)
     encoder = Encoder(bundle)
     x = to_input(patches[1].values[:7], bundle.manifest.preprocess)
