@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from cloud.api import build_app
 from cloud.archive import Archive
 from cloud.pipeline import Model, Pipeline
-from cloud.servicer import Servicer
+from cloud.servicer import Servicer, StreamLimit
 from cloud.settings import CloudSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
@@ -144,9 +144,11 @@ async def _grpc_server(
             ("grpc.max_send_message_length", settings.message_bytes_max),
             ("grpc.so_reuseport", 0),  # two servers on one port would share its requests in silence
         ],
+        interceptors=[StreamLimit(settings.streams_max)],
         maximum_concurrent_rpcs=settings.rpcs_max,
     )
-    add_AnalyzerServicer_to_server(Servicer(slot.get, settings.stream_requests_max), server)
+    servicer = Servicer(slot.get, settings.stream_requests_max, settings.stream_idle_ms / 1e3)
+    add_AnalyzerServicer_to_server(servicer, server)
     health_servicer = health.aio.HealthServicer()
     for name in ("", SERVICE):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)

@@ -20,8 +20,10 @@ class CloudSettings:
     Runtime, for images that arrive over HTTP.
     batch_max: pictures in one batch. batch_wait_ms: how long the first of a batch waits for more.
     queue_max: pictures that wait; more are turned away. rpcs_max: gRPC calls served at once; requests_max: HTTP
-    requests, fewer because each may hold a whole image file. stream_requests_max: requests of one stream that are
-    worked on at once.
+    requests, fewer because each may hold a whole image file.
+    streams_max: open streams of each gRPC method that has them, well below rpcs_max, so that other calls are answered.
+    stream_requests_max: requests of one stream that are worked on at once. stream_idle_ms: a stream with nothing to
+    read and nothing in work for so long is ended.
     deadline_ms: for a request that brings none, and the most that any may take.
     message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. grid_cells_max: latent cells of a picture (a small
     stream may claim a large grid; the bundle's own grid is always allowed).
@@ -42,7 +44,9 @@ class CloudSettings:
     queue_max: int = 64
     rpcs_max: int = 128
     requests_max: int = 32
+    streams_max: int = 32
     stream_requests_max: int = 16
+    stream_idle_ms: int = 60_000
     deadline_ms: int = 30_000
     message_bytes_max: int = MAX_STREAM_BYTES + 65_536
     image_bytes_max: int = MAX_FILE_BYTES
@@ -63,3 +67,5 @@ class CloudSettings:
                 raise RequestError(f"{field.name} is {value}; it must be at least {low}")
         if max(self.grpc_port, self.http_port) > 65_535:
             raise RequestError("a port is at most 65535; 0 takes a free one")
+        if self.streams_max * 4 > self.rpcs_max:  # three methods have streams
+            raise RequestError(f"streams_max is {self.streams_max}; at most a quarter of rpcs_max")

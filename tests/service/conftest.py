@@ -74,10 +74,12 @@ async def pipeline(make_pipeline: MakePipeline) -> AsyncIterator[Pipeline]:
 
 
 @asynccontextmanager
-async def grpc_server(analyzer: Callable[[], Any], **options: Any) -> AsyncIterator[tuple[str, AnalyzerStub]]:
+async def grpc_server(
+    analyzer: Callable[[], Any], stream_idle_s: float = 60.0, **options: Any
+) -> AsyncIterator[tuple[str, AnalyzerStub]]:
     """A real gRPC server on a free port: its address, and a stub for it."""
     server = grpc.aio.server(**options)
-    add_AnalyzerServicer_to_server(Servicer(analyzer, stream_requests_max=4), server)
+    add_AnalyzerServicer_to_server(Servicer(analyzer, 4, stream_idle_s), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     async with grpc.aio.insecure_channel(address) as channel:

@@ -10,8 +10,12 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from cloud.pipeline import Pipeline
+from cloud.server import Slot, _grpc_server
+from cloud.settings import CloudSettings
 from shared.bundle import Bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES, Bitstream
 from shared.errors import NotReadyError
@@ -241,3 +245,44 @@ async def test_a_message_beyond_the_cap(pipeline: Pipeline, make_grpc_server: An
     async with make_grpc_server(lambda: pipeline, options=options) as (_, stub):
         error = await refused(stub.Analyze(request(bytes(MAX_STREAM_BYTES + 1))))
     assert error.code() == Code.RESOURCE_EXHAUSTED
+
+
+async def test_idle_streams_shut_nobody_out(pipeline: Pipeline, settings: CloudSettings) -> None:
+    slot = Slot()
+    slot.fill(pipeline)
+    server, _, address = await _grpc_server(slot, replace(settings, grpc_port=0))
+    await server.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub, health = AnalyzerStub(channel), HealthStub(channel)
+        opened = [stub.AnalyzeStream() for _ in range(130)]
+        opened += [health.Watch(HealthCheckRequest()) for _ in range(130)]
+        # Each method's refused ones come to an end by themselves; the others stay open.
+        await until(lambda: sum(call.done() for call in opened) == 260 - 2 * settings.streams_max)
+        assert {await call.code() for call in opened if call.done()} == {Code.RESOURCE_EXHAUSTED}
+        assert convert.bundles_of(await stub.Describe(pb.DescribeRequest())) == [pipeline.info()]
+        await health.Check(HealthCheckRequest())
+        # A place is free again once its stream has ended.
+        still = [call for call in opened if not call.done()]
+        for call in still:
+            call.cancel()
+        again = stub.AnalyzeStream()
+        await again.done_writing()
+        assert await again.read() is grpc.aio.EOF
+    await server.stop(0)
+
+
+async def test_a_stream_ends_when_it_is_idle_and_not_while_it_works(
+    pipeline: Pipeline, make_grpc_server: Any, packed: list[bytes], model: GatedModel
+) -> None:
+    model.gate.clear()
+    async with make_grpc_server(lambda: pipeline, stream_idle_s=0.02) as (_, stub):
+        works = stub.AnalyzeStream()
+        await works.write(request(packed[0], "one"))
+        await asyncio.to_thread(model.entered.wait, 30)
+        for _ in range(3):  # each takes the idle time, which goes by for the first one too
+            assert (await refused(stub.AnalyzeStream().read())).code() == Code.DEADLINE_EXCEEDED
+        model.gate.set()
+        answer = await works.read()
+        assert isinstance(answer, pb.AnalyzeStreamResponse)
+        assert answer.answer.request_id == "one"
+        assert (await refused(works.read())).code() == Code.DEADLINE_EXCEEDED
