@@ -49,9 +49,9 @@ def train_dense(
         raise DataError(
             f"pictures of {recipe.width} x {recipe.height} do not divide into cells of --stride {stride}"
         )
-    run = Run(out, recipe.model_dump(mode="json"), resume)
     torch.manual_seed(recipe.seed)
     network = ReferenceDense(recipe.network)
+    run = Run(out, recipe.model_dump(mode="json"), resume)
     network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 

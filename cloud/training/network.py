@@ -78,9 +78,9 @@ def train_network(
 ) -> NetworkCard:
     """Train, and write the network to `out`. Raises DataError."""
     place = training_device(device)
-    run = Run(out, recipe.model_dump(mode="json"), resume)
     torch.manual_seed(recipe.seed)
     network = ReferenceClassifier(recipe.network)
+    run = Run(out, recipe.model_dump(mode="json"), resume)
     network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 

@@ -127,13 +127,16 @@ def train_single(
     """Train, leaving in `out` what `build` needs. Returns the last validation. Raises DataError."""
     place = training_device(device)
     network, card = load_classifier(Path(recipe.network))
-    run = Run(out, recipe.model_dump(mode="json"), resume)
     layer = card.split if recipe.split is None else recipe.split
     torch.manual_seed(recipe.seed)
     try:
         model = SplitCodec(network, layer, PRESETS[recipe.preset], card.preprocess)
     except ValueError as error:
         raise DataError(str(error)) from None
+    for pictures in (training, validation):
+        _check_size(pictures, card)
+    # Not before all is known to be sound: a folder that holds a run is not taken for another.
+    run = Run(out, recipe.model_dump(mode="json"), resume)
     write_atomically(out / CARD, card.model_copy(update={"split": layer}).model_dump_json(indent=1).encode())
     model.to(place)
     if recipe.train_all:
@@ -182,6 +185,16 @@ def train_single(
             show=("bytes", "distortion"),
         )
     )
+
+
+def _check_size(pictures: Pictures, card: NetworkCard) -> None:
+    """Raises DataError where the network was trained on pictures of another size."""
+    height, width = pictures.pixels(np.zeros(1, np.int64)).shape[1:3]
+    if (height, width) != (card.preprocess.height, card.preprocess.width):
+        raise DataError(
+            f"--data has pictures of {width} x {height}, --network takes "
+            f"{card.preprocess.width} x {card.preprocess.height}"
+        )
 
 
 def rate_weight(done: float, recipe: SingleRecipe) -> float:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,24 @@ def test_a_second_start_and_another_recipe_are_refused(tmp_path, patches, tiny_n
         train_single(recipe(tiny_network, steps=2), *patches, out, resume=False)
     with pytest.raises(DataError, match="batch"):
         train_single(recipe(tiny_network, steps=2, batch=12), *patches, out, resume=True)
+
+
+def test_a_start_that_fails_leaves_nothing_in_the_way_of_the_next(tmp_path, patches, tiny_network):
+    from cloud.models.networks import ClassifierConfig
+    from cloud.training.network import NetworkRecipe, train_network
+
+    out = tmp_path / "run"
+    with pytest.raises(DataError, match=r"split layer 99: the network has layers 0\.\.10"):
+        train_single(recipe(tiny_network, split=99), *patches, out, resume=False)
+    small = replace(patches[0], values=patches[0].values[:, :32, :32])
+    with pytest.raises(DataError, match="--data has pictures of 32 x 32, --network takes 64 x 64"):
+        train_single(recipe(tiny_network), small, patches[1], out, resume=False)
+    sizes = ClassifierConfig.model_construct(**ClassifierConfig(classes=3).model_dump() | {"classes": -1})
+    chosen = NetworkRecipe.model_construct(data="patches", steps=2, batch=24, seed=0, network=sizes)
+    with pytest.raises(RuntimeError):
+        train_network(chosen, *patches, out, resume=False)
+    assert not out.exists()
+    train_single(recipe(tiny_network, steps=2), *patches, out, resume=False)
 
 
 def test_training_lowers_the_rate_and_keeps_the_network_frozen(patches, tiny_network, tiny_run):
