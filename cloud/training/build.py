@@ -22,11 +22,12 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -57,6 +58,7 @@ from shared.types import Frozen
 
 # z beyond this is clamped by edge.onnx, so that whatever the network does fits int32 on every runtime.
 Z_REACH = 30_000
+NAME: TypeAdapter[str] = TypeAdapter(Annotated[str, Manifest.model_fields["name"]])
 
 
 class Report(Frozen):
@@ -110,8 +112,15 @@ def build(
 ) -> Report:
     """Make the bundle `out` from the run folder of `train single`; `pictures`: to calibrate and to report on.
 
-    Raises DataError where the run is unusable or `out` exists, InexactError where a bound cannot be proven.
+    Raises DataError where the run or the name is unusable or `out` exists, InexactError where a bound cannot be proven.
     """
+    try:
+        NAME.validate_python(name)
+    except ValidationError:
+        raise DataError(
+            f"a bundle cannot be named {name!r}: up to 64 of A-Z a-z 0-9 . _ -, the first a letter or a digit; "
+            "give it a --name"
+        ) from None
     if out.exists():
         raise DataError(f"{out} exists already; delete it, or choose another --out")
     model, recipe, card = load_run(run)

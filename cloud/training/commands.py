@@ -15,11 +15,26 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from pydantic import ValidationError
+from typer.core import TyperGroup
 
 from shared.errors import DataError
 from shared.types import Frozen
 
-app = typer.Typer(help="Train networks and codecs, and build bundles.", no_args_is_help=True)
+
+class OneLine(TyperGroup):
+    """Tells what the file system refuses as a user's error, whichever command met it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise DataError(f"{where}{error.strerror or error}") from None
+
+
+app = typer.Typer(cls=OneLine, help="Train networks and codecs, and build bundles.", no_args_is_help=True)
 
 Data = Annotated[Path, typer.Option(help="A set that `isthmus train rooms` wrote.")]
 Out = Annotated[Path, typer.Option(help="Run folder: recipe, checkpoints, curves, result.")]

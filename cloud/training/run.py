@@ -44,6 +44,8 @@ class Run:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise DataError(f"{self.folder} is a file; --out names a folder")
         saved = self.folder / "recipe.json"
         if saved.is_file():
             self._check(json.loads(saved.read_text())["recipe"])

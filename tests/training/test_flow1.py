@@ -76,6 +76,9 @@ def test_a_start_that_fails_leaves_nothing_in_the_way_of_the_next(tmp_path, patc
     out = tmp_path / "run"
     with pytest.raises(DataError, match=r"split layer 99: the network has layers 0\.\.10"):
         train_single(recipe(tiny_network, split=99), *patches, out, resume=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file is a file; --out names a folder"):
+        train_single(recipe(tiny_network, steps=2), *patches, tmp_path / "file", resume=False)
     small = replace(patches[0], values=patches[0].values[:, :32, :32])
     with pytest.raises(DataError, match="--data has pictures of 32 x 32, --network takes 64 x 64"):
         train_single(recipe(tiny_network), small, patches[1], out, resume=False)
@@ -169,6 +172,8 @@ def test_build_refuses_what_is_there_and_leaves_nothing_half_done(tmp_path, patc
     with pytest.raises(KilledError):
         build(tiny_run, tmp_path / "new", "x", patches[1])
     assert [p.name for p in tmp_path.iterdir()] == ["there"]
+    with pytest.raises(DataError, match=r"cannot be named 'my bundle': .*--name"):
+        build(tiny_run, tmp_path / "my bundle", "my bundle", None)  # not a picture is looked at
     with pytest.raises(DataError, match="no finished codec training"):
         build(tmp_path, tmp_path / "new", "x", patches[1])
 
@@ -210,6 +215,8 @@ def test_commands_tell_a_user_what_is_wrong(tmp_path):
 
     empty = tmp_path / "empty"
     empty.mkdir()
+    file = tmp_path / "file"
+    file.touch()
     for arguments, expected in [
         (("network", "--data", str(empty), "--out", str(tmp_path / "n")), "no rooms at"),
         (("build", str(empty), "--data", str(empty), "--out", str(tmp_path / "b")), "no rooms at"),
@@ -217,6 +224,8 @@ def test_commands_tell_a_user_what_is_wrong(tmp_path):
             ("rooms", str(tmp_path / "r"), "--count", "2", "--size", "32", "--layers", "colour"),
             "layers are some of",
         ),
+        (("rooms", "/proc/zz", "--count", "2", "--size", "32"), "/proc/zz: "),
+        (("rooms", str(file), "--count", "2", "--size", "32"), "is a file"),
         (("single", "--data", "x", "--network", "y", "--out", "z", "--preset", "huge"), "--preset"),
     ]:
         done = run(*arguments)

@@ -174,6 +174,8 @@ def write_rooms(
     index = RoomsIndex(
         RENDERER_VERSION, height, width, _check_layers(layers), seeds.start, len(seeds), shard_size
     )
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file; a set is a folder")
     render(
         seeds.start, height, width
     )  # refuses a bad size before anything is written, and fills the compile cache
