@@ -10,6 +10,8 @@ and did not come back.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
-from rich.progress import track
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from cloud.models.codec import PRESETS, CodecConfig, FeatureCodec
@@ -29,8 +32,10 @@ from cloud.training.network import CARD, NetworkCard, load_classifier, load_netw
 from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, training_device
 from shared.bundle import Preprocess
 from shared.errors import DataError
-from shared.files import write_atomically
+from shared.files import write_atomically, writing_atomically
 from shared.types import Frozen
+
+SHARD = 2048  # features in a file: half a minute's work
 
 
 class SingleRecipe(Frozen):
@@ -67,19 +72,24 @@ class Batch(NamedTuple):
 
 
 class Features:
-    """The features of M pictures, computed once. values: (M, C, H', W') float16; teacher: (M, classes) float32."""
+    """The features of M pictures, computed once.
+
+    shards: (., C, H', W') float16, together M, all but the last of one length; teacher: (M, classes) float32.
+    """
 
     def __init__(
-        self, values: NDArray[np.float16], teacher: NDArray[np.float32], labels: NDArray[np.int64]
+        self, shards: list[NDArray[np.float16]], teacher: NDArray[np.float32], labels: NDArray[np.int64]
     ) -> None:
-        self.values, self.teacher, self.labels = values, teacher, labels
+        self.shards, self.teacher, self.labels = shards, teacher, labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
+        shard, row = np.divmod(indices, len(self.shards[0]))
+        values = np.stack([self.shards[s][r] for s, r in zip(shard, row, strict=True)])
         return Batch(
-            torch.from_numpy(self.values[indices].astype(np.float32)),
+            torch.from_numpy(values.astype(np.float32)),
             torch.from_numpy(self.labels[indices]),
             torch.from_numpy(self.teacher[indices]),
         )
@@ -266,35 +276,88 @@ def _pictures(model: SplitCodec, pictures: Pictures, card: NetworkCard, recipe: 
 def cached_features(
     folder: Path, model: SplitCodec, pictures: Pictures, preprocess: Preprocess, flips: bool
 ) -> Features:
-    """The frozen front's features of all pictures (and, where `flips`, of their mirror images), kept in `folder`."""
+    """The frozen front's features of all pictures (and, where `flips`, of their mirror images), kept in `folder`.
+
+    They lie there in shards, each whole or absent, so that a killed run goes on with the next. about.json says of which
+    network and pictures they are; those of others are thrown away.
+    """
     model.eval()
     place = next(model.parameters()).device
-    folder.mkdir(parents=True, exist_ok=True)
     total = len(pictures) * (2 if flips else 1)
+    classes, (height, width) = _classes(model), spatial(model.feature)
+    _keep_only_those_of(folder, _identity(model, pictures, flips))
+    shards = [range(start, min(start + SHARD, total)) for start in range(0, total, SHARD)]
+
+    def opened(shard: int) -> tuple[NDArray[np.float16], NDArray[np.float32]] | None:
+        """None where the shard is not there. The teacher's file is written last."""
+        try:
+            values = np.load(folder / f"{shard:05d}.features.npy", mmap_mode="r")
+            teacher = np.load(folder / f"{shard:05d}.teacher.npy")
+        except (OSError, ValueError, EOFError):
+            return None
+        size = len(shards[shard])
+        sound = values.shape == (size, model.feature[0], height, width) and teacher.shape == (size, classes)
+        return (values, teacher) if sound else None
+
+    missing = [shard for shard in range(len(shards)) if opened(shard) is None]
+    with Progress(disable=not missing) as progress:
+        done = total - sum(len(shards[shard]) for shard in missing)
+        bar = progress.add_task(f"features of {len(pictures)} pictures", total=total, completed=done)
+        for shard in missing:
+            values, teacher = [], []
+            for piece in in_order(len(shards[shard]), 64):
+                indices = piece + shards[shard].start
+                flip = indices >= len(pictures)
+                x = network_input(pictures.pixels(indices % len(pictures)), preprocess, flip)
+                y = model.front(x.to(place))
+                values.append(as_map(y).cpu().numpy().astype(np.float16))
+                teacher.append(logits(model.tail, y).cpu().numpy())
+                progress.advance(bar, len(indices))
+            for name, parts in (("features", values), ("teacher", teacher)):
+                with writing_atomically(folder / f"{shard:05d}.{name}.npy") as file:
+                    np.save(file, np.concatenate(parts))
+    kept = [pair for shard in range(len(shards)) if (pair := opened(shard)) is not None]
+    if len(kept) != len(shards):
+        raise DataError(f"the features in {folder} changed while they were being read")
     labels = np.tile(pictures.labels, 2 if flips else 1)
-    values_file, teacher_file = folder / "features.npy", folder / "teacher.npy"
-    if not teacher_file.is_file():
-        # Whole or absent: the features are complete once the teacher's file is there.
-        height, width = spatial(model.feature)
-        values = np.lib.format.open_memmap(
-            values_file, "w+", np.float16, (total, model.feature[0], height, width)
-        )
-        teacher = np.zeros((total, _classes(model)), np.float32)
-        pieces = list(in_order(total, 64))
-        for indices in track(pieces, f"features of {len(pictures)} pictures"):
-            flip = indices >= len(pictures)
-            x = network_input(pictures.pixels(indices % len(pictures)), preprocess, flip)
-            y = model.front(x.to(place))
-            values[indices] = as_map(y).cpu().numpy().astype(np.float16)
-            teacher[indices] = logits(model.tail, y).cpu().numpy()
-        values.flush()
-        temporary = teacher_file.with_suffix(".tmp.npy")
-        np.save(temporary, teacher)
-        temporary.replace(teacher_file)
-    kept = np.load(values_file, mmap_mode="r")
-    if len(kept) != total:
-        raise DataError(f"{folder} holds the features of {len(kept)} pictures, not {total}; delete it")
-    return Features(kept, np.load(teacher_file), labels)
+    return Features([values for values, _ in kept], np.concatenate([teacher for _, teacher in kept]), labels)
+
+
+def _identity(model: SplitCodec, pictures: Pictures, flips: bool) -> dict[str, Any]:
+    """What features depend on: the network's weights, where it is split, and the pictures (of these, a sample)."""
+    weights = hashlib.sha256()
+    for part in (model.front, model.tail):
+        for tensor in part.state_dict().values():
+            weights.update(tensor.cpu().numpy().tobytes())
+    sample = np.linspace(0, len(pictures) - 1, 16).astype(np.int64)
+    return {
+        "weights_sha256": weights.hexdigest(),
+        "split": len(model.front),
+        "pictures": len(pictures),
+        "labels_sha256": hashlib.sha256(pictures.labels.tobytes()).hexdigest(),
+        "sample_sha256": hashlib.sha256(pictures.pixels(sample).tobytes()).hexdigest(),
+        "flips": flips,
+    }
+
+
+def _keep_only_those_of(folder: Path, identity: dict[str, Any]) -> None:
+    """Empty `folder` of features that are not of this network and these pictures, and of what a kill left half done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".*.npy.*"):
+        stale.unlink()
+    about = folder / "about.json"
+    try:
+        if json.loads(about.read_text()) == identity:
+            return
+    except (FileNotFoundError, ValueError):
+        pass
+    there = list(folder.glob("*.npy"))
+    if there:
+        Console().print(f"{folder}: features of another network or of other pictures; computing them anew")
+    about.unlink(missing_ok=True)  # first, so that a kill in between leaves nothing that looks sound
+    for old in there:
+        old.unlink()
+    write_atomically(about, json.dumps(identity, indent=1).encode())
 
 
 def _classes(model: SplitCodec) -> int:

@@ -15,10 +15,20 @@ import pytest
 import torch
 
 from cloud.model import CloudModel
+from cloud.models.codec import PRESETS
+from cloud.training import single
 from cloud.training.build import build, load_run
 from cloud.training.network import load_network
 from cloud.training.run import Schedule, batches
-from cloud.training.single import SingleRecipe, rate_weight, spatial, train_single
+from cloud.training.single import (
+    Features,
+    SingleRecipe,
+    SplitCodec,
+    cached_features,
+    rate_weight,
+    spatial,
+    train_single,
+)
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.errors import DataError
@@ -88,6 +98,61 @@ def test_a_start_that_fails_leaves_nothing_in_the_way_of_the_next(tmp_path, patc
         train_network(chosen, *patches, out, resume=False)
     assert not out.exists()
     train_single(recipe(tiny_network, steps=2), *patches, out, resume=False)
+
+
+def test_features_are_kept_in_shards_and_thrown_away_with_their_network(
+    tmp_path, patches, tiny_network, monkeypatch, capsys
+):
+    monkeypatch.setattr(single, "SHARD", 64)
+    pictures = patches[0]  # 192, and as many mirrored: 6 shards
+
+    def model() -> SplitCodec:
+        network, card = load_network(tiny_network)
+        return SplitCodec(network, card.split, PRESETS["small"], card.preprocess)
+
+    def compute(
+        folder: Path, one: SplitCodec, data=pictures, stop: int | None = None
+    ) -> tuple[Features, int]:
+        """The features, and how many pictures went through the front."""
+        seen = 0
+
+        def count(module, inputs, output):
+            nonlocal seen
+            seen += len(output)
+            if seen == stop:
+                raise KilledError
+
+        hook = one.front.register_forward_hook(count)
+        try:
+            return cached_features(folder, one, data, load_network(tiny_network)[1].preprocess, True), seen
+        finally:
+            hook.remove()
+
+    def values(features: Features) -> np.ndarray:
+        return features.batch(np.arange(384)).x.numpy()
+
+    whole, seen = compute(tmp_path / "whole", model())
+    assert seen == len(whole) == 384
+    kept = tmp_path / "killed"
+    with pytest.raises(KilledError):
+        compute(kept, model(), stop=3 * 64)
+    (kept / "00000.teacher.npy").write_bytes(b"half")
+    resumed, seen = compute(kept, model())
+    assert seen == 384 - 64  # of the two shards that were there, one was sound
+    assert np.array_equal(values(resumed), values(whole))
+    assert np.array_equal(resumed.teacher, whole.teacher)
+    assert np.array_equal(resumed.labels, whole.labels)
+    assert compute(kept, model())[1] == 0
+    assert "anew" not in capsys.readouterr().out
+    other = model()
+    with torch.no_grad():
+        next(other.tail.parameters()).mul_(1.5)
+    changed, seen = compute(kept, other)
+    assert seen == 384
+    assert not np.array_equal(changed.teacher, whole.teacher)
+    assert "another network or of other pictures; computing them anew" in capsys.readouterr().out
+    assert compute(kept, other, replace(pictures, labels=pictures.labels[::-1].copy()))[1] == 384
+    assert compute(kept, other, replace(pictures, values=pictures.values[::-1].copy()))[1] == 384
 
 
 def test_training_lowers_the_rate_and_keeps_the_network_frozen(patches, tiny_network, tiny_run):
