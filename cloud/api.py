@@ -56,7 +56,10 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 def build_app(pipeline: Callable[[], Pipeline], settings: CloudSettings) -> FastAPI:
     """pipeline: gives the pipeline, or raises NotReadyError while there is none."""
     app = create_app(
-        "Isthmus cloud", "Answers vision tasks from a few hundred bytes an image.", settings.requests_max
+        "Isthmus cloud",
+        "Answers vision tasks from a few hundred bytes an image.",
+        settings.requests_max,
+        settings.bodies_bytes_max,
     )
     add_health(app, pipeline)
 

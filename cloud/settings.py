@@ -25,8 +25,9 @@ class CloudSettings:
     stream_requests_max: requests of one stream that are worked on at once. stream_idle_ms: a stream with nothing to
     read and nothing in work for so long is ended.
     deadline_ms: for a request that brings none, and the most that any may take.
-    message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. grid_cells_max: latent cells of a picture (a small
-    stream may claim a large grid; the bundle's own grid is always allowed).
+    message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. bodies_bytes_max: the HTTP bodies that are held
+    at once; more are turned away. grid_cells_max: latent cells of a picture (a small stream may claim a large grid; the
+    bundle's own grid is always allowed).
     answers_kept: answers remembered by request id. drain_ms: time to finish what runs when the process is told to end.
     archive: folder that keeps every bitstream that was answered; None keeps nothing. archive_bytes_max: all its files
     together. archive_age_max_days: older records are deleted.
@@ -50,6 +51,7 @@ class CloudSettings:
     deadline_ms: int = 30_000
     message_bytes_max: int = MAX_STREAM_BYTES + 65_536
     image_bytes_max: int = MAX_FILE_BYTES
+    bodies_bytes_max: int = 128 << 20
     grid_cells_max: int = 1024
     answers_kept: int = 1024
     drain_ms: int = 10_000
@@ -67,5 +69,7 @@ class CloudSettings:
                 raise RequestError(f"{field.name} is {value}; it must be at least {low}")
         if max(self.grpc_port, self.http_port) > 65_535:
             raise RequestError("a port is at most 65535; 0 takes a free one")
+        if self.bodies_bytes_max < self.image_bytes_max:
+            raise RequestError(f"bodies_bytes_max is {self.bodies_bytes_max}; less than image_bytes_max")
         if self.streams_max * 4 > self.rpcs_max:  # three methods have streams
             raise RequestError(f"streams_max is {self.streams_max}; at most a quarter of rpcs_max")

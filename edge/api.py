@@ -52,7 +52,10 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastAPI:
     """pipeline: gives the pipeline, or raises NotReadyError while there is none."""
     app = create_app(
-        "Isthmus edge", "Encodes an image into a few hundred bytes and asks the cloud.", settings.requests_max
+        "Isthmus edge",
+        "Encodes an image into a few hundred bytes and asks the cloud.",
+        settings.requests_max,
+        settings.bodies_bytes_max,
     )
     add_health(app, pipeline)
 

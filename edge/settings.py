@@ -21,8 +21,8 @@ class EdgeSettings:
     deadline_ms: for one request to the cloud, its repeats included. attempts_max: how often one request is sent.
     in_flight_max: requests that the cloud works on for this edge at once; more wait, within their deadline.
     requests_max: requests of the local API at once; more are turned away.
-    message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. drain_ms: time to finish what runs when the
-    process is told to end.
+    message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. bodies_bytes_max: the HTTP bodies that are held
+    at once; more are turned away. drain_ms: time to finish what runs when the process is told to end.
     """
 
     bundle: Path
@@ -37,6 +37,7 @@ class EdgeSettings:
     requests_max: int = 16
     message_bytes_max: int = MAX_STREAM_BYTES + 65_536
     image_bytes_max: int = MAX_FILE_BYTES
+    bodies_bytes_max: int = 64 << 20
     drain_ms: int = 10_000
 
     def __post_init__(self) -> None:
@@ -47,6 +48,8 @@ class EdgeSettings:
                 raise RequestError(f"{field.name} is {value}; it must be at least {low}")
         if self.http_port > 65_535:
             raise RequestError("a port is at most 65535; 0 takes a free one")
+        if self.bodies_bytes_max < self.image_bytes_max:
+            raise RequestError(f"bodies_bytes_max is {self.bodies_bytes_max}; less than image_bytes_max")
         check_camera(self.camera)
         name, _, port = self.cloud.rpartition(":")
         if not name or not port.isdecimal() or not 0 < int(port) < 65_536:

@@ -3,6 +3,7 @@
 Knows neither edge nor cloud. Each API is `create_app(...)` plus its routes. Around every request stands `Frame`:
 
     X-Request-Id taken or made -> room for one more request? -> route -> answer, or a problem (RFC 9457)
+                                                                  `read_body`: room for its bytes?
 
 A problem is `application/problem+json`: type, title, status, detail, instance and request_id. Its status comes from the
 one table in `shared.errors`; an error that nobody raised on purpose is logged and told as 500 without its inside.
@@ -11,6 +12,7 @@ one table in `shared.errors`; an error that nobody raised on purpose is logged a
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 from collections.abc import Callable
@@ -79,10 +81,42 @@ def problem_response(exit_: Exit, detail: str, request_id: str) -> Response:
     return Response(problem.model_dump_json(), exit_.http, headers, PROBLEM_TYPE)
 
 
-def create_app(title: str, summary: str, requests_max: int, **options: Any) -> FastAPI:
+class BodyBudget:
+    """Bytes that the bodies of all requests may hold together, from their arrival to their answer."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max, self.held = bytes_max, 0
+
+    def check(self, size: int) -> None:
+        """Raises OverloadedError where `size` more bytes have no room now."""
+        if self.held + size > self.bytes_max:
+            raise OverloadedError(
+                f"the bodies of running requests fill {self.bytes_max} bytes; try again later"
+            )
+
+
+class BodyShare:
+    """What one request holds of the budget. Taken as bytes arrive: an announced length that never comes takes none."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self.budget, self._held = budget, 0
+
+    def take(self, size: int) -> None:
+        """Raises OverloadedError."""
+        self.budget.check(size)
+        self.budget.held += size
+        self._held += size
+
+    def give_back(self) -> None:
+        self.budget.held -= self._held
+        self._held = 0
+
+
+def create_app(title: str, summary: str, requests_max: int, bodies_bytes_max: int, **options: Any) -> FastAPI:
     """A FastAPI app whose every answer has a request id and whose every error is a problem.
 
-    requests_max: analyses at once; more are answered 429 before their body is read.
+    requests_max: analyses at once; more are answered 429 before their body is read. bodies_bytes_max: their bodies
+    together; one that does not fit is answered 429.
     """
     app = FastAPI(title=title, summary=summary, version="1", **options)
 
@@ -106,15 +140,15 @@ def create_app(title: str, summary: str, requests_max: int, **options: Any) -> F
     app.add_exception_handler(IsthmusError, told)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, routed)
-    app.add_middleware(Frame, requests_max=requests_max)
+    app.add_middleware(Frame, requests_max=requests_max, budget=BodyBudget(bodies_bytes_max))
     return app
 
 
 class Frame:
-    """ASGI middleware around every request: its id, the limit of requests at once, and the outermost error boundary."""
+    """ASGI middleware around every request: its id, the limits of all requests, and the outermost error boundary."""
 
-    def __init__(self, app: ASGIApp, requests_max: int) -> None:
-        self._app, self._requests_max = app, requests_max
+    def __init__(self, app: ASGIApp, requests_max: int, budget: BodyBudget) -> None:
+        self._app, self._requests_max, self._budget = app, requests_max, budget
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,7 +175,8 @@ class Frame:
             request_id = new_request_id()
             await refuse(error, f"X-Request-Id: {error}")
             return
-        scope.setdefault("state", {})["request_id"] = request_id
+        share = BodyShare(self._budget)
+        scope.setdefault("state", {}).update(request_id=request_id, body=share)
         limited = scope["method"] == "POST"  # health checks must be answered under load
         if limited and self._running >= self._requests_max:
             busy = OverloadedError(f"{self._requests_max} requests are being served already; try again later")
@@ -161,32 +196,37 @@ class Frame:
             await refuse(error, "internal error; the server's log has more under this request id")
         finally:
             self._running -= limited
+            share.give_back()
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes:
     """The body, never more of it in memory than `bytes_max`.
 
-    Raises PayloadTooLargeError (before reading where Content-Length tells), RequestError for an empty body, and
-    HTTPException 408 where it takes longer than 30 seconds.
+    Raises PayloadTooLargeError, OverloadedError where the budget of all bodies is used up (both before reading where
+    Content-Length tells), RequestError for an empty body, and HTTPException 408 where it takes longer than 30 seconds.
     """
+    share: BodyShare = request.state.body
     too_large = PayloadTooLargeError(f"the body is larger than {bytes_max} bytes")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > bytes_max:
-        raise too_large
-    chunks: list[bytes] = []
-    size = 0
+    if length.isdecimal():
+        if int(length) > bytes_max:
+            raise too_large
+        share.budget.check(int(length))
+    body = (
+        io.BytesIO()
+    )  # its getvalue() hands the buffer out, where joining parts would hold every byte twice
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
-                size += len(chunk)
-                if size > bytes_max:
+                if body.tell() + len(chunk) > bytes_max:
                     raise too_large
-                chunks.append(chunk)
+                share.take(len(chunk))
+                body.write(chunk)
     except TimeoutError:
         raise HTTPException(408, "the body took too long to arrive") from None
-    if not size:
+    if not body.tell():
         raise RequestError("the body is empty; send an image file as it is (curl --data-binary @room.png)")
-    return b"".join(chunks)
+    return body.getvalue()
 
 
 def media_type(request: Request, *also: str) -> str:

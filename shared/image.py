@@ -18,8 +18,8 @@ from shared.bundle import Preprocess
 from shared.errors import ImageError, ImageTooLargeError, NotAnImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
-MAX_PIXELS = 50_000_000
-MAX_FILE_BYTES = 64 << 20
+MAX_PIXELS = 25_000_000
+MAX_FILE_BYTES = 32 << 20
 
 # What Pillow's decoders were seen to raise on damaged files, fuzzed format by format.
 _DAMAGE = (
@@ -49,7 +49,7 @@ _TURNS = {
 def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
     """An RGB picture from a file or from bytes, upright by its EXIF orientation.
 
-    Raises NotAnImageError (no picture, no such file), ImageTooLargeError (over 50 megapixels or 64 MiB; nothing has
+    Raises NotAnImageError (no picture, no such file), ImageTooLargeError (over 25 megapixels or 32 MiB; nothing has
     been decoded by then) or ImageError (a damaged picture).
     """
     if isinstance(source, bytes):
@@ -99,7 +99,7 @@ def _rgb(picture: Image.Image, name: str) -> Image.Image:
         return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode == "F":
         raise ImageError(f"{name} has floating-point pixels; save it with 8 or 16 bits")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # converting RGB would copy it
 
 
 def _read_file(path: Path) -> bytes:

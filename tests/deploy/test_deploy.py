@@ -18,6 +18,10 @@ from typing import Any
 import pytest
 import typer.main
 
+from cloud.settings import CloudSettings
+from edge.settings import EdgeSettings
+from shared.image import MAX_PIXELS
+
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 DOCKERFILES = {name: ROOT / "deploy" / f"{name}.Dockerfile" for name in ("edge", "cloud")}
@@ -58,6 +62,18 @@ def test_compose_file_is_valid(tmp_path: Path) -> None:
     wrong = tmp_path / "compose.yaml"
     wrong.write_text(COMPOSE.read_text().replace("depends_on:", "depends_upon:"))
     assert check(wrong).returncode == 1
+
+
+def test_memory_limits_hold_the_largest_picture_and_the_bodies() -> None:
+    for name, idle, bodies in (
+        ("edge", 130 << 20, EdgeSettings.bodies_bytes_max),
+        ("cloud", 350 << 20, CloudSettings.bodies_bytes_max),
+    ):
+        number, unit = re.fullmatch(r"(\d+)([mg])", compose()["services"][name]["mem_limit"]).groups()  # type: ignore[union-attr]
+        limit = int(number) << {"m": 20, "g": 30}[unit]
+        assert limit > 1.2 * (
+            idle + bodies + 28 * MAX_PIXELS
+        )  # bytes a pixel of the dearest format, measured
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -140,6 +141,48 @@ async def test_a_body_that_does_not_come(http: httpx.AsyncClient, monkeypatch: p
         await asyncio.Event().wait()
 
     problem(await http.post("/analyze", content=stuck(), headers=IMAGE), 408)
+
+
+async def test_all_bodies_together_have_a_budget(pipeline: Pipeline, settings: CloudSettings) -> None:
+    picture = png(0)
+    changed = replace(settings, image_bytes_max=100_000, bodies_bytes_max=100_000 + len(picture) // 2)
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield bytes(100_000 - len(picture) // 4)
+        arrived.set()
+        await go_on.wait()
+
+    async def unannounced() -> AsyncIterator[bytes]:
+        yield picture
+
+    async with client_of(build_app(lambda: pipeline, changed)) as http:
+        running = asyncio.create_task(http.post("/analyze", content=slow(), headers=IMAGE))
+        await arrived.wait()
+        for body in (picture, unannounced()):
+            told = problem(await http.post("/analyze", content=body, headers=IMAGE), 429)
+            assert "bodies" in told["detail"]
+        go_on.set()
+        problem(await running, 415)
+        # What a request held is free again, however it ended.
+        assert (await http.post("/analyze", content=picture, headers=IMAGE)).status_code == 200
+
+
+async def test_a_body_is_held_once(pipeline: Pipeline, settings: CloudSettings) -> None:
+    size = 16 << 20
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(size >> 16):
+            yield bytes(1 << 16)
+
+    async with client_of(build_app(lambda: pipeline, settings)) as http:
+        problem(await http.post("/analyze", content=b"x", headers=IMAGE), 415)
+        tracemalloc.start()
+        try:
+            problem(await http.post("/analyze", content=parts(), headers=IMAGE), 415)
+            assert tracemalloc.get_traced_memory()[1] < 1.5 * size
+        finally:
+            tracemalloc.stop()
 
 
 async def test_overload_is_told_before_the_body_is_read(
