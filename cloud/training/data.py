@@ -58,7 +58,11 @@ class _RoomPictures:
         count = sum(len(shard) for shard in self._images)
         self._chosen = np.arange(count)[start:stop]
         if not len(self._chosen):
-            raise DataError(f"{directory} has {count} rooms; none is left of {start}..{stop}")
+            if stop is not None and stop < 0:
+                raise DataError(
+                    f"--holdout {-stop} leaves none of the {count} rooms in {directory} to train on"
+                )
+            raise DataError(f"{directory} has {count} rooms, none of them in {start}..{stop}")
         self.size = (self._images[0].shape[1], self._images[0].shape[2])
 
     def __len__(self) -> int:

@@ -284,6 +284,7 @@ def test_the_command(tmp_path, rooms):
         (("--task", "segmentation"), bare, "--layers image,semantic,category"),
         (("--task", "normals", "--stride", "12"), rooms, "--stride: "),
         (("--stride", "12"), rooms, "power of two"),
+        (("--holdout", "9"), bare, "--holdout 9 leaves none of the 9 rooms"),
         (("--label-stride", "2"), rooms, "--label-stride: only for --task normals or segmentation"),
     ]:
         done = run(*flags, data=data)

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -114,11 +114,15 @@ def _open_layer(directory: Path, index: RoomsIndex, shard: int, layer: str) -> n
         array = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(
-            f"{path} is missing or damaged: run write_rooms again on {directory} to finish it"
+            f"{path} is missing or damaged: run `isthmus train rooms` on {directory} again to finish it"
         ) from error
     if array.shape != index.shape(layer, shard) or array.dtype != _LAYER_TYPES[layer]:
-        raise ValueError(f"{path} does not match {INDEX_NAME}: delete it and run write_rooms again")
+        raise ValueError(f"{path} does not match {INDEX_NAME}: delete it and run `isthmus train rooms` again")
     return array
+
+
+def _told(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _write_atomic(path: Path, write: Callable) -> None:
@@ -182,8 +186,13 @@ def write_rooms(
     if (directory / INDEX_NAME).exists():
         there = read_index(directory)
         if there != index:
+            differing = "; ".join(
+                f"{name.replace('_', ' ')} {_told(old)}, not {_told(new)}"
+                for name in (field.name for field in fields(index))
+                if (old := getattr(there, name)) != (new := getattr(index, name))
+            )
             raise ValueError(
-                f"{directory} holds another set ({there}): choose another directory or delete it"
+                f"{directory} holds another set ({differing}): choose another folder or delete it"
             )
     directory.mkdir(parents=True, exist_ok=True)
     for stale in directory.glob("*.partial"):
@@ -228,16 +237,16 @@ def read_index(directory: Path | str) -> RoomsIndex:
         index = RoomsIndex(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
     except FileNotFoundError as error:
         raise ValueError(
-            f"no rooms at {directory} ({INDEX_NAME} is missing): make them with write_rooms"
+            f"no rooms at {directory} ({INDEX_NAME} is missing): make them with `isthmus train rooms`"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is not an index of rooms: delete the set and run write_rooms again"
+            f"{path} is not an index of rooms: delete the set and run `isthmus train rooms` again"
         ) from error
     if index.renderer != RENDERER_VERSION or index.categories != CATEGORIES:
         raise ValueError(
             f"{directory} was made by renderer {index.renderer}, this is {RENDERER_VERSION}: "
-            "delete the set and run write_rooms again"
+            "delete the set and run `isthmus train rooms` again"
         )
     return index
 

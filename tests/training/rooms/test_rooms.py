@@ -194,7 +194,7 @@ def test_a_killed_run_is_taken_up(tmp_path):
     (tmp_path / "00001.image.npy").write_bytes(whole["00001.image.npy"][:-100])
     (tmp_path / "00002.category.npy").unlink()
     (tmp_path / "00002.category.npy.123.partial").write_bytes(b"half")
-    with pytest.raises(ValueError, match="run write_rooms again"):
+    with pytest.raises(ValueError, match="run `isthmus train rooms` "):
         RoomsDataset(None, tmp_path)
     untouched = (tmp_path / "00000.image.npy").stat().st_mtime_ns
     steps = []
@@ -205,13 +205,18 @@ def test_a_killed_run_is_taken_up(tmp_path):
 
 
 def test_sets_that_cannot_be_read(tmp_path):
-    with pytest.raises(ValueError, match="make them with write_rooms"):
+    with pytest.raises(ValueError, match="make them with `isthmus train rooms`"):
         RoomsDataset(None, tmp_path / "nowhere")
     write_rooms(tmp_path, range(2), height=16, width=16, layers=("image",))
     with pytest.raises(ValueError, match="not 'depth'"):
         open_shards(tmp_path, "depth")
-    with pytest.raises(ValueError, match="another set"):
-        write_rooms(tmp_path, range(3), height=16, width=16, layers=("image",))
+    with pytest.raises(
+        ValueError, match=r"another set \(layers image, not image,category; count 2, not 3\): "
+    ):
+        write_rooms(tmp_path, range(3), height=16, width=16, layers=("image", "category"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        write_rooms(tmp_path / "file", range(3), height=16, width=16)
     index = json.loads((tmp_path / "index.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps({**index, "renderer": 0}))
     with pytest.raises(ValueError, match="made by renderer 0"):
