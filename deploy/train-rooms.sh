@@ -10,9 +10,8 @@ mkdir -p "$work"
 
 isthmus train rooms "$work/data" --count 21000
 isthmus train rooms "$work/test" --first-seed 1000000000 --count 1000
-isthmus train network --data "$work/data" --out "$work/network" --steps 3200 --resume
-isthmus train single --data "$work/data" --network "$work/network" --out "$work/codec" \
-    --lambda 10000 --steps 6000 --resume
+isthmus train network --data "$work/data" --out "$work/network" --resume
+isthmus train single --data "$work/data" --network "$work/network" --out "$work/codec" --resume
 rm -rf "$work/bundle"
 isthmus train build "$work/codec" --data "$work/data" --out "$work/bundle" --name rooms
 isthmus train evaluate "$work/bundle" --network "$work/network" --data "$work/test" --write
