@@ -6,15 +6,21 @@ alone does an error become one line on stderr and an exit status: 2 for what the
 
 from __future__ import annotations
 
-import importlib
 import sys
-from pathlib import Path
-from typing import Annotated, Any
 
-import typer
-from typer.core import TyperGroup
+INTERRUPTED = 130  # what a shell gives for Ctrl-C
 
-from shared.errors import DataError, IsthmusError, exit_of
+try:
+    import importlib
+    from pathlib import Path
+    from typing import Annotated, Any, NoReturn
+
+    import typer
+    from typer.core import TyperGroup
+
+    from shared.errors import DataError, IsthmusError, RequestError, exit_of
+except KeyboardInterrupt:  # most of a short command's time is importing
+    sys.exit(INTERRUPTED)
 
 # Where each group lives: a module with a Typer app named `app`.
 GROUPS = {
@@ -59,7 +65,7 @@ def _import_group(name: str) -> typer.Typer:
 
 def _not_installed(error: ModuleNotFoundError, group: str | None) -> IsthmusError:
     extra = EXTRAS.get(group or "", "cloud")
-    return DataError(f"{error.name} is not installed; pip install 'isthmus[{extra}]'")
+    return DataError(f"{error.name} is not installed; pip install -c constraints.txt -e '.[{extra}]'")
 
 
 app = typer.Typer(
@@ -69,6 +75,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Split inference: a camera sends a few hundred bytes of learned features, a server answers vision tasks.",
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"isthmus {version('isthmus')}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None: ...
 
 
 @app.command()
@@ -103,22 +125,43 @@ def inspect(
 def main() -> None:
     """The console entry."""
     try:
-        app()
+        sys.exit(app(prog_name="isthmus", standalone_mode=False))
     except IsthmusError as error:
         _end(str(error), exit_of(error).status)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
-        ours = {"isthmus", "edge", "cloud", "shared"}
-        if (error.name or "").split(".")[0] in ours:
-            raise  # a fault of the program, not of the installation
+        # An edge's image has no package `cloud`; any other module of ours that is missing is a fault of the program.
+        if (error.name or "").split(".")[0] in {"isthmus", "edge", "cloud", "shared"} - {error.name}:
+            raise
         missing = _not_installed(error, next((name for name in sys.argv[1:2] if name in GROUPS), None))
         _end(str(missing), exit_of(missing).status)
     except BrokenPipeError:
         # The reader of our output has gone (`isthmus inspect ... | head`); nothing is left to say.
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        _end(f"cannot go on: {error.strerror}{where}", exit_of(RequestError()).status)
+    except Exception as error:
+        if not hasattr(
+            error, "format_message"
+        ):  # wrong usage; its classes are Typer's own in some versions only
+            raise
+        _end_usage(error)
 
 
-def _end(text: str, status: int) -> None:
+def _end_usage(error: Any) -> NoReturn:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(error.exit_code)
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "isthmus"
+    _end(f"{error.format_message()} (see: {command} --help)", error.exit_code)
+
+
+def _end(text: str, status: int) -> NoReturn:
     print(f"isthmus: {' '.join(text.split())}", file=sys.stderr)
     sys.exit(status)
 

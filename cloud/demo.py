@@ -86,16 +86,29 @@ def run_demo(images: Sequence[Path], out: Path, bundle: Path) -> None:
     if not paths:
         raise RequestError(f"there are no sample rooms in {SAMPLES}; name images: isthmus demo room.jpg")
     pictures = [_picture(path, manifest.preprocess) for path in paths]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"cannot make the folder {out}: {error.strerror}") from None
+    _check_writable(out)
     with _two_processes(bundle) as edge, httpx.Client(base_url=f"http://{edge}", timeout=60) as client:
         rows = [Row(picture, _ask(client, picture.path)) for picture in pictures]
     write_atomically(out / "result.json", _result(rows).encode())
     write_atomically(out / "sheet.png", _sheet(rows))
     _print_table(rows)
     print(f"written: {out / 'result.json'}, {out / 'sheet.png'}")
+
+
+def _check_writable(out: Path) -> None:
+    """Make the folder, and try it before any server starts. Raises RequestError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot make the folder {out}: {error.strerror}") from None
+    for name in ("result.json", "sheet.png"):
+        if (out / name).is_dir():
+            raise RequestError(f"cannot write {out / name}: it is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise RequestError(f"cannot write into {out}: {error.strerror}") from None
 
 
 def _picture(path: Path, preprocess: Preprocess) -> Picture:

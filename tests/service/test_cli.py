@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ import pytest
 
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
-from support.processes import ROOT, refused, run, run_here
+from support.processes import ROOT, Done, refused, run, run_here
 from support.processes import told as told_by
 from support.service import bomb, png
 
@@ -239,16 +241,76 @@ isthmus.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "isthmus: torch is not installed; pip install 'isthmus[cloud]'\n"
+    assert done.stderr == ("isthmus: torch is not installed; pip install -c constraints.txt -e '.[cloud]'\n")
 
 
-def test_wrong_usage_says_how() -> None:
-    for arguments in (
-        ("bogus",),
-        ("edge", "encode"),
-        ("edge", "encode", "a.png", "-o", "b", "--quality", "999"),
+def test_wrong_usage_is_one_line_that_says_how() -> None:
+    for arguments, text, helped in (
+        (("bogus",), "'bogus'", "isthmus --help"),
+        (("edge", "encode"), "Missing", "isthmus edge encode --help"),
+        (
+            ("edge", "encode", "a.png", "-o", "b", "--quality", "999"),
+            "--quality",
+            "isthmus edge encode --help",
+        ),
+        (("cloud", "decode", "a", "--colour"), "--colour", "isthmus cloud decode --help"),
     ):
-        done = run_here(*arguments)
-        assert done.returncode == 2
-        assert "Usage" in done.stderr
-        assert "Traceback" not in done.stderr
+        told = refused(*arguments, status=2)
+        assert text in told
+        assert helped in told
+    done = run_here("edge")
+    assert (done.returncode, "Commands" in done.stdout + done.stderr) == (2, True)
+
+
+def test_version() -> None:
+    done = run_here("--version")
+    assert (done.returncode, done.stdout) == (0, f"isthmus {importlib.metadata.version('isthmus')}\n")
+
+
+def test_an_edges_image_has_no_demo() -> None:
+    code = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cloud":
+            raise ModuleNotFoundError("No module named 'cloud'", name="cloud")
+sys.meta_path.insert(0, Missing())
+sys.argv = ["isthmus", "demo"]
+import isthmus
+isthmus.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    told = told_by(Done(done.returncode, done.stdout, done.stderr), 2)
+    assert told.startswith("cloud is not installed; pip install")
+
+
+def test_a_module_of_ours_that_is_missing_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "shared.inspect", None)
+    with pytest.raises(ModuleNotFoundError):
+        run_here("inspect", "x")
+
+
+def test_an_error_of_the_system_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "some/file")
+
+    monkeypatch.setattr("shared.inspect.inspect_path", full)
+    assert refused("inspect", "x", status=2) == "cannot go on: No space left on device: some/file"
+
+
+@pytest.mark.parametrize("where", ["typer", "shared.inspect", "shared.errors"])
+def test_interrupted_while_it_imports(where: str) -> None:
+    code = f"""
+import sys
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == {where!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+sys.argv = ["isthmus", "inspect", "x"]
+import isthmus
+isthmus.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr

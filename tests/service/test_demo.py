@@ -69,6 +69,17 @@ def test_a_wrong_image_is_told_before_any_server_starts(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_cannot_be_written_is_told_before_any_server_starts(
+    tmp_path: Path, picture: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.demo._two_processes", lambda _: pytest.fail("servers were started"))
+    (tmp_path / "result.json").mkdir()
+    told = refused("demo", picture, "--out", tmp_path, "--bundle", tiny_bundle, status=2)
+    assert told == f"cannot write {tmp_path / 'result.json'}: it is a folder"
+    told = refused("demo", picture, "--out", "/proc/self", "--bundle", tiny_bundle, status=2)
+    assert told.startswith("cannot write into /proc/self: ")
+
+
 def test_a_bundle_whose_cloud_half_is_damaged(tmp_path: Path, picture: Path, tiny_bundle: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(tiny_bundle, damaged)
