@@ -43,7 +43,10 @@ def test_the_block_without_a_network_runs(tmp_path):
     assert (tmp_path / "kitchen.isthmus").stat().st_size < 400
 
 
-@pytest.mark.parametrize("line", re.findall(r"^(isthmus [a-z]+(?: [a-z]+)?) ", README, re.MULTILINE))
+COMMANDS = set(re.findall(r"(?:^|&& |`)(isthmus [a-z]+(?: [a-z]+)?) ", README, re.MULTILINE))
+
+
+@pytest.mark.parametrize("line", sorted(COMMANDS))
 def test_every_command_that_is_shown_exists(line):
     done = subprocess.run(
         [sys.executable, "-m", *line.split(), "--help"],
@@ -53,10 +56,34 @@ def test_every_command_that_is_shown_exists(line):
         env={**os.environ, "COLUMNS": "200"},
         check=False,
     )
-    if " " in line.removeprefix("isthmus ") and line.split()[1] in ("inspect", "demo"):
-        pytest.skip("the word behind it is an argument")
     assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
+    assert f"{line.split()[-1]} [OPTIONS]" in done.stdout
+
+
+def test_the_demo_answers_as_shown(tmp_path):
+    assert "isthmus demo" in COMMANDS
+    done = subprocess.run(
+        [sys.executable, "-m", "isthmus", "demo", "--out", "demo"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown, printed = (
+        re.findall(r"^│ (\S+) +│ (\S.*?) +│", text, re.MULTILINE) for text in (README, done.stdout)
+    )
+    assert len(shown) == 8
+    assert printed == shown
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["result.json", "sheet.png"]
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    own = [link.split("#")[0] for link in links if not link.startswith(("http://", "https://", "#"))]
+    assert own
+    assert [link for link in own if not (ROOT / link).exists()] == []
 
 
 def test_the_shipped_bundle_is_made_by_the_commands_that_are_shown():

@@ -14,11 +14,12 @@ import pytest
 from support.random_codec import random_tensors
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ROOT / "deploy" / "bundles" / "rooms" / "entropy.safetensors"
+SHIPPED = ROOT / "deploy" / "bundles" / "rooms"
 
 ERRORS = {
     "NotABitstreamError",
     "UnsupportedVersionError",
+    "MalformedHeaderError",
     "TruncatedError",
     "TrailingBytesError",
     "ChecksumError",
@@ -63,7 +64,8 @@ def test_100000_streams(seed: int) -> None:
 def shipped_options() -> list[str]:
     if not SHIPPED.exists():
         pytest.skip("no shipped bundle in deploy/bundles/rooms")
-    return ["--entropy", str(SHIPPED), "--grid", "16x16", "--memory-mb", "1024"]
+    h, w = json.loads((SHIPPED / "manifest.json").read_text())["codec"]["grid"]
+    return ["--entropy", str(SHIPPED / "entropy.safetensors"), "--grid", f"{h}x{w}", "--memory-mb", "1024"]
 
 
 def test_500_streams_of_the_shipped_bundle() -> None:
