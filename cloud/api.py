@@ -18,11 +18,13 @@ from shared.errors import (
     BundleMismatchError,
     DeadlineError,
     ImageError,
+    ImageTooLargeError,
     NotAnImageError,
     NotReadyError,
     OverloadedError,
     PayloadTooLargeError,
     RequestError,
+    StreamTooLargeError,
     UnknownTaskError,
 )
 from shared.http import (
@@ -35,16 +37,18 @@ from shared.http import (
     media_type,
     problem_doc,
     read_body,
+    transport_docs,
     wanted,
 )
 from shared.types import Analysis, BundleInfo, Wanted
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: answer_doc(),
+    **transport_docs(),
     400: problem_doc(ImageError, BitstreamError),
     404: problem_doc(UnknownTaskError),
     409: problem_doc(BundleMismatchError),
-    413: problem_doc(PayloadTooLargeError),
+    413: problem_doc(PayloadTooLargeError, ImageTooLargeError, StreamTooLargeError),
     415: problem_doc(NotAnImageError),
     422: problem_doc(RequestError),
     429: problem_doc(OverloadedError),

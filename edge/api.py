@@ -10,16 +10,17 @@ from fastapi import Depends, FastAPI, Request
 from edge.pipeline import Pipeline
 from edge.settings import EdgeSettings
 from shared.errors import (
+    REJECTED,
     CloudUnreachableError,
     DeadlineError,
     ImageError,
+    ImageTooLargeError,
     NotAnImageError,
     NotReadyError,
     OverloadedError,
     PayloadTooLargeError,
     RemoteError,
     RequestError,
-    UnknownTaskError,
 )
 from shared.http import (
     QualityQuery,
@@ -31,17 +32,20 @@ from shared.http import (
     media_type,
     problem_doc,
     read_body,
+    transport_docs,
     wanted,
 )
 from shared.types import Analysis, Wanted
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: answer_doc(),
+    **transport_docs(),
     400: problem_doc(ImageError),
-    404: problem_doc(UnknownTaskError),
-    413: problem_doc(PayloadTooLargeError),
+    404: problem_doc(REJECTED["NOT_FOUND"]),
+    409: problem_doc(REJECTED["FAILED_PRECONDITION"]),
+    413: problem_doc(PayloadTooLargeError, ImageTooLargeError),
     415: problem_doc(NotAnImageError),
-    422: problem_doc(RequestError),
+    422: problem_doc(RequestError, REJECTED["INVALID_ARGUMENT"]),
     429: problem_doc(OverloadedError),
     502: problem_doc(RemoteError),
     503: problem_doc(NotReadyError, CloudUnreachableError),

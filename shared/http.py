@@ -16,6 +16,7 @@ import io
 import json
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request, Response
@@ -244,7 +245,11 @@ def media_type(request: Request, *also: str) -> str:
 def wanted(
     tasks: Annotated[
         str,
-        Query(description="tasks, separated by commas; none: every task", examples=["room"], max_length=4200),
+        Query(
+            description="tasks, separated by commas; none: every task",
+            examples=["classification"],
+            max_length=4200,
+        ),
     ] = "",
     top_k: Annotated[int, Query(ge=1, le=100, description="classes a classification returns")] = 5,
 ) -> Wanted:
@@ -287,12 +292,20 @@ def add_health(app: FastAPI, check_ready: Callable[[], object]) -> None:
         return {"status": "ready"}
 
 
-def problem_doc(*errors: type[IsthmusError]) -> dict[str, Any]:
+def problem_doc(*errors: type[IsthmusError] | Exit) -> dict[str, Any]:
     """How a status stands in OpenAPI: its schema, and an example of the first of `errors`."""
-    exits = [exit_of(error.__new__(error)) for error in errors]
+    exits = [error if isinstance(error, Exit) else exit_of(error.__new__(error)) for error in errors]
     example = json.loads(bytes(problem_response(exits[0], "what was wrong, what to do", _EXAMPLE_ID).body))
     content = {"schema": Problem.model_json_schema(), "example": example}
     return {"description": "; ".join(e.title for e in exits), "content": {PROBLEM_TYPE: content}}
+
+
+def transport_docs() -> dict[int | str, dict[str, Any]]:
+    """The problems that come from HTTP itself, not from what a body holds."""
+    return {
+        status: problem_doc(Exit("INVALID_ARGUMENT", status, HTTPStatus(status).phrase))
+        for status in (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.REQUEST_TIMEOUT)
+    }
 
 
 def answer_doc() -> dict[str, Any]:
@@ -300,10 +313,12 @@ def answer_doc() -> dict[str, Any]:
     example = Analysis(
         request_id=_EXAMPLE_ID,
         bundle="rooms",
-        fingerprint="7b120acb",
+        fingerprint="01234567",  # an illustration: a real one changes with every training
         quality=50,
-        results={"room": ClassificationResult(top=(ClassScore(label="kitchen", index=7, score=0.93),))},
-        bytes=ByteCount(b_v=21, b_z=187, total=223, bits_per_pixel=0.0272),
+        results={
+            "classification": ClassificationResult(top=(ClassScore(label="kitchen", index=2, score=0.98),))
+        },
+        bytes=ByteCount(b_v=4, b_z=25, total=44, bits_per_pixel=0.0054),
         times=Times(
             read_ms=3.1, front_ms=6.2, code_ms=2.4, send_ms=14.0, queue_ms=2.0, decode_ms=3.3, tails_ms=5.9
         ),

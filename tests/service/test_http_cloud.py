@@ -7,6 +7,7 @@ import json
 import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ from shared.errors import NotReadyError
 from shared.types import Analysis
 from support.service import GatedModel, bomb, png, problem, until
 
+ROOMS = Path(__file__).parents[2] / "deploy" / "bundles" / "rooms"
 IMAGE = {"Content-Type": "image/png"}
 STREAM = {"Content-Type": MEDIA_TYPE}
 
@@ -251,10 +253,18 @@ async def test_openapi_tells_bodies_problems_and_examples(http: httpx.AsyncClien
     document = (await http.get("/openapi.json")).json()
     analyze = document["paths"]["/analyze"]["post"]
     assert set(analyze["requestBody"]["content"]) == {"image/*", MEDIA_TYPE}
-    assert {"400", "404", "409", "413", "415", "422", "429", "503", "504"} < set(analyze["responses"])
+    assert {"400", "404", "405", "408", "409", "413", "415", "422", "429", "503", "504"} < set(
+        analyze["responses"]
+    )
     refused = analyze["responses"]["413"]["content"]
     assert list(refused) == ["application/problem+json"]
     assert refused["application/problem+json"]["example"]["status"] == 413
     example = analyze["responses"]["200"]["content"]["application/json"]["example"]
-    Analysis.model_validate(example)
+    answer, rooms = Analysis.model_validate(example), Bundle.open(ROOMS).info()
+    assert (answer.bundle, answer.quality in rooms.qualities) == (rooms.name, True)
+    asked = next(one for one in analyze["parameters"] if one["name"] == "tasks")["schema"]["examples"]
+    tasks = {task.name: task.labels for task in rooms.tasks}
+    assert set(asked) | set(answer.results) <= set(tasks)
+    for name, result in answer.results.items():
+        assert all(tasks[name][best.index] == best.label for best in result.top)
     assert (await http.get("/docs")).status_code == 200

@@ -24,6 +24,7 @@ from shared.errors import (
     RemoteError,
     RemoteRejectedError,
 )
+from shared.http import PROBLEM_TYPE
 from shared.types import Analysis
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
@@ -140,4 +141,10 @@ async def test_while_loading(bundle: Bundle) -> None:
         problem(await http.post("/analyze", content=png(0), headers=IMAGE), 503)
         document = (await http.get("/openapi.json")).json()
     answers = document["paths"]["/analyze"]["post"]["responses"]
-    assert {"400", "404", "413", "415", "422", "429", "502", "503", "504"} < set(answers)
+    titles = {
+        status: answer["content"][PROBLEM_TYPE]["example"]["title"]
+        for status, answer in answers.items()
+        if status != "200"
+    }
+    assert (titles["404"], titles["409"]) == ("Unknown to the cloud", "Cloud has another bundle")
+    assert {"400", "404", "405", "408", "409", "413", "415", "422", "429", "502", "503", "504"} < set(answers)
