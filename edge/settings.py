@@ -52,5 +52,5 @@ class EdgeSettings:
             raise RequestError(f"bodies_bytes_max is {self.bodies_bytes_max}; less than image_bytes_max")
         check_camera(self.camera)
         name, _, port = self.cloud.rpartition(":")
-        if not name or not port.isdecimal() or not 0 < int(port) < 65_536:
-            raise RequestError(f"{self.cloud!r} is no address of a cloud; give HOST:PORT")
+        if "/" in name or not name or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise RequestError(f"{self.cloud!r} is no address of a cloud; give HOST:PORT (no http://)")
