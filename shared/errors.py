@@ -13,6 +13,7 @@ and what to do; it is shown to users as it is, on one line.
       BitstreamError            bytes that are no valid Isthmus stream
         NotABitstreamError        wrong first byte
         UnsupportedVersionError
+        MalformedHeaderError      a number in it that no writer writes
         TruncatedError
         TrailingBytesError
         ChecksumError
@@ -67,6 +68,9 @@ class NotABitstreamError(BitstreamError): ...
 
 
 class UnsupportedVersionError(BitstreamError): ...
+
+
+class MalformedHeaderError(BitstreamError): ...
 
 
 class TruncatedError(BitstreamError): ...

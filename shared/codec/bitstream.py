@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 from shared.errors import (
     ChecksumError,
+    MalformedHeaderError,
     NotABitstreamError,
     StreamTooLargeError,
     TrailingBytesError,
@@ -86,8 +87,8 @@ class Bitstream:
     def unpack(cls, data: bytes) -> Bitstream:
         """Parse a container. Nothing larger than `data` is allocated.
 
-        Raises NotABitstreamError, UnsupportedVersionError, TruncatedError, TrailingBytesError, StreamTooLargeError
-        or ChecksumError.
+        Raises NotABitstreamError, UnsupportedVersionError, MalformedHeaderError, TruncatedError, TrailingBytesError,
+        StreamTooLargeError or ChecksumError.
         """
         if not data:
             raise TruncatedError("the bitstream is empty")
@@ -113,7 +114,7 @@ class Bitstream:
         h, w, bv_bytes, bz_bytes = numbers
         quality = data[_FIXED_BYTES - 1]
         if quality > 100:
-            raise StreamTooLargeError(f"quality level {quality}; it is 0..100")
+            raise MalformedHeaderError(f"quality level {quality}; it is 0..100")
         _check_sizes(h, w, bv_bytes, bz_bytes)
         end = at + bv_bytes + bz_bytes
         whole = end + _CRC_BYTES
@@ -163,6 +164,6 @@ def _read_varint(data: bytes, at: int, name: str) -> tuple[int, int]:
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             if byte == 0 and shift:
-                raise StreamTooLargeError(f"{name} is not written in its shortest form")
+                raise MalformedHeaderError(f"{name} is not written in its shortest form")
             return number, at
-    raise StreamTooLargeError(f"{name} takes more than 28 bits")
+    raise MalformedHeaderError(f"{name} takes more than 28 bits")

@@ -23,11 +23,13 @@ from shared.errors import (
     BitstreamError,
     ChecksumError,
     IsthmusError,
+    MalformedHeaderError,
     NotABitstreamError,
     StreamTooLargeError,
     TrailingBytesError,
     TruncatedError,
     UnsupportedVersionError,
+    exit_of,
 )
 
 STREAM = Bitstream(bytes.fromhex("c0ffee42"), 7, 16, 300, b"\x0a\x0b", b"\x01\x02\x03")
@@ -161,7 +163,7 @@ def test_error_classes() -> None:
         (GOLDEN[:-5] + b"\x00" + GOLDEN[-4:], ChecksumError, "CRC"),
         (GOLDEN[:2] + b"\x00" + GOLDEN[3:], ChecksumError, "CRC"),
         (GOLDEN[:-4] + bytes(4), ChecksumError, "CRC"),
-        (sealed(GOLDEN[:6] + b"\x65" + GOLDEN[7:-4]), StreamTooLargeError, "quality level 101"),
+        (sealed(GOLDEN[:6] + b"\x65" + GOLDEN[7:-4]), MalformedHeaderError, "quality level 101"),
         (b"\xb7\x01" + bytes(MAX_STREAM_BYTES), StreamTooLargeError, "at most"),
     ]
     for data, kind, text in cases:
@@ -180,12 +182,21 @@ def test_error_classes() -> None:
         ("bv", b"\x80\x80\x04"),  # 65,536
         ("bz", b"\xff\xff\xff\x7f"),  # 2**28 - 1, the largest varint of four bytes
         ("bz", b"\x80\x80\x80\x02"),  # 4,194,304
-        ("bz", b"\xff\xff\xff\xff\x01"),  # five bytes
     ],
 )
 def test_hostile_sizes(field: str, value: bytes) -> None:
     with pytest.raises(StreamTooLargeError):
         Bitstream.unpack(sealed(header(**{field: value})))
+
+
+def test_varint_of_five_bytes() -> None:
+    with pytest.raises(MalformedHeaderError, match="28 bits"):
+        Bitstream.unpack(sealed(header(bz=b"\xff\xff\xff\xff\x01")))
+
+
+def test_damage_and_size_leave_by_their_own_status() -> None:
+    assert exit_of(MalformedHeaderError()).http == 400
+    assert exit_of(StreamTooLargeError()).http == 413
 
 
 def test_grid_of_legal_sides_with_too_many_cells() -> None:
@@ -199,7 +210,7 @@ def test_varint_that_is_not_the_shortest(field: str, written: bytes) -> None:
     # 1 (or 0) written in more bytes than it needs: one picture would have several streams.
     body = header(**{field: written})
     payload = b"x" if field in ("bv", "bz") and written[0] == 0x81 else b""
-    with pytest.raises(StreamTooLargeError, match="shortest form"):
+    with pytest.raises(MalformedHeaderError, match="shortest form"):
         Bitstream.unpack(sealed(body + payload))
 
 
@@ -208,7 +219,7 @@ def test_small_hostile_header_allocates_nothing(bz: bytes) -> None:
     data = sealed(header(h=b"\x80\x01", w=b"\x80\x01", bv=b"\xff\xff\x03", bz=bz))
     tracemalloc.start()
     try:
-        with pytest.raises((TruncatedError, StreamTooLargeError)):
+        with pytest.raises((TruncatedError, StreamTooLargeError, MalformedHeaderError)):
             Bitstream.unpack(data)
         assert tracemalloc.get_traced_memory()[1] < 20_000
     finally:
