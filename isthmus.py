@@ -1,7 +1,8 @@
 """The command line: `isthmus demo | edge ... | cloud ... | train ... | inspect`.
 
 A group's module is imported when the group is used, so that an edge command loads no torch, no server and no gRPC. Here
-alone does an error become one line on stderr and an exit status: 2 for what the user can mend, 1 for the other side.
+does an error become one line on stderr and an exit status: 2 for what the user can mend, 1 for the other side. (A
+command on several files tells each file's error itself, by `shared.commands`.)
 """
 
 from __future__ import annotations
@@ -162,7 +163,9 @@ def _end_usage(error: Any) -> NoReturn:
 
 
 def _end(text: str, status: int) -> NoReturn:
-    print(f"isthmus: {' '.join(text.split())}", file=sys.stderr)
+    from shared.commands import complain  # brings pydantic, which --help does without
+
+    complain(text)
     sys.exit(status)
 
 

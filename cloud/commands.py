@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared.bundle import Bundle, default_bundle
-from shared.codec.bitstream import MAX_STREAM_BYTES
-from shared.errors import RequestError
-from shared.types import Analysis, TaskQuery, Wanted, new_request_id
+from shared.commands import Failures, read_stream, told, wanted_of
+from shared.types import Analysis, Wanted, new_request_id
 
 if TYPE_CHECKING:
     from cloud.settings import CloudSettings
@@ -115,46 +114,37 @@ def decode(
     """Answer bitstreams from files, in this process: the server's way without the network."""
     from cloud.settings import CloudSettings
 
-    for name in task or ():
-        if not 1 <= len(name) <= 64:
-            raise RequestError("a task's name has 1 to 64 characters")
-    wanted = Wanted(tasks=tuple(TaskQuery(name=name, top_k=top_k) for name in task or ()), top_k=top_k)
-    streams = [_read(path) for path in files]
+    wanted = wanted_of(task, top_k)
     settings = CloudSettings(bundle or default_bundle(), device=device, threads=threads)
     opened = Bundle.open(settings.bundle)
-    for path, analysis in zip(files, asyncio.run(_decode(streams, opened, settings, wanted)), strict=True):
-        typer.echo(analysis.model_dump_json() if as_json else _told(path, analysis))
+    for query in wanted.tasks:
+        opened.task(query.name)
+    asyncio.run(_decode(files, opened, settings, wanted, as_json))
 
 
 async def _decode(
-    streams: Sequence[bytes], bundle: Bundle, settings: CloudSettings, wanted: Wanted
-) -> list[Analysis]:
+    files: Sequence[Path], bundle: Bundle, settings: CloudSettings, wanted: Wanted, as_json: bool
+) -> None:
     from cloud.pipeline import Pipeline
     from cloud.server import load
 
+    failures = Failures()
     loaded = load(bundle, settings)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
     try:
-        return [await pipeline.analyze(data, wanted, new_request_id()) for data in streams]
+        for path in files:
+            with failures.of(path):
+                analysis = await pipeline.analyze(read_stream(path), wanted, new_request_id())
+                typer.echo(analysis.model_dump_json() if as_json else _told(path, analysis))
     finally:
         await pipeline.close()
-
-
-def _read(path: Path) -> bytes:
-    """A bitstream's bytes, one more than the limit at most. Raises RequestError."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_STREAM_BYTES + 1)
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}") from None
+    failures.leave()
 
 
 def _told(path: Path, analysis: Analysis) -> str:
     size, times = analysis.bytes, analysis.times
-    lines = [
+    head = (
         f"{path}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), quality {analysis.quality}, "
         f"decoded in {times.decode_ms:.1f} ms, answered in {times.tails_ms:.1f} ms"
-    ]
-    for task, result in analysis.results.items():
-        lines += [f"  {task}: {best.label} {best.score:.3f}" for best in result.top]
-    return "\n".join(lines)
+    )
+    return told(head, analysis)

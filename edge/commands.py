@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared.bundle import Bundle, default_bundle
+from shared.commands import Failures, told, wanted_of
 from shared.errors import RequestError
 from shared.files import write_atomically
-from shared.types import Analysis, TaskQuery, Wanted, new_request_id
+from shared.types import Analysis, Wanted, new_request_id
 
 if TYPE_CHECKING:
     from edge.settings import EdgeSettings
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 SUFFIX = ".isthmus"
 
 app = typer.Typer(no_args_is_help=True, help="The camera side: image -> bytes -> cloud.")
+
+
+def _path(text: str) -> Path:
+    """Raises RequestError for an empty one, which Path would take for the folder where the user stands."""
+    if not text:
+        raise RequestError("the output's name is empty")
+    return Path(text)
+
 
 BundleOption = Annotated[
     Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")
@@ -39,7 +48,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON documen
 @app.command()
 def encode(
     images: Annotated[list[Path], typer.Argument(help="image files")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="file; a folder for several images")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", parser=_path, metavar="PATH", help="file; a folder for several images"
+        ),
+    ],
     bundle: BundleOption = None,
     quality: QualityOption = None,
     threads: ThreadsOption = 1,
@@ -50,26 +64,25 @@ def encode(
 
     targets = _targets(images, output)
     encoder = _encoder(bundle, threads)
+    failures = Failures()
     for image, target in zip(images, targets, strict=True):
-        encoded = encoder.encode(image, quality)
-        try:
-            write_atomically(target, encoded.data)
-        except OSError as error:
-            raise RequestError(f"cannot write {target}: {error.strerror}") from None
-        size, times = encoded.bytes, encoded.times
-        if as_json:
-            fields = {"image": str(image), "output": str(target)}
-            typer.echo(
-                json.dumps(
-                    fields | {"bytes": size.model_dump(), "times": times.model_dump(exclude_none=True)}
+        with failures.of(image):
+            encoded = encoder.encode(image, quality)
+            try:
+                write_atomically(target, encoded.data)
+            except OSError as error:
+                raise RequestError(f"cannot write {target}: {error.strerror}") from None
+            size, times = encoded.bytes, encoded.times
+            if as_json:
+                fields = {"image": str(image), "output": str(target), "bytes": size.model_dump()}
+                typer.echo(json.dumps(fields | {"times": times.model_dump(exclude_none=True)}))
+            else:
+                total_ms = (times.read_ms or 0) + (times.front_ms or 0) + (times.code_ms or 0)
+                typer.echo(
+                    f"{image} -> {target}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), "
+                    f"{size.bits_per_pixel:.4f} bits per pixel, {total_ms:.0f} ms"
                 )
-            )
-        else:
-            total_ms = (times.read_ms or 0) + (times.front_ms or 0) + (times.code_ms or 0)
-            typer.echo(
-                f"{image} -> {target}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), "
-                f"{size.bits_per_pixel:.4f} bits per pixel, {total_ms:.0f} ms"
-            )
+    failures.leave()
 
 
 @app.command()
@@ -92,7 +105,7 @@ def analyze(
 
     from edge.settings import EdgeSettings
 
-    wanted = Wanted(tasks=tuple(TaskQuery(name=name, top_k=top_k) for name in _names(task)), top_k=top_k)
+    wanted = wanted_of(task, top_k)
     settings = EdgeSettings(
         bundle or default_bundle(), cloud=cloud, threads=threads, deadline_ms=deadline_ms, camera=camera
     )
@@ -152,10 +165,7 @@ async def _analyze(
 
 def _told(image: Path, analysis: Analysis) -> str:
     size = analysis.bytes
-    lines = [f"{image}: {size.total} bytes sent (b_v {size.b_v}, b_z {size.b_z})"]
-    for task, result in analysis.results.items():
-        lines += [f"  {task}: {best.label} {best.score:.3f}" for best in result.top]
-    return "\n".join(lines)
+    return told(f"{image}: {size.total} bytes sent (b_v {size.b_v}, b_z {size.b_z})", analysis)
 
 
 def _targets(images: Sequence[Path], output: Path) -> list[Path]:
@@ -172,14 +182,6 @@ def _targets(images: Sequence[Path], output: Path) -> list[Path]:
     if len(set(targets)) < len(targets):
         raise RequestError("two of the images have the same name, and would overwrite each other's bitstream")
     return targets
-
-
-def _names(names: Sequence[str] | None) -> list[str]:
-    """Raises RequestError for a name that no task can have."""
-    for name in names or ():
-        if not 1 <= len(name) <= 64:
-            raise RequestError("a task's name has 1 to 64 characters")
-    return list(names or ())
 
 
 def _encoder(bundle: Path | None, threads: int) -> Encoder:

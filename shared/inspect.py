@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from shared.bundle import FILES, Bundle
-from shared.codec.bitstream import MAGIC, MAX_STREAM_BYTES, VERSION, Bitstream
+from shared.codec.bitstream import MAGIC, VERSION, Bitstream
 from shared.codec.codec import LatentCodec
-from shared.errors import BundleDamagedError, RequestError
+from shared.commands import read_stream
+from shared.errors import BundleDamagedError
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,7 @@ def inspect_path(path: Path) -> Report:
     """
     if path.is_dir():
         return inspect_bundle(Bundle.open(path))
-    try:
-        with path.open("rb") as file:
-            return inspect_bitstream(file.read(MAX_STREAM_BYTES + 1), str(path))
-    except FileNotFoundError:
-        raise RequestError(f"no such file or folder: {path}") from None
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}") from None
+    return inspect_bitstream(read_stream(path), str(path))
 
 
 def inspect_bitstream(data: bytes, name: str) -> Report:

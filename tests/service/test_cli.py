@@ -146,7 +146,7 @@ def test_a_pixel_bomb(tmp_path: Path, tiny_bundle: Path) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path, picture: Path, tiny_bundle: Path) -> None:
     out = tmp_path / "no" / "such" / "folder" / "o"
     told = refused("edge", "encode", picture, "-o", out, "--bundle", tiny_bundle, status=2)
-    assert told == f"cannot write {out}: No such file or directory"
+    assert told == f"{picture}: cannot write {out}: No such file or directory"
 
 
 def test_several_images_into_one_file(tmp_path: Path, picture: Path, stream: Path, tiny_bundle: Path) -> None:
@@ -204,7 +204,41 @@ def test_damaged_streams(tmp_path: Path, stream: Path, tiny_bundle: Path, pictur
         bad.write_bytes(content)
         assert text in refused("inspect", bad, status=2)
     assert "not an Isthmus bitstream" in refused("cloud", "decode", bad, "--bundle", tiny_bundle, status=2)
-    assert "cannot read" in refused("cloud", "decode", tmp_path / "no", "--bundle", tiny_bundle, status=2)
+    told = refused("cloud", "decode", tmp_path / "no", "--bundle", tiny_bundle, status=2)
+    assert told == f"no such file or folder: {tmp_path / 'no'}"
+
+
+def test_decode_answers_the_good_files_and_names_the_bad(
+    tmp_path: Path, stream: Path, tiny_bundle: Path
+) -> None:
+    bad, again = tmp_path / "bad", tmp_path / "again"
+    bad.write_bytes(stream.read_bytes()[:-1])
+    shutil.copy(stream, again)
+    done = run_here("cloud", "decode", stream, bad, tmp_path, again, "--bundle", tiny_bundle, "--json")
+    assert done.returncode == 2
+    assert len(done.stdout.splitlines()) == 2
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"isthmus: {bad}: the bitstream is cut short")
+    assert second == f"isthmus: cannot read {tmp_path}: Is a directory"
+
+
+def test_encode_answers_the_good_files_and_names_the_bad(
+    tmp_path: Path, picture: Path, tiny_bundle: Path
+) -> None:
+    bad, again, out = tmp_path / "a", tmp_path / "again.png", tmp_path / "out"
+    bad.write_bytes(b"hello")
+    again.write_bytes(png(1))
+    done = run_here("edge", "encode", picture, bad, again, "-o", out, "--bundle", tiny_bundle)
+    assert done.returncode == 2
+    assert sorted(path.name for path in out.iterdir()) == ["again.isthmus", "room.isthmus"]
+    assert len(done.stdout.splitlines()) == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"isthmus: {bad} is not an image")
+
+
+def test_an_empty_name_for_the_output(picture: Path, tiny_bundle: Path) -> None:
+    told = refused("edge", "encode", picture, "-o", "", "--bundle", tiny_bundle, status=2)
+    assert told == "the output's name is empty"
 
 
 def test_an_unknown_task(stream: Path, tiny_bundle: Path) -> None:
