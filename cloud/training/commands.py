@@ -10,6 +10,7 @@ isthmus train evaluate my-bundle --network runs/network --data data/rooms-test
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -102,46 +103,44 @@ def network(
         "learning_rate": learning_rate,
         "seed": seed,
     }
-    front = {"stride": stride, "feature_channels": feature_channels}
+    asked = NetworkAsked(
+        values, {"stride": stride, "feature_channels": feature_channels}, data, holdout, out, resume, device
+    )
     if task == "classification":
         if label_stride != 1:
             raise DataError("--label-stride: only for --task normals or segmentation")
-        _train_classifier(values, front, data, holdout, out, resume, device)
+        _train_classifier(asked)
     else:
-        _train_dense(task, values | {"label_stride": label_stride}, front, data, holdout, out, resume, device)
+        _train_dense(asked, task, label_stride)
 
 
-def _train_classifier(
-    values: dict[str, Any],
-    front: dict[str, int],
-    data: Path,
-    holdout: int,
-    out: Path,
-    resume: bool,
-    device: str,
-) -> None:
+@dataclass(frozen=True)
+class NetworkAsked:
+    """What `train network` is asked for, whatever the task. values: of the recipe; front: of the network."""
+
+    values: dict[str, Any]
+    front: dict[str, int]
+    data: Path
+    holdout: int
+    out: Path
+    resume: bool
+    device: str
+
+
+def _train_classifier(asked: NetworkAsked) -> None:
     from cloud.models.networks import ClassifierConfig
     from cloud.training.data import Rooms
     from cloud.training.network import NetworkRecipe, train_network
 
-    training, validation = Rooms(data, 0, -holdout), Rooms(data, -holdout)
+    training, validation = Rooms(asked.data, 0, -asked.holdout), Rooms(asked.data, -asked.holdout)
     height, width = training.size
-    config = _recipe(ClassifierConfig, classes=len(training.names), **front)
-    recipe = _recipe(NetworkRecipe, **values, height=height, width=width, network=config)
-    card = train_network(recipe, training, validation, out, resume, device)
-    typer.echo(f"{out}: top-1 {card.figures['top1']:.1%} on {len(validation)} rooms held out")
+    config = _recipe(ClassifierConfig, classes=len(training.names), **asked.front)
+    recipe = _recipe(NetworkRecipe, **asked.values, height=height, width=width, network=config)
+    card = train_network(recipe, training, validation, asked.out, asked.resume, asked.device)
+    typer.echo(f"{asked.out}: top-1 {card.figures['top1']:.1%} on {len(validation)} rooms held out")
 
 
-def _train_dense(
-    task: str,
-    values: dict[str, Any],
-    front: dict[str, int],
-    data: Path,
-    holdout: int,
-    out: Path,
-    resume: bool,
-    device: str,
-) -> None:
+def _train_dense(asked: NetworkAsked, task: str, label_stride: int) -> None:
     from cloud.models.networks import DenseConfig
     from cloud.training.data import DenseRooms, DenseTask
     from cloud.training.dense import DenseRecipe, train_dense
@@ -149,16 +148,25 @@ def _train_dense(
     known = get_args(DenseTask)
     if task not in known:
         raise DataError(f"--task: {task!r} is not one of classification, {', '.join(known)}")
-    training, validation = DenseRooms(data, task, 0, -holdout), DenseRooms(data, task, -holdout)
+    training = DenseRooms(asked.data, task, 0, -asked.holdout)
+    validation = DenseRooms(asked.data, task, -asked.holdout)
     height, width = training.size
-    config = _recipe(DenseConfig, outputs=len(training.names), **front)
-    recipe = _recipe(DenseRecipe, **values, task=task, height=height, width=width, network=config)
-    figures = train_dense(recipe, training, validation, out, resume, device).figures
+    config = _recipe(DenseConfig, outputs=len(training.names), **asked.front)
+    recipe = _recipe(
+        DenseRecipe,
+        **asked.values,
+        task=task,
+        label_stride=label_stride,
+        height=height,
+        width=width,
+        network=config,
+    )
+    figures = train_dense(recipe, training, validation, asked.out, asked.resume, asked.device).figures
     if task == "normals":
         told = f"mean angular error {figures['mean_deg']:.2f} degrees, median {figures['median_deg']:.2f}"
     else:
         told = f"mIoU {figures['miou']:.3f}, pixel accuracy {figures['pixel_accuracy']:.1%}"
-    typer.echo(f"{out}: {told} on {len(validation)} rooms held out")
+    typer.echo(f"{asked.out}: {told} on {len(validation)} rooms held out")
 
 
 @app.command()

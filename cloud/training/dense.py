@@ -18,9 +18,9 @@ from torch import Tensor
 from cloud.models.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense, split
 from cloud.training.data import IGNORE, DenseTask, Maps, in_order, mirror, network_input
 from cloud.training.metrics import AngularError, Confusion
-from cloud.training.network import NetworkCard, TrainingRecipe, save_network
+from cloud.training.network import NetworkCard, TrainingRecipe, finish, steps_of
 from cloud.training.rooms import paint_semantic
-from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, training_device
+from cloud.training.run import LOG_EVERY, Run, Schedule, fit, training_device
 from shared.bundle import Preprocess
 from shared.errors import DataError
 
@@ -56,14 +56,10 @@ def train_dense(
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 
     def data(start: int) -> Iterator[tuple[Tensor, Tensor, tuple[int, int]]]:
-        steps = batches(len(training), recipe.batch, recipe.seed, start, recipe.steps)
-        for step, indices in enumerate(steps, start):
-            random = np.random.default_rng((recipe.seed, step, 1))
-            flip = random.random(len(indices)) < 0.5
-            corner = tuple(random.integers(0, recipe.label_stride, 2).tolist())
-            x = network_input(training.pixels(indices), preprocess, flip).to(place)
-            truth = torch.from_numpy(mirror(training.maps(indices), flip)).to(place)
-            yield x.contiguous(memory_format=torch.channels_last), truth, corner
+        for step in steps_of(recipe, training, preprocess, place, start):
+            top, left = step.random.integers(0, recipe.label_stride, 2).tolist()
+            truth = torch.from_numpy(mirror(training.maps(step.indices), step.flip)).to(place)
+            yield step.x, truth, (top, left)
 
     def loss_of(batch: tuple[Tensor, Tensor, tuple[int, int]], step: int) -> tuple[Tensor, dict[str, float]]:
         network.train()
@@ -94,18 +90,7 @@ def train_dense(
         show=("loss", MAIN_FIGURE[recipe.task]),
         weight_decay=recipe.weight_decay,
     )
-    card = NetworkCard(
-        network=REFERENCE_DENSE,
-        task=recipe.task,
-        config=recipe.network.model_dump(mode="json"),
-        split=network.split_layer,
-        labels=training.names,
-        preprocess=preprocess,
-        recipe=recipe.model_dump(mode="json"),
-        figures=dict(figures),
-    )
-    save_network(network, card, out)
-    return card
+    return finish(network, REFERENCE_DENSE, recipe.task, recipe, training.names, preprocess, figures, out)
 
 
 def dense_loss(task: DenseTask, made: Tensor, truth: Tensor) -> Tensor:

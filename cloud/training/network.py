@@ -6,13 +6,14 @@ A trained network is a folder: network.safetensors (weights) and network.json (`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -25,13 +26,14 @@ from cloud.models.networks import (
     ReferenceNetwork,
     build_network,
 )
-from cloud.training.data import Pictures, in_order, network_input
+from cloud.training.data import Maps, Pictures, in_order, network_input
 from cloud.training.run import Run, Schedule, batches, fit, training_device
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.files import write_atomically
 from shared.types import Frozen
 
+NetworkTask = Literal["classification", "normals", "segmentation"]
 WEIGHTS, CARD = "network.safetensors", "network.json"
 
 
@@ -59,7 +61,7 @@ class NetworkCard(Frozen):
     """network.json: how to build the network again, and what it reached. labels: names of the outputs."""
 
     network: str
-    task: Literal["classification", "normals", "segmentation"] = "classification"
+    task: NetworkTask = "classification"
     config: dict[str, Any]
     split: int
     labels: tuple[str, ...]
@@ -85,12 +87,8 @@ def train_network(
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 
     def data(start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        steps = batches(len(training), recipe.batch, recipe.seed, start, recipe.steps)
-        for step, indices in enumerate(steps, start):
-            flip = np.random.default_rng((recipe.seed, step, 1)).random(len(indices)) < 0.5
-            x = network_input(training.pixels(indices), preprocess, flip)
-            x = x.to(place).contiguous(memory_format=torch.channels_last)
-            yield x, torch.from_numpy(training.labels[indices]).to(place)
+        for step in steps_of(recipe, training, preprocess, place, start):
+            yield step.x, torch.from_numpy(training.labels[step.indices]).to(place)
 
     def loss_of(batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         network.train()
@@ -112,17 +110,31 @@ def train_network(
         show=("loss", "top1"),
         weight_decay=recipe.weight_decay,
     )
-    card = NetworkCard(
-        network=REFERENCE_CLASSIFIER,
-        config=recipe.network.model_dump(mode="json"),
-        split=network.split_layer,
-        labels=training.names,
-        preprocess=preprocess,
-        recipe=recipe.model_dump(mode="json"),
-        figures=dict(figures),
-    )
-    save_network(network, card, out)
-    return card
+    labels = training.names
+    return finish(network, REFERENCE_CLASSIFIER, "classification", recipe, labels, preprocess, figures, out)
+
+
+class Step(NamedTuple):
+    """x: network input (B, 3, H, W) of the pictures `indices` (B,), of which `flip` (B,) are mirrored. random: of this
+    step, for whatever else is drawn."""
+
+    x: Tensor
+    indices: NDArray[np.int64]
+    flip: NDArray[np.bool_]
+    random: np.random.Generator
+
+
+def steps_of(
+    recipe: TrainingRecipe, pictures: Pictures | Maps, preprocess: Preprocess, place: torch.device, start: int
+) -> Iterator[Step]:
+    """What each step of a network's training sees, from `start` on."""
+    steps = batches(len(pictures), recipe.batch, recipe.seed, start, recipe.steps)
+    for step, indices in enumerate(steps, start):
+        random = np.random.default_rng((recipe.seed, step, 1))
+        flip = random.random(len(indices)) < 0.5
+        x = network_input(pictures.pixels(indices), preprocess, flip)
+        x = x.to(place).contiguous(memory_format=torch.channels_last)
+        yield Step(x, indices, flip, random)
 
 
 @torch.no_grad()
@@ -135,6 +147,31 @@ def top1(network: nn.Module, pictures: Pictures, preprocess: Preprocess, batch: 
         best = network(network_input(pictures.pixels(indices), preprocess).to(place)).argmax(1).cpu().numpy()
         right += int((best == pictures.labels[indices]).sum())
     return right / len(pictures)
+
+
+def finish(
+    network: ReferenceNetwork,
+    name: str,
+    task: NetworkTask,
+    recipe: TrainingRecipe,
+    labels: tuple[str, ...],
+    preprocess: Preprocess,
+    figures: Mapping[str, float],
+    out: Path,
+) -> NetworkCard:
+    """Write a trained network and its card to `out`."""
+    card = NetworkCard(
+        network=name,
+        task=task,
+        config=network.config.model_dump(mode="json"),
+        split=network.split_layer,
+        labels=labels,
+        preprocess=preprocess,
+        recipe=recipe.model_dump(mode="json"),
+        figures=dict(figures),
+    )
+    save_network(network, card, out)
+    return card
 
 
 def save_network(network: nn.Module, card: NetworkCard, folder: Path) -> None:
