@@ -9,17 +9,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shared.errors import RequestError
+
 
 class TorchBackend:
     """A `shared.codec.exact.Backend`. device: torch's name of it.
 
-    TF32 would round the factors of a float32 product, so it is refused rather than turned off behind the user's back.
+    TF32 would round the factors of a float32 product, so it is refused rather than turned off behind the user's back
+    (RequestError: it is the process that is set up so, not the bundle that is damaged).
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
         if self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
-            raise ValueError("the exact path needs torch.backends.cuda.matmul.allow_tf32 = False")
+            raise RequestError("the exact path needs torch.backends.cuda.matmul.allow_tf32 = False")
 
     def array(self, values: NDArray[Any], wide: bool) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(values, np.float64 if wide else np.float32))

@@ -275,12 +275,17 @@ def camera(
 
 
 def add_health(app: FastAPI, check_ready: Callable[[], object]) -> None:
-    """GET /healthz (the process answers) and /readyz. check_ready: raises NotReadyError until a warm-up has run."""
+    """GET and HEAD of /healthz (the process answers) and /readyz.
 
+    check_ready: raises NotReadyError until a warm-up has run.
+    """
+
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["health"], summary="Is the process alive?")
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get(
         "/readyz",
         tags=["health"],

@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
+from shared.errors import RequestError
 from support.processes import ROOT, Done, refused, run, run_here
 from support.processes import told as told_by
 from support.service import bomb, png
@@ -263,6 +265,24 @@ def test_an_address_that_is_none(address: str, tiny_bundle: Path) -> None:
 def test_a_device_that_is_not_there(stream: Path, tiny_bundle: Path) -> None:
     told = refused("cloud", "decode", stream, "--bundle", tiny_bundle, "--device", "abacus", status=2)
     assert "'abacus' cannot be used" in told
+
+
+def test_tf32_is_not_told_as_a_damaged_bundle(
+    tiny_bundle: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from cloud import model
+    from cloud.server import load
+    from cloud.settings import CloudSettings
+
+    class OnCuda(model.TorchBackend):  # without a GPU: the check alone, on a device that says it is one
+        def __init__(self, device: str) -> None:
+            super().__init__("cuda")
+
+    monkeypatch.setattr(model, "TorchBackend", OnCuda)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=True))
+    with pytest.raises(RequestError, match="allow_tf32"):
+        load(bundle, CloudSettings(tiny_bundle, device="meta"))
 
 
 def test_an_extra_that_is_not_installed(stream: Path, tiny_bundle: Path) -> None:

@@ -244,6 +244,13 @@ async def test_while_loading(settings: CloudSettings) -> None:
             assert answer.headers["retry-after"] == "2"
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_head_answers_like_get(http: httpx.AsyncClient, path: str) -> None:
+    got, head = await http.get(path), await http.head(path)
+    assert head.status_code == 200
+    assert head.headers["content-length"] == got.headers["content-length"]
+
+
 async def test_bundles(http: httpx.AsyncClient, bundle: Bundle) -> None:
     answer = await http.get("/v1/bundles")
     assert answer.json() == [bundle.info().model_dump(mode="json")]
