@@ -63,6 +63,7 @@ class AnalyzerServicer:
 
     def AnalyzeStream(self, request_iterator, context):
         """Any number of pictures. Answers come as they are ready, in any order; one bad picture does not end the stream.
+        A stream on which nothing is sent and nothing is in work ends with DEADLINE_EXCEEDED (after 60 s by default).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
