@@ -305,7 +305,7 @@ class FeatureCodec(nn.Module):
 
     def gaussians(self, v: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
         """Mean and log scale of every element of z. The mean lies on the grid of the deployed tables: one that learnt
-        without it lost 1.5 % there, because at small scales a 32nd moves a probability by half."""
+        without it lost 1.5 % there, because at the smallest scale a 32nd can double a probability."""
         mean, log_scale = self.predictor(self.codebook(self.generator(v), h, w))
         return round_straight(mean * MEAN_STEPS) / MEAN_STEPS, log_scale
 

@@ -31,6 +31,8 @@ from shared.files import write_atomically
 
 CHECKPOINT_S = 30.0
 LOG_EVERY = 20  # steps
+VALIDATE_EVERY = 1000  # steps
+CLIP = 1.0  # the largest norm of a step's gradient
 
 Scalars = dict[str, float]
 
@@ -128,11 +130,9 @@ def fit(
     *,
     seed: int,
     validate: Callable[[], Scalars] | None = None,
-    validate_every: int = 1000,
     pictures: Callable[[], Mapping[str, np.ndarray]] | None = None,
     show: tuple[str, ...] = ("loss",),
     weight_decay: float = 0.0,
-    clip: float = 1.0,
 ) -> Mapping[str, float]:
     """Train `model`'s parameters that require gradients, from the run's last checkpoint on.
 
@@ -187,7 +187,7 @@ def fit(
                 raise DataError(f"the loss became {loss.item()} at step {step}; lower --learning-rate")
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, clip)
+            torch.nn.utils.clip_grad_norm_(parameters, CLIP)
             optimiser.step()
             step += 1
             if step % LOG_EVERY == 0 or step == schedule.steps:
@@ -198,7 +198,7 @@ def fit(
                     board.add_scalar(f"train/{name}", value, step)
                 progress.update(bar, shown="  ".join(f"{n} {scalars[n]:.4g}" for n in show if n in scalars))
             progress.update(bar, completed=step)
-            if validate and (step % validate_every == 0 or step == schedule.steps):
+            if validate and (step % VALIDATE_EVERY == 0 or step == schedule.steps):
                 figures = {name: float(value) for name, value in validate().items()}
                 for name, value in figures.items():
                     board.add_scalar(f"validation/{name}", value, step)

@@ -146,6 +146,7 @@ def test_quantised_predictions_follow_the_float_model():
         last.weight.data *= 8
     v = torch.randint(-6, 7, (64, 48)).float()
     mean, log_scale = (t.detach().numpy() for t in codec.gaussians(v, 8, 8))
+    assert np.array_equal(mean * 16, np.round(mean * 16)), "the mean is learnt on the grid of the tables"
     steps = (log_scale - math.log(0.11)) / (math.log(64 / 0.11) / 63)
     errors = {}
     for bits in (10, 12):
