@@ -1,11 +1,15 @@
 """The codec's torch modules, under the method's names; the field's term stands beside each.
 
 Legend: B pictures, C feature channels, N latent channels, h x w latent grid, V elements of v, n groups (n = N),
-tau codebook entries.
+tau codebook entries, L quality levels.
 
-    y (B, C, ., .) -> FeatureTransform -> z (B, N, h, w) -> HyperpriorExtractor -> v (B, V)
+    features -> FeatureFusion -> y (B, C, ., .) -> FeatureTransform -> u (B, N, h, w)
+    u x gain of the level, rounded -> z -> HyperpriorExtractor -> v (B, V)
     v -> HyperpriorGenerator -> A (B, n, tau);  A x Codebook -> maps (B, n, h, w) -> ProbabilityPredictor -> mean, scale
-    z -> FeatureReconstruction -> y_hat
+    z x inverse gain -> FeatureReconstruction -> y_hat -> FeatureSeparation -> one feature a task
+
+A level is a position, a float in 0..L-1: between two trained levels the gains are interpolated. With one level there
+are no gains.
 
 The modules are float, for training. `cloud.training.quantise` turns generator, codebook, predictor and prior into the
 integers that are deployed.
@@ -14,6 +18,7 @@ integers that are deployed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -32,7 +37,8 @@ SCALE_MAX = 64.0
 class CodecConfig(Frozen):
     """Sizes of a codec. Channels of a module are those between its given input and output.
 
-    strides: of the transform's layers. grid: of the codebook's entries.
+    strides: of the transform's layers. grid: of the codebook's entries. fusion, separation: of one subnet each, used
+    where there are several features. levels: L.
     """
 
     transform: tuple[int, ...] = (128, 256, 512, 1024, 1024)
@@ -46,6 +52,9 @@ class CodecConfig(Frozen):
     grid: tuple[int, int] = (4, 4)
     predictor: tuple[int, ...] = (128,)
     reconstruction: tuple[int, ...] = Field((1024, 1024, 512, 256, 128), min_length=2)
+    fusion: tuple[int, ...] = (512, 256, 128)
+    separation: tuple[int, ...] = (512, 256, 128)
+    levels: int = Field(1, ge=1, le=101)
 
     @model_validator(mode="after")
     def _fits(self) -> CodecConfig:
@@ -80,6 +89,8 @@ PRESETS = {
         grid=(8, 8),
         predictor=(48,),
         reconstruction=(96, 96, 64, 48),
+        fusion=(48,),
+        separation=(64, 48),
     ),
 }
 
@@ -95,8 +106,92 @@ def _chain(
     return nn.Sequential(*layers[:-1])
 
 
+Shape = tuple[int, ...]  # of one picture's feature: (C, H', W'), or (C,) for a vector
+
+
+def spatial(feature: Shape) -> tuple[int, int]:
+    """Rows and columns of a feature; one that is a vector (a network's output) has one cell."""
+    return (feature[1], feature[2]) if len(feature) == 3 else (1, 1)
+
+
+def common_grid(features: Sequence[Shape]) -> tuple[int, int]:
+    """The grid on which features meet: the finest of theirs, so that none loses a cell before it is coded."""
+    grids = [spatial(feature) for feature in features]
+    return max(h for h, _ in grids), max(w for _, w in grids)
+
+
+class FeatureFusion(nn.Module):
+    """Feature fusion: one subnet a feature, all brought to the common grid, channels concatenated.
+
+    Features (B, C_k, H_k, W_k) -> y (B, sum C_k, H', W'). A single feature passes as it is.
+    """
+
+    def __init__(self, features: Sequence[Shape], config: CodecConfig) -> None:
+        super().__init__()
+        self.grid = common_grid(features)
+        several = len(features) > 1
+        self.subnets = nn.ModuleList(_chain(f[0], config.fusion, f[0]) for f in features if several)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        if not self.subnets:
+            return features[0]
+        parts = [subnet(y) for subnet, y in zip(self.subnets, features, strict=True)]
+        return torch.cat([p if p.shape[2:] == self.grid else F.interpolate(p, self.grid) for p in parts], 1)
+
+
+class FeatureSeparation(nn.Module):
+    """One subnet a task: y_hat (B, sum C_k, H', W') -> (B, C_k, H_k, W_k). A single feature passes as it is."""
+
+    def __init__(self, features: Sequence[Shape], config: CodecConfig) -> None:
+        super().__init__()
+        self.grids = [spatial(feature) for feature in features]
+        channels = sum(feature[0] for feature in features)
+        several = len(features) > 1
+        self.subnets = nn.ModuleList(_chain(channels, config.separation, f[0]) for f in features if several)
+
+    def forward(self, y_hat: Tensor, which: int) -> Tensor:
+        """The feature of task number `which`."""
+        if not self.subnets:
+            return y_hat
+        y: Tensor = self.subnets[which](y_hat)
+        return y if y.shape[2:] == self.grids[which] else F.adaptive_avg_pool2d(y, self.grids[which])
+
+
+class Gains(nn.Module):
+    """Gain units: one pair of vectors a level, by which z is scaled before rounding and after decoding.
+
+    Between two levels they are interpolated geometrically (Cui et al., 2021, "Asymmetric gained deep image compression
+    with continuous rate adaptation"). Kept as logarithms, (L, N) each.
+    """
+
+    def __init__(self, levels: int, channels: int) -> None:
+        super().__init__()
+        self.log_gain = nn.Parameter(torch.zeros(levels, channels))
+        self.log_inverse = nn.Parameter(torch.zeros(levels, channels))
+
+    @torch.no_grad()
+    def start(self, scales: Sequence[float]) -> None:
+        """Start values. scales: of lambda, one a level; at high rates the best step goes with its square root."""
+        steps = torch.tensor(scales, dtype=torch.float32).log()[:, None] / 2
+        self.log_gain.copy_(steps.expand_as(self.log_gain))
+        self.log_inverse.copy_(-steps.expand_as(self.log_inverse))
+
+    def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """position (B,) -> gain and inverse gain, (B, N, 1, 1) each."""
+        return interpolated(self.log_gain, position), interpolated(self.log_inverse, position)
+
+
+def interpolated(logs: Tensor, position: Tensor) -> Tensor:
+    """Rows of logs (L, N) at position (B,) -> their exponentials (B, N, 1, 1)."""
+    low = position.floor().clamp(0, len(logs) - 1)
+    share = (position - low)[:, None]
+    rows = low.long()
+    above = (rows + 1).clamp(max=len(logs) - 1)
+    return torch.exp(logs[rows] * (1 - share) + logs[above] * share)[:, :, None, None]
+
+
 class FeatureTransform(nn.Module):
-    """Analysis transform g_a: y (B, C, H', W') -> z before rounding (B, N, h, w).
+    """Analysis transform g_a: y (B, C, H', W') -> u, which is z before gain and rounding, (B, N, h, w).
 
     The method's table is lost; this mirrors FeatureReconstruction.
     """
@@ -106,8 +201,8 @@ class FeatureTransform(nn.Module):
         self.layers = _chain(channels, config.transform, config.latent_channels, config.strides)
 
     def forward(self, y: Tensor) -> Tensor:
-        z: Tensor = self.layers(y)
-        return z
+        u: Tensor = self.layers(y)
+        return u
 
 
 class HyperpriorExtractor(nn.Module):
@@ -130,26 +225,27 @@ class HyperpriorExtractor(nn.Module):
 
 
 class FactorisedPrior(nn.Module):
-    """Factorised prior (entropy bottleneck) of v: each element a mixture of three logistic densities.
+    """Factorised prior (entropy bottleneck) of v: each element, at each level, a mixture of three logistic densities.
 
     Written here, in the log domain, because the gradient has to live on in the tails, where compressai's
     EntropyBottleneck clamps the likelihood (docs/decisions/0002).
     """
 
-    def __init__(self, size: int, parts: int = 3) -> None:
+    def __init__(self, size: int, levels: int = 1, parts: int = 3) -> None:
         super().__init__()
-        self.logits = nn.Parameter(torch.zeros(size, parts))
-        self.means = nn.Parameter(torch.linspace(-1.0, 1.0, parts).repeat(size, 1))
-        self.log_scales = nn.Parameter(torch.zeros(size, parts))
+        self.logits = nn.Parameter(torch.zeros(levels, size, parts))
+        self.means = nn.Parameter(torch.linspace(-1.0, 1.0, parts).repeat(levels, size, 1))
+        self.log_scales = nn.Parameter(torch.zeros(levels, size, parts))
 
-    def bits(self, v: Tensor) -> Tensor:
-        """-log2 of the mass on [v - 1/2, v + 1/2], of v (..., V)."""
-        scale = self.log_scales.clamp(-4, 6).exp()
-        middle = v[..., None] - self.means
+    def bits(self, v: Tensor, level: Tensor | int = 0) -> Tensor:
+        """-log2 of the mass on [v - 1/2, v + 1/2], of v (B, V). level (B,): whole numbers."""
+        logits, means = self.logits[level], self.means[level]
+        scale = self.log_scales[level].clamp(-4, 6).exp()
+        middle = v[..., None] - means
         upper, lower = (middle + 0.5) / scale, (middle - 0.5) / scale
         # The mass of a logistic: sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)).
         log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-1 / scale))
-        mixed = torch.logsumexp(log_mass + F.log_softmax(self.logits, -1), -1)
+        mixed = torch.logsumexp(log_mass + F.log_softmax(logits, -1), -1)
         return -mixed / math.log(2)
 
 
@@ -268,40 +364,52 @@ class Coded(NamedTuple):
 
 
 class FeatureCodec(nn.Module):
-    """The whole codec, as it is trained.
+    """The codec of one feature y, as it is trained.
 
     In training the rate is that of z and v with uniform noise in place of rounding, and everything that reads z or v
     reads them rounded straight through (Minnen and Singh, 2020, "Channel-wise autoregressive entropy models", mix the
-    two so). In evaluation all is rounded.
+    two so). In evaluation all is rounded. position (B,): the level of each picture; None where there is only one.
     """
 
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
         self.transform = FeatureTransform(channels, config)
+        self.gains = Gains(config.levels, config.latent_channels) if config.levels > 1 else None
+        self._make_entropy_model()
+        self.reconstruction = FeatureReconstruction(channels, config)
+        self._initialise()
+
+    def _make_entropy_model(self) -> None:
+        config = self.config
         self.extractor = HyperpriorExtractor(config)
-        self.prior = FactorisedPrior(config.hyper_size)
+        self.prior = FactorisedPrior(config.hyper_size, config.levels)
         self.generator = HyperpriorGenerator(config)
         self.codebook = Codebook(config)
         self.predictor = ProbabilityPredictor(config)
-        self.reconstruction = FeatureReconstruction(channels, config)
-        self._initialise()
 
     def _initialise(self) -> None:
         """Kaiming's scale, so that deep chains neither vanish nor explode: z and v start near unit variance, a few
         bits an element. The predictor starts near mean 0 and scale 1."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self)
         for last in (self.predictor.mean[-1], self.predictor.log_scale[-1]):
             last.weight.data *= 0.1
 
-    def latents(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def z_of(self, u: Tensor, position: Tensor | None = None) -> Tensor:
+        """z before rounding."""
+        return u if self.gains is None else u * interpolated(self.gains.log_gain, _given(position))
+
+    def latents(self, y: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z and v as the edge makes them: rounded, still floats."""
-        z = self.transform(y).round()
+        z = self.z_of(self.transform(y), position).round()
         return z, self.extractor(z).round()
+
+    def reconstruct(self, z: Tensor, position: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """z (B, N, h, w), rounded -> y_hat (B, C, *size)."""
+        if self.gains is not None:
+            z = z * interpolated(self.gains.log_inverse, _given(position))
+        y_hat: Tensor = self.reconstruction(z, size)
+        return y_hat
 
     def gaussians(self, v: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
         """Mean and log scale of every element of z. The mean lies on the grid of the deployed tables: one that learnt
@@ -309,24 +417,66 @@ class FeatureCodec(nn.Module):
         mean, log_scale = self.predictor(self.codebook(self.generator(v), h, w))
         return round_straight(mean * MEAN_STEPS) / MEAN_STEPS, log_scale
 
-    def rounded_bits(self, y: Tensor) -> Tensor:
+    def rounded_bits(self, y: Tensor, position: Tensor | None = None) -> Tensor:
         """Bits a picture (B,) as they will be written, where `forward` in training gives those under noise."""
-        z, v = self.latents(y)
-        mean, log_scale = self.gaussians(v, z.shape[2], z.shape[3])
-        return gaussian_bits(z, mean, log_scale).sum((1, 2, 3)) + self.prior.bits(v).sum(1)
+        z = self.z_of(self.transform(y), position).round()
+        return sum(self.rate(z, z, position))
 
-    def forward(self, y: Tensor) -> Coded:
-        z = self.transform(y)
-        z_hat = round_straight(z)
+    def rate(self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Bits of z and of v a picture, (B,) each. z_hat: what v is extracted from; z_rate: what is coded."""
         v = self.extractor(z_hat)
         v_hat = round_straight(v)
-        if self.training:
-            z_rate, v_rate = z + torch.rand_like(z) - 0.5, v + torch.rand_like(v) - 0.5
-        else:
-            z_rate, v_rate = z_hat, v_hat
-        mean, log_scale = self.gaussians(v_hat, z.shape[2], z.shape[3])
-        return Coded(
-            self.reconstruction(z_hat, (y.shape[2], y.shape[3])),
-            gaussian_bits(z_rate, mean, log_scale).sum((1, 2, 3)),
-            self.prior.bits(v_rate).sum(1),
-        )
+        v_rate = v + torch.rand_like(v) - 0.5 if self.training else v_hat
+        mean, log_scale = self.gaussians(v_hat, z_hat.shape[2], z_hat.shape[3])
+        bits_z = gaussian_bits(z_rate, mean, log_scale).sum((1, 2, 3))
+        return bits_z, self.prior.bits(v_rate, level_of(position)).sum(1)
+
+    def forward(self, y: Tensor, position: Tensor | None = None) -> Coded:
+        # Mixed precision ends here: a probability in 16 bits is no probability.
+        with torch.autocast(y.device.type, enabled=False):
+            z = self.z_of(self.transform(y.float()), position)
+            z_hat = round_straight(z)
+            z_rate = z + torch.rand_like(z) - 0.5 if self.training else z_hat
+            bits_z, bits_v = self.rate(z_hat, z_rate, position)
+        return Coded(self.reconstruct(z_hat, position, (y.shape[2], y.shape[3])), bits_z, bits_v)
+
+
+def level_of(position: Tensor | None) -> Tensor | int:
+    """The level whose tables of v serve a position: the nearest, the upper one of two equally near."""
+    return 0 if position is None else (position + 0.5).floor().long()
+
+
+def _given(position: Tensor | None) -> Tensor:
+    if position is None:
+        raise ValueError("a codec of several levels needs the level of each picture")
+    return position
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming's scale for every convolution and linear layer, biases 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class JointCodec(nn.Module):
+    """The whole codec of n features: fusion, the codec of what was fused, separation. n = 1: the plain codec."""
+
+    def __init__(self, features: Sequence[Shape], config: CodecConfig) -> None:
+        super().__init__()
+        self.features = tuple(features)
+        self.fusion = FeatureFusion(features, config)
+        self.grid = self.fusion.grid
+        self.core = FeatureCodec(sum(f[0] for f in features), config.for_feature(*self.grid))
+        self.separation = FeatureSeparation(features, config)
+        for part in (self.fusion, self.separation):
+            initialise(part)
+
+    def forward(
+        self, features: Sequence[Tensor], position: Tensor | None = None
+    ) -> tuple[list[Tensor], Coded]:
+        """Features (B, C_k, H_k, W_k) -> theirs reconstructed, and what the core gave."""
+        coded = self.core(self.fusion(features), position)
+        return [self.separation(coded.y_hat, k) for k in range(len(self.features))], coded
