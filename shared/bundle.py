@@ -4,9 +4,13 @@
     edge.onnx             edge: image -> v and z (fronts, fusion, transform, extractor)
     entropy.safetensors   both: the integers of the exact path and of the tables
     cloud.safetensors     cloud: reconstruction, separation, tails
+    tasks/NAME/           cloud: a task that was added later; none, or any number
+      task.json           what `AddedTask` holds, with the SHA-256 of the file beside it and of itself
+      task.safetensors    reconstruction.*: from z to the feature of its own network; tail.*
 
 The fingerprint is computed from the integers in entropy.safetensors alone, so that a task added later, or a better
-reconstruction, leaves it and every stored bitstream valid.
+reconstruction, leaves it and every stored bitstream valid. Adding a task writes its folder and nothing else. Entries
+of tasks/ whose name begins with a dot are half-written folders, which nobody reads.
 """
 
 from __future__ import annotations
@@ -14,9 +18,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +31,7 @@ from safetensors.numpy import load as load_safetensors
 from shared.codec.bitstream import FINGERPRINT_BYTES
 from shared.codec.codec import fingerprint
 from shared.errors import BundleDamagedError, BundleNotFoundError, RequestError, UnknownTaskError
-from shared.types import BundleInfo, Frozen, TaskInfo
+from shared.types import BundleInfo, Frozen, TaskInfo, TaskKind
 
 MANIFEST = "manifest.json"
 EDGE = "edge.onnx"
@@ -35,6 +39,9 @@ ENTROPY = "entropy.safetensors"
 CLOUD = "cloud.safetensors"
 FILES = (EDGE, ENTROPY, CLOUD)
 FORMAT = 1
+TASKS = "tasks"
+TASK = "task.json"
+WEIGHTS = "task.safetensors"
 
 
 def default_bundle() -> Path:
@@ -80,7 +87,7 @@ class Task(Frozen):
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")
-    kind: Literal["classification"]
+    kind: TaskKind
     labels: tuple[str, ...]
     network: str
     network_config: dict[str, Any]
@@ -88,7 +95,16 @@ class Task(Frozen):
     feature: tuple[int, ...] = Field(min_length=1)
 
 
-class Manifest(Frozen):
+class Sealed(Frozen):
+    """A JSON file that tells when it was changed after it was made."""
+
+    def sealed_json(self) -> bytes:
+        """The file's bytes, with a key "sha256" over all the others, so that a changed label does not go unnoticed."""
+        raw = self.model_dump(mode="json", by_alias=True)
+        return json.dumps({**raw, "sha256": seal(raw)}, indent=1).encode() + b"\n"
+
+
+class Manifest(Sealed):
     """manifest.json. codec: sizes of the codec's modules."""
 
     format: Literal[1] = 1
@@ -104,10 +120,28 @@ class Manifest(Frozen):
     licences: dict[str, str]
     files: dict[str, FileEntry]
 
-    def sealed_json(self) -> bytes:
-        """The file's bytes, with a key "sha256" over all the others, so that a changed label does not go unnoticed."""
-        raw = self.model_dump(mode="json", by_alias=True)
-        return json.dumps({**raw, "sha256": seal(raw)}, indent=1).encode() + b"\n"
+
+class AddedTask(Sealed):
+    """task.json.
+
+    fingerprint, edge_sha256: of the bundle that it was trained for; another edge.onnx with the same integers would
+    make another z. codec: sizes of its reconstruction, as in a manifest. file: task.safetensors.
+    """
+
+    format: Literal[1] = 1
+    task: Task
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+    edge_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    codec: dict[str, Any]
+    created: str
+    training: dict[str, Any]
+    figures: dict[str, Any]
+    licences: dict[str, str]
+    file: FileEntry
+
+    def read_weights(self, folder: Path) -> bytes:
+        """The bytes of task.safetensors in `folder`, checked. Raises BundleDamagedError."""
+        return _read_checked(folder / WEIGHTS, self.file, TASK, "the task folder")
 
 
 def seal(raw: dict[str, Any]) -> str:
@@ -116,52 +150,150 @@ def seal(raw: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+SealedFile = TypeVar("SealedFile", bound=Sealed)
+
+
+def _read_sealed(path: Path, kind: type[SealedFile], what: str) -> SealedFile:
+    """what: the thing whose folder the file lies in. Raises FileNotFoundError or BundleDamagedError."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleDamagedError(f"cannot read {path}: {error}") from None
+    try:
+        raw = json.loads(text)
+        if isinstance(raw, dict) and raw.get("format") not in (None, FORMAT):
+            raise BundleDamagedError(
+                f"{path.parent} has {what} format {raw['format']}; this release reads format {FORMAT}"
+            )
+        given = raw.pop("sha256", None) if isinstance(raw, dict) else None
+        document = kind.model_validate(raw)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BundleDamagedError(f"{path} is not JSON: {error}; copy the {what} again") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise BundleDamagedError(f"{path}: {where}: {first['msg']}") from None
+    if given != seal(raw):
+        raise BundleDamagedError(
+            f"{path} was changed after it was made (its SHA-256 differs); copy the {what} again"
+        )
+    return document
+
+
+def _read_checked(path: Path, entry: FileEntry, listed_in: str, what: str) -> bytes:
+    """A file's bytes. Raises BundleDamagedError where they are not those of `entry`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleDamagedError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleDamagedError(
+            f"{path} is not the file that the {listed_in} lists (its SHA-256 differs); copy {what} again"
+        )
+    return data
+
+
+def task_folders(bundle: Path) -> list[Path]:
+    """What lies in a bundle's tasks/, by name, without hidden entries. Raises BundleDamagedError."""
+    try:
+        return sorted(entry for entry in (bundle / TASKS).iterdir() if not entry.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise BundleDamagedError(f"cannot read {bundle / TASKS}: {error.strerror}") from None
+
+
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle. Files are read when asked for, and checked against the manifest as they are read."""
+    """A checked bundle. Files are read when asked for, and checked against the manifest as they are read.
+
+    added: the tasks that were added to it, by name.
+    """
 
     path: Path
     manifest: Manifest
+    added: tuple[AddedTask, ...] = ()
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
-        """Read and validate the manifest. Its files are checked when they are read: an edge needs not all of them.
+        """Read and validate the manifest, and the task.json of each added task. Their files are checked when they are
+        read: an edge needs not all of them.
 
         Raises BundleNotFoundError or BundleDamagedError.
         """
+        bundle = cls.open_without_added(path)
+        for folder in task_folders(bundle.path):
+            try:
+                bundle = bundle.with_added(bundle.read_added(folder))
+            except BundleDamagedError as error:
+                raise BundleDamagedError(
+                    f"{error}; to take the task out: isthmus cloud remove-task {bundle.path} {folder.name}"
+                ) from None
+        return bundle
+
+    @classmethod
+    def open_without_added(cls, path: str | Path) -> Bundle:
+        """The same, whatever lies in tasks/. Raises BundleNotFoundError or BundleDamagedError."""
         path = Path(path)
         if not path.is_dir():
             raise BundleNotFoundError(f"no bundle at {path}: a bundle is a folder with a {MANIFEST} in it")
         try:
-            text = (path / MANIFEST).read_text("utf-8")
+            manifest = _read_sealed(path / MANIFEST, Manifest, "bundle")
         except FileNotFoundError:
             raise BundleNotFoundError(f"no {MANIFEST} in {path}: this folder is not a bundle") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleDamagedError(f"cannot read {path / MANIFEST}: {error}") from None
-        try:
-            raw = json.loads(text)
-            if isinstance(raw, dict) and raw.get("format") not in (None, FORMAT):
-                raise BundleDamagedError(
-                    f"{path} has bundle format {raw['format']}; this release reads format {FORMAT}"
-                )
-            given = raw.pop("sha256", None) if isinstance(raw, dict) else None
-            manifest = Manifest.model_validate(raw)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise BundleDamagedError(
-                f"{path / MANIFEST} is not JSON: {error}; copy the bundle again"
-            ) from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the document"
-            raise BundleDamagedError(f"{path / MANIFEST}: {where}: {first['msg']}") from None
-        if given != seal(raw):
-            raise BundleDamagedError(
-                f"{path / MANIFEST} was changed after it was made (its SHA-256 differs); copy the bundle again"
-            )
         for name in FILES:
             if name not in manifest.files:
                 raise BundleDamagedError(f"{path / MANIFEST} does not list {name}")
         return cls(path, manifest)
+
+    def read_task(self, folder: Path) -> AddedTask:
+        """The task in `folder`, wherever it lies: sound, made for this bundle, and no task of its manifest.
+
+        Raises BundleDamagedError.
+        """
+        try:
+            added = _read_sealed(folder / TASK, AddedTask, "task")
+        except FileNotFoundError:
+            raise BundleDamagedError(f"no {TASK} in {folder}: this is not a task folder") from None
+        manifest, name = self.manifest, added.task.name
+        for thing, given, own in (
+            ("fingerprint", added.fingerprint, manifest.fingerprint),
+            (EDGE, added.edge_sha256, manifest.files[EDGE].sha256),
+        ):
+            if given != own:
+                raise BundleDamagedError(
+                    f"{folder} was trained for another bundle ({thing} {given[:8]}, not {own[:8]}); "
+                    "train it for this one"
+                )
+        if any(task.name == name for task in manifest.tasks):
+            raise BundleDamagedError(
+                f"{folder}: {name!r} is a task of the bundle itself; train it under another name"
+            )
+        return added
+
+    def read_added(self, folder: Path) -> AddedTask:
+        """The task in a folder of this bundle's tasks/, which must have its name. Raises BundleDamagedError."""
+        added = self.read_task(folder)
+        if added.task.name != folder.name:
+            raise BundleDamagedError(
+                f"{folder} holds the task {added.task.name!r}; name the folder {added.task.name}"
+            )
+        return added
+
+    def with_added(self, added: AddedTask) -> Bundle:
+        """This bundle with one task more, or in place of the added one of that name."""
+        rest = self.without_added(added.task.name).added
+        return replace(self, added=tuple(sorted((*rest, added), key=lambda one: one.task.name)))
+
+    def without_added(self, name: str) -> Bundle:
+        return replace(self, added=tuple(one for one in self.added if one.task.name != name))
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Those of the manifest in its order, then the added ones by name."""
+        return self.manifest.tasks + tuple(one.task for one in self.added)
 
     @property
     def fingerprint(self) -> bytes:
@@ -170,17 +302,7 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """A file's bytes, checked. Raises BundleDamagedError."""
-        entry = self.manifest.files[name]
-        try:
-            data = (self.path / name).read_bytes()
-        except OSError as error:
-            raise BundleDamagedError(f"cannot read {self.path / name}: {error.strerror}") from None
-        if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise BundleDamagedError(
-                f"{self.path / name} is not the file that the manifest lists (its SHA-256 differs); "
-                "copy the bundle again"
-            )
-        return data
+        return _read_checked(self.path / name, self.manifest.files[name], "manifest", "the bundle")
 
     def entropy(self) -> dict[str, NDArray[Any]]:
         """The integers of the entropy model, checked against the fingerprint. Raises BundleDamagedError."""
@@ -200,10 +322,10 @@ class Bundle:
 
     def task(self, name: str) -> Task:
         """Raises UnknownTaskError."""
-        for task in self.manifest.tasks:
+        for task in self.tasks:
             if task.name == name:
                 return task
-        raise UnknownTaskError(name, [task.name for task in self.manifest.tasks])
+        raise UnknownTaskError(name, [task.name for task in self.tasks])
 
     def quality(self, quality: int | None) -> int:
         """The quality level to use: the one given, or the bundle's first. Raises RequestError for an unknown one."""
@@ -220,5 +342,5 @@ class Bundle:
             name=manifest.name,
             fingerprint=self.fingerprint.hex(),
             qualities=tuple(level.quality for level in manifest.qualities),
-            tasks=tuple(TaskInfo(name=t.name, kind=t.kind, labels=t.labels) for t in manifest.tasks),
+            tasks=tuple(TaskInfo(name=t.name, kind=t.kind, labels=t.labels) for t in self.tasks),
         )
