@@ -43,15 +43,15 @@ from shared.errors import (
 from shared.types import (
     Analysis,
     BundleInfo,
-    ClassificationResult,
     TaskQuery,
+    TaskResult,
     Times,
     Wanted,
     check_camera,
     check_request_id,
 )
 
-Results = dict[str, ClassificationResult]
+Results = dict[str, TaskResult]
 
 
 class Model(Protocol):
@@ -72,10 +72,21 @@ class Keeper(Protocol):
         """Never waits and never raises."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Served:
+    """A bundle with the tasks that it has at one time, and the model that answers them."""
+
+    bundle: Bundle
+    model: Model
+
+
 @dataclass(frozen=True)
 class _Job:
+    """served: as it was when the request came, so that a task which is taken out meanwhile still answers it."""
+
     stream: Bitstream
     queries: tuple[TaskQuery, ...]
+    served: _Served
 
 
 @dataclass(frozen=True)
@@ -99,19 +110,29 @@ class Pipeline:
         settings: CloudSettings,
         archive: Keeper | None = None,
     ) -> None:
-        self.bundle, self.model, self.encoder, self.settings = bundle, model, encoder, settings
+        self._served = _Served(bundle, model)
+        self.encoder, self.settings = encoder, settings
         self._archive = archive
         self._batcher: Batcher[_Job, _Done] = Batcher(
             self._work,
-            key=lambda job: (job.stream.h, job.stream.w),
+            key=lambda job: (job.stream.h, job.stream.w, job.served),
             batch_max=settings.batch_max,
             wait_ms=settings.batch_wait_ms,
             queue_max=settings.queue_max,
         )
-        self._answers = AnswerCache(settings.answers_kept)
+        self._answers = AnswerCache(settings.answers_kept, settings.answers_bytes_max)
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
         own = bundle.manifest.codec.get("grid", (1, 1))
         self._cells_max = max(settings.grid_cells_max, math.prod(own))
+
+    @property
+    def bundle(self) -> Bundle:
+        """As it is served now."""
+        return self._served.bundle
+
+    def swap(self, bundle: Bundle, model: Model) -> None:
+        """Serve the same bundle with other added tasks from the next request on; those that run end as they began."""
+        self._served = _Served(bundle, model)
 
     @property
     def waiting(self) -> int:
@@ -141,11 +162,13 @@ class Pipeline:
         check_camera(camera)
         stream = Bitstream.unpack(data)
         self._check(stream)
-        queries = self._queries(wanted)
-        content = _digest(data, queries)
+        served = self._served
+        queries = _queries(served.bundle, wanted)
+        # Over what was asked, not over what it means now: "every task" stays the same request when a task is added.
+        content = hashlib.sha256(wanted.model_dump_json().encode() + b"\0" + data).digest()
 
         async def compute() -> Analysis:
-            done, queue_ms = await self._batcher.submit(_Job(stream, queries))
+            done, queue_ms = await self._batcher.submit(_Job(stream, queries, served))
             if self._archive is not None:
                 self._archive.append(camera, received_at, request_id, data)
             return Analysis(
@@ -174,7 +197,7 @@ class Pipeline:
         Raises what `analyze` raises, and ImageError and its kin.
         """
         check_request_id(request_id)
-        self._queries(wanted)  # an unknown task is told before the work of encoding
+        _queries(self.bundle, wanted)  # an unknown task is told before the work of encoding
         loop = asyncio.get_running_loop()
         async with self._deadline(None):
             encoded = await loop.run_in_executor(self._encoding, self.encoder.encode, image, quality)
@@ -210,24 +233,14 @@ class Pipeline:
                 f"a latent grid of {stream.h} x {stream.w}; this server answers {self._cells_max} cells at most"
             )
 
-    def _queries(self, wanted: Wanted) -> tuple[TaskQuery, ...]:
-        """The tasks to run. Raises UnknownTaskError, or RequestError for a task named twice."""
-        if not wanted.tasks:
-            return tuple(TaskQuery(name=t.name, top_k=wanted.top_k) for t in self.bundle.manifest.tasks)
-        names = [query.name for query in wanted.tasks]
-        for name in names:
-            self.bundle.task(name)
-        if len(set(names)) < len(names):
-            raise RequestError("a task is named twice")
-        return wanted.tasks
-
     def _work(self, jobs: Sequence[_Job]) -> list[_Done | Exception]:
         """A batch of one grid, in the batch thread: b_v, b_z -> z (B, N, h, w) -> results."""
         started = time.perf_counter()
-        latents = self._decode([job.stream for job in jobs])
+        model = jobs[0].served.model  # a batch has one key, and this is a part of it
+        latents = _decode(model.codec, [job.stream for job in jobs])
         decoded = time.perf_counter()
         sound = [(z, job.queries) for z, job in zip(latents, jobs, strict=True) if isinstance(z, np.ndarray)]
-        answers = self.model.answer(np.stack([z for z, _ in sound]), [q for _, q in sound]) if sound else []
+        answers = model.answer(np.stack([z for z, _ in sound]), [q for _, q in sound]) if sound else []
         answered = time.perf_counter()
         rest = iter(answers)
         return [
@@ -237,19 +250,28 @@ class Pipeline:
             for z in latents
         ]
 
-    def _decode(self, streams: Sequence[Bitstream]) -> list[NDArray[np.int32] | CorruptPayloadError]:
-        """z (N, h, w) of each stream, or why it has none."""
-        h, w = streams[0].h, streams[0].w
-        codec = self.model.codec
-        try:
-            return list(codec.decode_batch([(s.b_v, s.b_z) for s in streams], h, w))
-        except CorruptPayloadError as error:
-            if len(streams) == 1:
-                return [error]
-        # One of them is damaged: each alone, so that the others keep their answer.
-        return [outcome for stream in streams for outcome in self._decode([stream])]
+
+def _queries(bundle: Bundle, wanted: Wanted) -> tuple[TaskQuery, ...]:
+    """The tasks to run. Raises UnknownTaskError, or RequestError for a task named twice."""
+    if not wanted.tasks:
+        return tuple(TaskQuery(name=task.name, top_k=wanted.top_k) for task in bundle.tasks)
+    names = [query.name for query in wanted.tasks]
+    for name in names:
+        bundle.task(name)
+    if len(set(names)) < len(names):
+        raise RequestError("a task is named twice")
+    return wanted.tasks
 
 
-def _digest(data: bytes, queries: Sequence[TaskQuery]) -> bytes:
-    asked = "".join(f"{query.name} {query.top_k}\n" for query in queries)
-    return hashlib.sha256(asked.encode() + b"\0" + data).digest()
+def _decode(
+    codec: LatentCodec, streams: Sequence[Bitstream]
+) -> list[NDArray[np.int32] | CorruptPayloadError]:
+    """z (N, h, w) of each stream, or why it has none."""
+    h, w = streams[0].h, streams[0].w
+    try:
+        return list(codec.decode_batch([(s.b_v, s.b_z) for s in streams], h, w))
+    except CorruptPayloadError as error:
+        if len(streams) == 1:
+            return [error]
+    # One of them is damaged: each alone, so that the others keep their answer.
+    return [outcome for stream in streams for outcome in _decode(codec, [stream])]

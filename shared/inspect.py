@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.bundle import FILES, Bundle
+from shared.bundle import FILES, TASKS, WEIGHTS, Bundle
 from shared.codec.bitstream import MAGIC, VERSION, Bitstream
 from shared.codec.codec import LatentCodec
 from shared.commands import read_stream
@@ -107,7 +107,9 @@ def inspect_bundle(bundle: Bundle) -> Report:
         *(Field(f"codec.{key}", value) for key, value in manifest.codec.items()),
         *(Field(f"quality.{level.quality}.lambda", level.lambda_) for level in manifest.qualities),
     ]
-    for task in manifest.tasks:
+    for added in bundle.added:
+        added.read_weights(bundle.path / TASKS / added.task.name)
+    for task in bundle.tasks:
         given = task.model_dump(mode="json", exclude={"name"})
         fields += [Field(f"task.{task.name}.{key}", value) for key, value in given.items()]
     for group in ("training", "figures", "licences"):
@@ -115,6 +117,17 @@ def inspect_bundle(bundle: Bundle) -> Report:
     for name, entry in manifest.files.items():
         note = "checked" if name in FILES else "checked, of a later version"
         fields.append(Field(f"file.{name}", {"bytes": entry.bytes, "sha256": entry.sha256}, note))
+    for added in bundle.added:
+        name, file = f"{TASKS}/{added.task.name}/{WEIGHTS}", added.file
+        fields.append(
+            Field(f"added.{added.task.name}.created", added.created, "added after the bundle was made")
+        )
+        for group in ("codec", "training", "figures", "licences"):
+            fields += [
+                Field(f"added.{added.task.name}.{group}.{key}", value)
+                for key, value in getattr(added, group).items()
+            ]
+        fields.append(Field(f"file.{name}", {"bytes": file.bytes, "sha256": file.sha256}, "checked"))
     for name, tensor in sorted(tensors.items()):
         fields.append(Field(f"entropy.{name}", f"{tensor.dtype.name} {list(tensor.shape)}"))
     for name, (bound, float_name) in bounds.items():
