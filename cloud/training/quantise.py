@@ -8,6 +8,7 @@ with a margin, and clamped beyond it. All floats end here: nothing of this runs 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cloud.models.codec import SCALE_MAX, SCALE_MIN, FactorisedPrior, FeatureCodec
+from shared.codec.codec import LEVELS, Levels
 from shared.codec.exact import MEAN_STEPS, SCALE_STEPS, Rounding
 from shared.codec.rangecoder import TOTAL
 
@@ -38,9 +40,17 @@ Tensors = dict[str, NDArray[Any]]
 
 
 @torch.no_grad()
-def quantise(codec: FeatureCodec, v: Tensor, precision: Precision | None = None) -> Tensors:
-    """The integers of a codec. v (M, V): real, rounded hyperpriors to calibrate on."""
+def quantise(
+    codec: FeatureCodec, v: Tensor, precision: Precision | None = None, qualities: Sequence[int] = ()
+) -> Tensors:
+    """The integers of a codec. v (M, V): real, rounded hyperpriors of all levels to calibrate on.
+
+    qualities: of the levels, rising; not asked for where there is one level. Raises ValueError where they do not fit.
+    """
     p = precision or Precision()
+    levels = len(codec.prior.logits)
+    if levels > 1 and len(qualities) != levels:
+        raise ValueError(f"{len(qualities)} qualities for {levels} levels")
     out: Tensors = {}
     reach = (1 << max(6, math.ceil(math.log2(4 * float(v.abs().max()) + 1)))) - 1
     out["v.reach"] = np.array([reach], np.int64)
@@ -83,6 +93,8 @@ def quantise(codec: FeatureCodec, v: Tensor, precision: Precision | None = None)
                 out[f"{name}.{i}.rounding"] = Rounding(at + weight_fraction, low, high).tensor()
     out |= {f"z.tables.{part}": array for part, array in gaussian_tables().items()}
     out |= {f"v.tables.{part}": array for part, array in prior_tables(codec.prior, reach).items()}
+    if levels > 1:
+        out[LEVELS] = np.array(Levels(tuple(qualities)).qualities, np.int64)
     return out
 
 
@@ -132,10 +144,12 @@ def gaussian_tables() -> Tensors:
 
 @torch.no_grad()
 def prior_tables(prior: FactorisedPrior, reach: int) -> Tensors:
-    """Tables of v, one an element: the integers that hold all but a millionth of its prior, and an escape."""
-    size = prior.logits.shape[0]
-    values = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    mass = torch.exp2(-prior.double().bits(values[:, None].expand(-1, size))).numpy()
+    """Tables of v, one an element and level, level by level: the integers that hold all but a millionth of its prior,
+    and an escape."""
+    levels, size, _ = prior.logits.shape
+    values = torch.arange(-reach, reach + 1, dtype=torch.float64)[:, None].expand(-1, size)
+    prior.double()
+    mass = torch.cat([torch.exp2(-prior.bits(values, level)) for level in range(levels)], 1).numpy()
     prior.float()
     masses, firsts = [], []
     for column in mass.T:

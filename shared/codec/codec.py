@@ -5,13 +5,17 @@ Both sides hold the same integers (`entropy.safetensors` of a bundle):
     encode    v --tables of v--> b_v        v -> exact path -> table of each z;   z - offset --tables--> b_z
     decode    b_v --tables of v--> v        v -> exact path -> table of each z;   b_z --tables--> z - offset
 
-Legend: N channels of z, h x w latent grid, V elements of v.
+A codec of several quality levels has tables of v for each of them, and everything else in common.
+
+Legend: N channels of z, h x w latent grid, V elements of v, L levels.
 """
 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +23,70 @@ from numpy.typing import NDArray
 from shared.codec import rangecoder
 from shared.codec.exact import MEAN_STEPS, SCALE_STEPS, Backend, ExactPath, Tensors
 from shared.codec.rangecoder import Tables
-from shared.errors import CorruptPayloadError
+from shared.errors import CorruptPayloadError, RequestError
 
 # Part of the fingerprint: what the same integers mean. Raise it when the coding order or the arithmetic changes.
 CODING = "isthmus coding 1"
 
+# The tensor that names the qualities of the levels, int64 (L,). Absent: one level.
+LEVELS = "levels.qualities"
+
 Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The quality levels that a codec was trained for. Every whole quality from the first to the last can be used.
+
+    qualities: of the levels, rising, within 0..100. Raises ValueError for others.
+    """
+
+    qualities: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        known = self.qualities
+        if not known or list(known) != sorted(set(known)) or not 0 <= known[0] <= known[-1] <= 100:
+            raise ValueError(f"the qualities of levels must rise within 0..100, not {list(known)}")
+
+    @property
+    def lowest(self) -> int:
+        return self.qualities[0]
+
+    @property
+    def highest(self) -> int:
+        return self.qualities[-1]
+
+    def __contains__(self, quality: int) -> bool:
+        return self.lowest <= quality <= self.highest
+
+    def __str__(self) -> str:
+        return str(self.lowest) if len(self.qualities) == 1 else f"{self.lowest} to {self.highest}"
+
+    def position(self, quality: int) -> float:
+        """Where a quality lies among the levels, 0..L-1; linear between two. Raises RequestError for one outside."""
+        level = self._at_or_below(quality)
+        if quality == self.qualities[level]:
+            return float(level)
+        below, above = self.qualities[level : level + 2]
+        return level + (quality - below) / (above - below)
+
+    def nearest(self, quality: int) -> int:
+        """The level whose position is the nearest, the upper one of two. Raises RequestError for one outside."""
+        level = self._at_or_below(quality)
+        if quality == self.qualities[level]:
+            return level
+        below, above = self.qualities[level : level + 2]
+        return level + (2 * (quality - below) >= above - below)
+
+    def _at_or_below(self, quality: int) -> int:
+        if quality not in self:
+            raise RequestError(f"quality {quality} is not one of this bundle's: {self}")
+        return bisect_right(self.qualities, quality) - 1
+
+
+def levels_of(tensors: Tensors) -> Levels | None:
+    """The levels that the tensors name; None: one level, whatever its quality. Raises ValueError."""
+    return Levels(tuple(tensors[LEVELS].ravel().tolist())) if LEVELS in tensors else None
 
 
 def fingerprint(tensors: Tensors) -> bytes:
@@ -47,62 +109,88 @@ def tables_of(tensors: Tensors, prefix: str) -> Tables:
 class LatentCodec:
     """The entropy coder of one bundle.
 
-    Raises ValueError, KeyError or InexactError where the tensors do not make a codec.
+    Wherever a quality is asked for, None stands for the first level's. Raises ValueError, KeyError or InexactError
+    where the tensors do not make a codec.
     """
 
     def __init__(self, tensors: Tensors, backend: Backend | None = None) -> None:
         self.path = ExactPath(tensors, backend)
         self.v_tables = tables_of(tensors, "v.tables")
         self.z_tables = tables_of(tensors, "z.tables")
-        if len(self.v_tables) != self.path.v_size:
-            raise ValueError(f"{len(self.v_tables)} tables for {self.path.v_size} elements of v")
+        self.levels = levels_of(tensors)
+        count = len(self.levels.qualities) if self.levels else 1
+        if len(self.v_tables) != count * self.path.v_size:
+            raise ValueError(
+                f"{len(self.v_tables)} tables for {self.path.v_size} elements of v at {count} levels"
+            )
         if len(self.z_tables) != MEAN_STEPS * SCALE_STEPS:
             raise ValueError(f"{len(self.z_tables)} tables for z; there are {MEAN_STEPS * SCALE_STEPS}")
-        self._v_indices = np.arange(len(self.v_tables), dtype=np.intp)
+        self._v_indices = np.arange(len(self.v_tables), dtype=np.intp).reshape(count, -1)
 
     @property
     def channels(self) -> int:
         """N, the channels of z."""
         return self.path.groups
 
-    def encode(self, v: Ints, z: Ints) -> tuple[bytes, bytes]:
-        """v (V,) and z (N, h, w), int32 -> b_v, b_z. Every int32 is codable."""
+    def encode(self, v: Ints, z: Ints, quality: int | None = None) -> tuple[bytes, bytes]:
+        """v (V,) and z (N, h, w), int32 -> b_v, b_z. Every int32 is codable. Raises RequestError for the quality."""
         index, offset = self.path(v[None], z.shape[1], z.shape[2])
         shifted = _wrap(z.astype(np.int64) - offset[0])
-        b_v = rangecoder.encode(v, self._v_indices, self.v_tables)
+        b_v = rangecoder.encode(v, self._indices(quality), self.v_tables)
         return b_v, rangecoder.encode(shifted.ravel(), index[0].ravel(), self.z_tables)
 
-    def bits(self, v: Ints, z: Ints) -> tuple[float, float]:
-        """H_v and H_z: the ideal lengths in bits under the integer tables."""
+    def bits(self, v: Ints, z: Ints, quality: int | None = None) -> tuple[float, float]:
+        """H_v and H_z: the ideal lengths in bits under the integer tables. Raises RequestError for the quality."""
         index, offset = self.path(v[None], z.shape[1], z.shape[2])
         shifted = _wrap(z.astype(np.int64) - offset[0])
         return (
-            self.v_tables.bits(v, self._v_indices),
+            self.v_tables.bits(v, self._indices(quality)),
             self.z_tables.bits(shifted.ravel(), index[0].ravel()),
         )
 
-    def decode(self, b_v: bytes, b_z: bytes, h: int, w: int) -> Ints:
+    def decode(self, b_v: bytes, b_z: bytes, h: int, w: int, quality: int | None = None) -> Ints:
         """z (N, h, w) int32. Raises CorruptPayloadError."""
-        z: Ints = self.decode_batch([(b_v, b_z)], h, w)[0]
+        z: Ints = self.decode_batch([(b_v, b_z)], h, w, [quality])[0]
         return z
 
-    def decode_v(self, b_v: bytes) -> Ints:
+    def decode_v(self, b_v: bytes, quality: int | None = None) -> Ints:
         """v (V,) int32. Raises CorruptPayloadError."""
-        v = rangecoder.decode(b_v, self._v_indices, self.v_tables)
+        try:
+            indices = self._indices(quality)
+        except RequestError as error:
+            raise CorruptPayloadError(f"the payload cannot be read: {error}") from None
+        v = rangecoder.decode(b_v, indices, self.v_tables)
         # One v has one b_v: what decodes but would be written otherwise did not come from an encoder.
-        if rangecoder.encode(v, self._v_indices, self.v_tables) != b_v:
+        if rangecoder.encode(v, indices, self.v_tables) != b_v:
             raise CorruptPayloadError("the payload is damaged: b_v is not what an encoder writes")
         return v
 
-    def decode_batch(self, streams: Sequence[tuple[bytes, bytes]], h: int, w: int) -> Ints:
-        """(b_v, b_z) of B pictures on one grid -> z (B, N, h, w) int32. Raises CorruptPayloadError."""
-        v = np.stack([self.decode_v(b_v) for b_v, _ in streams])
+    def decode_batch(
+        self,
+        streams: Sequence[tuple[bytes, bytes]],
+        h: int,
+        w: int,
+        qualities: Sequence[int | None] | None = None,
+    ) -> Ints:
+        """(b_v, b_z) of B pictures on one grid, and the quality of each -> z (B, N, h, w) int32.
+
+        Raises CorruptPayloadError.
+        """
+        qualities = [None] * len(streams) if qualities is None else qualities
+        v = np.stack([self.decode_v(b_v, q) for (b_v, _), q in zip(streams, qualities, strict=True)])
         index, offset = self.path(v, h, w)
         z = np.empty(index.shape, np.int32)
         for i, (_, b_z) in enumerate(streams):
             shifted = rangecoder.decode(b_z, index[i].ravel(), self.z_tables)
             z[i] = _wrap(shifted.reshape(index.shape[1:]).astype(np.int64) + offset[i])
         return z
+
+    def _indices(self, quality: int | None) -> NDArray[np.intp]:
+        """(V,): the tables of v at a quality. Raises RequestError."""
+        indices: NDArray[np.intp] = self._v_indices[
+            0 if self.levels is None or quality is None else self.levels.nearest(quality)
+        ]
+        return indices
 
 
 def _wrap(numbers: NDArray[np.int64]) -> Ints:

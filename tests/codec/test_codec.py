@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from shared.codec.codec import LatentCodec, fingerprint
-from shared.errors import CorruptPayloadError
+from shared.codec.codec import LEVELS, LatentCodec, Levels, fingerprint
+from shared.errors import CorruptPayloadError, RequestError
 from support.random_codec import random_latents, random_tensors
 
 N, V = 4, 5
@@ -113,6 +116,119 @@ def test_too_few_tables(prefix: str) -> None:
         LatentCodec(tensors)
 
 
+# Several levels.
+
+QUALITIES = (5, 20, 21, 60)
+LEVELLED = random_tensors(12, n=N, v_size=V, grid=(3, 4), qualities=QUALITIES)
+LEVELS_CODEC = LatentCodec(LEVELLED)
+valid = st.integers(QUALITIES[0], QUALITIES[-1])
+
+
+def level_by_hand(quality: int) -> int:
+    """The nearest by `cloud.models.codec.level_of`'s formula, on an exact position."""
+    knots = list(pairwise(QUALITIES))
+    [at] = [i for i, (a, b) in enumerate(knots) if a <= quality < b] or [len(knots)]
+    if at == len(knots):
+        return at
+    below, above = knots[at]
+    return math.floor(at + Fraction(quality - below, above - below) + Fraction(1, 2))
+
+
+@given(
+    arrays.arrays(np.int32, V, elements=number), arrays.arrays(np.int32, (N, 2, 3), elements=number), valid
+)
+@settings(deadline=None)
+def test_round_trip_at_any_quality(v: np.ndarray, z: np.ndarray, quality: int) -> None:
+    b_v, b_z = LEVELS_CODEC.encode(v, z, quality)
+    np.testing.assert_array_equal(LEVELS_CODEC.decode_v(b_v, quality), v)
+    np.testing.assert_array_equal(LEVELS_CODEC.decode(b_v, b_z, 2, 3, quality), z)
+
+
+@given(arrays.arrays(np.int32, V, elements=st.integers(-9, 9)), valid, valid)
+@settings(deadline=None)
+def test_a_wrong_quality_never_crashes(v: np.ndarray, quality: int, other: int) -> None:
+    z = np.arange(N * 6, dtype=np.int32).reshape(N, 2, 3) % 5
+    stream = LEVELS_CODEC.encode(v, z, quality)
+    try:
+        decoded = LEVELS_CODEC.decode(*stream, 2, 3, other)
+    except CorruptPayloadError:
+        return
+    assert (decoded.dtype, decoded.shape) == (np.int32, z.shape)
+
+
+def test_a_batch_of_several_qualities() -> None:
+    v, z = random_latents(LEVELLED, 8, (3, 4), wild=0.05)
+    qualities = [5, 60, 20, 21, 40, 41, 12, 13]
+    streams = [LEVELS_CODEC.encode(*one) for one in zip(v, z, qualities, strict=True)]
+    np.testing.assert_array_equal(LEVELS_CODEC.decode_batch(streams, 3, 4, qualities), z)
+
+
+def test_each_quality_has_the_tables_of_its_nearest_level() -> None:
+    """At a level the codec is the plain one with that level's tables; between two, that of the nearer."""
+    starts, firsts = LEVELLED["v.tables.starts"], LEVELLED["v.tables.firsts"]
+    plain = []
+    for level in range(len(QUALITIES)):
+        first, end = level * V, (level + 1) * V
+        own = {
+            "v.tables.counts": LEVELLED["v.tables.counts"][starts[first] : starts[end]],
+            "v.tables.starts": starts[first : end + 1] - starts[first],
+            "v.tables.firsts": firsts[first:end],
+        }
+        plain.append(LatentCodec({k: t for k, t in LEVELLED.items() if k != LEVELS} | own))
+    v, z = random_latents(LEVELLED, 1, (3, 4))
+    seen = set()
+    for quality in range(QUALITIES[0], QUALITIES[-1] + 1):
+        stream = LEVELS_CODEC.encode(v[0], z[0], quality)
+        assert stream == plain[level_by_hand(quality)].encode(v[0], z[0])
+        seen.add(stream)
+    assert len(seen) == len(QUALITIES)
+    assert LEVELS_CODEC.encode(v[0], z[0]) == LEVELS_CODEC.encode(v[0], z[0], QUALITIES[0])
+
+
+def test_bits_are_those_of_the_quality() -> None:
+    v, z = random_latents(LEVELLED, 1, (3, 4))
+    for quality in QUALITIES:
+        b_v, _ = LEVELS_CODEC.encode(v[0], z[0], quality)
+        h_v, _ = LEVELS_CODEC.bits(v[0], z[0], quality)
+        assert h_v / 8 - 1 < len(b_v) <= h_v / 8 + 1
+
+
+@pytest.mark.parametrize("quality", [0, 4, 61, 100])
+def test_a_quality_outside_the_levels(quality: int) -> None:
+    v, z = random_latents(LEVELLED, 1, (3, 4))
+    with pytest.raises(RequestError, match=f"quality {quality} is not one of this bundle's: 5 to 60"):
+        LEVELS_CODEC.encode(v[0], z[0], quality)
+    with pytest.raises(CorruptPayloadError, match=f"quality {quality}"):
+        LEVELS_CODEC.decode(*LEVELS_CODEC.encode(v[0], z[0]), 3, 4, quality)
+
+
+def test_one_level_without_a_name_takes_any_quality() -> None:
+    v, z = random_latents(TENSORS, 1, (3, 4))
+    assert CODEC.levels is None
+    assert CODEC.encode(v[0], z[0], 77) == CODEC.encode(v[0], z[0])
+    np.testing.assert_array_equal(CODEC.decode(*CODEC.encode(v[0], z[0]), 3, 4, 3), z[0])
+
+
+@given(st.sets(st.integers(0, 100), min_size=1).map(lambda known: Levels(tuple(sorted(known)))))
+def test_positions_rise_from_level_to_level(levels: Levels) -> None:
+    assert [levels.position(q) for q in levels.qualities] == list(range(len(levels.qualities)))
+    positions = [levels.position(q) for q in range(levels.lowest, levels.highest + 1)]
+    assert positions == sorted(set(positions))
+    for quality, position in zip(range(levels.lowest, levels.highest + 1), positions, strict=True):
+        assert levels.nearest(quality) == math.floor(position + 0.5)
+
+
+@pytest.mark.parametrize("qualities", [(), (3, 3), (4, 3), (-1, 3), (3, 101)])
+def test_no_levels(qualities: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must rise within"):
+        Levels(qualities)
+
+
+def test_levels_without_tables() -> None:
+    with pytest.raises(ValueError, match=f"{V} tables for {V} elements of v at 2 levels"):
+        LatentCodec(TENSORS | {LEVELS: np.array([1, 2], np.int64)})
+
+
 # The fingerprint.
 
 SMALL = random_tensors(2, n=2, tau=2, grid=(2, 2), v_size=2, hidden=(3,), predictor=(2,))
@@ -142,6 +258,11 @@ def test_fingerprint_covers_names_types_and_shapes() -> None:
         {name: tensor for name, tensor in SMALL.items() if name != "last.bias"},
     ]
     assert len({fingerprint(other) for other in [SMALL, *others]}) == len(others) + 1
+
+
+def test_fingerprint_covers_the_levels() -> None:
+    levelled = [SMALL | {LEVELS: np.array(q, np.int64)} for q in ([50], [51], [0, 50], [1, 50])]
+    assert len({fingerprint(other) for other in [SMALL, *levelled]}) == 5
 
 
 def test_fingerprint_knows_no_order_of_names_bytes_or_memory() -> None:

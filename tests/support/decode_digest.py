@@ -43,7 +43,8 @@ def main(bundle: str, streams: str, batch: str, backend: str, threads: str) -> N
     digest = hashlib.sha256()
     for start in range(0, len(unpacked), int(batch)):
         part = unpacked[start : start + int(batch)]
-        z = codec.decode_batch([(s.b_v, s.b_z) for s in part], part[0].h, part[0].w)
+        pairs, qualities = [(s.b_v, s.b_z) for s in part], [s.quality for s in part]
+        z = codec.decode_batch(pairs, part[0].h, part[0].w, qualities)
         digest.update(z.astype("<i4").tobytes())
     print(digest.hexdigest())
 

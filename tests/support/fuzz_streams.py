@@ -37,7 +37,7 @@ def receive(data: bytes, codec: LatentCodec, mark: bytes) -> np.ndarray:
     stream = Bitstream.unpack(data)
     if stream.fingerprint != mark:
         raise BundleMismatchError(stream.fingerprint.hex(), mark.hex())
-    return codec.decode(stream.b_v, stream.b_z, stream.h, stream.w)
+    return codec.decode(stream.b_v, stream.b_z, stream.h, stream.w, stream.quality)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,11 @@ class Corpus:
         streams = []
         for shape in (grid, grid, grid, (max(1, h // 2), w), (1, 1)):
             v, z = random_latents(tensors, 2, shape, seed + len(streams), wild=0.01)
-            streams += [Bitstream(mark, 0, *shape, *codec.encode(*pair)) for pair in zip(v, z, strict=True)]
+            quality = codec.levels.highest - len(streams) if codec.levels else 0
+            streams += [
+                Bitstream(mark, quality, *shape, *codec.encode(*pair, quality))
+                for pair in zip(v, z, strict=True)
+            ]
         return cls(streams, [stream.pack() for stream in streams])
 
     def one(self, rng: Random) -> bytes:
@@ -231,7 +235,7 @@ def main() -> int:
 
         tensors = load_file(options.entropy)
     else:
-        tensors = random_tensors(5)
+        tensors = random_tensors(5, qualities=(10, 40, 60))
     codec = LatentCodec(tensors)
     h, w = (int(side) for side in options.grid.split("x"))
     corpus = Corpus.make(tensors, codec, (h, w), options.seed)

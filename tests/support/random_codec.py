@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.codec.codec import LEVELS
 from shared.codec.exact import MEAN_STEPS, SCALE_STEPS
 from shared.codec.rangecoder import TOTAL
 
@@ -27,11 +28,13 @@ def random_tensors(
     hidden: tuple[int, ...] = (12,),
     predictor: tuple[int, ...] = (8,),
     weight_bits: int = 8,
+    qualities: tuple[int, ...] = (),
 ) -> Tensors:
     """Tensors that `LatentCodec` takes, under the names that a bundle's entropy.safetensors has.
 
     hidden: widths of the generator's layers before the last; predictor: inner widths of both branches.
     weight_bits: of generator and codebook; 8 keeps small layers within float32, 14 forces float64.
+    qualities: of the levels; none: one level without a name.
     """
     rng = np.random.default_rng(seed)
     high = (1 << (weight_bits - 1)) - 1
@@ -58,7 +61,10 @@ def random_tensors(
     # Start the scale in its middle, so that both ends of the tables occur.
     shift = int(tensors[f"scale.{len(predictor)}.rounding"][0])
     tensors[f"scale.{len(predictor)}.bias"] += np.int32(20 << shift)
-    tensors |= _gaussian_tables("v.tables", np.zeros(v_size), rng.uniform(0.5, 6, v_size))
+    v_tables = v_size * max(1, len(qualities))
+    tensors |= _gaussian_tables("v.tables", np.zeros(v_tables), rng.uniform(0.5, 6, v_tables))
+    if qualities:
+        tensors[LEVELS] = np.array(qualities, np.int64)
     scale, fraction = np.divmod(np.arange(SCALE_STEPS * MEAN_STEPS), MEAN_STEPS)
     sigmas = 0.11 * (32 / 0.11) ** (scale / (SCALE_STEPS - 1))
     tensors |= _gaussian_tables("z.tables", fraction / MEAN_STEPS, sigmas)
@@ -70,7 +76,7 @@ def random_latents(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """v (count, V) and z (count, N, h, w); a share of `wild` elements is anywhere in int32."""
     rng = np.random.default_rng(seed)
-    v_size = len(tensors["v.tables.firsts"])
+    v_size = len(tensors["v.tables.firsts"]) // len(tensors.get(LEVELS, [0]))
     n = len(tensors["last.weight"]) // len(tensors["codebook.entries"])
     v = np.rint(rng.normal(0, 3, (count, v_size)))
     z = np.rint(rng.laplace(0, 4, (count, n, *grid)))
