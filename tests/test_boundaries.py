@@ -92,11 +92,12 @@ def test_torch_is_clouds() -> None:
 
 
 def test_training_libraries_do_not_reach_the_server() -> None:
-    """`pip install isthmus[cloud]` brings neither numba nor onnx nor tensorboard."""
+    """`pip install isthmus[cloud]` brings neither numba nor onnx nor tensorboard nor Fabric."""
     serving = [path for path in under("cloud/") if not where(path).startswith("cloud/training/")]
     assert (
         offences(
-            [*outside("cloud/"), *serving], {"numba", "onnx", "onnxscript", "tensorboard", "torchvision"}
+            [*outside("cloud/"), *serving],
+            {"numba", "onnx", "onnxscript", "tensorboard", "torchvision", "lightning_fabric"},
         )
         == []
     )
