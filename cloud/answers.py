@@ -8,7 +8,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from shared.errors import RequestError
-from shared.types import Analysis
+from shared.types import (
+    Analysis,
+    ClassificationResult,
+    MapArray,
+    MapPng,
+    NormalsResult,
+    TaskResult,
+)
+
+# About the memory of an answer without its results, and of one class in a result.
+_ANSWER_BYTES, _CLASS_BYTES = 4096, 1024
 
 
 @dataclass(eq=False)
@@ -23,11 +33,13 @@ class AnswerCache:
 
     The same id with the same content gives the stored answer, or joins the computation that still runs; with other
     content it is a RequestError. Failures are not kept. When all who wait for a computation have given up, it is
-    cancelled. At most `kept` answers are held, the least recently used go first.
+    cancelled. At most `kept` answers are held, and about `bytes_max` of memory; the least recently used go first. An
+    answer that is larger alone is not kept.
     """
 
-    def __init__(self, kept: int) -> None:
-        self._kept = kept
+    def __init__(self, kept: int, bytes_max: int) -> None:
+        self._kept, self._bytes_max = kept, bytes_max
+        self._bytes = 0
         self._done: OrderedDict[str, tuple[bytes, Analysis]] = OrderedDict()
         self._running: dict[str, _Running] = {}
 
@@ -55,10 +67,37 @@ class AnswerCache:
                 running.task.cancel()  # does nothing to one that has ended
                 if self._running.get(request_id) is running:
                     del self._running[request_id]
-        self._done[request_id] = (content, answer)
-        if len(self._done) > self._kept:
-            self._done.popitem(last=False)
+        self._keep(request_id, content, answer)
         return answer
+
+    def _keep(self, request_id: str, content: bytes, answer: Analysis) -> None:
+        size = bytes_of(answer)
+        if request_id in self._done or size > self._bytes_max:  # another who waited for it was here before
+            return
+        self._done[request_id] = (content, answer)
+        self._bytes += size
+        while len(self._done) > self._kept or self._bytes > self._bytes_max:
+            _, (_, oldest) = self._done.popitem(last=False)
+            self._bytes -= bytes_of(oldest)
+
+
+def bytes_of(answer: Analysis) -> int:
+    """About the memory that an answer takes."""
+    return _ANSWER_BYTES + sum(_bytes_of(result) for result in answer.results.values())
+
+
+def _bytes_of(result: TaskResult) -> int:
+    if isinstance(result, ClassificationResult):
+        return _CLASS_BYTES * len(result.top)
+    if isinstance(result, NormalsResult):
+        return _CLASS_BYTES + _map_bytes(result.map)
+    return _CLASS_BYTES * len(result.areas) + _map_bytes(result.map)
+
+
+def _map_bytes(found: MapPng | MapArray | None) -> int:
+    if found is None:
+        return 0
+    return len(found.base64) if isinstance(found, MapPng) else len(found.data)
 
 
 def _check_same(request_id: str, first: bytes, second: bytes) -> None:

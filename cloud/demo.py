@@ -29,7 +29,7 @@ from shared.bundle import Bundle, Preprocess
 from shared.errors import IsthmusError, RemoteError, RemoteRejectedError, RequestError
 from shared.files import write_atomically
 from shared.image import fit, read_image
-from shared.types import Analysis
+from shared.types import Analysis, ClassificationResult, ClassScore
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "deploy" / "samples"
@@ -58,11 +58,16 @@ class Row:
 
     @property
     def label(self) -> str:
-        return next(iter(self.analysis.results.values())).top[0].label
+        return self._best.label
 
     @property
     def score(self) -> float:
-        return next(iter(self.analysis.results.values())).top[0].score
+        return self._best.score
+
+    @property
+    def _best(self) -> ClassScore:
+        results = self.analysis.results.values()
+        return next(result for result in results if isinstance(result, ClassificationResult)).top[0]
 
     @property
     def ratio(self) -> float:

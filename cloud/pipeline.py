@@ -254,7 +254,7 @@ class Pipeline:
 def _queries(bundle: Bundle, wanted: Wanted) -> tuple[TaskQuery, ...]:
     """The tasks to run. Raises UnknownTaskError, or RequestError for a task named twice."""
     if not wanted.tasks:
-        return tuple(TaskQuery(name=task.name, top_k=wanted.top_k) for task in bundle.tasks)
+        return tuple(TaskQuery(name=task.name, top_k=wanted.top_k, maps=wanted.maps) for task in bundle.tasks)
     names = [query.name for query in wanted.tasks]
     for name in names:
         bundle.task(name)

@@ -23,16 +23,20 @@ from cloud.archive import Record, count, read
 from cloud.pipeline import Pipeline
 from cloud.settings import CloudSettings
 from shared.bundle import Bundle
+from shared.commands import MapFolder, wanted_of
 from shared.errors import DataError, IsthmusError, RequestError, exit_of
 from shared.files import writing_atomically
-from shared.types import TaskQuery, Wanted, check_camera, new_request_id
+from shared.types import Wanted, check_camera, new_request_id
 
 DEADLINE_MS = 24 * 3600 * 1000  # nobody waits for one picture; a slow batch is no error
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of an archive: one task, from `since` (included) to `until` (not), of one camera or of all."""
+    """What is asked of an archive: one task, from `since` (included) to `until` (not), of one camera or of all.
+
+    maps: folder for the maps of a dense task, <time>_<camera>_<request id>_<task>.png; None: no maps.
+    """
 
     archive: Path
     since: datetime
@@ -40,6 +44,7 @@ class Question:
     camera: str | None
     task: str
     top_k: int = 5
+    maps: Path | None = None
 
 
 @dataclass
@@ -93,6 +98,7 @@ def replay_archive(
         raise DataError(
             f"{question.archive} has no record{of} between {_iso(question.since)} and {_iso(question.until)}"
         )
+    folder = MapFolder(question.maps)
     settings = CloudSettings(
         bundle,
         device=device,
@@ -111,7 +117,7 @@ def replay_archive(
         ):
             shown = bar.add_task(question.task, total=total)
             counts = asyncio.run(
-                _run(opened, settings, question, read(*chosen), file, lambda: bar.advance(shown))
+                _run(opened, settings, question, read(*chosen), file, folder, lambda: bar.advance(shown))
             )
     except OSError as error:
         raise RequestError(f"cannot write {out}: {error.strerror}") from None
@@ -129,6 +135,7 @@ async def _run(
     question: Question,
     records: Iterable[Record],
     file: IO[bytes],
+    folder: MapFolder,
     advance: Callable[[], None],
 ) -> Counts:
     from cloud.server import load
@@ -136,7 +143,8 @@ async def _run(
     loaded = await asyncio.to_thread(load, bundle, settings)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
     try:
-        return await replay(pipeline, records, question.task, question.top_k, file, advance)
+        wanted = wanted_of([question.task], question.top_k, question.maps)
+        return await replay(pipeline, records, wanted, file, folder, advance)
     finally:
         await pipeline.close()
 
@@ -144,16 +152,17 @@ async def _run(
 async def replay(
     pipeline: Pipeline,
     records: Iterable[Record],
-    task: str,
-    top_k: int,
+    wanted: Wanted,
     file: IO[bytes],
+    folder: MapFolder,
     advance: Callable[[], None] = lambda: None,
 ) -> Counts:
-    """Ask `task` of each record, and write a line for each, in order; `advance` is called for each line.
+    """Ask the one task of `wanted` of each record, and write a line for each, in order, and its map to `folder`;
+    `advance` is called for each line. Raises RequestError where a map cannot be written.
 
     At most two batches of the pipeline's settings are in flight: one is worked on while the next one forms.
     """
-    wanted = Wanted(tasks=(TaskQuery(name=task, top_k=top_k),))
+    [query] = wanted.tasks
     counts = Counts()
     running: deque[tuple[Record, asyncio.Task[Outcome]]] = deque()
 
@@ -168,7 +177,7 @@ async def replay(
             "camera": record.camera,
             "time": _iso(record.received_at),
             "request_id": record.request_id,
-            "task": task,
+            "task": query.name,
             **outcome.fields,
         }
         file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
@@ -176,7 +185,7 @@ async def replay(
 
     try:
         for record in records:
-            running.append((record, asyncio.create_task(_ask(pipeline, record, wanted))))
+            running.append((record, asyncio.create_task(_ask(pipeline, record, wanted, folder))))
             if len(running) >= 2 * pipeline.settings.batch_max:
                 await settle()
         while running:
@@ -195,14 +204,15 @@ class Outcome:
     title: str | None = None
 
 
-async def _ask(pipeline: Pipeline, record: Record, wanted: Wanted) -> Outcome:
+async def _ask(pipeline: Pipeline, record: Record, wanted: Wanted, folder: MapFolder) -> Outcome:
     try:
         # An id of its own: two cameras may have chosen the same one.
         analysis = await pipeline.analyze(record.data, wanted, new_request_id())
     except IsthmusError as error:
         title = exit_of(error).title
         return Outcome({"error": {"title": title, "detail": str(error)}}, title)
-    [result] = analysis.results.values()
+    picture = f"{record.received_at:%Y%m%dT%H%M%S.%fZ}_{record.camera}_{record.request_id}"
+    [result] = folder.keep(picture, analysis).results.values()
     return Outcome({"result": result.model_dump(mode="json", exclude_none=True)})
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared.bundle import Bundle, default_bundle
-from shared.commands import Failures, told, wanted_of
+from shared.commands import Failures, MapFolder, MapsOption, told, wanted_of
 from shared.errors import RequestError
 from shared.files import write_atomically
 from shared.types import Analysis, Wanted, new_request_id
@@ -93,6 +93,7 @@ def analyze(
         list[str] | None, typer.Option(help="task wanted, repeatable; every task by default")
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, max=100, help="classes to show")] = 5,
+    maps: MapsOption = None,
     bundle: BundleOption = None,
     quality: QualityOption = None,
     threads: ThreadsOption = 1,
@@ -105,12 +106,13 @@ def analyze(
 
     from edge.settings import EdgeSettings
 
-    wanted = wanted_of(task, top_k)
+    wanted = wanted_of(task, top_k, maps)
     settings = EdgeSettings(
         bundle or default_bundle(), cloud=cloud, threads=threads, deadline_ms=deadline_ms, camera=camera
     )
     encoder = _encoder(settings.bundle, threads)
-    asyncio.run(_analyze(images, encoder, settings, wanted, quality, as_json))
+    folder = MapFolder(maps, images)
+    asyncio.run(_analyze(images, encoder, settings, wanted, folder, quality, as_json))
 
 
 @app.command()
@@ -148,6 +150,7 @@ async def _analyze(
     encoder: Encoder,
     settings: EdgeSettings,
     wanted: Wanted,
+    folder: MapFolder,
     quality: int | None,
     as_json: bool,
 ) -> None:
@@ -158,6 +161,7 @@ async def _analyze(
     try:
         for image in images:
             analysis = await pipeline.analyze(image, wanted, new_request_id(), quality)
+            analysis = folder.keep(image.stem, analysis)
             typer.echo(analysis.model_dump_json() if as_json else _told(image, analysis))
     finally:
         await pipeline.close()

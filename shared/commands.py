@@ -6,10 +6,27 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import IsthmusError, RequestError, exit_of
-from shared.types import Analysis, TaskQuery, Wanted
+from shared.files import write_atomically
+from shared.types import (
+    Analysis,
+    ClassificationResult,
+    MapPng,
+    SegmentationResult,
+    TaskResult,
+    Wanted,
+)
+
+MapsOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="folder for the maps of normals and segmentation, as PNG")
+]
+
+SHOWN_MAX = 6  # classes of a segmentation, and ways that a surface can face
 
 
 def complain(text: str) -> None:
@@ -59,19 +76,62 @@ def read_stream(path: Path) -> bytes:
         raise RequestError(f"cannot read {path}: {error.strerror}") from None
 
 
-def wanted_of(tasks: Iterable[str] | None, top_k: int) -> Wanted:
-    """What the options --task and --top-k ask for. Raises RequestError for a name that no task can have."""
+def wanted_of(tasks: Iterable[str] | None, top_k: int, maps: Path | None = None) -> Wanted:
+    """What the options --task, --top-k and --maps ask for. Raises RequestError for a name that no task can have."""
     names = list(tasks or ())
     if any(not 1 <= len(name) <= 64 for name in names):
         raise RequestError("a task's name has 1 to 64 characters")
-    return Wanted(tasks=tuple(TaskQuery(name=name, top_k=top_k) for name in names), top_k=top_k)
+    return Wanted.same(names, top_k, "png" if maps else "none")
 
 
 def told(head: str, analysis: Analysis) -> str:
-    """An answer for a person: the line `head`, and a line for each class."""
-    lines: Sequence[str] = [
-        f"  {task}: {best.label} {best.score:.3f}"
-        for task, result in analysis.results.items()
-        for best in result.top
-    ]
+    """An answer for a person: the line `head`, a line for each class of a classification, one for any other task."""
+    lines = [f"  {task}: {line}" for task, result in analysis.results.items() for line in _lines(result)]
     return "\n".join([head, *lines])
+
+
+def _lines(result: TaskResult) -> list[str]:
+    if isinstance(result, ClassificationResult):
+        return [f"{best.label} {best.score:.3f}" for best in result.top]
+    if isinstance(result, SegmentationResult):
+        return [_shares([(area.label, area.share) for area in result.areas])]
+    x, y, z = result.mean
+    facing = result.facing.model_dump().items()
+    return [f"{_shares(sorted(facing, key=lambda way: -way[1]))}; mean ({x:.2f}, {y:.2f}, {z:.2f})"]
+
+
+def _shares(shares: Sequence[tuple[str, float]]) -> str:
+    """The largest of them, largest first."""
+    shown = ", ".join(f"{name} {share:.3f}" for name, share in shares[:SHOWN_MAX])
+    return f"{shown} and {len(shares) - SHOWN_MAX} more" if len(shares) > SHOWN_MAX else shown
+
+
+class MapFolder:
+    """Where --maps puts the maps of answers: <picture>_<task>.png, each whole or absent. None: nowhere."""
+
+    def __init__(self, folder: Path | None, pictures: Sequence[Path] = ()) -> None:
+        """Raises RequestError where the folder cannot be made, or two pictures would write the same files."""
+        self._folder = folder
+        if folder is None:
+            return
+        if len({path.stem for path in pictures}) < len(pictures):
+            raise RequestError("two of the files have the same name, and would overwrite each other's maps")
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"cannot make the folder {folder}: {error.strerror}") from None
+
+    def keep(self, picture: str, analysis: Analysis) -> Analysis:
+        """Writes the maps of one answer, and gives the answer without them. Raises RequestError."""
+        results = {task: self._keep(f"{picture}_{task}.png", r) for task, r in analysis.results.items()}
+        return analysis.model_copy(update={"results": results})
+
+    def _keep(self, name: str, result: TaskResult) -> TaskResult:
+        if self._folder is None or isinstance(result, ClassificationResult):
+            return result
+        assert isinstance(result.map, MapPng)  # as --maps asks
+        try:
+            write_atomically(self._folder / name, result.map.file())
+        except OSError as error:
+            raise RequestError(f"cannot write {self._folder / name}: {error.strerror}") from None
+        return result.model_copy(update={"map": None})

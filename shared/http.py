@@ -42,7 +42,7 @@ from shared.types import (
     ByteCount,
     ClassificationResult,
     ClassScore,
-    TaskQuery,
+    Maps,
     Times,
     Wanted,
     check_camera,
@@ -79,6 +79,8 @@ def problem_response(exit_: Exit, detail: str, request_id: str) -> Response:
         request_id=request_id,
     )
     headers = {} if exit_.retry_after_s is None else {"Retry-After": str(exit_.retry_after_s)}
+    if exit_.http == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     return Response(problem.model_dump_json(), exit_.http, headers, PROBLEM_TYPE)
 
 
@@ -252,12 +254,21 @@ def wanted(
         ),
     ] = "",
     top_k: Annotated[int, Query(ge=1, le=100, description="classes a classification returns")] = 5,
+    maps: Annotated[
+        Maps,
+        Query(
+            description="whether normals and segmentation come with their map",
+            json_schema_extra={"enum": ["none", "png"]},
+        ),
+    ] = "none",
 ) -> Wanted:
     """The query parameters of an analysis, for `Depends`. Raises RequestError."""
+    if maps == "arrays":
+        raise RequestError("maps: arrays are answered over gRPC alone; over HTTP ask for none or png")
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if len(names) > 64 or any(len(name) > 64 for name in names):
         raise RequestError("at most 64 tasks, each of at most 64 characters")
-    return Wanted(tasks=tuple(TaskQuery(name=name, top_k=top_k) for name in names), top_k=top_k)
+    return Wanted.same(names, top_k, maps)
 
 
 QualityQuery = Annotated[

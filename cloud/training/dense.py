@@ -5,7 +5,7 @@ Legend: B pictures, H x W pixels, K classes. The folder that comes out is that o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +18,14 @@ from torch import Tensor
 from cloud.models.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense, split
 from cloud.training.data import IGNORE, DenseTask, Maps, in_order, mirror, network_input
 from cloud.training.metrics import AngularError, Confusion
-from cloud.training.network import NetworkCard, TrainingRecipe, finish, steps_of
-from cloud.training.rooms import paint_semantic
-from cloud.training.run import LOG_EVERY, Run, Schedule, fit, training_device
+from cloud.training.network import NetworkCard, TrainingRecipe, finish, open_run, steps_of
+from cloud.training.run import LOG_EVERY, Better, Schedule, fit, training_device
+from cloud.training.team import Precision, Team
 from shared.bundle import Preprocess
 from shared.errors import DataError
+from shared.maps import normals_rgb, paint
 
-MAIN_FIGURE: dict[str, str] = {"normals": "mean_deg", "segmentation": "miou"}
+MAIN_FIGURE: dict[str, Better] = {"normals": ("mean_deg", "min"), "segmentation": ("miou", "max")}
 SHEET_ROWS = 4
 
 
@@ -40,25 +41,30 @@ class DenseRecipe(TrainingRecipe):
 
 
 def train_dense(
-    recipe: DenseRecipe, training: Maps, validation: Maps, out: Path, resume: bool, device: str = "cpu"
+    recipe: DenseRecipe,
+    training: Maps,
+    validation: Maps,
+    out: Path,
+    resume: bool,
+    device: str = "cpu",
+    precision: Precision = "auto",
 ) -> NetworkCard:
     """Train, and write the network to `out`. Raises DataError."""
-    place = training_device(device)
     stride = recipe.network.stride
     if recipe.height % stride or recipe.width % stride:
         raise DataError(
             f"pictures of {recipe.width} x {recipe.height} do not divide into cells of --stride {stride}"
         )
+    team = Team(training_device(device), precision)
     torch.manual_seed(recipe.seed)
     network = ReferenceDense(recipe.network)
-    run = Run(out, recipe.model_dump(mode="json"), resume)
-    network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = open_run(recipe, network, out, resume, team, len(training))
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 
     def data(start: int) -> Iterator[tuple[Tensor, Tensor, tuple[int, int]]]:
-        for step in steps_of(recipe, training, preprocess, place, start):
+        for step in steps_of(recipe, training, preprocess, team, start):
             top, left = step.random.integers(0, recipe.label_stride, 2).tolist()
-            truth = torch.from_numpy(mirror(training.maps(step.indices), step.flip)).to(place)
+            truth = torch.from_numpy(mirror(training.maps(step.indices), step.flip)).to(team.device)
             yield step.x, truth, (top, left)
 
     def loss_of(batch: tuple[Tensor, Tensor, tuple[int, int]], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -67,12 +73,12 @@ def train_dense(
         made, truth = _at_label_stride(network, x, truth, recipe.label_stride, corner)
         scalars = {}
         if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:
-            scalars = _measure(recipe, [(made.detach(), truth)])
-        return dense_loss(recipe.task, made, truth), scalars
+            scalars = _measure(recipe, [(made.detach(), truth)], team)
+        return dense_loss(recipe.task, made, truth, team.mean_count), scalars
 
     def validate() -> dict[str, float]:
         network.eval()
-        return _measure(recipe, _answers(network, validation, preprocess))
+        return _measure(recipe, _answers(network, validation, preprocess, team), team)
 
     def pictures() -> dict[str, NDArray[np.uint8]]:
         network.eval()
@@ -87,25 +93,33 @@ def train_dense(
         seed=recipe.seed,
         validate=validate,
         pictures=pictures,
-        show=("loss", MAIN_FIGURE[recipe.task]),
+        show=("loss", MAIN_FIGURE[recipe.task][0]),
         weight_decay=recipe.weight_decay,
+        better=MAIN_FIGURE[recipe.task],
     )
-    return finish(network, REFERENCE_DENSE, recipe.task, recipe, training.names, preprocess, figures, out)
+    return finish(network, REFERENCE_DENSE, recipe.task, recipe, training.names, preprocess, figures, run)
 
 
-def dense_loss(task: DenseTask, made: Tensor, truth: Tensor) -> Tensor:
+def _at_least_one(count: Tensor) -> Tensor:
+    return count.clamp(min=1)
+
+
+def dense_loss(
+    task: DenseTask, made: Tensor, truth: Tensor, mean_count: Callable[[Tensor], Tensor] = _at_least_one
+) -> Tensor:
     """made (B, K or 3, H, W); truth as `Maps` gives it. Means over the labelled pixels; 0 where there is none.
 
-    Segmentation: cross-entropy. Normals: 1 - cosine, and the mean absolute difference of the components.
+    Segmentation: cross-entropy. Normals: 1 - cosine, and the mean absolute difference of the components. mean_count:
+    `Team.mean_count` where several processes train.
     """
     if task == "segmentation":
-        labelled = (truth != IGNORE).sum().clamp(min=1)
+        labelled = mean_count((truth != IGNORE).sum())
         return F.cross_entropy(made, truth.long(), ignore_index=IGNORE, reduction="sum") / labelled
     valid = (truth != 0).any(-1)
     one = F.normalize(truth.permute(0, 3, 1, 2).float(), dim=1)
-    other = F.normalize(made, dim=1)
+    other = F.normalize(made.float(), dim=1)
     distance = 1 - (one * other).sum(1) + (one - other).abs().mean(1)
-    return (distance * valid).sum() / valid.sum().clamp(min=1)
+    return (distance * valid).sum() / mean_count(valid.sum())
 
 
 def _at_label_stride(
@@ -128,23 +142,22 @@ def _at_label_stride(
 
 @torch.no_grad()
 def _answers(
-    network: ReferenceDense, pictures: Maps, preprocess: Preprocess, batch: int = 16
+    network: ReferenceDense, pictures: Maps, preprocess: Preprocess, team: Team, batch: int = 16
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    place = next(network.parameters()).device
-    for indices in in_order(len(pictures), batch):
-        made = network(network_input(pictures.pixels(indices), preprocess).to(place))
+    for indices in team.part(in_order(len(pictures), batch)):
+        made = network(network_input(pictures.pixels(indices), preprocess).to(team.device))
         yield made, torch.from_numpy(pictures.maps(indices))
 
 
-def _measure(recipe: DenseRecipe, answers: Any) -> dict[str, float]:
-    """Figures of pairs of outputs and labels, as in `dense_loss`."""
+def _measure(recipe: DenseRecipe, answers: Any, team: Team) -> dict[str, float]:
+    """Figures of all processes' pairs of outputs and labels, as in `dense_loss`."""
     metric = AngularError() if recipe.task == "normals" else Confusion(recipe.network.outputs, IGNORE)
     for made, truth in answers:
         if isinstance(metric, AngularError):
-            metric.add(made.permute(0, 2, 3, 1).cpu().numpy(), truth.cpu().numpy().astype(np.float32))
+            metric.add(made.permute(0, 2, 3, 1).float().cpu().numpy(), truth.cpu().numpy().astype(np.float32))
         else:
             metric.add(made.argmax(1).cpu().numpy(), truth.cpu().numpy())
-    return metric.figures()
+    return team.merged(metric).figures()
 
 
 @torch.no_grad()
@@ -159,13 +172,6 @@ def sheet(
     if task == "normals":
         columns = [normals_rgb(made), normals_rgb(truth)]
     else:
-        columns = [paint_semantic(made.argmax(-1)), paint_semantic(np.where(truth == IGNORE, 0, truth))]
+        columns = [paint(made.argmax(-1)), paint(np.where(truth == IGNORE, 0, truth))]
     rows = np.concatenate([pictures.pixels(indices), *columns], axis=2)
     return rows.reshape(-1, *rows.shape[2:]).astype(np.uint8)
-
-
-def normals_rgb(normals: NDArray[Any]) -> NDArray[np.uint8]:
-    """Normals (..., 3) of any length as RGB: -1 is 0, 1 is 255; no normal is mid-grey."""
-    size = np.linalg.norm(normals.astype(np.float32), axis=-1, keepdims=True)
-    unit = normals / np.where(size > 0, size, 1)
-    return np.rint((unit + 1) * 127.5).astype(np.uint8)

@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -6,27 +7,42 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Maps(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MAPS_UNSPECIFIED: _ClassVar[Maps]
+    MAPS_NONE: _ClassVar[Maps]
+    MAPS_PNG: _ClassVar[Maps]
+    MAPS_ARRAYS: _ClassVar[Maps]
+MAPS_UNSPECIFIED: Maps
+MAPS_NONE: Maps
+MAPS_PNG: Maps
+MAPS_ARRAYS: Maps
+
 class AnalyzeRequest(_message.Message):
-    __slots__ = ("request_id", "bitstream", "tasks", "top_k", "camera")
+    __slots__ = ("request_id", "bitstream", "tasks", "top_k", "camera", "maps")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BITSTREAM_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     CAMERA_FIELD_NUMBER: _ClassVar[int]
+    MAPS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     bitstream: bytes
     tasks: _containers.RepeatedCompositeFieldContainer[TaskQuery]
     top_k: int
     camera: str
-    def __init__(self, request_id: _Optional[str] = ..., bitstream: _Optional[bytes] = ..., tasks: _Optional[_Iterable[_Union[TaskQuery, _Mapping]]] = ..., top_k: _Optional[int] = ..., camera: _Optional[str] = ...) -> None: ...
+    maps: Maps
+    def __init__(self, request_id: _Optional[str] = ..., bitstream: _Optional[bytes] = ..., tasks: _Optional[_Iterable[_Union[TaskQuery, _Mapping]]] = ..., top_k: _Optional[int] = ..., camera: _Optional[str] = ..., maps: _Optional[_Union[Maps, str]] = ...) -> None: ...
 
 class TaskQuery(_message.Message):
-    __slots__ = ("name", "top_k")
+    __slots__ = ("name", "top_k", "maps")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MAPS_FIELD_NUMBER: _ClassVar[int]
     name: str
     top_k: int
-    def __init__(self, name: _Optional[str] = ..., top_k: _Optional[int] = ...) -> None: ...
+    maps: Maps
+    def __init__(self, name: _Optional[str] = ..., top_k: _Optional[int] = ..., maps: _Optional[_Union[Maps, str]] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
     __slots__ = ("request_id", "bundle", "fingerprint", "quality", "results", "bytes", "times")
@@ -47,12 +63,16 @@ class AnalyzeResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., bundle: _Optional[str] = ..., fingerprint: _Optional[str] = ..., quality: _Optional[int] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., bytes: _Optional[_Union[ByteCount, _Mapping]] = ..., times: _Optional[_Union[Times, _Mapping]] = ...) -> None: ...
 
 class TaskResult(_message.Message):
-    __slots__ = ("task", "classification")
+    __slots__ = ("task", "classification", "normals", "segmentation")
     TASK_FIELD_NUMBER: _ClassVar[int]
     CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
+    NORMALS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
     task: str
     classification: Classification
-    def __init__(self, task: _Optional[str] = ..., classification: _Optional[_Union[Classification, _Mapping]] = ...) -> None: ...
+    normals: Normals
+    segmentation: Segmentation
+    def __init__(self, task: _Optional[str] = ..., classification: _Optional[_Union[Classification, _Mapping]] = ..., normals: _Optional[_Union[Normals, _Mapping]] = ..., segmentation: _Optional[_Union[Segmentation, _Mapping]] = ...) -> None: ...
 
 class Classification(_message.Message):
     __slots__ = ("top",)
@@ -69,6 +89,80 @@ class ClassScore(_message.Message):
     index: int
     score: float
     def __init__(self, label: _Optional[str] = ..., index: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
+
+class Normals(_message.Message):
+    __slots__ = ("mean", "facing", "map")
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    FACING_FIELD_NUMBER: _ClassVar[int]
+    MAP_FIELD_NUMBER: _ClassVar[int]
+    mean: Vector
+    facing: Facing
+    map: DenseMap
+    def __init__(self, mean: _Optional[_Union[Vector, _Mapping]] = ..., facing: _Optional[_Union[Facing, _Mapping]] = ..., map: _Optional[_Union[DenseMap, _Mapping]] = ...) -> None: ...
+
+class Vector(_message.Message):
+    __slots__ = ("x", "y", "z")
+    X_FIELD_NUMBER: _ClassVar[int]
+    Y_FIELD_NUMBER: _ClassVar[int]
+    Z_FIELD_NUMBER: _ClassVar[int]
+    x: float
+    y: float
+    z: float
+    def __init__(self, x: _Optional[float] = ..., y: _Optional[float] = ..., z: _Optional[float] = ...) -> None: ...
+
+class Facing(_message.Message):
+    __slots__ = ("left", "right", "up", "down", "towards", "away")
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    UP_FIELD_NUMBER: _ClassVar[int]
+    DOWN_FIELD_NUMBER: _ClassVar[int]
+    TOWARDS_FIELD_NUMBER: _ClassVar[int]
+    AWAY_FIELD_NUMBER: _ClassVar[int]
+    left: float
+    right: float
+    up: float
+    down: float
+    towards: float
+    away: float
+    def __init__(self, left: _Optional[float] = ..., right: _Optional[float] = ..., up: _Optional[float] = ..., down: _Optional[float] = ..., towards: _Optional[float] = ..., away: _Optional[float] = ...) -> None: ...
+
+class Segmentation(_message.Message):
+    __slots__ = ("areas", "map")
+    AREAS_FIELD_NUMBER: _ClassVar[int]
+    MAP_FIELD_NUMBER: _ClassVar[int]
+    areas: _containers.RepeatedCompositeFieldContainer[ClassArea]
+    map: DenseMap
+    def __init__(self, areas: _Optional[_Iterable[_Union[ClassArea, _Mapping]]] = ..., map: _Optional[_Union[DenseMap, _Mapping]] = ...) -> None: ...
+
+class ClassArea(_message.Message):
+    __slots__ = ("label", "index", "share")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    index: int
+    share: float
+    def __init__(self, label: _Optional[str] = ..., index: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
+
+class DenseMap(_message.Message):
+    __slots__ = ("png", "array")
+    PNG_FIELD_NUMBER: _ClassVar[int]
+    ARRAY_FIELD_NUMBER: _ClassVar[int]
+    png: bytes
+    array: ArrayMap
+    def __init__(self, png: _Optional[bytes] = ..., array: _Optional[_Union[ArrayMap, _Mapping]] = ...) -> None: ...
+
+class ArrayMap(_message.Message):
+    __slots__ = ("dtype", "shape", "compression", "data")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSION_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    compression: str
+    data: bytes
+    def __init__(self, dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., compression: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ByteCount(_message.Message):
     __slots__ = ("b_v", "b_z", "total", "bits_per_pixel")
@@ -121,16 +215,18 @@ class DescribeResponse(_message.Message):
     def __init__(self, bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("name", "fingerprint", "qualities", "tasks")
+    __slots__ = ("name", "fingerprint", "qualities", "tasks", "default_quality")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     QUALITIES_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_QUALITY_FIELD_NUMBER: _ClassVar[int]
     name: str
     fingerprint: str
     qualities: _containers.RepeatedScalarFieldContainer[int]
     tasks: _containers.RepeatedCompositeFieldContainer[Task]
-    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., qualities: _Optional[_Iterable[int]] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ...) -> None: ...
+    default_quality: int
+    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., qualities: _Optional[_Iterable[int]] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., default_quality: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("name", "kind", "labels")

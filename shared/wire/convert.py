@@ -25,10 +25,18 @@ from shared.types import (
     Analysis,
     BundleInfo,
     ByteCount,
+    ClassArea,
     ClassificationResult,
     ClassScore,
+    Facing,
+    MapArray,
+    MapPng,
+    Maps,
+    NormalsResult,
+    SegmentationResult,
     TaskInfo,
     TaskQuery,
+    TaskResult,
     Times,
     Wanted,
 )
@@ -36,25 +44,35 @@ from shared.wire import analyzer_pb2 as pb
 
 DEFAULT_TOP_K = 5
 
+_MAPS: dict[Maps, pb.Maps] = {"none": pb.MAPS_NONE, "png": pb.MAPS_PNG, "arrays": pb.MAPS_ARRAYS}
+_MAPS_BACK = {number: name for name, number in _MAPS.items()}
+
 _TEXT_MAX = 2000  # a status travels in HTTP/2 trailers, which have a limit of 8 KiB
 
 
-def request_message(
-    request_id: str, bitstream: bytes, wanted: Wanted, camera: str = ""
-) -> pb.AnalyzeRequest:
-    tasks = [pb.TaskQuery(name=query.name, top_k=query.top_k) for query in wanted.tasks]
+def request_message(request_id: str, bitstream: bytes, wanted: Wanted, camera: str = "") -> pb.AnalyzeRequest:
     return pb.AnalyzeRequest(
-        request_id=request_id, bitstream=bitstream, tasks=tasks, top_k=wanted.top_k, camera=camera
+        request_id=request_id,
+        bitstream=bitstream,
+        tasks=[pb.TaskQuery(name=q.name, top_k=q.top_k, maps=_MAPS[q.maps]) for q in wanted.tasks],
+        top_k=wanted.top_k,
+        camera=camera,
+        maps=_MAPS[wanted.maps],
     )
 
 
 def wanted_of(message: pb.AnalyzeRequest) -> Wanted:
     """What a request asks for. Raises RequestError where a number or a name is out of range."""
     top_k = message.top_k or DEFAULT_TOP_K
+    maps = _maps_of(message.maps, "none")
     try:
         return Wanted(
-            tasks=tuple(TaskQuery(name=task.name, top_k=task.top_k or top_k) for task in message.tasks),
+            tasks=tuple(
+                TaskQuery(name=task.name, top_k=task.top_k or top_k, maps=_maps_of(task.maps, maps))
+                for task in message.tasks
+            ),
             top_k=top_k,
+            maps=maps,
         )
     except ValidationError as error:
         raise RequestError(_first(error)) from None
@@ -105,6 +123,7 @@ def describe_message(bundles: Sequence[BundleInfo]) -> pb.DescribeResponse:
                 name=bundle.name,
                 fingerprint=bundle.fingerprint,
                 qualities=bundle.qualities,
+                default_quality=bundle.default_quality,
                 tasks=[pb.Task(name=t.name, kind=t.kind, labels=t.labels) for t in bundle.tasks],
             )
             for bundle in bundles
@@ -120,6 +139,7 @@ def bundles_of(message: pb.DescribeResponse) -> list[BundleInfo]:
                 name=bundle.name,
                 fingerprint=bundle.fingerprint,
                 qualities=tuple(bundle.qualities),
+                default_quality=bundle.default_quality,
                 tasks=tuple(
                     TaskInfo.model_validate({"name": t.name, "kind": t.kind, "labels": tuple(t.labels)})
                     for t in bundle.tasks
@@ -153,20 +173,82 @@ def error_of(code: grpc.StatusCode, text: str) -> RemoteError | OverloadedError:
     return RemoteRejectedError(code.name, text)
 
 
-def _result_message(task: str, result: ClassificationResult) -> pb.TaskResult:
-    top = [pb.ClassScore(label=c.label, index=c.index, score=c.score) for c in result.top]
-    return pb.TaskResult(task=task, classification=pb.Classification(top=top))
-
-
-def _result_of(message: pb.TaskResult) -> ClassificationResult:
-    if message.WhichOneof("result") != "classification":
-        raise RemoteError(
-            f"the cloud's result of task {message.task!r} is of a kind unknown here; update this edge"
+def _maps_of(number: pb.Maps, unspecified: Maps) -> Maps:
+    if number == pb.MAPS_UNSPECIFIED:
+        return unspecified
+    if number not in _MAPS_BACK:
+        raise RequestError(
+            f"maps: {number} is none of the numbers that this server knows; see Maps in the contract"
         )
-    top = message.classification.top
-    return ClassificationResult(
-        top=tuple(ClassScore(label=c.label, index=c.index, score=min(c.score, 1.0)) for c in top)
+    return _MAPS_BACK[number]
+
+
+def _result_message(task: str, result: TaskResult) -> pb.TaskResult:
+    if isinstance(result, ClassificationResult):
+        top = [pb.ClassScore(label=c.label, index=c.index, score=c.score) for c in result.top]
+        return pb.TaskResult(task=task, classification=pb.Classification(top=top))
+    found = _map_message(result.map)
+    if isinstance(result, NormalsResult):
+        x, y, z = result.mean
+        facing = pb.Facing(**result.facing.model_dump())
+        return pb.TaskResult(
+            task=task, normals=pb.Normals(mean=pb.Vector(x=x, y=y, z=z), facing=facing, map=found)
+        )
+    areas = [pb.ClassArea(label=a.label, index=a.index, share=a.share) for a in result.areas]
+    return pb.TaskResult(task=task, segmentation=pb.Segmentation(areas=areas, map=found))
+
+
+def _result_of(message: pb.TaskResult) -> TaskResult:
+    kind = message.WhichOneof("result")
+    if kind == "classification":
+        return ClassificationResult(
+            top=tuple(
+                ClassScore(label=c.label, index=c.index, score=min(c.score, 1.0))
+                for c in message.classification.top
+            )
+        )
+    if kind == "normals":
+        mean, facing = message.normals.mean, message.normals.facing
+        return NormalsResult(
+            mean=(mean.x, mean.y, mean.z),
+            facing=Facing(**{way: getattr(facing, way) for way in Facing.model_fields}),
+            map=_map_of(message.normals),
+        )
+    if kind == "segmentation":
+        areas = message.segmentation.areas
+        return SegmentationResult(
+            areas=tuple(ClassArea(label=a.label, index=a.index, share=a.share) for a in areas),
+            map=_map_of(message.segmentation),
+        )
+    raise RemoteError(
+        f"the cloud's result of task {message.task!r} is of a kind unknown here; update this edge"
     )
+
+
+def _map_message(found: MapPng | MapArray | None) -> pb.DenseMap | None:
+    if found is None:
+        return None
+    if isinstance(found, MapPng):
+        return pb.DenseMap(png=found.file())
+    array = pb.ArrayMap(dtype=found.dtype, shape=found.shape, compression=found.compression, data=found.data)
+    return pb.DenseMap(array=array)
+
+
+def _map_of(result: pb.Normals | pb.Segmentation) -> MapPng | MapArray | None:
+    form = result.map.WhichOneof("map")
+    if form == "png":
+        return MapPng.of(result.map.png)
+    if form == "array":
+        array = result.map.array
+        return MapArray.model_validate(
+            {
+                "dtype": array.dtype,
+                "shape": tuple(array.shape),
+                "compression": array.compression,
+                "data": array.data,
+            }
+        )
+    return None
 
 
 def _first(error: ValidationError) -> str:

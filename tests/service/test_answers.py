@@ -41,7 +41,7 @@ class Compute:
 
 
 async def test_a_repeat_gets_the_stored_answer() -> None:
-    cache, compute = AnswerCache(4), Compute()
+    cache, compute = AnswerCache(4, 1 << 20), Compute()
     compute.go.set()
     first = await cache.get("a", b"1", compute)
     assert await cache.get("a", b"1", compute) is first
@@ -49,7 +49,7 @@ async def test_a_repeat_gets_the_stored_answer() -> None:
 
 
 async def test_repeats_at_the_same_time_share_one_computation() -> None:
-    cache, compute = AnswerCache(4), Compute()
+    cache, compute = AnswerCache(4, 1 << 20), Compute()
     tasks = [asyncio.create_task(cache.get("a", b"1", compute)) for _ in range(5)]
     await asyncio.sleep(0)
     compute.go.set()
@@ -60,7 +60,7 @@ async def test_repeats_at_the_same_time_share_one_computation() -> None:
 
 @pytest.mark.parametrize("running", [True, False])
 async def test_the_same_id_for_another_request_is_an_error(running: bool) -> None:
-    cache, compute = AnswerCache(4), Compute()
+    cache, compute = AnswerCache(4, 1 << 20), Compute()
     first = asyncio.create_task(cache.get("a", b"1", compute))
     await asyncio.sleep(0)
     if not running:
@@ -74,7 +74,7 @@ async def test_the_same_id_for_another_request_is_an_error(running: bool) -> Non
 
 
 async def test_a_failure_is_not_kept() -> None:
-    cache, compute = AnswerCache(4), Compute(OverloadedError("full"))
+    cache, compute = AnswerCache(4, 1 << 20), Compute(OverloadedError("full"))
     compute.go.set()
     with pytest.raises(OverloadedError):
         await cache.get("a", b"1", compute)
@@ -83,7 +83,7 @@ async def test_a_failure_is_not_kept() -> None:
 
 
 async def test_one_who_gives_up_does_not_take_the_answer_from_the_others() -> None:
-    cache, compute = AnswerCache(4), Compute()
+    cache, compute = AnswerCache(4, 1 << 20), Compute()
     first, second = (asyncio.create_task(cache.get("a", b"1", compute)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
@@ -94,7 +94,7 @@ async def test_one_who_gives_up_does_not_take_the_answer_from_the_others() -> No
 
 
 async def test_when_all_give_up_it_is_cancelled_and_may_be_asked_again() -> None:
-    cache, compute = AnswerCache(4), Compute()
+    cache, compute = AnswerCache(4, 1 << 20), Compute()
     tasks = [asyncio.create_task(cache.get("a", b"1", compute)) for _ in range(2)]
     await asyncio.sleep(0)
     for task in tasks:
@@ -107,7 +107,7 @@ async def test_when_all_give_up_it_is_cancelled_and_may_be_asked_again() -> None
 
 
 async def test_the_least_recently_used_answer_goes_first() -> None:
-    cache, compute = AnswerCache(2), Compute()
+    cache, compute = AnswerCache(2, 1 << 20), Compute()
     compute.go.set()
     for request_id in ("a", "b", "a", "c"):
         await cache.get(request_id, b"1", compute)

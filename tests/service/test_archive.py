@@ -29,6 +29,7 @@ from edge.client import Client
 from edge.settings import EdgeSettings
 from shared.bundle import Bundle
 from shared.codec.bitstream import MEDIA_TYPE, Bitstream
+from shared.commands import MapFolder, wanted_of
 from shared.errors import CorruptPayloadError, DataError, RequestError
 from shared.types import Analysis, Wanted
 from shared.wire import analyzer_pb2 as pb
@@ -459,9 +460,10 @@ async def test_a_replay_fills_its_batches_and_takes_ids_that_repeat(
     tmp_path: Path, make_pipeline: Any, model: GatedModel, packed: list[bytes]
 ) -> None:
     records = [Record("door", at(i), "same", packed[i % 8]) for i in range(24)]
+    wanted = wanted_of(["classification"], 1)
     async with make_pipeline(batch_max=4, batch_wait_ms=20_000, queue_max=8) as pipeline:
         with (tmp_path / "out").open("wb") as file:
-            counts = await replay(pipeline, iter(records), "classification", 1, file)
+            counts = await replay(pipeline, iter(records), wanted, file, MapFolder(None))
     assert (counts.answered, counts.failed) == (24, 0)
     assert model.batches == [4] * 6
     lines = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]

@@ -13,14 +13,12 @@ from cloud.training.rooms.dataset import (
     read_index,
     write_rooms,
 )
+from cloud.training.rooms.parts import SEMANTIC_CLASSES
 from cloud.training.rooms.sample import (
     RENDERER_VERSION,
-    SEMANTIC_CLASSES,
-    SEMANTIC_PALETTE,
     TEST_SEED_START,
     RoomSample,
     contact_sheet,
-    paint_semantic,
     render,
 )
 from cloud.training.rooms.scene import CATEGORIES, SEED_MAX, category_of
@@ -31,7 +29,6 @@ __all__ = [
     "RENDERER_VERSION",
     "SEED_MAX",
     "SEMANTIC_CLASSES",
-    "SEMANTIC_PALETTE",
     "TEST_SEED_START",
     "RoomSample",
     "RoomsDataset",
@@ -39,7 +36,6 @@ __all__ = [
     "category_of",
     "contact_sheet",
     "open_shards",
-    "paint_semantic",
     "read_index",
     "render",
     "write_rooms",

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cloud.training.rooms.parts import SEMANTIC_CLASSES
 from cloud.training.rooms.scene import CATEGORIES, build_scene
 from cloud.training.rooms.shading import render_arrays
 
@@ -18,27 +17,6 @@ RENDERER_VERSION = 1
 TEST_SEED_START = 10**9
 SIZE_MIN, SIZE_MAX = 8, 4096
 
-SEMANTIC_PALETTE: tuple[tuple[int, int, int], ...] = (
-    (190, 190, 185),  # wall
-    (120, 90, 60),  # floor
-    (230, 230, 240),  # ceiling
-    (150, 60, 30),  # door
-    (120, 200, 255),  # window
-    (230, 80, 120),  # bed
-    (240, 140, 40),  # sofa
-    (250, 210, 50),  # chair
-    (170, 110, 220),  # table
-    (60, 90, 170),  # cabinet
-    (0, 140, 140),  # shelf
-    (200, 30, 40),  # appliance
-    (90, 220, 200),  # sanitary
-    (20, 20, 90),  # screen
-    (255, 255, 150),  # lamp
-    (40, 150, 50),  # plant
-    (225, 150, 200),  # decor
-)
-assert len(SEMANTIC_PALETTE) == len(SEMANTIC_CLASSES)
-
 
 @dataclass(frozen=True)
 class RoomSample:
@@ -46,7 +24,7 @@ class RoomSample:
 
     image: (H, W, 3) uint8, sRGB-like with gamma 2
     normals: (H, W, 3) float32, unit vectors in camera space: +x right, +y up, +z towards the camera
-    semantic: (H, W) uint8, index in SEMANTIC_CLASSES
+    semantic: (H, W) uint8, index in parts.SEMANTIC_CLASSES
     depth: (H, W) float32, metres along the camera's axis
     category: index in CATEGORIES
     """
@@ -84,8 +62,3 @@ def contact_sheet(seeds: Sequence[int], columns: int = 6, size: int = 256) -> Im
         sheet.paste(Image.fromarray(sample.image), (x, y))
         draw.text((x + 4, y + size + 2), CATEGORIES[sample.category], fill="black")
     return sheet
-
-
-def paint_semantic(semantic: np.ndarray) -> np.ndarray:
-    """A (H, W) map of classes as (H, W, 3) uint8 colours of SEMANTIC_PALETTE."""
-    return np.array(SEMANTIC_PALETTE, dtype=np.uint8)[semantic]
