@@ -5,13 +5,16 @@ A client without an edge sends its image here; it is encoded in the server as an
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from cloud.pipeline import Pipeline
 from cloud.settings import CloudSettings
+from cloud.tasks import Reloaded, TaskWatch
 from shared.codec.bitstream import MAX_STREAM_BYTES, MEDIA_TYPE
 from shared.errors import (
     BitstreamError,
@@ -25,6 +28,7 @@ from shared.errors import (
     PayloadTooLargeError,
     RequestError,
     StreamTooLargeError,
+    UnauthorizedError,
     UnknownTaskError,
 )
 from shared.http import (
@@ -57,8 +61,13 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(pipeline: Callable[[], Pipeline], settings: CloudSettings) -> FastAPI:
-    """pipeline: gives the pipeline, or raises NotReadyError while there is none."""
+def build_app(
+    pipeline: Callable[[], Pipeline],
+    settings: CloudSettings,
+    watch: Callable[[], TaskWatch] | None = None,
+) -> FastAPI:
+    """pipeline: gives the pipeline, or raises NotReadyError while there is none. watch: likewise, for the admin call,
+    which is there where the settings have a token."""
     app = create_app(
         "Isthmus cloud",
         "Answers vision tasks from a few hundred bytes an image.",
@@ -100,3 +109,20 @@ def build_app(pipeline: Callable[[], Pipeline], settings: CloudSettings) -> Fast
         return [pipeline().info()]
 
     return app
+    if watch is not None and settings.admin_token is not None:
+        _add_admin(app, watch, settings.admin_token)
+
+
+def _add_admin(app: FastAPI, watch: Callable[[], TaskWatch], token: str) -> None:
+    @app.post(
+        "/admin/reload",
+        tags=["admin"],
+        summary="Take up now the tasks that were added to the bundle's folder or taken out of it",
+        responses={401: problem_doc(UnauthorizedError), 503: ANSWERS[503]},
+    )
+    async def reload(
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+    ) -> Reloaded:
+        if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
+            raise UnauthorizedError("this call needs the header Authorization: Bearer, and the admin token")
+        return await watch().look()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared.bundle import Bundle, default_bundle
-from shared.commands import Failures, read_stream, told, wanted_of
+from shared.commands import Failures, MapFolder, MapsOption, read_stream, told, wanted_of
+from shared.errors import RequestError
 from shared.types import Analysis, Wanted, new_request_id
 
 if TYPE_CHECKING:
@@ -37,6 +39,12 @@ def serve(
     batch_wait_ms: Annotated[float, typer.Option(min=0, help="how long the first waits for more")] = 2.0,
     queue_max: Annotated[int, typer.Option(min=1, help="pictures that wait; more are turned away")] = 64,
     deadline_ms: Annotated[int, typer.Option(min=1, help="the most that a request may take")] = 30_000,
+    admin_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="holds the token of POST /admin/reload; or set ISTHMUS_ADMIN_TOKEN; no call without"
+        ),
+    ] = None,
     archive: Annotated[
         Path | None,
         typer.Option(
@@ -62,12 +70,47 @@ def serve(
         batch_wait_ms=batch_wait_ms,
         queue_max=queue_max,
         deadline_ms=deadline_ms,
+        admin_token=_admin_token(admin_token_file),
         archive=archive,
         archive_bytes_max=archive_bytes_max,
         archive_age_max_days=archive_age_max_days,
     )
     log_to_stderr()
     asyncio.run(serve_cloud(settings))
+
+
+def _admin_token(file: Path | None) -> str | None:
+    """Raises RequestError where the file cannot be read."""
+    if file is None:
+        return os.environ.get("ISTHMUS_ADMIN_TOKEN") or None
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read the admin token from {file}: {error}") from None
+
+
+BundleArgument = Annotated[Path, typer.Argument(help="the bundle's folder; it may be served meanwhile")]
+
+
+@app.command()
+def add_task(
+    bundle: BundleArgument,
+    task_dir: Annotated[Path, typer.Argument(help="task folder, as `isthmus train task` writes it")],
+) -> None:
+    """Add a task to a bundle. Its fingerprint stays, edges notice nothing; a server takes the task up by itself."""
+    from cloud.tasks import add_task as add
+
+    task = add(bundle, task_dir).task
+    typer.echo(f"{bundle}: task {task.name} ({task.kind}) added; edges and their bitstreams stay as they are")
+
+
+@app.command()
+def remove_task(bundle: BundleArgument, name: Annotated[str, typer.Argument(help="an added task")]) -> None:
+    """Take an added task out of a bundle, also one that is damaged."""
+    from cloud.tasks import remove_task as remove
+
+    remove(bundle, name)
+    typer.echo(f"{bundle}: task {name} taken out")
 
 
 @app.command()
@@ -79,6 +122,7 @@ def replay(
     out: Annotated[Path, typer.Option(help="JSON lines, one a record")],
     camera: Annotated[str | None, typer.Option(help="of this camera alone")] = None,
     top_k: Annotated[int, typer.Option(min=1, max=100, help="classes a classification returns")] = 5,
+    maps: MapsOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -89,7 +133,7 @@ def replay(
     from cloud.replay import Question, parse_time, replay_archive
 
     since, until = parse_time("--from", from_), parse_time("--to", to)
-    question = Question(archive, since, until, camera, task, top_k)
+    question = Question(archive, since, until, camera, task, top_k, maps)
     counts = replay_archive(question, bundle or default_bundle(), out, force, device, threads, batch)
     typer.echo(
         f"{out}: {counts.answered} answered, {counts.failed} not, of {since:%Y-%m-%d %H:%M:%S} to "
@@ -106,6 +150,7 @@ def decode(
         list[str] | None, typer.Option(help="task wanted, repeatable; every task by default")
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, max=100, help="classes to show")] = 5,
+    maps: MapsOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -114,16 +159,21 @@ def decode(
     """Answer bitstreams from files, in this process: the server's way without the network."""
     from cloud.settings import CloudSettings
 
-    wanted = wanted_of(task, top_k)
+    wanted = wanted_of(task, top_k, maps)
     settings = CloudSettings(bundle or default_bundle(), device=device, threads=threads)
     opened = Bundle.open(settings.bundle)
     for query in wanted.tasks:
         opened.task(query.name)
-    asyncio.run(_decode(files, opened, settings, wanted, as_json))
+    asyncio.run(_decode(files, opened, settings, wanted, MapFolder(maps, files), as_json))
 
 
 async def _decode(
-    files: Sequence[Path], bundle: Bundle, settings: CloudSettings, wanted: Wanted, as_json: bool
+    files: Sequence[Path],
+    bundle: Bundle,
+    settings: CloudSettings,
+    wanted: Wanted,
+    folder: MapFolder,
+    as_json: bool,
 ) -> None:
     from cloud.pipeline import Pipeline
     from cloud.server import load
@@ -135,6 +185,7 @@ async def _decode(
         for path in files:
             with failures.of(path):
                 analysis = await pipeline.analyze(read_stream(path), wanted, new_request_id())
+                analysis = folder.keep(path.stem, analysis)
                 typer.echo(analysis.model_dump_json() if as_json else _told(path, analysis))
     finally:
         await pipeline.close()

@@ -54,7 +54,7 @@ class AddedHead(nn.Module):
                 outputs = self.tail(y_hat).shape[1]
                 if task.labels and outputs != len(task.labels):
                     raise ValueError(f"{outputs} outputs for {len(task.labels)} labels")
-        except (SafetensorError, ValidationError, ValueError, RuntimeError) as error:
+        except (SafetensorError, ValidationError, ValueError, TypeError, LookupError, RuntimeError) as error:
             reason = " ".join(str(error).split())  # torch tells missing tensors on lines of their own
             raise BundleDamagedError(f"task {task.name!r}: {WEIGHTS} does not fit {TASK}: {reason}") from None
 

@@ -1,7 +1,8 @@
 """One cloud process: gRPC and HTTP over one pipeline, from open ports to a clean end.
 
 ports open -> "listening" -> the bundle loads in a thread; meanwhile UNAVAILABLE and 503 are answered
-           -> warm-up -> "ready", health SERVING -> SIGTERM: health NOT_SERVING, running requests end -> exit
+           -> warm-up -> "ready", health SERVING; from here on tasks that are added to the bundle are taken up
+           -> SIGTERM: health NOT_SERVING, running requests end -> exit
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -16,9 +18,10 @@ from grpc_reflection.v1alpha import reflection
 
 from cloud.api import build_app
 from cloud.archive import Archive
-from cloud.pipeline import Model, Pipeline
+from cloud.pipeline import Pipeline
 from cloud.servicer import Servicer, StreamLimit
 from cloud.settings import CloudSettings
+from cloud.tasks import TaskWatch
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.errors import BundleDamagedError, NotReadyError, RequestError
@@ -26,16 +29,20 @@ from shared.serving import HttpServer, announce, at, listen, stop_signal
 from shared.wire import analyzer_pb2
 from shared.wire.analyzer_pb2_grpc import add_AnalyzerServicer_to_server
 
+if TYPE_CHECKING:
+    from cloud.model import CloudModel
+
 log = logging.getLogger("isthmus.cloud")
 
 SERVICE = analyzer_pb2.DESCRIPTOR.services_by_name["Analyzer"].full_name
 
 
 class Slot:
-    """Where the pipeline will stand once it is loaded."""
+    """Where the pipeline, and what watches its bundle's tasks, will stand once they are loaded."""
 
     def __init__(self) -> None:
         self._pipeline: Pipeline | None = None
+        self._watch: TaskWatch | None = None
         self._why = "the server is loading its bundle; send the request again"
 
     def get(self) -> Pipeline:
@@ -44,19 +51,25 @@ class Slot:
             raise NotReadyError(self._why)
         return self._pipeline
 
-    def fill(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def watch(self) -> TaskWatch:
+        """Raises NotReadyError while it is loading or ending."""
+        if self._watch is None:
+            raise NotReadyError(self._why)
+        return self._watch
+
+    def fill(self, pipeline: Pipeline, watch: TaskWatch | None = None) -> None:
+        self._pipeline, self._watch = pipeline, watch
 
     def empty(self) -> Pipeline | None:
         """No new requests from here on; what is returned is still to be closed."""
-        pipeline, self._pipeline = self._pipeline, None
+        pipeline, self._pipeline, self._watch = self._pipeline, None, None
         self._why = "the server is ending; send the request again"
         return pipeline
 
 
 @dataclass(frozen=True)
 class Loaded:
-    model: Model
+    model: CloudModel
     encoder: Encoder
 
 
@@ -95,14 +108,16 @@ async def serve(settings: CloudSettings) -> None:
 
 async def _serve(bundle: Bundle, settings: CloudSettings, archive: Archive | None) -> None:
     slot = Slot()
-    http = HttpServer(build_app(slot.get, settings), settings.host, settings.http_port, settings.drain_ms)
+    http = HttpServer(
+        build_app(slot.get, settings, slot.watch), settings.host, settings.http_port, settings.drain_ms
+    )
     grpc_server, health_servicer, grpc_address = await _grpc_server(slot, settings)
     stop = stop_signal()
     await grpc_server.start()
     http_task = asyncio.create_task(http.serve())
     announce("listening", grpc=grpc_address, http=http.address)
     log.info("listening: gRPC on %s, HTTP on %s; loading %s", grpc_address, http.address, settings.bundle)
-    loading = asyncio.create_task(_load(bundle, settings, slot, health_servicer, archive))
+    loading = asyncio.create_task(_load_and_watch(bundle, settings, slot, health_servicer, archive))
     waits = {http_task, loading, asyncio.create_task(stop.wait())}
     try:
         while not stop.is_set() and not http_task.done():
@@ -120,7 +135,7 @@ async def _serve(bundle: Bundle, settings: CloudSettings, archive: Archive | Non
             await pipeline.close()
 
 
-async def _load(
+async def _load_and_watch(
     bundle: Bundle,
     settings: CloudSettings,
     slot: Slot,
@@ -128,11 +143,14 @@ async def _load(
     archive: Archive | None,
 ) -> None:
     loaded = await asyncio.to_thread(load, bundle, settings)
-    slot.fill(Pipeline(bundle, loaded.model, loaded.encoder, settings, archive))
+    pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings, archive)
+    watch = TaskWatch(pipeline, loaded.model)
+    slot.fill(pipeline, watch)
     for name in ("", SERVICE):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     announce("ready")
     log.info("ready: bundle %s, fingerprint %s", bundle.manifest.name, bundle.fingerprint.hex())
+    await watch.run(lambda: asyncio.sleep(settings.tasks_poll_ms / 1e3))
 
 
 async def _grpc_server(

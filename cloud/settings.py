@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cloud.archive import BYTES_MIN
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.image import MAX_FILE_BYTES
+
+ADMIN_TOKEN_MIN = 16  # characters
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,10 @@ class CloudSettings:
     message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. bodies_bytes_max: the HTTP bodies that are held
     at once; more are turned away. grid_cells_max: latent cells of a picture (a small stream may claim a large grid; the
     bundle's own grid is always allowed).
-    answers_kept: answers remembered by request id. drain_ms: time to finish what runs when the process is told to end.
+    answers_kept: answers remembered by request id. answers_bytes_max: memory that they take, about.
+    drain_ms: time to finish what runs when the process is told to end.
+    tasks_poll_ms: how often the bundle's folder is looked at for tasks that were added or taken out.
+    admin_token: what POST /admin/reload asks for; None: there is no such call.
     archive: folder that keeps every bitstream that was answered; None keeps nothing. archive_bytes_max: all its files
     together. archive_age_max_days: older records are deleted.
     """
@@ -54,7 +59,10 @@ class CloudSettings:
     bodies_bytes_max: int = 128 << 20
     grid_cells_max: int = 1024
     answers_kept: int = 1024
+    answers_bytes_max: int = 64 << 20
     drain_ms: int = 10_000
+    tasks_poll_ms: int = 1000
+    admin_token: str | None = field(default=None, repr=False)
     archive: Path | None = None
     archive_bytes_max: int = 1 << 30
     archive_age_max_days: float = 30.0
@@ -62,13 +70,17 @@ class CloudSettings:
     def __post_init__(self) -> None:
         lows: dict[str, float] = dict.fromkeys(("grpc_port", "http_port", "batch_wait_ms", "drain_ms"), 0)
         lows |= {"archive_bytes_max": BYTES_MIN, "archive_age_max_days": 0.001}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            low = lows.get(field.name, 1)
+        for one in fields(self):
+            value = getattr(self, one.name)
+            low = lows.get(one.name, 1)
             if isinstance(value, int | float) and not value >= low:  # NaN too
-                raise RequestError(f"{field.name} is {value}; it must be at least {low}")
+                raise RequestError(f"{one.name} is {value}; it must be at least {low}")
         if max(self.grpc_port, self.http_port) > 65_535:
             raise RequestError("a port is at most 65535; 0 takes a free one")
+        if self.admin_token is not None and len(self.admin_token) < ADMIN_TOKEN_MIN:
+            raise RequestError(
+                f"the admin token has {len(self.admin_token)} characters, not {ADMIN_TOKEN_MIN} or more"
+            )
         if self.bodies_bytes_max < self.image_bytes_max:
             raise RequestError(f"bodies_bytes_max is {self.bodies_bytes_max}; less than image_bytes_max")
         if self.streams_max * 4 > self.rpcs_max:  # three methods have streams

@@ -7,6 +7,7 @@ and what to do; it is shown to users as it is, on one line.
       RequestError              a request that does not make sense
         UnknownTaskError
         PayloadTooLargeError
+        UnauthorizedError       no token, or a wrong one
       ImageError                the input image
         NotAnImageError
         ImageTooLargeError
@@ -50,6 +51,9 @@ class UnknownTaskError(RequestError):
 
 
 class PayloadTooLargeError(RequestError): ...
+
+
+class UnauthorizedError(RequestError): ...
 
 
 class ImageError(IsthmusError): ...
@@ -153,6 +157,7 @@ EXITS: dict[type[Exception], Exit] = {
     RequestError: Exit("INVALID_ARGUMENT", 422, "Invalid request"),
     UnknownTaskError: Exit("NOT_FOUND", 404, "Unknown task"),
     PayloadTooLargeError: Exit("RESOURCE_EXHAUSTED", 413, "Request too large"),
+    UnauthorizedError: Exit("UNAUTHENTICATED", 401, "Unauthorized"),
     ImageError: Exit("INVALID_ARGUMENT", 400, "Unreadable image"),
     NotAnImageError: Exit("INVALID_ARGUMENT", 415, "Not an image"),
     ImageTooLargeError: Exit("INVALID_ARGUMENT", 413, "Image too large"),

@@ -1,0 +1,184 @@
+"""Tasks that are added to a bundle and taken out of it, on the disk and under a running server.
+
+    add_task:  TASK_DIR -> checked, torch included -> BUNDLE/tasks/.NAME.xxxx -> synced -> renamed to BUNDLE/tasks/NAME
+    TaskWatch: BUNDLE/tasks has changed -> what is new is loaded in a thread -> swapped into the pipeline
+
+No existing file of the bundle is touched, so that its fingerprint and every stored bitstream stay valid, and a server
+sees a whole folder or none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cloud.pipeline import Pipeline
+from shared.bundle import MANIFEST, TASK, TASKS, WEIGHTS, AddedTask, Bundle, task_folders
+from shared.errors import BundleDamagedError, RequestError, UnknownTaskError
+from shared.files import sync_folder, write_atomically
+from shared.types import BundleInfo, Frozen
+
+if TYPE_CHECKING:
+    from cloud.model import CloudModel
+
+log = logging.getLogger("isthmus.cloud.tasks")
+
+
+def add_task(bundle: Path, folder: Path) -> AddedTask:
+    """Copy the task in `folder` into the bundle, once everything about it is known to be sound.
+
+    Raises BundleError, or RequestError where the bundle has a task of that name or cannot be written to.
+    """
+    from cloud.model import load_head
+
+    opened = Bundle.open(bundle)
+    added = opened.read_task(folder)
+    name = added.task.name
+    place = bundle / TASKS / name
+    if any(one.task.name == name for one in opened.added):
+        raise RequestError(f"{place} exists; take it out first: isthmus cloud remove-task {bundle} {name}")
+    load_head(opened, added, folder)
+    with _telling(place):
+        if not place.parent.is_dir():
+            place.parent.mkdir()
+            sync_folder(bundle)
+        temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{name}."))
+        try:
+            write_atomically(temporary / TASK, added.sealed_json())
+            write_atomically(temporary / WEIGHTS, added.read_weights(folder))
+            os.chmod(temporary, 0o755)  # mkdtemp's 0700 would hide it from a server of another user
+            os.rename(temporary, place)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(place.parent)
+    return added
+
+
+def remove_task(bundle: Path, name: str) -> None:
+    """Take an added task out, also one that is damaged. Raises BundleError, UnknownTaskError or RequestError."""
+    opened = Bundle.open_without_added(bundle)
+    if any(task.name == name for task in opened.manifest.tasks):
+        raise RequestError(f"{name!r} is a task of the bundle itself; only an added one can be taken out")
+    folders = {folder.name: folder for folder in task_folders(bundle)}
+    if name not in folders:
+        raise UnknownTaskError(name, [task.name for task in opened.manifest.tasks] + list(folders))
+    with _telling(folders[name]):
+        # Renamed first: a server must not see a folder that is half gone.
+        hidden = Path(tempfile.mkdtemp(dir=bundle / TASKS, prefix=f".{name}."))
+        try:
+            os.rename(folders[name], hidden / name)
+            sync_folder(bundle / TASKS)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+@contextmanager
+def _telling(place: Path) -> Iterator[None]:
+    """Raises RequestError for an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"cannot change {place}: {error.strerror}") from None
+
+
+class Reloaded(Frozen):
+    """What a look at the bundle's folder came to. refused: why a folder was not taken up, by the folder's name."""
+
+    bundle: BundleInfo
+    refused: dict[str, str]
+
+
+Stamp = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def _stamp(bundle: Path) -> Stamp:
+    """The folders in a bundle's tasks/ as they lie on the disk; while it is equal nothing has changed.
+
+    Raises BundleDamagedError.
+    """
+    if not (bundle / MANIFEST).exists():  # a disk that is away for a while takes no task out
+        raise BundleDamagedError(f"there is no bundle at {bundle} any more")
+    return tuple((folder.name, _stat(folder)) for folder in task_folders(bundle))
+
+
+def _stat(folder: Path) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for path in (folder, folder / TASK, folder / WEIGHTS):
+        try:
+            stat = path.stat()
+            numbers += (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        except OSError as error:
+            numbers.append(-(error.errno or 1))
+    return tuple(numbers)
+
+
+class TaskWatch:
+    """Keeps a pipeline's added tasks as its bundle's folder has them.
+
+    A folder that cannot be loaded is logged once, with the reason, and changes nothing else: a task that is served
+    already is served on. model: the one that the pipeline serves.
+    """
+
+    def __init__(self, pipeline: Pipeline, model: CloudModel) -> None:
+        self._pipeline, self._model = pipeline, model
+        self._path = model.bundle.path
+        self._seen: Stamp | None = None
+        self._refused: dict[str, str] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    async def run(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Look for ever, each time that `wait` is over."""
+        while True:
+            await wait()
+            try:
+                await self.look()
+            except Exception:  # the outermost boundary: the server goes on with the tasks that it has
+                log.exception("unexpected error while looking at %s", self._path / TASKS)
+
+    async def look(self) -> Reloaded:
+        """One look, and what follows from it: when this returns, new requests see the tasks on the disk."""
+        async with self._one_at_a_time:
+            model, refused = await asyncio.to_thread(self._load)
+            if model is not self._model:
+                self._model = model
+                self._pipeline.swap(model.bundle, model)
+                log.info("tasks now: %s", ", ".join(task.name for task in model.bundle.tasks))
+            for name, reason in refused.items():
+                if self._refused.get(name) != reason:
+                    log.error("task folder %s is not taken up: %s", name, reason)
+            self._refused = refused
+            return Reloaded(bundle=model.bundle.info(), refused=refused)
+
+    def _load(self) -> tuple[CloudModel, dict[str, str]]:
+        """Blocking: the model for what lies on the disk, and why a folder is not in it."""
+        model = self._model
+        try:
+            stamp = _stamp(self._path)
+        except BundleDamagedError as error:
+            return model, {TASKS: str(error)}
+        if stamp == self._seen:
+            return model, self._refused
+        refused = {}
+        names = {name for name, _ in stamp}
+        served = {added.task.name: added for added in model.bundle.added}
+        for name in served.keys() - names:
+            model = model.without_added(name)
+        for name in sorted(names):
+            try:
+                added = model.bundle.read_added(self._path / TASKS / name)
+                if added != served.get(name):
+                    model = model.with_added(added)
+            except BundleDamagedError as error:
+                refused[name] = str(error)
+            except Exception as error:  # whatever one folder holds, the others are taken up
+                refused[name] = f"unexpected {type(error).__name__}: {error}"
+        self._seen = stamp  # taken before anything was read: what changed meanwhile is found by the next one
+        return model, refused

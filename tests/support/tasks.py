@@ -1,0 +1,58 @@
+"""Task folders with random weights, for any bundle: what `isthmus train task` writes, without the training."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from shared.bundle import EDGE, TASK, WEIGHTS, AddedTask, Bundle, FileEntry
+
+SIZES = {"stride": 16, "feature_channels": 5, "widths": [4, 4, 8, 8], "classes": 4, "head_widths": [8]}
+
+
+def write_task(bundle: Path, folder: Path, name: str = "mood", seed: int = 0, **changed: Any) -> Path:
+    """A sound task folder: a classifier of four moods, with a feature of 5 channels. changed: fields of task.json.
+
+    Returns `folder`.
+    """
+    import torch
+    from safetensors.torch import save
+
+    from cloud.models.codec import CodecConfig, FeatureReconstruction
+    from cloud.models.networks import build_network, feature_shape, split
+
+    manifest = Bundle.open_without_added(bundle).manifest
+    config = CodecConfig.model_validate(manifest.codec)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build_network("reference-classifier", SIZES)
+        front, tail = split(network, network.split_layer)
+        feature = feature_shape(front, manifest.preprocess.height, manifest.preprocess.width)
+        reconstruction = FeatureReconstruction(feature[0], config)
+    tensors = {f"reconstruction.{n}": t for n, t in reconstruction.state_dict().items()}
+    tensors |= {f"tail.{n}": t for n, t in tail.state_dict().items()}
+    data = save(tensors)
+    fields = {
+        "task": {
+            "name": name,
+            "kind": "classification",
+            "labels": ["calm", "busy", "dim", "bright"],
+            "network": "reference-classifier",
+            "network_config": SIZES,
+            "split": network.split_layer,
+            "feature": feature,
+        },
+        "fingerprint": manifest.fingerprint,
+        "edge_sha256": manifest.files[EDGE].sha256,
+        "codec": config.model_dump(mode="json"),
+        "created": "2026-11-22T00:00:00+00:00",
+        "training": {},
+        "figures": {},
+        "licences": {},
+        "file": FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)),
+    }
+    folder.mkdir(parents=True)
+    (folder / TASK).write_bytes(AddedTask.model_validate(fields | changed).sealed_json())
+    (folder / WEIGHTS).write_bytes(data)
+    return folder
