@@ -27,7 +27,9 @@ from cloud.models.networks import (
     build_network,
 )
 from cloud.training.data import Maps, Pictures, in_order, network_input
-from cloud.training.run import Run, Schedule, batches, fit, training_device
+from cloud.training.metrics import Top1
+from cloud.training.run import Run, Schedule, batches, fit, sha256_of, training_device
+from cloud.training.team import Precision, Team
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.files import write_atomically
@@ -38,7 +40,7 @@ WEIGHTS, CARD = "network.safetensors", "network.json"
 
 
 class TrainingRecipe(Frozen):
-    """What every network's training is told."""
+    """What every network's training is told. init: the folder of a network to start from."""
 
     data: str
     steps: int = Field(ge=1)
@@ -46,6 +48,7 @@ class TrainingRecipe(Frozen):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
     seed: int = 0
+    init: str | None = None
     height: int = 256
     width: int = 256
 
@@ -77,18 +80,18 @@ def train_network(
     out: Path,
     resume: bool,
     device: str = "cpu",
+    precision: Precision = "auto",
 ) -> NetworkCard:
     """Train, and write the network to `out`. Raises DataError."""
-    place = training_device(device)
+    team = Team(training_device(device), precision)
     torch.manual_seed(recipe.seed)
     network = ReferenceClassifier(recipe.network)
-    run = Run(out, recipe.model_dump(mode="json"), resume)
-    network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = open_run(recipe, network, out, resume, team, len(training))
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 
     def data(start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for step in steps_of(recipe, training, preprocess, place, start):
-            yield step.x, torch.from_numpy(training.labels[step.indices]).to(place)
+        for step in steps_of(recipe, training, preprocess, team, start):
+            yield step.x, torch.from_numpy(training.labels[step.indices]).to(team.device)
 
     def loss_of(batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         network.train()
@@ -97,7 +100,7 @@ def train_network(
         return loss, {"top1": float((out.argmax(1) == batch[1]).float().mean())}
 
     def validate() -> dict[str, float]:
-        return {"top1": top1(network, validation, preprocess)}
+        return top1(network, validation, preprocess, team)
 
     figures = fit(
         run,
@@ -109,14 +112,49 @@ def train_network(
         validate=validate,
         show=("loss", "top1"),
         weight_decay=recipe.weight_decay,
+        better=("top1", "max"),
     )
     labels = training.names
-    return finish(network, REFERENCE_CLASSIFIER, "classification", recipe, labels, preprocess, figures, out)
+    return finish(network, REFERENCE_CLASSIFIER, "classification", recipe, labels, preprocess, figures, run)
+
+
+def open_run(
+    recipe: TrainingRecipe, network: nn.Module, out: Path, resume: bool, team: Team, pictures: int
+) -> Run:
+    """The run folder of a network's training on so many pictures; the network as it starts, on its device.
+
+    Raises DataError.
+    """
+    team.check_batch(min(recipe.batch, pictures))
+    inputs = {}
+    if recipe.init is not None:
+        folder = Path(recipe.init)
+        taken, left = start_from(network, folder)
+        inputs["the network of --init"] = sha256_of(folder / WEIGHTS)
+    run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team)
+    if recipe.init is not None:
+        new = f"; {len(left)} start new: {', '.join(left)}" if left else ""
+        team.say(f"{taken} of {taken + len(left)} tensors taken from {recipe.init}{new}")
+    network.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return run
+
+
+def start_from(network: nn.Module, folder: Path) -> tuple[int, list[str]]:
+    """Give `network` the tensors of the network in `folder` that have its names and shapes.
+
+    Returns how many those are, and the names of the others. Raises DataError, also where none fits.
+    """
+    given, own = load_network(folder)[0].state_dict(), network.state_dict()
+    fit = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
+    if not any(name in fit for name, _ in network.named_parameters()):
+        raise DataError(f"--init {folder}: none of its weights have the shapes of this network's")
+    network.load_state_dict(fit, strict=False)
+    return len(fit), [name for name in own if name not in fit]
 
 
 class Step(NamedTuple):
-    """x: network input (B, 3, H, W) of the pictures `indices` (B,), of which `flip` (B,) are mirrored. random: of this
-    step, for whatever else is drawn."""
+    """This process's share of a step. x: network input (B, 3, H, W) of the pictures `indices` (B,), of which `flip`
+    (B,) are mirrored. random: of this step, for whatever else is drawn; the same in all processes."""
 
     x: Tensor
     indices: NDArray[np.int64]
@@ -125,28 +163,30 @@ class Step(NamedTuple):
 
 
 def steps_of(
-    recipe: TrainingRecipe, pictures: Pictures | Maps, preprocess: Preprocess, place: torch.device, start: int
+    recipe: TrainingRecipe, pictures: Pictures | Maps, preprocess: Preprocess, team: Team, start: int
 ) -> Iterator[Step]:
     """What each step of a network's training sees, from `start` on."""
     steps = batches(len(pictures), recipe.batch, recipe.seed, start, recipe.steps)
     for step, indices in enumerate(steps, start):
         random = np.random.default_rng((recipe.seed, step, 1))
-        flip = random.random(len(indices)) < 0.5
+        flip = team.share(random.random(len(indices)) < 0.5)
+        indices = team.share(indices)
         x = network_input(pictures.pixels(indices), preprocess, flip)
-        x = x.to(place).contiguous(memory_format=torch.channels_last)
+        x = x.to(team.device).contiguous(memory_format=torch.channels_last)
         yield Step(x, indices, flip, random)
 
 
 @torch.no_grad()
-def top1(network: nn.Module, pictures: Pictures, preprocess: Preprocess, batch: int = 64) -> float:
-    """Share of pictures whose best class is the right one."""
+def top1(
+    network: nn.Module, pictures: Pictures, preprocess: Preprocess, team: Team, batch: int = 64
+) -> dict[str, float]:
+    """Share of pictures whose best class is the right one; counted by all processes together."""
     network.eval()
-    place = next(network.parameters()).device
-    right = 0
-    for indices in in_order(len(pictures), batch):
-        best = network(network_input(pictures.pixels(indices), preprocess).to(place)).argmax(1).cpu().numpy()
-        right += int((best == pictures.labels[indices]).sum())
-    return right / len(pictures)
+    metric = Top1()
+    for indices in team.part(in_order(len(pictures), batch)):
+        x = network_input(pictures.pixels(indices), preprocess).to(team.device)
+        metric.add(network(x).argmax(1).cpu().numpy(), pictures.labels[indices])
+    return team.merged(metric).figures()
 
 
 def finish(
@@ -157,9 +197,9 @@ def finish(
     labels: tuple[str, ...],
     preprocess: Preprocess,
     figures: Mapping[str, float],
-    out: Path,
+    run: Run,
 ) -> NetworkCard:
-    """Write a trained network and its card to `out`."""
+    """Write a trained network and its card to the run's folder."""
     card = NetworkCard(
         network=name,
         task=task,
@@ -170,7 +210,8 @@ def finish(
         recipe=recipe.model_dump(mode="json"),
         figures=dict(figures),
     )
-    save_network(network, card, out)
+    if run.leads:
+        save_network(network, card, run.folder)
     return card
 
 

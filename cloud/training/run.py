@@ -59,14 +59,17 @@ class Run:
     team: Team | None = None
 
     def __post_init__(self) -> None:
-        if self.team is None:
-            if started_by_torchrun():
-                raise DataError("this training runs in one process; start it without torchrun")
+        if self.team is None and started_by_torchrun():
+            raise DataError("this training runs in one process; start it without torchrun")
+        if self.leads:
             self._open()
-            return
-        if self.team.leads:
-            self._open()
-        self.team.wait()
+        if self.team:
+            self.team.wait()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.team is None or self.team.leads
 
     def _open(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():

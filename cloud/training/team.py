@@ -12,10 +12,11 @@ the steps are those of one process. For that
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -40,6 +41,7 @@ class Metric(Protocol):
 
 
 M = TypeVar("M", bound=Metric)
+T = TypeVar("T")
 
 
 def started_by_torchrun() -> bool:
@@ -103,6 +105,10 @@ class Team:
         """This process's part of what stands for a whole batch, (B, ...). Raises DataError."""
         self.check_batch(len(items))
         return items[self.rank :: self.size]
+
+    def part(self, batches: Iterable[T]) -> Iterator[T]:
+        """This process's part of a validation: every size-th batch, which may be one less than another's."""
+        return itertools.islice(batches, self.rank, None, self.size)
 
     def rand_like(self, x: Tensor) -> Tensor:
         """Uniform noise of the shape of x, (B / size, ...): the share of what one process would draw for (B, ...)."""
