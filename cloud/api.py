@@ -108,9 +108,10 @@ def build_app(
     async def bundles() -> list[BundleInfo]:
         return [pipeline().info()]
 
-    return app
     if watch is not None and settings.admin_token is not None:
         _add_admin(app, watch, settings.admin_token)
+
+    return app
 
 
 def _add_admin(app: FastAPI, watch: Callable[[], TaskWatch], token: str) -> None:
