@@ -23,6 +23,7 @@ from shared.errors import (
     RequestError,
 )
 from shared.http import (
+    BytesMaxQuery,
     QualityQuery,
     add_health,
     answer_doc,
@@ -76,11 +77,12 @@ def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastA
         asked: Annotated[Wanted, Depends(wanted)],
         taken_by: Annotated[str, Depends(camera)],
         quality: QualityQuery = None,
+        bytes_max: BytesMaxQuery = None,
     ) -> Analysis:
         """The body is the image file as it is (no multipart). Without X-Camera it is this edge's own camera."""
         ready = pipeline()
         media_type(request)
         image = await read_body(request, settings.image_bytes_max)
-        return await ready.analyze(image, asked, request.state.request_id, quality, taken_by)
+        return await ready.analyze(image, asked, request.state.request_id, quality, bytes_max, taken_by)
 
     return app

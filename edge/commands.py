@@ -35,7 +35,11 @@ BundleOption = Annotated[
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="threads of ONNX Runtime")]
 QualityOption = Annotated[
-    int | None, typer.Option(min=0, max=100, help="quality level; the bundle's first by default")
+    int | None, typer.Option(min=0, max=100, help="quality; the bundle's default without it")
+]
+BytesMaxOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="bytes of a bitstream: takes the best quality that fits, up to --quality"),
 ]
 CloudOption = Annotated[str, typer.Option(envvar="ISTHMUS_CLOUD", help="the cloud's gRPC, HOST:PORT")]
 DeadlineOption = Annotated[int, typer.Option(min=1, help="for one request to the cloud, repeats included")]
@@ -56,6 +60,7 @@ def encode(
     ],
     bundle: BundleOption = None,
     quality: QualityOption = None,
+    bytes_max: BytesMaxOption = None,
     threads: ThreadsOption = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,20 +72,21 @@ def encode(
     failures = Failures()
     for image, target in zip(images, targets, strict=True):
         with failures.of(image):
-            encoded = encoder.encode(image, quality)
+            encoded = encoder.encode(image, quality, bytes_max)
             try:
                 write_atomically(target, encoded.data)
             except OSError as error:
                 raise RequestError(f"cannot write {target}: {error.strerror}") from None
             size, times = encoded.bytes, encoded.times
             if as_json:
-                fields = {"image": str(image), "output": str(target), "bytes": size.model_dump()}
-                typer.echo(json.dumps(fields | {"times": times.model_dump(exclude_none=True)}))
+                fields = {"image": str(image), "output": str(target), "quality": encoded.stream.quality}
+                sizes = {"bytes": size.model_dump(), "times": times.model_dump(exclude_none=True)}
+                typer.echo(json.dumps(fields | sizes))
             else:
                 total_ms = (times.read_ms or 0) + (times.front_ms or 0) + (times.code_ms or 0)
                 typer.echo(
                     f"{image} -> {target}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), "
-                    f"{size.bits_per_pixel:.4f} bits per pixel, {total_ms:.0f} ms"
+                    f"quality {encoded.stream.quality}, {size.bits_per_pixel:.4f} bits per pixel, {total_ms:.0f} ms"
                 )
     failures.leave()
 
@@ -96,6 +102,7 @@ def analyze(
     maps: MapsOption = None,
     bundle: BundleOption = None,
     quality: QualityOption = None,
+    bytes_max: BytesMaxOption = None,
     threads: ThreadsOption = 1,
     deadline_ms: DeadlineOption = 10_000,
     camera: CameraOption = "",
@@ -112,7 +119,7 @@ def analyze(
     )
     encoder = _encoder(settings.bundle, threads)
     folder = MapFolder(maps, images)
-    asyncio.run(_analyze(images, encoder, settings, wanted, folder, quality, as_json))
+    asyncio.run(_analyze(images, encoder, settings, wanted, folder, quality, bytes_max, as_json))
 
 
 @app.command()
@@ -152,6 +159,7 @@ async def _analyze(
     wanted: Wanted,
     folder: MapFolder,
     quality: int | None,
+    bytes_max: int | None,
     as_json: bool,
 ) -> None:
     from edge.client import Client
@@ -160,7 +168,7 @@ async def _analyze(
     pipeline = Pipeline(encoder, Client(settings))
     try:
         for image in images:
-            analysis = await pipeline.analyze(image, wanted, new_request_id(), quality)
+            analysis = await pipeline.analyze(image, wanted, new_request_id(), quality, bytes_max)
             analysis = folder.keep(image.stem, analysis)
             typer.echo(analysis.model_dump_json() if as_json else _told(image, analysis))
     finally:

@@ -29,14 +29,16 @@ class Pipeline:
         wanted: Wanted,
         request_id: str,
         quality: int | None = None,
+        bytes_max: int | None = None,
         camera: str = "",
     ) -> Analysis:
-        """One image, a file or its bytes. camera: that took it; empty: the settings'.
+        """One image, a file or its bytes. quality, bytes_max: as of `Encoder.encode`. camera: that took it; empty:
+        the settings'.
 
-        Raises ImageError and its kin, RequestError for an unknown quality, RemoteError and its kin, OverloadedError.
+        Raises what `Encoder.encode` raises, RemoteError and its kin, OverloadedError.
         """
         loop = asyncio.get_running_loop()
-        encoded = await loop.run_in_executor(self._encoding, self.encoder.encode, image, quality)
+        encoded = await loop.run_in_executor(self._encoding, self.encoder.encode, image, quality, bytes_max)
         sent = time.perf_counter()
         answer = await self.client.analyze(request_id, encoded.data, wanted, camera)
         edge = encoded.times.model_copy(update={"send_ms": (time.perf_counter() - sent) * 1e3})

@@ -1,7 +1,8 @@
 """The bundle: the one folder that is deployed. Reads and checks it; knows neither torch nor ONNX.
 
     manifest.json         what this module's `Manifest` holds, with the SHA-256 of every other file and of itself
-    edge.onnx             edge: image -> v and z (fronts, fusion, transform, extractor)
+    edge.onnx             edge: image -> u, which is z before gain and rounding (fronts, fusion, transform)
+    extractor.onnx        edge: u and a quality's position among the levels -> v and z (gain, rounding, extractor)
     entropy.safetensors   both: the integers of the exact path and of the tables
     cloud.safetensors     cloud: reconstruction, separation, tails
     tasks/NAME/           cloud: a task that was added later; none, or any number
@@ -24,21 +25,21 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from shared.codec.bitstream import FINGERPRINT_BYTES
-from shared.codec.codec import fingerprint
-from shared.errors import BundleDamagedError, BundleNotFoundError, RequestError, UnknownTaskError
+from shared.codec.codec import Levels, fingerprint, levels_of
+from shared.errors import BundleDamagedError, BundleNotFoundError, UnknownTaskError
 from shared.types import BundleInfo, Frozen, TaskInfo, TaskKind
 
 MANIFEST = "manifest.json"
 EDGE = "edge.onnx"
+EXTRACTOR = "extractor.onnx"
 ENTROPY = "entropy.safetensors"
 CLOUD = "cloud.safetensors"
-FILES = (EDGE, ENTROPY, CLOUD)
-FORMAT = 1
+FILES = (EDGE, EXTRACTOR, ENTROPY, CLOUD)
 TASKS = "tasks"
 TASK = "task.json"
 WEIGHTS = "task.safetensors"
@@ -73,7 +74,7 @@ class Preprocess(Frozen):
 
 
 class Quality(Frozen):
-    """One rate of the codec. quality: the header's number; lambda_: weight of the distortion in training."""
+    """One level of the codec. quality: the header's number; lambda_: weight of the distortion in training."""
 
     quality: int = Field(ge=0, le=100)
     lambda_: float = Field(alias="lambda", gt=0)
@@ -105,20 +106,36 @@ class Sealed(Frozen):
 
 
 class Manifest(Sealed):
-    """manifest.json. codec: sizes of the codec's modules."""
+    """manifest.json.
 
-    format: Literal[1] = 1
+    codec: sizes of the codec's modules. qualities: the levels that it was trained for, rising; with several, every
+    whole quality between them can be used, too. default_quality: absent: the first level's.
+    """
+
+    format: Literal[2] = 2
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     created: str
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     preprocess: Preprocess
     codec: dict[str, Any]
     qualities: tuple[Quality, ...] = Field(min_length=1)
+    default_quality: int | None = None
     tasks: tuple[Task, ...] = Field(min_length=1)
     training: dict[str, Any]
     figures: dict[str, Any]
     licences: dict[str, str]
     files: dict[str, FileEntry]
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> Manifest:
+        levels = self.levels
+        if self.default_quality is not None and self.default_quality not in levels:
+            raise ValueError(f"default_quality {self.default_quality} is not one of the bundle's: {levels}")
+        return self
+
+    @property
+    def levels(self) -> Levels:
+        return Levels(tuple(level.quality for level in self.qualities))
 
 
 class AddedTask(Sealed):
@@ -163,9 +180,10 @@ def _read_sealed(path: Path, kind: type[SealedFile], what: str) -> SealedFile:
         raise BundleDamagedError(f"cannot read {path}: {error}") from None
     try:
         raw = json.loads(text)
-        if isinstance(raw, dict) and raw.get("format") not in (None, FORMAT):
+        known = kind.model_fields["format"].default
+        if isinstance(raw, dict) and raw.get("format") not in (None, known):
             raise BundleDamagedError(
-                f"{path.parent} has {what} format {raw['format']}; this release reads format {FORMAT}"
+                f"{path.parent} has {what} format {raw['format']}; this release reads format {known}"
             )
         given = raw.pop("sha256", None) if isinstance(raw, dict) else None
         document = kind.model_validate(raw)
@@ -318,6 +336,11 @@ class Bundle:
                 f"{self.path}: the integers have fingerprint {actual[:8]}, the manifest says "
                 f"{self.manifest.fingerprint[:8]}; copy the bundle again"
             )
+        own = levels_of(tensors)
+        if own != self.levels and (own or len(self.levels.qualities) > 1):
+            raise BundleDamagedError(
+                f"{self.path}: the integers are for qualities {own or 'of one level'}, the manifest says {self.levels}"
+            )
         return tensors
 
     def task(self, name: str) -> Task:
@@ -327,20 +350,28 @@ class Bundle:
                 return task
         raise UnknownTaskError(name, [task.name for task in self.tasks])
 
+    @property
+    def levels(self) -> Levels:
+        return self.manifest.levels
+
     def quality(self, quality: int | None) -> int:
-        """The quality level to use: the one given, or the bundle's first. Raises RequestError for an unknown one."""
-        known = [level.quality for level in self.manifest.qualities]
+        """The quality to use: the one given, or the bundle's default. Raises RequestError for one that it has not."""
         if quality is None:
-            return known[0]
-        if quality not in known:
-            raise RequestError(f"quality {quality} is not one of this bundle's: {', '.join(map(str, known))}")
+            default = self.manifest.default_quality
+            return self.levels.lowest if default is None else default
+        self.levels.position(quality)
         return quality
+
+    def position(self, quality: int) -> float:
+        """Where a quality lies among the levels, 0..L-1. Raises RequestError for one that the bundle has not."""
+        return self.levels.position(quality)
 
     def info(self) -> BundleInfo:
         manifest = self.manifest
         return BundleInfo(
             name=manifest.name,
             fingerprint=self.fingerprint.hex(),
-            qualities=tuple(level.quality for level in manifest.qualities),
+            qualities=self.levels.qualities,
+            default_quality=self.quality(None),
             tasks=tuple(TaskInfo(name=t.name, kind=t.kind, labels=t.labels) for t in self.tasks),
         )

@@ -1,11 +1,16 @@
 """Image -> bitstream, with a bundle's edge half. The edge runs it, and the cloud for images that are sent to it.
 
-read_image -> fit -> to_input -> edge.onnx -> v, z -> LatentCodec -> b_v, b_z -> Bitstream.pack
+    read_image -> fit -> to_input -> edge.onnx -> u                                            once a picture
+    u at a quality -> extractor.onnx -> v, z -> LatentCodec -> b_v, b_z -> Bitstream.pack      once a quality
+
+Where a number of bytes is given instead of a quality, the second line is run for a few qualities.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +18,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from shared.bundle import EDGE, Bundle
+from shared.bundle import EDGE, EXTRACTOR, Bundle
 from shared.codec.bitstream import Bitstream
 from shared.codec.codec import LatentCodec
-from shared.errors import BundleDamagedError, BundleError
+from shared.errors import BundleDamagedError, BundleError, RequestError
 from shared.image import fit, read_image, to_input
 from shared.types import ByteCount, Times
 
@@ -39,52 +44,126 @@ class Encoder:
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.bundle = bundle
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Spinning threads steal the core from the camera software; measured 6 ms against 13 beside a busy core.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = ort.InferenceSession(
-                bundle.read(EDGE), options, providers=["CPUExecutionProvider"]
-            )
-        except BundleError:
-            raise
-        except (
-            Exception
-        ) as error:  # onnxruntime has a class of its own for each failure and exports none of them
-            raise BundleDamagedError(f"{bundle.path / EDGE} cannot be loaded: {error}") from None
-        self._input = self._session.get_inputs()[0].name
+        self._front = _session(bundle, EDGE, threads)
+        self._extractor = _session(bundle, EXTRACTOR, threads)
         try:
             self.codec = LatentCodec(bundle.entropy())
         except (KeyError, ValueError) as error:  # integers that are whole and still do not make a codec
             raise BundleDamagedError(f"{bundle.path}: the integers do not make a codec: {error}") from None
 
     def encode(
-        self, source: str | Path | bytes, quality: int | None = None, name: str | None = None
+        self,
+        source: str | Path | bytes,
+        quality: int | None = None,
+        bytes_max: int | None = None,
+        name: str | None = None,
     ) -> Encoded:
-        """A file or its bytes -> bitstream. Raises ImageError and its kin, or RequestError for an unknown quality."""
+        """A file or its bytes -> bitstream.
+
+        quality: None: the bundle's default. bytes_max: of the whole bitstream; the best quality that fits is taken,
+        up to `quality` where that is given.
+
+        Raises ImageError and its kin, or RequestError for an unknown quality or where no quality fits.
+        """
         level = self.bundle.quality(quality)
         started = time.perf_counter()
         preprocess = self.bundle.manifest.preprocess
         pixels = np.asarray(fit(read_image(source, name), preprocess))
         x = to_input(pixels, preprocess)
         read = time.perf_counter()
-        v, z = self.latents(x[None])
+        u = self.features(x[None])
         front = time.perf_counter()
-        b_v, b_z = self.codec.encode(v[0], z[0])
-        stream = Bitstream(self.bundle.fingerprint, level, z.shape[2], z.shape[3], b_v, b_z)
-        data = stream.pack()
+        if bytes_max is None:
+            stream = self._code(u, level)
+            data = stream.pack()
+        else:
+            top = self.bundle.levels.highest if quality is None else level
+            stream, data = self._within(u, top, bytes_max)
         coded = time.perf_counter()
         times = Times(
             read_ms=(read - started) * 1e3, front_ms=(front - read) * 1e3, code_ms=(coded - front) * 1e3
         )
         return Encoded(data, stream, count_bytes(stream, len(data), self.bundle), times)
 
-    def latents(self, x: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Network input (B, 3, H, W) -> v (B, V) and z (B, N, h, w), int32."""
-        v, z = self._session.run(["v", "z"], {self._input: x})
+    def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Network input (B, 3, H, W) -> u (B, N, h, w), which is z before gain and rounding."""
+        u: NDArray[np.float32] = self._front.run(["u"], {"x": x})[0]
+        return u
+
+    def latents(
+        self, u: NDArray[np.float32], position: float = 0.0
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """u (B, N, h, w), and where the quality lies among the levels -> v (B, V) and z (B, N, h, w), int32."""
+        given = {"u": u, "position": np.full(len(u), position, np.float32)}
+        v, z = self._extractor.run(["v", "z"], given)
         return v, z
+
+    def _code(self, u: NDArray[np.float32], quality: int) -> Bitstream:
+        """u (1, N, h, w) -> the bitstream at a quality."""
+        v, z = self.latents(u, self.bundle.position(quality))
+        b_v, b_z = self.codec.encode(v[0], z[0], quality)
+        return Bitstream(self.bundle.fingerprint, quality, z.shape[2], z.shape[3], b_v, b_z)
+
+    def _within(self, u: NDArray[np.float32], top: int, bytes_max: int) -> tuple[Bitstream, bytes]:
+        """The bitstream of the best quality that fits, and its bytes. Raises RequestError."""
+        tried: dict[int, tuple[Bitstream, bytes]] = {}
+
+        def size(quality: int) -> int:
+            stream = self._code(u, quality)
+            tried[quality] = stream, stream.pack()
+            return len(tried[quality][1])
+
+        best = highest_fitting(size, self.bundle.levels.lowest, top, bytes_max)
+        if best is None:
+            smallest = min(len(data) for _, data in tried.values())
+            raise RequestError(
+                f"the picture does not fit {bytes_max} bytes at any quality of this bundle; "
+                f"the smallest that was reached is {smallest} bytes"
+            )
+        return tried[best]
+
+
+def highest_fitting(size: Callable[[int], int], low: int, high: int, bytes_max: int) -> int | None:
+    """The best quality in low..high that was tried and whose size is at most `bytes_max`; None where there is none.
+
+    It is `high`, or the next one above it was tried and does not fit: where sizes never fall as quality rises, it is
+    the highest that fits. Calls `size` at most 8 times for 101 qualities: first for `high`, then by bisection, from
+    whose middle it moves to where the sizes at both ends put the aim, as far as the calls that are left allow.
+    """
+    below, above = low - 1, high + 1  # the answer is one of below..above-1
+    calls = (high - low + 1).bit_length() + 1
+    sizes: dict[int, int] = {}
+    quality = high
+    while True:
+        sizes[quality] = size(quality)
+        calls -= 1
+        if sizes[quality] <= bytes_max:
+            below = quality
+        else:
+            above = quality
+        if above - below == 1:
+            return below if below in sizes else None
+        quality = (below + above) // 2
+        if below in sizes and above in sizes:
+            share = math.log(bytes_max / sizes[below]) / math.log(sizes[above] / sizes[below])
+            guess = below + int(share * (above - below))
+            reach = 1 << calls - 1  # what one call fewer can search
+            quality = min(max(guess, above - reach, below + 1), below + reach, above - 1)
+
+
+def _session(bundle: Bundle, file: str, threads: int) -> ort.InferenceSession:
+    """One network of the edge. Raises BundleError."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads steal the core from the camera software; measured 6 ms against 13 beside a busy core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(bundle.read(file), options, providers=["CPUExecutionProvider"])
+    except BundleError:
+        raise
+    except Exception as error:  # onnxruntime has a class of its own for each failure and exports none of them
+        raise BundleDamagedError(f"{bundle.path / file} cannot be loaded: {error}") from None
 
 
 def count_bytes(stream: Bitstream, total: int, bundle: Bundle) -> ByteCount:

@@ -272,7 +272,13 @@ def wanted(
 
 
 QualityQuery = Annotated[
-    int | None, Query(ge=0, le=100, description="quality level to encode with; none: the bundle's first")
+    int | None, Query(ge=0, le=100, description="quality to encode with; none: the bundle's default")
+]
+BytesMaxQuery = Annotated[
+    int | None,
+    Query(
+        ge=1, description="bytes of the bitstream: encodes with the best quality that fits, up to `quality`"
+    ),
 ]
 
 

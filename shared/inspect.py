@@ -71,7 +71,7 @@ def inspect_bitstream(data: bytes, name: str) -> Report:
             Field("magic", f"0x{MAGIC:02x}"),
             Field("version", VERSION),
             Field("fingerprint", stream.fingerprint.hex(), "of the bundle that made it"),
-            Field("quality", stream.quality, "level of the bundle, 0..100"),
+            Field("quality", stream.quality, "0..100, on the scale of the bundle that made it"),
             Field("h", stream.h, "rows of the latent grid"),
             Field("w", stream.w, "columns of the latent grid"),
             Field("b_v.bytes", len(stream.b_v), "coded hyperprior"),
@@ -94,7 +94,7 @@ def inspect_bundle(bundle: Bundle) -> Report:
         bounds = LatentCodec(tensors).path.bounds()
     except (KeyError, ValueError) as error:
         raise BundleDamagedError(f"{bundle.path}: the integers do not make a codec: {error}") from None
-    size = manifest.preprocess
+    size, levels = manifest.preprocess, bundle.levels
     fields = [
         Field("format", manifest.format),
         Field("name", manifest.name),
@@ -105,7 +105,9 @@ def inspect_bundle(bundle: Bundle) -> Report:
         Field("preprocess.mean", list(size.mean), "RGB, of 0..1"),
         Field("preprocess.std", list(size.std)),
         *(Field(f"codec.{key}", value) for key, value in manifest.codec.items()),
-        *(Field(f"quality.{level.quality}.lambda", level.lambda_) for level in manifest.qualities),
+        Field("quality.range", [levels.lowest, levels.highest], "every whole quality of it can be used"),
+        Field("quality.default", bundle.quality(None)),
+        *(Field(f"quality.{level.quality}.lambda", level.lambda_, "a level") for level in manifest.qualities),
     ]
     for added in bundle.added:
         added.read_weights(bundle.path / TASKS / added.task.name)
