@@ -93,11 +93,18 @@ class Told:
             path = tuple(first["loc"])
             dotted = ".".join(str(part) for part in path)
             if first["type"] == "extra_forbidden":
-                known = {*_fields(kind, path[:-1]), *(self._taken if len(path) == 1 else ())}
-                told = _unknown(str(path[-1]), known - _leaves(fixed, ".".join(map(str, path[:-1]))))
+                told = _unknown(str(path[-1]), self._known(kind, path[:-1], fixed))
             else:
                 told = _message(first)
             raise DataError(f"{self.name(dotted)}: {told}" if path else told) from None
+
+    def _known(self, kind: Any, path: tuple[int | str, ...], fixed: Values) -> set[str]:
+        """The keys that a file may have in the table at `path`."""
+        if path:
+            inner = fixed.get(str(path[0]), {}) if len(path) == 1 else {}
+            return {*_fields(kind, path)} - inner.keys()
+        closed = {key for key, value in fixed.items() if not isinstance(value, dict)}
+        return {*_fields(kind, ())} - closed | {*self._taken}
 
     def name(self, key: str) -> str:
         """A key as an error names it: `recipe.toml: network.stride`, or the flag where that said it."""
@@ -140,17 +147,20 @@ def _fields(kind: Any, path: tuple[int | str, ...]) -> Iterator[str]:
     yield from kind.model_fields
 
 
-def _leaves(values: Mapping[str, Any], under: str = "") -> set[str]:
-    """Dotted keys of what is no dict; with `under`, the names of those in that table alone."""
+def _leaves(values: Mapping[str, Any]) -> set[str]:
+    """Dotted keys of what is no dict."""
     found = set()
     for key, value in values.items():
         found |= {f"{key}.{inner}" for inner in _leaves(value)} if isinstance(value, dict) else {key}
-    return {key.removeprefix(f"{under}.") for key in found if key.startswith(f"{under}.")} if under else found
+    return found
 
 
 def _joined(values: Values, fixed: Mapping[str, Any]) -> Values:
     joined = dict(values)
     for key, value in fixed.items():
         there = joined.get(key)
-        joined[key] = _joined(there, value) if isinstance(value, dict) and isinstance(there, dict) else value
+        if not isinstance(value, dict) or there is None:
+            joined[key] = value
+        elif isinstance(there, dict):  # otherwise it is a mistake, which the recipe will tell
+            joined[key] = _joined(there, value)
     return joined

@@ -190,8 +190,16 @@ class _Step(nn.Module):
         super().__init__()
         self.model, self._loss_of = model, loss_of
 
-    def forward(self, batch: Any, step: int) -> tuple[Tensor, Scalars]:
-        return self._loss_of(batch, step)
+    def forward(self, given: _Given) -> tuple[Tensor, Scalars]:
+        return self._loss_of(given.batch, given.step)
+
+
+class _Given:
+    """A step's batch, in a thing that Fabric does not look into: it would round the batch to bf16-mixed's bfloat16, and
+    with it what a rate is computed of."""
+
+    def __init__(self, batch: Any, step: int) -> None:
+        self.batch, self.step = batch, step
 
 
 def fit(
@@ -234,7 +242,7 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = schedule(step)
             torch.manual_seed(seed * 1_000_003 + step)
-            loss, scalars = loss_module(batch, step)
+            loss, scalars = loss_module(_Given(batch, step))
             if not torch.isfinite(loss):
                 raise DataError(f"the loss became {loss.item()} at step {step}; lower --learning-rate")
             optimiser.zero_grad(set_to_none=True)

@@ -74,7 +74,9 @@ def test_a_file_says_everything_and_a_flag_overrides_it(tmp_path, rooms):
     ],
 )
 def test_a_mistake_names_the_file_and_the_key(tmp_path, rooms, text, said):
-    done = train(tmp_path, text, "--data", str(rooms), "--holdout" if "holdout" not in text else "--seed", "4")
+    done = train(
+        tmp_path, text, "--data", str(rooms), "--holdout" if "holdout" not in text else "--seed", "4"
+    )
     assert isinstance(done.exception, DataError), done.output
     assert said in str(done.exception)
     assert "\n" not in str(done.exception)
