@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from shared.bundle import CLOUD, EDGE, ENTROPY, FILES, MANIFEST, Bundle, default_bundle, seal
+from shared.bundle import CLOUD, EDGE, ENTROPY, EXTRACTOR, FILES, MANIFEST, Bundle, default_bundle, seal
 from shared.codec.codec import LatentCodec, fingerprint
 from shared.errors import BundleDamagedError, BundleError, BundleNotFoundError, RequestError, UnknownTaskError
-from support.random_codec import random_tensors
+from support.random_codec import Tensors, random_tensors
 
-TENSORS = random_tensors(3)
+ONE_LEVEL = random_tensors(3)
+TENSORS = random_tensors(3, qualities=(3, 7))
 
 
 def manifest(contents: dict[str, bytes]) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": 2,
         "name": "test-1.0",
         "created": "2026-11-22T00:00:00Z",
         "fingerprint": fingerprint(TENSORS).hex(),
@@ -57,6 +58,7 @@ def write(
     """A bundle; the files for the edge's and the cloud's networks hold any bytes, because nothing here reads them."""
     contents = {
         EDGE: b"onnx" * 99,
+        EXTRACTOR: b"extractor" * 99,
         ENTROPY: save(TENSORS) if entropy is None else entropy,
         CLOUD: b"cloud" * 99,
     }
@@ -95,10 +97,55 @@ def test_tasks_and_qualities(folder: Path) -> None:
     assert bundle.task("rooms").split == 4
     with pytest.raises(UnknownTaskError, match="unknown task 'depth'; this bundle answers: rooms"):
         bundle.task("depth")
-    assert bundle.quality(None) == 3
-    assert bundle.quality(7) == 7
-    with pytest.raises(RequestError, match="quality 4 is not one of this bundle's: 3, 7"):
-        bundle.quality(4)
+    assert bundle.quality(None) == bundle.info().default_quality == 3
+    assert [bundle.quality(q) for q in range(3, 8)] == [3, 4, 5, 6, 7]
+    assert [bundle.position(q) for q in range(3, 8)] == [0, 0.25, 0.5, 0.75, 1]
+    for outside in (2, 8):
+        with pytest.raises(RequestError, match=f"quality {outside} is not one of this bundle's: 3 to 7"):
+            bundle.quality(outside)
+
+
+def test_default_quality(tmp_path: Path) -> None:
+    """Any quality of the bundle, also one between two levels."""
+    bundle = Bundle.open(write(tmp_path / "bundle", change=lambda raw: raw.update(default_quality=6)))
+    assert bundle.quality(None) == bundle.info().default_quality == 6
+    assert bundle.info().qualities == (3, 7)
+
+
+def test_one_level(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "bundle",
+        save(ONE_LEVEL),
+        lambda raw: raw.update(
+            fingerprint=fingerprint(ONE_LEVEL).hex(), qualities=[{"quality": 50, "lambda": 1}]
+        ),
+    )
+    bundle = Bundle.open(path)
+    bundle.entropy()
+    assert (bundle.quality(None), bundle.quality(50), bundle.position(50)) == (50, 50, 0)
+    with pytest.raises(RequestError, match="quality 49 is not one of this bundle's: 50"):
+        bundle.quality(49)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "qualities", "message"),
+    [
+        (TENSORS, [3, 8], "for qualities 3 to 7, the manifest says 3 to 8"),
+        (TENSORS, [3], "for qualities 3 to 7, the manifest says 3"),
+        (ONE_LEVEL, [3, 7], "for qualities of one level, the manifest says 3 to 7"),
+    ],
+    ids=["another", "fewer", "more"],
+)
+def test_integers_for_other_qualities(
+    tmp_path: Path, tensors: Tensors, qualities: list[int], message: str
+) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["fingerprint"] = fingerprint(tensors).hex()
+        raw["qualities"] = [{"quality": quality, "lambda": 1} for quality in qualities]
+
+    bundle = Bundle.open(write(tmp_path / "bundle", save(tensors), change))
+    with pytest.raises(BundleDamagedError, match=message):
+        bundle.entropy()
 
 
 def test_no_folder(tmp_path: Path) -> None:
@@ -157,6 +204,9 @@ def test_missing_key(tmp_path: Path, key: str) -> None:
         (lambda raw: raw.update(qualities=[]), "qualities"),
         (lambda raw: raw["qualities"][1].update(quality=101), r"qualities\.1\.quality"),
         (lambda raw: raw["qualities"][1].update({"lambda": 0}), r"qualities\.1\.lambda"),
+        (lambda raw: raw["qualities"][1].update(quality=3), "the document"),
+        (lambda raw: raw["qualities"].reverse(), "the document"),
+        (lambda raw: raw.update(default_quality=8), "the document"),
         (lambda raw: raw.update(tasks=[]), "tasks"),
         (lambda raw: raw["tasks"][0].update(name="Rooms!"), r"tasks\.0\.name"),
         (lambda raw: raw["tasks"][0].update(kind="telepathy"), r"tasks\.0\.kind"),
@@ -171,14 +221,14 @@ def test_wrong_value(tmp_path: Path, change: Callable[[dict[str, Any]], Any], wh
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("number", [0, 2, "1", 1.5])
+@pytest.mark.parametrize("number", [0, 1, 3, "2", 1.5])
 def test_other_format(tmp_path: Path, number: object) -> None:
     # Said before anything else is looked at: another format may have other keys.
     def change(raw: dict[str, Any]) -> None:
         raw.clear()
         raw["format"] = number
 
-    with pytest.raises(BundleDamagedError, match=f"has bundle format {number}; this release reads format 1"):
+    with pytest.raises(BundleDamagedError, match=f"has bundle format {number}; this release reads format 2"):
         Bundle.open(write(tmp_path / "bundle", change=change))
 
 
@@ -281,7 +331,7 @@ def test_every_damage_is_a_bundle_error_of_its_own(folder: Path, tmp_path: Path)
         with pytest.raises(BundleError) as caught:
             Bundle.open(folder).read(name)
         messages.add(str(caught.value))
-    assert len(messages) == 5
+    assert len(messages) == 2 + len(FILES)
 
 
 def test_default_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

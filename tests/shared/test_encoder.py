@@ -1,0 +1,193 @@
+"""Any quality between a bundle's levels, and the best one that fits a number of bytes, with the front run once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from shared.bundle import EDGE, EXTRACTOR, MANIFEST, Bundle, seal
+from shared.codec.bitstream import Bitstream
+from shared.codec.codec import LatentCodec
+from shared.encoder import Encoder, highest_fitting
+from shared.errors import BundleDamagedError, RequestError
+from shared.image import to_input
+from support.levels import QUALITIES, SIZE, write_levels
+from support.service import png
+
+LOW, HIGH = QUALITIES[0], QUALITIES[-1]
+
+
+@dataclass
+class Counted:
+    """An ONNX Runtime session that counts its runs."""
+
+    session: Any
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, names: list[str], given: dict[str, Any]) -> Any:
+        self.runs.append(given)
+        return self.session.run(names, given)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle.open(write_levels(tmp_path_factory.mktemp("levels") / "bundle"))
+
+
+@pytest.fixture
+def encoder(bundle: Bundle) -> Encoder:
+    made = Encoder(bundle)
+    made._front, made._extractor = Counted(made._front), Counted(made._extractor)
+    return made
+
+
+def runs(encoder: Encoder) -> tuple[int, int]:
+    """Of the front, of the extractor."""
+    return len(encoder._front.runs), len(encoder._extractor.runs)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def sizes(bundle: Bundle) -> list[dict[int, int]]:
+    """By picture: its bytes at each quality."""
+    encoder = Encoder(bundle)
+    return [{q: len(encoder.encode(png(s), q).data) for q in range(LOW, HIGH + 1)} for s in range(4)]
+
+
+@pytest.mark.parametrize("quality", [LOW, 11, 29, 30, 31, 55, HIGH])
+def test_a_quality(encoder: Encoder, bundle: Bundle, quality: int) -> None:
+    """The gain is that of the quality's position, and the receiver gets the very z."""
+    encoded = encoder.encode(png(0), quality)
+    assert runs(encoder) == (1, 1)
+    stream = Bitstream.unpack(encoded.data)
+    assert stream == encoded.stream
+    assert stream.quality == quality
+    [given] = encoder._extractor.runs  # type: ignore[attr-defined]
+    position = np.interp(quality, QUALITIES, range(len(QUALITIES)))
+    np.testing.assert_array_equal(given["position"], np.array([position], np.float32))
+    z = np.rint(given["u"] * np.float32(4) ** np.float32(position)).astype(np.int32)
+    decoded = LatentCodec(bundle.entropy()).decode(stream.b_v, stream.b_z, 4, 4, quality)
+    assert np.abs(decoded - z[0]).max() <= 1  # the power's last bit may round the other way
+    v, own = encoder.latents(given["u"], bundle.position(quality))
+    np.testing.assert_array_equal(decoded, own[0])
+    np.testing.assert_array_equal(encoder.codec.decode_v(stream.b_v, quality), v[0])
+
+
+def test_the_default_quality(tmp_path: Path) -> None:
+    encoder = Encoder(Bundle.open(write_levels(tmp_path / "bundle", default_quality=42)))
+    assert encoder.encode(png(0)).stream.quality == 42
+
+
+def test_a_quality_that_the_bundle_has_not(encoder: Encoder) -> None:
+    for quality in (LOW - 1, HIGH + 1):
+        with pytest.raises(RequestError, match=f"quality {quality} is not one of this bundle's: 10 to 80"):
+            encoder.encode(png(0), quality)
+    assert runs(encoder) == (0, 0)
+
+
+def test_one_level_is_the_plain_codec(tmp_path: Path) -> None:
+    """The same integers without levels write the same payloads, and there is no other quality."""
+    bundle = Bundle.open(write_levels(tmp_path / "bundle", qualities=(50,)))
+    encoder = Encoder(bundle)
+    encoded = encoder.encode(png(0))
+    assert encoded.stream.quality == 50
+    pixels = np.asarray(Image.open(io.BytesIO(png(0, SIZE))))
+    v, z = encoder.latents(encoder.features(to_input(pixels, bundle.manifest.preprocess)[None]))
+    assert LatentCodec(bundle.entropy()).encode(v[0], z[0]) == (encoded.stream.b_v, encoded.stream.b_z)
+    with pytest.raises(RequestError, match="quality 51 is not one of this bundle's: 50"):
+        encoder.encode(png(0), 51)
+    size = len(encoded.data)
+    assert encoder.encode(png(0), bytes_max=size).data == encoded.data
+    with pytest.raises(RequestError, match=f"the smallest that was reached is {size} bytes"):
+        encoder.encode(png(0), bytes_max=size - 1)
+
+
+# The best quality that fits.
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_bytes_max(encoder: Encoder, sizes: list[dict[int, int]], seed: int) -> None:
+    """Every aim between the smallest and the largest size: it fits, little is wasted, and the front runs once."""
+    own = sizes[seed]
+    calls = []
+    for aim in range(min(own.values()), max(own.values()) + 3, 7):
+        front, extractor = runs(encoder)
+        encoded = encoder.encode(png(seed), bytes_max=aim)
+        calls.append(runs(encoder)[1] - extractor)
+        assert runs(encoder)[0] == front + 1
+        quality = encoded.stream.quality
+        assert len(encoded.data) == encoded.bytes.total == own[quality] <= aim
+        assert quality == HIGH or own[quality + 1] > aim
+    assert max(calls) <= 8
+
+
+def test_quality_is_the_upper_limit(encoder: Encoder, sizes: list[dict[int, int]]) -> None:
+    assert encoder.encode(png(0), 30, bytes_max=sizes[0][30]).stream.quality == 30
+    assert encoder.encode(png(0), 30, bytes_max=10_000).stream.quality == 30
+    assert runs(encoder) == (2, 2)
+    assert encoder.encode(png(0), 30, bytes_max=sizes[0][30] - 1).stream.quality < 30
+
+
+def test_nothing_fits(encoder: Encoder, sizes: list[dict[int, int]]) -> None:
+    smallest = sizes[0][LOW]
+    for aim in (1, smallest - 1):
+        with pytest.raises(RequestError, match=f"does not fit {aim} bytes at any .* is {smallest} bytes"):
+            encoder.encode(png(0), bytes_max=aim)
+    assert runs(encoder)[0] == 2
+    assert runs(encoder)[1] <= 16
+
+
+rising = st.lists(st.integers(0, 60), min_size=1, max_size=101).map(
+    lambda steps: list(accumulate(steps, initial=15))[1:]
+)
+
+
+@given(rising, st.integers(1, 4000), st.integers(0, 5))
+@settings(max_examples=500)
+def test_the_highest_of_sizes_that_rise(sizes: list[int], aim: int, low: int) -> None:
+    tried: list[int] = []
+    found = highest_fitting(_telling(sizes, low, tried), low, low + len(sizes) - 1, aim)
+    assert found == max((low + i for i, size in enumerate(sizes) if size <= aim), default=None)
+    assert len(tried) == len(set(tried)) <= 8
+
+
+@given(st.lists(st.integers(15, 500), min_size=1, max_size=101), st.integers(1, 520))
+@settings(max_examples=500)
+def test_sizes_that_do_not_rise(sizes: list[int], aim: int) -> None:
+    """What is found fits, was tried, and is the highest tried that fits."""
+    tried: list[int] = []
+    found = highest_fitting(_telling(sizes, 0, tried), 0, len(sizes) - 1, aim)
+    assert found == max((quality for quality in tried if sizes[quality] <= aim), default=None)
+    assert len(tried) == len(set(tried)) <= 8
+
+
+def _telling(sizes: list[int], low: int, tried: list[int]) -> Callable[[int], int]:
+    def size(quality: int) -> int:
+        assert quality >= low
+        tried.append(quality)
+        return sizes[quality - low]
+
+    return size
+
+
+@pytest.mark.parametrize("name", [EDGE, EXTRACTOR])
+def test_a_network_that_does_not_load(tmp_path: Path, name: str) -> None:
+    folder = write_levels(tmp_path / "bundle")
+    raw = json.loads((folder / MANIFEST).read_text())
+    del raw["sha256"]
+    raw["files"][name] = {"sha256": hashlib.sha256(b"none").hexdigest(), "bytes": 4}
+    (folder / name).write_bytes(b"none")
+    (folder / MANIFEST).write_text(json.dumps(raw | {"sha256": seal(raw)}))
+    with pytest.raises(BundleDamagedError, match=f"{name} cannot be loaded"):
+        Encoder(Bundle.open(folder))
