@@ -87,7 +87,7 @@ def _normals(output: Tensor, queries: Sequence[TaskQuery]) -> list[TaskResult]:
 
 def _segmentation(output: Tensor, labels: tuple[str, ...], queries: Sequence[TaskQuery]) -> list[TaskResult]:
     classes = output.argmax(1)  # (B, H, W)
-    shares, order = _shares(classes.flatten(1), len(labels)).sort(1, descending=True, stable=True)
+    shares, order = _shares(classes.flatten(1), len(labels)).sort(dim=1, descending=True, stable=True)
 
     def draw(i: int, wanted: Maps) -> MapPng | MapArray:
         pixels = classes[i].cpu().numpy()

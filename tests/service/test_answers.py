@@ -6,9 +6,20 @@ import asyncio
 
 import pytest
 
-from cloud.answers import AnswerCache
+from cloud.answers import AnswerCache, bytes_of
 from shared.errors import OverloadedError, RequestError
-from shared.types import Analysis, ByteCount, Times
+from shared.types import (
+    Analysis,
+    ByteCount,
+    ClassArea,
+    ClassificationResult,
+    ClassScore,
+    MapArray,
+    MapPng,
+    SegmentationResult,
+    TaskResult,
+    Times,
+)
 
 
 class Compute:
@@ -29,15 +40,19 @@ class Compute:
             raise
         if self.error is not None:
             raise self.error
-        return Analysis(
-            request_id="a",
-            bundle="b",
-            fingerprint="00000000",
-            quality=1,
-            results={},
-            bytes=ByteCount(b_v=self.calls, b_z=0, total=0, bits_per_pixel=0),
-            times=Times(),
-        )
+        return analysis(self.calls)
+
+
+def analysis(b_v: int, **results: TaskResult) -> Analysis:
+    return Analysis(
+        request_id="a",
+        bundle="b",
+        fingerprint="00000000",
+        quality=1,
+        results=results,
+        bytes=ByteCount(b_v=b_v, b_z=0, total=0, bits_per_pixel=0),
+        times=Times(),
+    )
 
 
 async def test_a_repeat_gets_the_stored_answer() -> None:
@@ -116,3 +131,57 @@ async def test_the_least_recently_used_answer_goes_first() -> None:
     assert compute.calls == 3
     await cache.get("b", b"1", compute)
     assert compute.calls == 4
+
+
+def with_map(size: int) -> Analysis:
+    packed = MapArray(dtype="uint8", shape=(1, 1), data=bytes(size))
+    return analysis(0, areas=SegmentationResult(areas=(), map=packed))
+
+
+async def test_the_answers_together_have_a_bound_of_bytes() -> None:
+    cache, calls = AnswerCache(100, 100_000), []
+
+    async def ask(request_id: str, size: int) -> None:
+        async def compute() -> Analysis:
+            calls.append(request_id)
+            return with_map(size)
+
+        await cache.get(request_id, b"1", compute)
+
+    for request_id in ("a", "b", "a", "c"):  # 40 kB each: two have room, and b is the older one
+        await ask(request_id, 40_000)
+    assert calls == ["a", "b", "c"]
+    await ask("a", 40_000)
+    assert calls == ["a", "b", "c"]
+    await ask("b", 40_000)
+    assert calls == ["a", "b", "c", "b"]
+    # One that is larger than the bound is answered, and takes the place of no other.
+    for _ in range(2):
+        await ask("large", 100_000)
+    assert calls[4:] == ["large", "large"]
+    await ask("b", 40_000)
+    assert calls[6:] == []
+    # What has gone takes no room any more.
+    for i in range(20):
+        await ask(f"small {i}", 100)
+    await ask("small 0", 100)
+    assert len(calls) == 26
+
+
+async def test_an_answer_that_many_wait_for_is_counted_once() -> None:
+    cache, compute = AnswerCache(100, 2 * bytes_of(analysis(0))), Compute()
+    compute.go.set()
+    await asyncio.gather(*(cache.get("a", b"1", compute) for _ in range(9)))
+    await cache.get("b", b"1", compute)
+    await cache.get("a", b"1", compute)
+    assert compute.calls == 2
+
+
+def test_the_bytes_of_an_answer_are_those_of_its_memory() -> None:
+    best = (ClassScore(label="a", index=i, score=i / 100) for i in range(100))
+    areas = (ClassArea(label="a", index=i, share=i / 100) for i in range(17))
+    png = SegmentationResult(areas=tuple(areas), map=MapPng.of(bytes(30_000)))
+    plain = bytes_of(analysis(0))
+    assert bytes_of(analysis(0, a=ClassificationResult(top=tuple(best)))) > plain + 50_000  # as measured
+    assert bytes_of(analysis(0, a=png)) > plain + 40_000
+    assert bytes_of(with_map(50_000)) >= plain + 50_000
