@@ -8,7 +8,7 @@ Legend: B pictures, N latent channels, h x w latent grid.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,17 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from cloud.exact_torch import TorchBackend
-from cloud.models.codec import CodecConfig, FeatureReconstruction
+from cloud.models.codec import (
+    CodecConfig,
+    FeatureReconstruction,
+    FeatureSeparation,
+    common_grid,
+    interpolated,
+    spatial,
+)
 from cloud.models.networks import as_feature, build_network, split
 from cloud.results import results_of
-from shared.bundle import CLOUD, TASK, TASKS, WEIGHTS, AddedTask, Bundle
+from shared.bundle import CLOUD, TASK, TASKS, WEIGHTS, AddedTask, Bundle, Task
 from shared.codec.codec import LatentCodec
 from shared.errors import BundleDamagedError, RequestError
 from shared.types import TaskQuery, TaskResult
@@ -60,11 +67,48 @@ class AddedHead(nn.Module):
 
     def _feature(self, z: Tensor) -> Tensor:
         feature = self.task.feature
-        return as_feature(self.reconstruction(z, _grid_of(feature)), feature)
+        return as_feature(self.reconstruction(z, spatial(feature)), feature)
 
     def forward(self, z: Tensor) -> Tensor:
         output: Tensor = self.tail(self._feature(z))
         return output
+
+
+class Trunk(nn.Module):
+    """The bundle's own tasks: z x inverse gain -> reconstruction -> separation -> tails. Raises what torch raises."""
+
+    def __init__(self, tasks: Sequence[Task], config: CodecConfig, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        features = [task.feature for task in tasks]
+        self.grid = common_grid(features)
+        self.reconstruction = FeatureReconstruction(sum(feature[0] for feature in features), config)
+        self.separation = FeatureSeparation(features, config)
+        self.features = {task.name: (which, task.feature) for which, task in enumerate(tasks)}
+        self.tails = nn.ModuleDict()
+        for task in tasks:
+            _, self.tails[task.name] = split(build_network(task.network, task.network_config), task.split)
+            _load(self.tails[task.name], tensors, f"tails.{task.name}.")
+        _load(self.reconstruction, tensors, "reconstruction.")
+        _load(self.separation, tensors, "separation.")
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """z (B, N, h, w) -> the joint feature."""
+        y_hat: Tensor = self.reconstruction(z, self.grid)
+        return y_hat
+
+    def forward(self, name: str, y_hat: Tensor) -> Tensor:
+        """The output of one task."""
+        which, feature = self.features[name]
+        output: Tensor = self.tails[name](as_feature(self.separation(y_hat, which), feature))
+        return output
+
+
+def _inverse_gains(tensors: dict[str, Tensor], levels: int, channels: int) -> Tensor | None:
+    """(L, N), or None for one level. Raises ValueError."""
+    log_inverse = tensors.get("gains.log_inverse")
+    if levels > 1 and (log_inverse is None or log_inverse.shape != (levels, channels)):
+        raise ValueError(f"no inverse gains of {levels} levels by {channels} channels")
+    return log_inverse if levels > 1 else None
 
 
 class CloudModel:
@@ -88,20 +132,13 @@ class CloudModel:
         try:
             tensors = load_safetensors(bundle.read(CLOUD))
             config = CodecConfig.model_validate(manifest.codec)
-            self._feature = manifest.tasks[0].feature
-            self._reconstruction = FeatureReconstruction(self._feature[0], config)
-            self._tails = nn.ModuleDict()
-            for task in manifest.tasks:
-                _, self._tails[task.name] = split(
-                    build_network(task.network, task.network_config), task.split
-                )
-            _load(self._reconstruction, tensors, "reconstruction.")
-            for name, tail in self._tails.items():
-                _load(tail, tensors, f"tails.{name}.")
+            self._log_inverse = _inverse_gains(tensors, len(manifest.qualities), config.latent_channels)
+            self._trunk = Trunk(manifest.tasks, config, tensors)
         except (SafetensorError, ValidationError, ValueError, RuntimeError) as error:
             raise BundleDamagedError(f"{bundle.path}: {CLOUD} does not fit the manifest: {error}") from None
-        self._reconstruction.to(self.device).eval()
-        self._tails.to(self.device).eval()
+        self._trunk.to(self.device).eval()
+        if self._log_inverse is not None:
+            self._log_inverse = self._log_inverse.to(self.device)
         self._added = {added.task.name: self._head(added) for added in bundle.added}
 
     def with_added(self, added: AddedTask) -> CloudModel:
@@ -132,54 +169,63 @@ class CloudModel:
 
     @torch.inference_mode()
     def answer(
-        self, z: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]]
+        self, z: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]], qualities: Sequence[int] = ()
     ) -> list[dict[str, TaskResult]]:
         """z (B, N, h, w) int32, and for each picture the tasks that it asks for -> one answer a task, by its name.
 
-        A tail runs once, on those pictures of the batch that ask for it. Raises UnknownTaskError.
+        qualities: of the pictures' streams; not needed where the bundle has one level. A tail runs once, on those
+        pictures of the batch that ask for it. Raises UnknownTaskError.
         """
         for picture in queries:
             for query in picture:
                 self.bundle.task(query.name)
-        latent = torch.from_numpy(z).to(self.device, torch.float32)
-        y_hat = None
-        if any(query.name in self._tails for picture in queries for query in picture):
-            y_hat = as_feature(self._reconstruction(latent, _grid_of(self._feature)), self._feature)
+        asked = {
+            task.name: [(i, q) for i, picture in enumerate(queries) for q in picture if q.name == task.name]
+            for task in self.bundle.tasks
+        }
+        wanted = {name: [i for i, _ in pairs] for name, pairs in asked.items() if pairs}
+        outputs = self.outputs(z, wanted, qualities)
         answers: list[dict[str, TaskResult]] = [{} for _ in queries]
-        for task in self.bundle.tasks:
-            name = task.name
-            asked = [(i, q) for i, picture in enumerate(queries) for q in picture if q.name == name]
-            if not asked:
-                continue
-            if name in self._added:
-                head, given = self._added[name], latent
-            else:
-                head, given = self._tails[name], y_hat
-            rows = given[[i for i, _ in asked]] if len(asked) < len(z) else given
-            results = results_of(task.kind, head(rows), task.labels, [query for _, query in asked])
-            for (i, _), result in zip(asked, results, strict=True):
+        for name, output in outputs.items():
+            task = self.bundle.task(name)
+            results = results_of(task.kind, output, task.labels, [query for _, query in asked[name]])
+            for (i, _), result in zip(asked[name], results, strict=True):
                 answers[i][name] = result
         return answers
+
+    @torch.inference_mode()
+    def outputs(
+        self, z: NDArray[np.int32], wanted: Mapping[str, Sequence[int]], qualities: Sequence[int] = ()
+    ) -> dict[str, Tensor]:
+        """What the tails give, by task: logits (R, K), or a map (R, K or 3, H, W), of the R rows of z that are wanted."""
+        latent = torch.from_numpy(z).to(self.device, torch.float32)
+        if self._log_inverse is not None:
+            at = [self.bundle.position(quality) for quality in qualities]
+            latent = latent * interpolated(self._log_inverse, torch.tensor(at, device=self.device))
+        own = {name for name in wanted if name not in self._added}
+        y_hat = self._trunk.reconstruct(latent) if own else None
+        out = {}
+        for name, rows in wanted.items():
+            given = y_hat if name in own else latent
+            assert given is not None
+            given = given[list(rows)] if len(rows) < len(z) else given
+            out[name] = self._trunk(name, given) if name in own else self._added[name](given)
+        return out
 
     def warm_up(self) -> None:
         """One picture of zeros through everything, so that the first request does not pay for it."""
         config = CodecConfig.model_validate(self.bundle.manifest.codec)
         z = np.zeros((1, config.latent_channels, *config.grid), np.int32)
         v = np.zeros(self.codec.path.v_size, np.int32)
-        streams = [self.codec.encode(v, z[0])]
+        streams = [self.codec.encode(v, z[0], self.bundle.quality(None))]
         queries = [TaskQuery(name=task.name) for task in self.bundle.tasks]
-        self.answer(self.codec.decode_batch(streams, *config.grid), [queries])
+        self.answer(self.codec.decode_batch(streams, *config.grid), [queries], [self.bundle.quality(None)])
 
 
 def load_head(bundle: Bundle, added: AddedTask, folder: Path) -> AddedHead:
     """A task of this bundle, or for it, whose weights lie in `folder`. Raises BundleDamagedError."""
     config = CodecConfig.model_validate(bundle.manifest.codec)
     return AddedHead(added, added.read_weights(folder), config.latent_channels, config.grid)
-
-
-def _grid_of(feature: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of a feature; one that is a vector has a single cell."""
-    return (feature[1], feature[2]) if len(feature) == 3 else (1, 1)
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:

@@ -40,6 +40,7 @@ from shared.errors import (
     RequestError,
     StreamTooLargeError,
 )
+from shared.maps import CLASSES_MAX
 from shared.types import (
     Analysis,
     BundleInfo,
@@ -59,8 +60,10 @@ class Model(Protocol):
 
     codec: LatentCodec
 
-    def answer(self, z: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]]) -> list[Results]:
-        """z (B, N, h, w) int32 and one list of queries a picture -> one dict of results a picture."""
+    def answer(
+        self, z: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]], qualities: Sequence[int]
+    ) -> list[Results]:
+        """z (B, N, h, w) int32, a list of queries and a quality a picture -> one dict of results a picture."""
 
     def warm_up(self) -> None: ...
 
@@ -190,9 +193,12 @@ class Pipeline:
         wanted: Wanted,
         request_id: str,
         quality: int | None = None,
+        bytes_max: int | None = None,
         camera: str = "",
     ) -> Analysis:
         """An image file's bytes -> its answer, by way of the same bitstream that an edge would send.
+
+        quality, bytes_max: as of `Encoder.encode`.
 
         Raises what `analyze` raises, and ImageError and its kin.
         """
@@ -200,7 +206,8 @@ class Pipeline:
         _queries(self.bundle, wanted)  # an unknown task is told before the work of encoding
         loop = asyncio.get_running_loop()
         async with self._deadline(None):
-            encoded = await loop.run_in_executor(self._encoding, self.encoder.encode, image, quality)
+            encode = self.encoder.encode
+            encoded = await loop.run_in_executor(self._encoding, encode, image, quality, bytes_max)
             analysis = await self.analyze(encoded.data, wanted, request_id, camera=camera)
         edge = encoded.times
         times = analysis.times.model_copy(
@@ -239,8 +246,11 @@ class Pipeline:
         model = jobs[0].served.model  # a batch has one key, and this is a part of it
         latents = _decode(model.codec, [job.stream for job in jobs])
         decoded = time.perf_counter()
-        sound = [(z, job.queries) for z, job in zip(latents, jobs, strict=True) if isinstance(z, np.ndarray)]
-        answers = model.answer(np.stack([z for z, _ in sound]), [q for _, q in sound]) if sound else []
+        sound = [(z, job) for z, job in zip(latents, jobs, strict=True) if isinstance(z, np.ndarray)]
+        answers: list[Results] = []
+        if sound:
+            queries, qualities = [job.queries for _, job in sound], [job.stream.quality for _, job in sound]
+            answers = model.answer(np.stack([z for z, _ in sound]), queries, qualities)
         answered = time.perf_counter()
         rest = iter(answers)
         return [
@@ -252,15 +262,19 @@ class Pipeline:
 
 
 def _queries(bundle: Bundle, wanted: Wanted) -> tuple[TaskQuery, ...]:
-    """The tasks to run. Raises UnknownTaskError, or RequestError for a task named twice."""
-    if not wanted.tasks:
-        return tuple(TaskQuery(name=task.name, top_k=wanted.top_k, maps=wanted.maps) for task in bundle.tasks)
-    names = [query.name for query in wanted.tasks]
-    for name in names:
-        bundle.task(name)
-    if len(set(names)) < len(names):
+    """The tasks to run. Raises UnknownTaskError, or RequestError for a task named twice, or a map that cannot be."""
+    queries = wanted.tasks or tuple(
+        TaskQuery(name=task.name, top_k=wanted.top_k, maps=wanted.maps) for task in bundle.tasks
+    )
+    for query in queries:
+        task = bundle.task(query.name)
+        if query.maps != "none" and task.kind == "segmentation" and len(task.labels) > CLASSES_MAX:
+            raise RequestError(
+                f"task {task.name!r} has {len(task.labels)} classes, and a map holds {CLASSES_MAX}; ask for no maps"
+            )
+    if len({query.name for query in queries}) < len(queries):
         raise RequestError("a task is named twice")
-    return wanted.tasks
+    return queries
 
 
 def _decode(
@@ -268,8 +282,9 @@ def _decode(
 ) -> list[NDArray[np.int32] | CorruptPayloadError]:
     """z (N, h, w) of each stream, or why it has none."""
     h, w = streams[0].h, streams[0].w
+    payloads, qualities = [(s.b_v, s.b_z) for s in streams], [s.quality for s in streams]
     try:
-        return list(codec.decode_batch([(s.b_v, s.b_z) for s in streams], h, w))
+        return list(codec.decode_batch(payloads, h, w, qualities))
     except CorruptPayloadError as error:
         if len(streams) == 1:
             return [error]

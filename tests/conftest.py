@@ -56,11 +56,12 @@ def tiny_run(
     tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches], tiny_network: Path
 ) -> Path:
     """A codec's run folder, trained for a few steps."""
-    from cloud.training.single import SingleRecipe, train_single
+    from cloud.training.joint import CodecRecipe, Part, train_codec
 
     out = tmp_path_factory.mktemp("tiny") / "codec"
-    recipe = SingleRecipe(data="patches", network=str(tiny_network), lambda_=300.0, steps=60, batch=24)
-    train_single(recipe, *patches, out, resume=False)
+    part = Part(network=str(tiny_network), lambda_=300.0)
+    recipe = CodecRecipe(data="patches", parts=(part,), steps=60, batch=24)
+    train_codec(recipe, patches[:1], patches[1:], out, resume=False)
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,69 +10,107 @@ import torch
 from rich.progress import track
 
 from cloud.model import CloudModel
-from cloud.training.data import Pictures, in_order
-from cloud.training.network import load_classifier
+from cloud.training.data import in_order
+from cloud.training.joint import View, count, metric_of, truth_of
+from cloud.training.network import load_network
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
 from shared.encoder import Encoder
+from shared.errors import DataError
 from shared.image import to_input
-from shared.types import Frozen, TaskQuery
+from shared.types import Frozen
+
+Figures = dict[str, dict[str, float]]  # by task: those of cloud.training.metrics
 
 
-class Evaluation(Frozen):
-    """Over `pictures` pictures. Shares are 0..1; bytes are of whole bitstreams; agreement: same best class."""
+class Rate(Frozen):
+    """What one quality costs and gives. bytes: of whole bitstreams; v, z: of their parts, means."""
 
-    pictures: int
-    top1: float
-    top1_uncompressed: float
-    agreement: float
     bytes_mean: float
     bytes_median: float
     bytes_max: int
     bytes_v_mean: float
     bytes_z_mean: float
     decoded_exactly: int
+    tasks: Figures
+
+
+class Evaluation(Frozen):
+    """Over `pictures` pictures; rates by quality."""
+
+    pictures: int
+    uncompressed: Figures
+    rates: dict[int, Rate]
 
 
 @torch.no_grad()
-def evaluate_bundle(bundle: Bundle, network: Path, pictures: Pictures, batch: int = 32) -> Evaluation:
-    """Encode, pack, unpack, decode and answer every picture, beside the uncompressed network. Raises IsthmusError."""
+def evaluate_bundle(
+    bundle: Bundle,
+    views: Mapping[str, View],
+    networks: Mapping[str, Path],
+    qualities: Sequence[int] | None = None,
+    batch: int = 32,
+) -> Evaluation:
+    """Encode, pack, unpack, decode and answer every picture, beside the uncompressed networks.
+
+    views: of the same pictures, one a task that is to be measured. networks: trained ones by task, for the figures
+    without compression. qualities: by default the bundle's levels. Raises IsthmusError.
+    """
     encoder, model = Encoder(bundle, threads=2), CloudModel(bundle)
-    whole, _ = load_classifier(network)
-    task = bundle.manifest.tasks[0].name
-    right = plain = same = exact = 0
-    sizes: list[int] = []
-    parts = np.zeros(2)
-    for indices in track(list(in_order(len(pictures), batch)), "evaluating"):
-        x = to_input(pictures.pixels(indices), bundle.manifest.preprocess)
-        v, z = encoder.latents(x)
-        streams = []
-        for one_v, one_z in zip(v, z, strict=True):
-            b_v, b_z = encoder.codec.encode(one_v, one_z)
-            data = Bitstream(bundle.fingerprint, bundle.quality(None), *one_z.shape[1:], b_v, b_z).pack()
-            sizes.append(len(data))
-            parts += [len(b_v), len(b_z)]
-            stream = Bitstream.unpack(data)
-            streams.append((stream.b_v, stream.b_z))
-        decoded = model.codec.decode_batch(streams, *z.shape[2:])
-        exact += int((decoded == z).all(axis=(1, 2, 3)).sum())
-        answers = model.answer(decoded, [[TaskQuery(name=task, top_k=1)]] * len(indices))
-        best = np.array([a[task].top[0].index for a in answers])
-        teacher = whole(torch.from_numpy(x)).argmax(1).numpy()
-        labels = pictures.labels[indices]
-        right += int((best == labels).sum())
-        plain += int((teacher == labels).sum())
-        same += int((best == teacher).sum())
-    size = len(pictures)
+    qualities = qualities or [level.quality for level in bundle.manifest.qualities]
+    rows = {
+        where: {task: metric_of(bundle.task(task).kind, len(view.names)) for task, view in views.items()}
+        for where in ("uncompressed", *qualities)
+    }
+    whole = {}
+    for task, folder in networks.items():
+        whole[task], card = load_network(folder)
+        if task not in views:
+            raise DataError(f"{folder}: the bundle has no task {task!r} that it could be compared with")
+        if card.task != bundle.task(task).kind:
+            raise DataError(
+                f"{folder} is a network for {card.task}; task {task!r} is {bundle.task(task).kind}"
+            )
+    sizes: dict[int, list[tuple[int, int, int]]] = {quality: [] for quality in qualities}
+    exact = dict.fromkeys(qualities, 0)
+    first = next(iter(views.values()))
+    for indices in track(list(in_order(len(first), batch)), "evaluating"):
+        x = to_input(first.pixels(indices), bundle.manifest.preprocess)
+        truths = {
+            task: truth_of(view, indices, np.zeros(len(indices), np.bool_)) for task, view in views.items()
+        }
+        for task, network in whole.items():
+            out = network(torch.from_numpy(x))
+            count(rows["uncompressed"][task], out, truths[task])
+        u = encoder.features(x)
+        for quality in qualities:
+            v, z = encoder.latents(u, bundle.position(quality))
+            streams = []
+            for one_v, one_z in zip(v, z, strict=True):
+                b_v, b_z = encoder.codec.encode(one_v, one_z, quality)
+                data = Bitstream(bundle.fingerprint, quality, *one_z.shape[1:], b_v, b_z).pack()
+                sizes[quality].append((len(data), len(b_v), len(b_z)))
+                stream = Bitstream.unpack(data)
+                streams.append((stream.b_v, stream.b_z))
+            levels = [quality] * len(indices)
+            decoded = model.codec.decode_batch(streams, *z.shape[2:], levels)
+            exact[quality] += int((decoded == z).all(axis=(1, 2, 3)).sum())
+            outputs = model.outputs(decoded, {task: range(len(indices)) for task in views}, levels)
+            for task, out in outputs.items():
+                count(rows[quality][task], out, truths[task])
     return Evaluation(
-        pictures=size,
-        top1=right / size,
-        top1_uncompressed=plain / size,
-        agreement=same / size,
-        bytes_mean=float(np.mean(sizes)),
-        bytes_median=float(np.median(sizes)),
-        bytes_max=max(sizes),
-        bytes_v_mean=parts[0] / size,
-        bytes_z_mean=parts[1] / size,
-        decoded_exactly=exact,
+        pictures=len(first),
+        uncompressed={task: rows["uncompressed"][task].figures() for task in whole},
+        rates={
+            quality: Rate(
+                bytes_mean=float(np.mean([total for total, _, _ in sizes[quality]])),
+                bytes_median=float(np.median([total for total, _, _ in sizes[quality]])),
+                bytes_max=max(total for total, _, _ in sizes[quality]),
+                bytes_v_mean=float(np.mean([b_v for _, b_v, _ in sizes[quality]])),
+                bytes_z_mean=float(np.mean([b_z for _, _, b_z in sizes[quality]])),
+                decoded_exactly=exact[quality],
+                tasks={task: metric.figures() for task, metric in rows[quality].items()},
+            )
+            for quality in qualities
+        },
     )

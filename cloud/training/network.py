@@ -235,13 +235,3 @@ def load_network(folder: Path) -> tuple[ReferenceNetwork, NetworkCard]:
     except (ValidationError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"the network in {folder} cannot be read: {str(error).splitlines()[0]}") from None
     return network.eval(), card
-
-
-def load_classifier(folder: Path) -> tuple[ReferenceNetwork, NetworkCard]:
-    """A trained network that must be a classifier. Raises DataError."""
-    network, card = load_network(folder)
-    if card.task != "classification":
-        raise DataError(
-            f"{folder} holds a network for {card.task}; this takes networks for classification only, so far"
-        )
-    return network, card

@@ -32,7 +32,7 @@ class GatedModel:
         self.fail: Exception | None = None
 
     def answer(
-        self, z: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]]
+        self, z: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]], qualities: Sequence[int]
     ) -> list[dict[str, ClassificationResult]]:
         self.batches.append(len(z))
         self.entered.set()

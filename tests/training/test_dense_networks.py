@@ -17,7 +17,6 @@ from cloud.training.data import IGNORE, DenseRooms, mirror, network_input
 from cloud.training.dense import DenseRecipe, dense_loss, sheet, train_dense
 from cloud.training.network import CARD, NetworkCard, load_network
 from cloud.training.rooms import write_rooms
-from cloud.training.single import SingleRecipe, train_single
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.maps import palette
@@ -246,19 +245,6 @@ def test_an_older_card_is_a_classifiers(tiny_network):
     values = json.loads((tiny_network / CARD).read_text())
     del values["task"]
     assert NetworkCard.model_validate(values).task == "classification"
-
-
-def test_flow_1_refuses_a_network_for_maps(tmp_path, rooms):
-    from cloud.training.data import Rooms
-    from cloud.training.network import load_classifier
-
-    train(rooms, tmp_path / "network", recipe("normals", steps=1))
-    chosen = SingleRecipe(data="rooms", network=str(tmp_path / "network"), lambda_=300.0, steps=1)
-    with pytest.raises(DataError, match="network for normals; this takes networks for classification only"):
-        train_single(chosen, Rooms(rooms, 0, 8), Rooms(rooms, 8), tmp_path / "codec", resume=False)
-    assert not (tmp_path / "codec").exists()
-    with pytest.raises(DataError, match="classification only"):
-        load_classifier(tmp_path / "network")
 
 
 def test_pictures_that_the_stride_does_not_divide_are_refused(tmp_path, rooms):

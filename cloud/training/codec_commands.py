@@ -1,0 +1,290 @@
+"""The commands of `isthmus train` that make codecs and bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cloud.training.options import Data, Device, Holdout, Out, Resume, recipe_of
+from shared.errors import DataError
+
+Steps = Annotated[int, typer.Option(min=1)]
+Preset = Annotated[str, typer.Option(help="Sizes of the codec: small or reference.")]
+Scales = Annotated[
+    str,
+    typer.Option(help="Of lambda, one a level, ascending, with commas; 1 is the default quality."),
+]
+Crop = Annotated[
+    int, typer.Option(help="Feature cells of a map's piece that is compared; 0: the whole map.", min=0)
+]
+Flips = Annotated[bool, typer.Option(help="Mirror images too.")]
+TrainAll = Annotated[bool, typer.Option("--train-all", help="Train the networks along.")]
+
+
+def single(
+    data: Data,
+    network: Annotated[Path, typer.Option(help="A folder that `isthmus train network` made.")],
+    out: Out,
+    lambda_: Annotated[float, typer.Option("--lambda", help="Weight of the distortion, in bits.")] = 10000.0,
+    scales: Scales = "1",
+    steps: Steps = 6000,
+    batch: Annotated[int, typer.Option(min=1)] = 64,
+    learning_rate: float = 1e-3,
+    preset: Preset = "small",
+    distortion: Annotated[
+        str, typer.Option(help="task (labels), distill (the network) or feature.")
+    ] = "distill",
+    form: Annotated[str, typer.Option(help="rd: H + lambda d;  dr: d + lambda H.")] = "rd",
+    split: Annotated[
+        int | None, typer.Option(help="Layers in the front; the network's own if absent.")
+    ] = None,
+    flips: Flips = True,
+    train_all: TrainAll = False,
+    holdout: Holdout = 1000,
+    seed: int = 0,
+    resume: Resume = False,
+    device: Device = "auto",
+) -> None:
+    """Flow 1: train a codec on one network's feature."""
+    part = {"network": str(network), "split": split, "distortion": distortion, "lambda_": lambda_}
+    values = {
+        "form": form,
+        "preset": preset,
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "flips": flips,
+        "train_all": train_all,
+        "seed": seed,
+    }
+    _train(data, [part], scales, values, holdout, out, resume, device)
+
+
+def multi(
+    data: Data,
+    network: Annotated[list[Path], typer.Option(help="A trained network's folder; once for each network.")],
+    out: Out,
+    lambda_: Annotated[
+        list[float],
+        typer.Option("--lambda", help="Weight of its distortion, in bits; once for each network."),
+    ],
+    distortion: Annotated[
+        list[str], typer.Option(help="task, distill or feature; once for all or once for each.")
+    ] = ["distill"],  # noqa: B006
+    name: Annotated[
+        list[str], typer.Option(help="Of its task, once for each; by default what it was trained for.")
+    ] = [],  # noqa: B006
+    split: Annotated[list[int], typer.Option(help="Layers in its front, once for each.")] = [],  # noqa: B006
+    scales: Scales = "0.02,0.1,0.32,1,3.2",
+    steps: Steps = 8000,
+    batch: Annotated[int, typer.Option(min=1)] = 32,
+    learning_rate: float = 1e-3,
+    preset: Preset = "small",
+    crop: Crop = 8,
+    flips: Flips = True,
+    train_all: TrainAll = False,
+    holdout: Holdout = 1000,
+    seed: int = 0,
+    resume: Resume = False,
+    device: Device = "auto",
+) -> None:
+    """Flow 2: train one codec on the features of several networks."""
+    parts = [
+        {
+            "network": str(folder),
+            "lambda_": _one(lambda_, i, len(network), "lambda"),
+            "distortion": _one(distortion, i, len(network), "distortion"),
+            "name": _one(name, i, len(network), "name") if name else "",
+            "split": _one(split, i, len(network), "split") if split else None,
+        }
+        for i, folder in enumerate(network)
+    ]
+    values = {
+        "preset": preset,
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "crop": crop or None,
+        "flips": flips,
+        "train_all": train_all,
+        "seed": seed,
+    }
+    _train(data, parts, scales, values, holdout, out, resume, device)
+
+
+def _one(values: list[Any], i: int, count: int, flag: str) -> Any:
+    """The i-th of what was given once for all networks or once for each."""
+    if len(values) not in (1, count):
+        raise DataError(
+            f"--{flag} is given {len(values)} times, for {count} networks; give it once or {count} times"
+        )
+    return values[i % len(values)]
+
+
+def _train(
+    data: Path,
+    parts: list[dict[str, Any]],
+    scales: str,
+    values: dict[str, Any],
+    holdout: int,
+    out: Path,
+    resume: bool,
+    device: str,
+) -> None:
+    from cloud.training.joint import CodecRecipe, figures_told, load_networks, spread, train_codec
+    from cloud.training.views import open_views
+
+    try:
+        numbers = tuple(float(scale) for scale in scales.split(","))
+    except ValueError:
+        raise DataError(f"--scales: {scales!r} is not a list of numbers with commas between them") from None
+    recipe = recipe_of(
+        CodecRecipe, data=str(data), parts=parts, scales=numbers, qualities=spread(len(numbers)), **values
+    )
+    kinds = [network.card.task for network in load_networks(recipe.parts)]
+    training, validation = open_views(data, kinds, 0, -holdout), open_views(data, kinds, -holdout)
+    figures = train_codec(recipe, training, validation, out, resume, device)
+    for quality in recipe.qualities:
+        typer.echo(f"{out}: quality {quality}: {figures_told(figures, quality)}")
+    typer.echo(f"  on {holdout} rooms held out")
+
+
+def task(
+    bundle: Annotated[Path, typer.Argument(help="The bundle whose bytes the task shall be answered from.")],
+    data: Data,
+    network: Annotated[Path, typer.Option(help="The new task's trained network.")],
+    out: Out,
+    name: Annotated[str, typer.Option(help="Of the task; by default what its network was trained for.")] = "",
+    split: Annotated[
+        int | None, typer.Option(help="Layers in its front; the network's own if absent.")
+    ] = None,
+    distortion: Annotated[
+        str, typer.Option(help="task (labels), distill (the network) or feature.")
+    ] = "distill",
+    width: Annotated[float, typer.Option(help="Of the reconstruction, in widths of the bundle's own.")] = 1.0,
+    steps: Steps = 6000,
+    batch: Annotated[int, typer.Option(min=1)] = 32,
+    learning_rate: float = 1e-3,
+    crop: Crop = 8,
+    flips: Flips = True,
+    holdout: Holdout = 1000,
+    seed: int = 0,
+    resume: Resume = False,
+    device: Device = "auto",
+) -> None:
+    """Flow 3: teach a finished bundle a new task, without a change to one byte that its edges send."""
+    from cloud.training.network import load_network
+    from cloud.training.task import FOLDER, TaskRecipe, train_task
+    from cloud.training.views import open_views
+
+    recipe = recipe_of(
+        TaskRecipe,
+        data=str(data),
+        bundle=str(bundle),
+        network=str(network),
+        name=name,
+        split=split,
+        distortion=distortion,
+        width=width,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        crop=crop or None,
+        flips=flips,
+        seed=seed,
+    )
+    kinds = [load_network(network)[1].task]
+    training, validation = open_views(data, kinds, 0, -holdout)[0], open_views(data, kinds, -holdout)[0]
+    figures = train_task(recipe, training, validation, out, resume, device)
+    for key, value in figures.items():
+        typer.echo(f"  {key:24} {value:.4g}")
+    typer.echo(f"{out / FOLDER}: add it with: isthmus cloud add-task {bundle} {out / FOLDER}")
+
+
+def build(
+    run: Annotated[Path, typer.Argument(help="A run folder of `isthmus train single` or `multi`.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The bundle to make.")],
+    name: Annotated[str | None, typer.Option(help="Its name; that of the folder if absent.")] = None,
+    pictures: Annotated[int, typer.Option(help="Held-out rooms to calibrate and report on.", min=1)] = 1000,
+    weight_bits: Annotated[int, typer.Option(min=4, max=16)] = 12,
+    activation_bits: Annotated[int, typer.Option(min=4, max=16)] = 12,
+) -> None:
+    """Make a bundle of a trained codec, and report what its integers cost."""
+    from cloud.training.build import build as make
+    from cloud.training.data import Rooms
+    from cloud.training.quantise import Precision
+    from shared.codec.exact import InexactError
+
+    precision = Precision(weight_bits, activation_bits)
+    licences = {"weights": "Apache-2.0", "training data": "rooms, rendered by this project, Apache-2.0"}
+    try:
+        report = make(
+            run, out, name or out.name, Rooms(data, -pictures), precision=precision, licences=licences
+        )
+    except InexactError as error:
+        raise DataError(f"{error} (--weight-bits, --activation-bits)") from None
+    typer.echo(f"{out}: means over {report.pictures} pictures")
+    for quality, level in report.levels.items():
+        typer.echo(f" quality {quality}: {level.decoded} decoded to exactly their z")
+        rows = [
+            ("float model", level.float_bits_v / 8, level.float_bits_z / 8, ""),
+            (
+                "integer model",
+                level.integer_bits_v / 8,
+                level.integer_bits_z / 8,
+                f"{level.integer_excess:+.2%}",
+            ),
+            ("written", level.bytes_v, level.bytes_z, f"{level.coded_excess:+.2%}"),
+        ]
+        for label, b_v, b_z, excess in rows:
+            typer.echo(
+                f"  {label:14} b_v {b_v:7.2f}  b_z {b_z:7.2f}  together {b_v + b_z:7.2f} bytes  {excess}"
+            )
+        typer.echo(f"  with container {level.bytes_total:.2f} bytes")
+    for layer, (bound, kind) in report.bounds.items():
+        typer.echo(f"  {layer:12} partial sums <= {bound:>18,}  exact in {kind}")
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    data: Data,
+    network: Annotated[
+        list[Path], typer.Option(help="Uncompressed networks to compare with, each for the task of its kind.")
+    ] = [],  # noqa: B006
+    quality: Annotated[list[int], typer.Option(help="Qualities; by default the bundle's levels.")] = [],  # noqa: B006
+    count: Annotated[int | None, typer.Option(help="Only the first rooms of the set.", min=1)] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put the figures into the bundle's manifest.")
+    ] = False,
+) -> None:
+    """Every task's figures and true bytes of a bundle, beside the uncompressed networks."""
+    from cloud.training.build import add_figures
+    from cloud.training.evaluate import evaluate_bundle
+    from cloud.training.network import load_network
+    from cloud.training.views import open_views
+    from shared.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    kinds = {load_network(folder)[1].task: folder for folder in network}
+    views = open_views(data, [task.kind for task in opened.tasks], 0, count)
+    names = {task.name: task.kind for task in opened.tasks}
+    result = evaluate_bundle(
+        opened,
+        dict(zip(names, views, strict=True)),
+        {name: kinds[kind] for name, kind in names.items() if kind in kinds},
+        quality or None,
+    )
+    typer.echo(f"{result.pictures} pictures")
+    rows = [("uncompressed", "", result.uncompressed)]
+    rows += [(f"quality {q}", f"{rate.bytes_mean:.1f} bytes", rate.tasks) for q, rate in result.rates.items()]
+    for where, size, tasks in rows:
+        told = "; ".join(
+            f"{task} " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+            for task, figures in tasks.items()
+        )
+        typer.echo(f"  {where:13} {size:12} {told}")
+    if write:
+        add_figures(bundle, {"evaluation": result.model_dump(mode="json")})

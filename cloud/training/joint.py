@@ -1,0 +1,478 @@
+"""Flows 1 and 2: a codec for the features of one or several trained networks (`isthmus train single`, `train multi`).
+
+    y_k = front_k(x);  u = transform(fusion(y_1 .. y_n));  H_z, H_v, y_hat_k = separation_k(reconstruction(z))
+    d_k = distortion(tail_k(y_hat_k));  loss = H_z + H_v + s sum_k lambda_k d_k          (bits a picture)
+
+s is the scale of the picture's quality level: 1 where there is one level, otherwise drawn anew for each picture of a
+batch, between the levels too, so that one codec serves every rate. Form "dr", for one network: d + lambda (H_z + H_v).
+
+Networks are frozen unless `train_all`; then their features are computed once and kept in the run folder. The rate's
+weight is zero at first and ramped in: with all of it from the first step every codec fell to no information at all,
+and did not come back.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from cloud.models.codec import PRESETS, CodecConfig, JointCodec, Shape, interpolated
+from cloud.models.networks import as_feature, build_network, feature_shape, split
+from cloud.training.data import IGNORE, Maps, Pictures, in_order, mirror, network_input
+from cloud.training.dense import dense_loss
+from cloud.training.features import Kept, Pixels, kept_features, weights_digest
+from cloud.training.metrics import AngularError, Confusion, Top1
+from cloud.training.network import NetworkCard, load_network
+from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, training_device
+from shared.bundle import Preprocess
+from shared.errors import DataError
+from shared.files import write_atomically
+from shared.types import Frozen, TaskKind
+
+CARDS = "networks.json"
+Distortion = Literal["task", "distill", "feature"]
+View = Pictures | Maps
+
+
+class Part(Frozen):
+    """One network of a codec. name: of its task, by default what the network was trained for.
+
+    split: None takes the network's own. distortion: against the labels (task), the network's own output (distill) or
+    its feature. lambda_: weight of the distortion, in bits.
+    """
+
+    network: str
+    name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
+    split: int | None = Field(None, ge=0)
+    distortion: Distortion = "distill"
+    lambda_: float = Field(gt=0)
+
+
+class CodecRecipe(Frozen):
+    """Everything that decides how a codec comes out.
+
+    scales: of lambda, one a quality level, ascending. qualities: the levels' numbers in 0..100, ascending; as many.
+    crop: feature cells, high and wide, of the piece of a map on which its distillation is computed; None: all of it.
+    """
+
+    data: str
+    parts: tuple[Part, ...] = Field(min_length=1)
+    scales: tuple[float, ...] = Field((1.0,), min_length=1)
+    qualities: tuple[int, ...] = (50,)
+    preset: Literal["reference", "small"] = "small"
+    form: Literal["rd", "dr"] = "rd"
+    steps: int = Field(ge=1)
+    batch: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    distortion_first: float = Field(0.1, ge=0, le=1, description="share of the steps without any rate")
+    rate_ramp: float = Field(
+        0.3, ge=0, le=1, description="share of the steps in which the rate's weight grows to 1"
+    )
+    crop: int | None = Field(8, ge=1)
+    flips: bool = True
+    train_all: bool = False
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _agree(self) -> CodecRecipe:
+        if self.form == "dr" and len(self.parts) > 1:
+            raise ValueError("form dr has one lambda, on the rate: it is for one network")
+        if len(self.qualities) != len(self.scales):
+            raise ValueError(f"{len(self.scales)} scales need as many qualities, not {len(self.qualities)}")
+        for name, values in (("scales", self.scales), ("qualities", self.qualities)):
+            if any(b <= a for a, b in pairwise(values)):
+                raise ValueError(f"{name} must ascend")
+        if min(self.scales) <= 0 or not 0 <= min(self.qualities) <= max(self.qualities) <= 100:
+            raise ValueError("scales are above 0, qualities within 0..100")
+        return self
+
+    @property
+    def default_quality(self) -> int:
+        """That of the level whose scale is the nearest to 1."""
+        nearest = min(range(len(self.scales)), key=lambda i: abs(np.log(self.scales[i])))
+        return self.qualities[nearest]
+
+
+def spread(levels: int) -> tuple[int, ...]:
+    """Qualities of so many levels, evenly over 0..100."""
+    return tuple(round(100 * i / (levels - 1)) for i in range(levels)) if levels > 1 else (50,)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded network with its place in the codec."""
+
+    name: str
+    layer: int
+    card: NetworkCard
+    module: nn.Sequential
+
+
+def load_networks(parts: Sequence[Part]) -> list[Network]:
+    """Raises DataError."""
+    out: list[Network] = []
+    for part in parts:
+        module, card = load_network(Path(part.network))
+        layer = card.split if part.split is None else part.split
+        out.append(Network(part.name or card.task, layer, card, module))
+    names = [network.name for network in out]
+    if len(set(names)) < len(names):
+        raise DataError(f"two networks are named {max(names, key=names.count)!r}; give each part a name")
+    if any(network.card.preprocess != out[0].card.preprocess for network in out):
+        raise DataError("the networks take pictures of different sizes or normalisation; train them on one")
+    return out
+
+
+class Head(nn.Module):
+    """A network's tail behind the codec. feature: shape of one picture's feature that it takes."""
+
+    def __init__(self, tail: nn.Sequential, kind: TaskKind, feature: Shape) -> None:
+        super().__init__()
+        self.tail, self.kind, self.feature = tail, kind, feature
+
+    def forward(self, y: Tensor, *, light: bool = False) -> Tensor:
+        """The task's output from its feature (B, C, H', W'): logits (B, K), or a map (B, K or 3, H, W).
+
+        light: a map without the interpolation that ends its network.
+        """
+        tail = self.tail
+        if light and len(tail) and isinstance(tail[-1], nn.Upsample):
+            tail = tail[:-1]
+        out: Tensor = tail(as_feature(y, self.feature))
+        return out.flatten(1) if self.kind == "classification" else out
+
+
+class SplitNetworks(nn.Module):
+    """Fronts -> codec -> heads, the thing that a bundle deploys."""
+
+    def __init__(self, networks: Sequence[Network], config: CodecConfig) -> None:
+        super().__init__()
+        self.names = [network.name for network in networks]
+        preprocess = networks[0].card.preprocess
+        self.fronts, self.heads = nn.ModuleList(), nn.ModuleList()
+        for network in networks:
+            front, tail = split(network.module, network.layer)
+            self.fronts.append(front)
+            shape = feature_shape(front, preprocess.height, preprocess.width)
+            self.heads.append(Head(tail, network.card.task, shape))
+        self.codec = JointCodec([head.feature for head in self.heads], config)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The fronts' features of x (B, 3, H, W), each (B, C_k, H_k, W_k)."""
+        return [as_map(front(x)) for front in self.fronts]
+
+    def freeze_networks(self) -> None:
+        for part in (self.fronts, self.heads):
+            part.requires_grad_(False)
+
+
+def as_map(y: Tensor) -> Tensor:
+    """(B, C) or (B, C, H, W) -> (B, C, H, W)."""
+    return y if y.dim() == 4 else y[:, :, None, None]
+
+
+def train_codec(
+    recipe: CodecRecipe,
+    training: Sequence[View],
+    validation: Sequence[View],
+    out: Path,
+    resume: bool,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Train, leaving in `out` what `build` needs. training, validation: a view of the same pictures for each part,
+    with its labels. Returns the last validation. Raises DataError."""
+    place = training_device(device)
+    networks = load_networks(recipe.parts)
+    torch.manual_seed(recipe.seed)
+    config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
+    try:
+        model = SplitNetworks(networks, config)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    if model.codec.core.gains is not None:
+        model.codec.core.gains.start(recipe.scales)
+    preprocess = networks[0].card.preprocess
+    for pictures in (training[0], validation[0]):
+        check_size(pictures, preprocess)
+    # Not before all is known to be sound: a folder that holds a run is not taken for another.
+    run = Run(out, recipe.model_dump(mode="json"), resume)
+    cards = [n.card.model_copy(update={"split": n.layer}).model_dump(mode="json") for n in networks]
+    write_atomically(out / CARDS, json.dumps(cards, indent=1).encode())
+    # The networks as they were given, before a checkpoint of networks trained along takes their place.
+    teacher = copy.deepcopy(model).to(place).eval() if recipe.train_all else model
+    model.to(place)
+    log_scales = torch.tensor(recipe.scales, device=place).log()[:, None]
+    source: Callable[[NDArray[np.int64]], list[Tensor]]
+    if not recipe.train_all:
+        model.freeze_networks()
+        kept = [
+            features_of(out / "features" / name, front, training[0], preprocess, recipe.flips)
+            for name, front in zip(model.names, model.fronts, strict=True)
+        ]
+        source = lambda indices: [one.batch(indices) for one in kept]  # noqa: E731
+    else:
+        source = lambda indices: [_input(training[0], preprocess, indices)]  # noqa: E731
+    size = len(training[0])
+
+    def data(start: int) -> Iterator[tuple[list[Tensor], NDArray[np.int64]]]:
+        total = size * (2 if recipe.flips else 1)
+        for indices in batches(total, recipe.batch, recipe.seed, start, recipe.steps):
+            yield [tensor.to(place) for tensor in source(indices)], indices
+
+    def loss_of(batch: tuple[list[Tensor], NDArray[np.int64]], step: int) -> tuple[Tensor, dict[str, float]]:
+        inputs, indices = batch
+        model.train(recipe.train_all)
+        model.codec.train()
+        ys = model.features(inputs[0]) if recipe.train_all else inputs
+        with torch.no_grad():
+            given = teacher.features(inputs[0]) if recipe.train_all else ys
+        position, scale = _levels(len(indices), log_scales)
+        made, coded = model.codec(ys, position)
+        bits = coded.bits_z + coded.bits_v
+        ramp = rate_weight(step / recipe.steps, recipe)
+        scalars, distance = {}, torch.zeros_like(bits)
+        weights = [part.lambda_ for part in recipe.parts] if recipe.form == "rd" else [1.0]
+        total = sum(weights)
+        for k, part in enumerate(recipe.parts):
+            truth = truth_of(training[k], indices % size, indices >= size)
+            heads = model.heads[k], teacher.heads[k]
+            d = distortion(part.distortion, *heads, made[k], given[k], truth, recipe.crop)
+            distance = distance + d * (weights[k] / total)
+            scalars[f"d/{model.names[k]}"] = float(d.detach().mean())
+        # The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda.
+        rate = 1 / (total * scale) if recipe.form == "rd" else recipe.parts[0].lambda_ / scale
+        loss = (distance + ramp * rate * bits).mean()
+        scalars |= {
+            "distortion": float(distance.detach().mean()),
+            "bytes_under_noise": float(bits.detach().mean()) / 8,
+        }
+        if (step + 1) % LOG_EVERY == 0:
+            with torch.no_grad():
+                fused = model.codec.fusion(ys)
+                scalars["bytes"] = float(model.codec.core.rounded_bits(fused, position).mean()) / 8
+        return loss, scalars
+
+    figures = fit(
+        run,
+        model,
+        Schedule(recipe.steps, recipe.learning_rate),
+        data,
+        loss_of,
+        seed=recipe.seed,
+        validate=lambda: evaluate(model, recipe, validation, preprocess, teacher, 256),
+        show=("bytes", "distortion"),
+    )
+    whole = evaluate(model, recipe, validation, preprocess, teacher)
+    write_atomically(out / "figures.json", json.dumps(whole, indent=1).encode())
+    return {**figures, **whole}
+
+
+def _levels(size: int, log_scales: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Positions (B,) of a batch and their scales of lambda. Half of them lie on a level, the others between two."""
+    if len(log_scales) == 1:
+        return None, torch.ones((), device=log_scales.device)
+    position = torch.rand(size, device=log_scales.device) * (len(log_scales) - 1)
+    position[::2] = torch.randint(len(log_scales), (len(position[::2]),), device=log_scales.device).float()
+    return position, interpolated(log_scales, position).flatten()
+
+
+def rate_weight(done: float, recipe: CodecRecipe) -> float:
+    """The share of the rate's weight that counts when `done` (0..1) of the steps are over."""
+    if recipe.rate_ramp == 0:
+        return float(done >= recipe.distortion_first)
+    return min(1.0, max(0.0, (done - recipe.distortion_first) / recipe.rate_ramp))
+
+
+def check_size(pictures: Pixels, preprocess: Preprocess) -> None:
+    """Raises DataError where the network was trained on pictures of another size."""
+    height, width = pictures.pixels(np.zeros(1, np.int64)).shape[1:3]
+    if (height, width) != (preprocess.height, preprocess.width):
+        raise DataError(
+            f"--data has pictures of {width} x {height}, --network takes {preprocess.width} x {preprocess.height}"
+        )
+
+
+def features_of(
+    folder: Path, front: nn.Sequential, pictures: Pixels, preprocess: Preprocess, flips: bool
+) -> Kept:
+    """A frozen front's features, (., C, H', W') float16, kept in `folder`."""
+    front.eval()
+    place = next((parameter.device for parameter in front.parameters()), torch.device("cpu"))
+
+    @torch.no_grad()
+    def compute(indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> NDArray[np.float16]:
+        x = network_input(pictures.pixels(indices), preprocess, flip).to(place)
+        return as_map(front(x)).cpu().numpy().astype(np.float16)
+
+    of = {"weights_sha256": weights_digest(front), "split": len(front)}
+    return kept_features(folder, compute, pictures, of, flips)
+
+
+def _input(pictures: Pixels, preprocess: Preprocess, indices: NDArray[np.int64]) -> Tensor:
+    return network_input(pictures.pixels(indices % len(pictures)), preprocess, indices >= len(pictures))
+
+
+def truth_of(view: View, indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> NDArray[Any]:
+    """Labels as the view has them, of pictures mirrored where `flip`."""
+    if hasattr(view, "labels"):
+        return view.labels[indices]
+    return mirror(view.maps(indices), flip)
+
+
+def distortion(
+    kind: Distortion,
+    head: Head,
+    teacher: Head,
+    made: Tensor,
+    given: Tensor,
+    truth: NDArray[Any],
+    crop: int | None,
+) -> Tensor:
+    """d of each picture, (B,). made: the task's feature through the codec; given: without, of the same shape.
+
+    feature: mean squared error over the feature's variance. task: the task's own loss against the labels. distill:
+    Kullback-Leibler divergence from the teacher's classes (a mean over the pixels for a map), or for normals 1 - cosine
+    and the mean absolute difference.
+    """
+    if kind == "feature":
+        return (made - given).square().mean((1, 2, 3)) / given.var()
+    if kind == "task":
+        out = head(made)
+        labels = torch.from_numpy(np.ascontiguousarray(truth)).to(made.device)
+        if head.kind == "classification":
+            return F.cross_entropy(out, labels, reduction="none")
+        return torch.stack(
+            [dense_loss(head.kind, one[None], map_[None]) for one, map_ in zip(out, labels, strict=True)]
+        )
+    if head.kind != "classification" and crop is not None:
+        made, given = _piece(made, given, crop)
+    out = head(made, light=True)
+    with torch.no_grad():
+        wanted = teacher(given, light=True)
+    if head.kind == "normals":
+        one, other = F.normalize(out, dim=1), F.normalize(wanted, dim=1)
+        return (1 - (one * other).sum(1) + (one - other).abs().mean(1)).mean((1, 2))
+    wanted = F.log_softmax(wanted, 1)
+    divergence = (wanted.exp() * (wanted - F.log_softmax(out, 1))).sum(1)
+    return divergence if divergence.dim() == 1 else divergence.mean((1, 2))
+
+
+def _piece(made: Tensor, given: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """The same piece of both features, drawn anew each time. The tail sees its edges alike in both."""
+    height, width = made.shape[2:]
+    high, wide = min(cells, height), min(cells, width)
+    top, left = (int(torch.randint(n, ())) for n in (height - high + 1, width - wide + 1))
+    rows, columns = slice(top, top + high), slice(left, left + wide)
+    return made[:, :, rows, columns], given[:, :, rows, columns]
+
+
+Metric = Top1 | AngularError | Confusion
+
+
+def metric_of(task: TaskKind, classes: int) -> Metric:
+    """What the field measures a task's answers with."""
+    if task == "classification":
+        return Top1()
+    return AngularError() if task == "normals" else Confusion(classes, IGNORE)
+
+
+def count(metric: Metric, out: Tensor, truth: NDArray[Any]) -> None:
+    """Count outputs (B, K) or (B, K or 3, H, W) against labels as `Pictures` and `Maps` give them."""
+    if isinstance(metric, AngularError):
+        metric.add(out.permute(0, 2, 3, 1).cpu().numpy(), truth.astype(np.float32))
+    else:
+        metric.add(out.argmax(1).cpu().numpy(), truth)
+
+
+@torch.no_grad()
+def evaluate(
+    model: SplitNetworks,
+    recipe: CodecRecipe,
+    views: Sequence[View],
+    preprocess: Preprocess,
+    teacher: SplitNetworks,
+    most: int | None = None,
+) -> dict[str, float]:
+    """Figures of each task, uncompressed and at each level, and the float model's bytes a picture at each level.
+
+    Keys: "top1", "mean_deg", "miou" ... behind the task's name, with "@quality" or "@uncompressed"; "bytes@quality".
+    The first `most` pictures only, where that is given.
+    """
+    model.eval()
+    place = next(model.parameters()).device
+    size = min(len(views[0]), most or len(views[0]))
+
+    def metrics() -> list[Metric]:
+        return [metric_of(head.kind, len(view.names)) for head, view in zip(model.heads, views, strict=True)]
+
+    plain, coded_metrics = metrics(), [metrics() for _ in recipe.qualities]
+    bits = np.zeros((len(recipe.qualities), 2))
+    none = np.zeros(64, np.bool_)
+    for indices in in_order(size, 64):
+        x = network_input(views[0].pixels(indices), preprocess).to(place)
+        ys = model.features(x)
+        given = teacher.features(x) if recipe.train_all else ys
+        truths = [truth_of(view, indices, none[: len(indices)]) for view in views]
+        for k, truth in enumerate(truths):
+            count(plain[k], teacher.heads[k](given[k]), truth)
+        for level, row in enumerate(coded_metrics):
+            position = torch.full((len(indices),), float(level), device=place)
+            made, coded = model.codec(ys, position if len(recipe.qualities) > 1 else None)
+            bits[level] += [float(coded.bits_v.sum()), float(coded.bits_z.sum())]
+            for k, truth in enumerate(truths):
+                count(row[k], model.heads[k](made[k]), truth)
+    out: dict[str, float] = {}
+    for where, row in [("uncompressed", plain), *zip(map(str, recipe.qualities), coded_metrics, strict=True)]:
+        for name, metric in zip(model.names, row, strict=True):
+            out |= {f"{name}/{key}@{where}": value for key, value in metric.figures().items()}
+    for quality, (v, z) in zip(recipe.qualities, bits / size / 8, strict=True):
+        out |= {f"bytes@{quality}": float(v + z), f"bytes_v@{quality}": float(v)}
+    return out
+
+
+def load_run(run: Path) -> tuple[SplitNetworks, CodecRecipe, list[NetworkCard]]:
+    """The trained model of a run folder, in evaluation mode. Raises DataError."""
+    try:
+        recipe = CodecRecipe.model_validate(json.loads((run / "recipe.json").read_text())["recipe"])
+        cards = [NetworkCard.model_validate(card) for card in json.loads((run / CARDS).read_text())]
+        state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+        networks = [
+            Network(part.name or card.task, card.split, card, build_network(card.network, card.config))
+            for part, card in zip(recipe.parts, cards, strict=True)
+        ]
+        config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
+        model = SplitNetworks(networks, config)
+        model.load_state_dict(state["model"])
+    except FileNotFoundError as error:
+        raise DataError(
+            f"no finished codec training in {run} ({Path(error.filename).name} is missing); see `isthmus train multi`"
+        ) from None
+    except (ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise DataError(f"the run in {run} cannot be read: {str(error).splitlines()[0]}") from None
+    return model.eval(), recipe, cards
+
+
+def figures_told(figures: Mapping[str, float], quality: int) -> str:
+    """One line of the main figures at a level, for a person."""
+    told = []
+    for key, name, form in (
+        ("top1", "top-1", "{:.1%}"),
+        ("mean_deg", "normals", "{:.2f} degrees"),
+        ("miou", "mIoU", "{:.3f}"),
+    ):
+        for task in sorted({k.split("/")[0] for k in figures if f"/{key}@" in k}):
+            with_, without = figures[f"{task}/{key}@{quality}"], figures[f"{task}/{key}@uncompressed"]
+            told.append(f"{task}: {name} {form.format(with_)} ({form.format(without)} uncompressed)")
+    return f"{figures[f'bytes@{quality}']:.0f} bytes a picture; " + "; ".join(told)

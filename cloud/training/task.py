@@ -1,0 +1,266 @@
+"""Flow 3: a task that nobody planned, on the bytes of a bundle that is already out there (`isthmus train task`).
+
+    z = what the bundle's edge sends at a random quality;  y_hat = reconstruction(z x inverse gain);  loss = d
+
+Only a fresh FeatureReconstruction of the new network's feature is trained. Fronts, transform, gains and entropy model
+of the bundle, and the new network itself, stay as they are, so every byte that an edge sends does too. Out comes a task
+folder, which `isthmus cloud add-task` puts into the bundle.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from cloud.models.codec import CodecConfig, FeatureReconstruction, initialise, interpolated, spatial
+from cloud.models.networks import feature_shape, split
+from cloud.training.build import named
+from cloud.training.data import Maps, Pictures, in_order, network_input
+from cloud.training.features import Kept, Pixels, kept_features
+from cloud.training.joint import (
+    Distortion,
+    Head,
+    as_map,
+    check_size,
+    count,
+    distortion,
+    features_of,
+    metric_of,
+    truth_of,
+)
+from cloud.training.network import load_network
+from cloud.training.run import Run, Schedule, batches, fit, training_device
+from shared.bundle import CLOUD, EDGE, TASK, WEIGHTS, AddedTask, Bundle, FileEntry, Task
+from shared.encoder import Encoder
+from shared.errors import DataError
+from shared.files import write_atomically
+from shared.types import Frozen
+
+FOLDER = "task"  # of a run: what `add-task` takes
+Z_TYPE = np.int16
+
+
+class TaskRecipe(Frozen):
+    """Everything that decides how an added task comes out. name: by default what its network was trained for.
+
+    width: how many times as wide as the bundle's own the reconstruction is; no edge pays for it.
+    """
+
+    data: str
+    bundle: str
+    network: str
+    name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
+    split: int | None = Field(None, ge=0)
+    distortion: Distortion = "distill"
+    width: float = Field(1.0, gt=0, le=16)
+    steps: int = Field(ge=1)
+    batch: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    crop: int | None = Field(8, ge=1)
+    flips: bool = True
+    seed: int = 0
+
+
+class AddedHead(nn.Module):
+    """z -> y_hat -> the new task's output. Only the reconstruction learns."""
+
+    def __init__(self, head: Head, config: CodecConfig, log_inverse: Tensor | None) -> None:
+        super().__init__()
+        self.head = head.requires_grad_(False)
+        self.reconstruction = FeatureReconstruction(head.feature[0], config)
+        initialise(self.reconstruction)
+        self.register_buffer("log_inverse", log_inverse, persistent=False)
+
+    def feature(self, z: Tensor, position: Tensor) -> Tensor:
+        """z (B, N, h, w), position (B,) -> y_hat (B, C, H', W')."""
+        if self.log_inverse is not None:
+            z = z * interpolated(self.log_inverse, position)
+        y_hat: Tensor = self.reconstruction(z, spatial(self.head.feature))
+        return y_hat
+
+
+def train_task(
+    recipe: TaskRecipe,
+    training: Pictures | Maps,
+    validation: Pictures | Maps,
+    out: Path,
+    resume: bool,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Train, leaving a task folder in out/task. Returns its figures, by "name@quality". Raises IsthmusError."""
+    place = training_device(device)
+    bundle = Bundle.open(recipe.bundle)
+    network, card = load_network(Path(recipe.network))
+    name = recipe.name or card.task
+    if any(task.name == name for task in bundle.tasks):
+        raise DataError(f"{recipe.bundle} has a task {name!r} already; give this one another --name")
+    if card.preprocess != bundle.manifest.preprocess:
+        raise DataError(
+            f"{recipe.network} takes pictures in another way than {recipe.bundle} (size, crop or normalisation)"
+        )
+    layer = card.split if recipe.split is None else recipe.split
+    try:
+        front, tail = split(network, layer)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    preprocess = card.preprocess
+    for pictures in (training, validation):
+        check_size(pictures, preprocess)
+    feature = feature_shape(front, preprocess.height, preprocess.width)
+    torch.manual_seed(recipe.seed)
+    model = AddedHead(Head(tail, card.task, feature), *reconstruction_of(bundle, recipe.width))
+    run = Run(out, recipe.model_dump(mode="json"), resume)
+    front.to(place).eval()
+    model.to(place)
+    encoder = Encoder(bundle, threads=torch.get_num_threads())
+    positions = _positions(bundle, len(training) * (2 if recipe.flips else 1), recipe.seed)
+    z_of = _latents(out / "latents", encoder, training, positions, recipe)
+    y_of = features_of(out / "features", front, training, preprocess, recipe.flips)
+    size = len(training)
+
+    def data(start: int) -> Iterator[NDArray[np.int64]]:
+        yield from batches(len(positions), recipe.batch, recipe.seed, start, recipe.steps)
+
+    def loss_of(indices: NDArray[np.int64], step: int) -> tuple[Tensor, dict[str, float]]:
+        model.eval()  # the tail's normalisation stays as it is; the reconstruction has none
+        z, given = z_of.batch(indices).to(place), y_of.batch(indices).to(place)
+        position = torch.from_numpy(positions[indices]).to(place)
+        made = model.feature(z, position)
+        truth = truth_of(training, indices % size, indices >= size)
+        d = distortion(recipe.distortion, model.head, model.head, made, given, truth, recipe.crop).mean()
+        return d, {"distortion": float(d.detach())}
+
+    def validate(most: int | None = 256) -> dict[str, float]:
+        return evaluate_task(model, encoder, front, validation, most)
+
+    fit(
+        run,
+        model,
+        Schedule(recipe.steps, recipe.learning_rate),
+        data,
+        loss_of,
+        seed=recipe.seed,
+        validate=validate,
+        show=("distortion",),
+    )
+    figures = validate(None)
+    about = Task(
+        name=name,
+        kind=card.task,
+        labels=card.labels,
+        network=card.network,
+        network_config=card.config,
+        split=layer,
+        feature=feature,
+    )
+    training_told = {"network": named(card.recipe), "task": named(recipe.model_dump(mode="json"))}
+    save_task(out / FOLDER, bundle, about, model, training_told, figures)
+    return figures
+
+
+def reconstruction_of(bundle: Bundle, width: float) -> tuple[CodecConfig, Tensor | None]:
+    """Sizes of a fresh reconstruction for this bundle's z, and the bundle's log inverse gains (L, N)."""
+    config = CodecConfig.model_validate(bundle.manifest.codec)
+    wide = tuple(max(1, round(channels * width)) for channels in config.reconstruction)
+    return (
+        config.model_copy(update={"reconstruction": wide}),
+        load_tensors(bundle.read(CLOUD)).get("gains.log_inverse"),
+    )
+
+
+def _positions(bundle: Bundle, count: int, seed: int) -> NDArray[np.float32]:
+    """The level at which each picture is coded, float in 0..L-1."""
+    last = len(bundle.manifest.qualities) - 1
+    return (np.random.default_rng((seed, 3)).random(count) * last).astype(np.float32)
+
+
+def _latents(
+    folder: Path, encoder: Encoder, pictures: Pixels, positions: NDArray[np.float32], recipe: TaskRecipe
+) -> Kept:
+    preprocess, manifest = encoder.bundle.manifest.preprocess, encoder.bundle.manifest
+
+    def compute(indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> NDArray[np.int16]:
+        u = encoder.features(network_input(pictures.pixels(indices), preprocess, flip).numpy())
+        _, z = encoder.latents(u, positions[indices + flip * len(pictures)])
+        return z.clip(np.iinfo(Z_TYPE).min, np.iinfo(Z_TYPE).max).astype(Z_TYPE)
+
+    of = {
+        "edge_sha256": manifest.files[EDGE].sha256,
+        "fingerprint": manifest.fingerprint,
+        "seed": recipe.seed,
+    }
+    return kept_features(folder, compute, pictures, of, recipe.flips)
+
+
+@torch.no_grad()
+def evaluate_task(
+    model: AddedHead,
+    encoder: Encoder,
+    front: nn.Sequential,
+    view: Pictures | Maps,
+    most: int | None = None,
+) -> dict[str, float]:
+    """Figures of the task, "@uncompressed" and "@quality" of each level, on the first `most` pictures."""
+    model.eval()
+    place = next(model.parameters()).device
+    manifest = encoder.bundle.manifest
+    qualities = [level.quality for level in manifest.qualities]
+    rows = {
+        where: metric_of(model.head.kind, len(view.names)) for where in ("uncompressed", *map(str, qualities))
+    }
+    for indices in in_order(min(len(view), most or len(view)), 32):
+        x = network_input(view.pixels(indices), manifest.preprocess)
+        u = encoder.features(x.numpy())
+        truth = truth_of(view, indices, np.zeros(len(indices), np.bool_))
+        count(rows["uncompressed"], model.head(as_map(front(x.to(place)))), truth)
+        for level, quality in enumerate(qualities):
+            at = np.full(len(indices), level, np.float32)
+            _, z = encoder.latents(u, at)
+            made = model.feature(torch.from_numpy(z).to(place, torch.float32), torch.from_numpy(at).to(place))
+            count(rows[str(quality)], model.head(made), truth)
+    return {
+        f"{key}@{where}": value for where, metric in rows.items() for key, value in metric.figures().items()
+    }
+
+
+def save_task(
+    folder: Path,
+    bundle: Bundle,
+    task: Task,
+    model: AddedHead,
+    training: dict[str, object],
+    figures: dict[str, float],
+) -> None:
+    """Write a task folder for `bundle`; one that is there gives way to it."""
+    tensors = {f"reconstruction.{n}": t for n, t in model.reconstruction.state_dict().items()}
+    tensors |= {f"tail.{n}": t for n, t in model.head.tail.state_dict().items()}
+    data = save_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    config, _ = reconstruction_of(bundle, 1.0)
+    widths = tuple(layer.out_channels for layer in model.reconstruction.layers[:-1])
+    added = AddedTask(
+        task=task,
+        fingerprint=bundle.manifest.fingerprint,
+        edge_sha256=bundle.manifest.files[EDGE].sha256,
+        codec=config.model_copy(update={"reconstruction": widths}).model_dump(mode="json"),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        training=training,
+        figures=figures,
+        licences=bundle.manifest.licences,
+        file=FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)),
+    )
+    folder.mkdir(exist_ok=True)
+    (folder / TASK).unlink(
+        missing_ok=True
+    )  # first, so that a kill in between leaves nothing that looks whole
+    write_atomically(folder / WEIGHTS, data)
+    write_atomically(folder / TASK, added.sealed_json())
