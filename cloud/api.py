@@ -32,6 +32,7 @@ from shared.errors import (
     UnknownTaskError,
 )
 from shared.http import (
+    BytesMaxQuery,
     QualityQuery,
     add_health,
     answer_doc,
@@ -89,15 +90,16 @@ def build_app(
         asked: Annotated[Wanted, Depends(wanted)],
         taken_by: Annotated[str, Depends(camera)],
         quality: QualityQuery = None,
+        bytes_max: BytesMaxQuery = None,
     ) -> Analysis:
-        """The body is the file as it is (no multipart). `quality` is for images; a bitstream has its own."""
+        """The body is the file as it is (no multipart). `quality`, `bytes_max`: of images; a bitstream has its own."""
         ready = pipeline()
         request_id = request.state.request_id
         if media_type(request, MEDIA_TYPE) == MEDIA_TYPE:
             stream = await read_body(request, MAX_STREAM_BYTES)
             return await ready.analyze(stream, asked, request_id, camera=taken_by)
         image = await read_body(request, settings.image_bytes_max)
-        return await ready.analyze_image(image, asked, request_id, quality, camera=taken_by)
+        return await ready.analyze_image(image, asked, request_id, quality, bytes_max, taken_by)
 
     @app.get(
         "/v1/bundles",
@@ -110,7 +112,6 @@ def build_app(
 
     if watch is not None and settings.admin_token is not None:
         _add_admin(app, watch, settings.admin_token)
-
     return app
 
 
