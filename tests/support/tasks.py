@@ -7,14 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from shared.bundle import EDGE, TASK, WEIGHTS, AddedTask, Bundle, FileEntry
+from shared.types import TaskKind
 
 SIZES = {"stride": 16, "feature_channels": 5, "widths": [4, 4, 8, 8], "classes": 4, "head_widths": [8]}
 
 
-def write_task(bundle: Path, folder: Path, name: str = "mood", seed: int = 0, **changed: Any) -> Path:
-    """A sound task folder: a classifier of four moods, with a feature of 5 channels. changed: fields of task.json.
+# A dense network of the same front; normals and segmentation differ in what its three channels mean.
+DENSE = {"stride": 16, "feature_channels": 5, "widths": [4, 4, 8, 8], "outputs": 3, "tail_widths": [8]}
+LABELS = {
+    "classification": ("calm", "busy", "dim", "bright"),
+    "normals": (),
+    "segmentation": ("wall", "floor", "lamp"),
+}
 
-    Returns `folder`.
+
+def write_task(
+    bundle: Path,
+    folder: Path,
+    name: str = "mood",
+    seed: int = 0,
+    kind: TaskKind = "classification",
+    **changed: Any,
+) -> Path:
+    """A sound task folder, with a feature of 5 channels: a classifier of four moods, or maps of the picture's size.
+
+    changed: fields of task.json. Returns `folder`.
     """
     import torch
     from safetensors.torch import save
@@ -26,7 +43,10 @@ def write_task(bundle: Path, folder: Path, name: str = "mood", seed: int = 0, **
     config = CodecConfig.model_validate(manifest.codec)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = build_network("reference-classifier", SIZES)
+        named, sizes = (
+            ("reference-classifier", SIZES) if kind == "classification" else ("reference-dense", DENSE)
+        )
+        network = build_network(named, sizes)
         front, tail = split(network, network.split_layer)
         feature = feature_shape(front, manifest.preprocess.height, manifest.preprocess.width)
         reconstruction = FeatureReconstruction(feature[0], config)
@@ -36,10 +56,10 @@ def write_task(bundle: Path, folder: Path, name: str = "mood", seed: int = 0, **
     fields = {
         "task": {
             "name": name,
-            "kind": "classification",
-            "labels": ["calm", "busy", "dim", "bright"],
-            "network": "reference-classifier",
-            "network_config": SIZES,
+            "kind": kind,
+            "labels": LABELS[kind],
+            "network": named,
+            "network_config": sizes,
             "split": network.split_layer,
             "feature": feature,
         },
