@@ -137,11 +137,17 @@ class Manifest(Sealed):
     def levels(self) -> Levels:
         return Levels(tuple(level.quality for level in self.qualities))
 
+    @property
+    def edge_sha256(self) -> str:
+        """One SHA-256, hex, over those of the two files that make z on the edge."""
+        both = "".join(self.files[name].sha256 for name in (EDGE, EXTRACTOR))
+        return hashlib.sha256(both.encode()).hexdigest()
+
 
 class AddedTask(Sealed):
     """task.json.
 
-    fingerprint, edge_sha256: of the bundle that it was trained for; another edge.onnx with the same integers would
+    fingerprint, edge_sha256: of the bundle that it was trained for; another edge with the same integers would
     make another z. codec: sizes of its reconstruction, as in a manifest. file: task.safetensors.
     """
 
@@ -278,7 +284,7 @@ class Bundle:
         manifest, name = self.manifest, added.task.name
         for thing, given, own in (
             ("fingerprint", added.fingerprint, manifest.fingerprint),
-            (EDGE, added.edge_sha256, manifest.files[EDGE].sha256),
+            ("edge", added.edge_sha256, manifest.edge_sha256),
         ):
             if given != own:
                 raise BundleDamagedError(

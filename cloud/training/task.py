@@ -40,7 +40,7 @@ from cloud.training.joint import (
 )
 from cloud.training.network import load_network
 from cloud.training.run import Run, Schedule, batches, fit, training_device
-from shared.bundle import CLOUD, EDGE, TASK, WEIGHTS, AddedTask, Bundle, FileEntry, Task
+from shared.bundle import CLOUD, TASK, WEIGHTS, AddedTask, Bundle, FileEntry, Task
 from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.files import write_atomically
@@ -195,7 +195,7 @@ def _latents(
         return z.clip(np.iinfo(Z_TYPE).min, np.iinfo(Z_TYPE).max).astype(Z_TYPE)
 
     of = {
-        "edge_sha256": manifest.files[EDGE].sha256,
+        "edge_sha256": manifest.edge_sha256,
         "fingerprint": manifest.fingerprint,
         "seed": recipe.seed,
     }
@@ -250,7 +250,7 @@ def save_task(
     added = AddedTask(
         task=task,
         fingerprint=bundle.manifest.fingerprint,
-        edge_sha256=bundle.manifest.files[EDGE].sha256,
+        edge_sha256=bundle.manifest.edge_sha256,
         codec=config.model_copy(update={"reconstruction": widths}).model_dump(mode="json"),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         training=training,

@@ -157,7 +157,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (lambda f: (f / TASK).write_text('{"format": 2}'), "task format 2"),
     (lambda f: (f / TASK).write_text((f / TASK).read_text().replace("calm", "calx")), "was changed"),
     (lambda f: rewrite(f, fingerprint="0" * 64), "another bundle.*fingerprint 00000000"),
-    (lambda f: rewrite(f, edge_sha256="0" * 64), "another bundle.*edge.onnx 00000000"),
+    (lambda f: rewrite(f, edge_sha256="0" * 64), "another bundle.*edge 00000000"),
 ]
 WEIGHT_DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (lambda f: (f / WEIGHTS).unlink(), "cannot read"),

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from shared.bundle import EDGE, TASK, WEIGHTS, AddedTask, Bundle, FileEntry
+from shared.bundle import TASK, WEIGHTS, AddedTask, Bundle, FileEntry
 from shared.types import TaskKind
 
 SIZES = {"stride": 16, "feature_channels": 5, "widths": [4, 4, 8, 8], "classes": 4, "head_widths": [8]}
@@ -64,7 +64,7 @@ def write_task(
             "feature": feature,
         },
         "fingerprint": manifest.fingerprint,
-        "edge_sha256": manifest.files[EDGE].sha256,
+        "edge_sha256": manifest.edge_sha256,
         "codec": config.model_dump(mode="json"),
         "created": "2026-11-22T00:00:00+00:00",
         "training": {},
