@@ -22,8 +22,8 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 import torch.distributed
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ class Team:
 
         At least one thing in all: a sum over nothing stays 0.
         """
-        total = self._fabric.all_reduce(count.detach().clone(), reduce_op="sum")
+        total: Any = self._fabric.all_reduce(count.detach().clone(), reduce_op="sum")
         return total.clamp(min=1) / self.size
 
     def mean(self, scalars: Mapping[str, float]) -> dict[str, float]:
