@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,17 +18,21 @@ import pytest
 import torch
 
 from cloud.model import CloudModel
+from cloud.tasks import add_task
 from cloud.training import features
 from cloud.training.build import build
+from cloud.training.evaluate import evaluate_bundle
 from cloud.training.features import Kept, kept_features
 from cloud.training.joint import CodecRecipe, Part, load_run, rate_weight, train_codec
-from cloud.training.network import load_network, top1
+from cloud.training.network import load_network
 from cloud.training.run import Schedule, batches
+from cloud.training.task import FOLDER, TaskRecipe, train_task
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.image import to_input
 from shared.types import TaskQuery
+from support.service import png
 
 
 def curve(run: Path) -> list[dict]:
@@ -167,7 +172,7 @@ def test_training_everything_moves_the_network(tmp_path, patches, tiny_network):
     model, _, _ = load_run(out)
     network, _ = load_network(tiny_network)
     assert not torch.equal(next(model.fronts[0].parameters()), next(network.parameters()))
-    plain = top1(network, patches[1], load_network(tiny_network)[1].preprocess)
+    plain = load_network(tiny_network)[1].figures["top1"]
     assert figures["classification/top1@uncompressed"] == plain, "the teacher is the network as it was given"
 
 
@@ -373,3 +378,120 @@ def test_a_bundle_says_nothing_of_the_machine_that_made_it(tiny_bundle, tiny_net
         data = file.read_bytes()
         for trace in (str(tiny_network.parent), os.path.dirname(os.__file__), "site-packages"):
             assert trace.encode() not in data, f"{file.name} holds {trace}"
+
+
+@pytest.fixture(scope="module")
+def joint_run(tmp_path_factory, patches, tiny_network) -> Path:
+    """Two networks with features of different shapes, three levels."""
+    out = tmp_path_factory.mktemp("joint") / "codec"
+    parts = (
+        Part(network=str(tiny_network), name="coarse", lambda_=300.0),
+        Part(network=str(tiny_network), name="fine", split=3, lambda_=300.0),
+    )
+    levels = {"scales": (0.1, 1.0, 10.0), "qualities": (0, 50, 100)}
+    train(CodecRecipe(data="patches", parts=parts, steps=40, batch=24, **levels), patches, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def joint_bundle(tmp_path_factory, patches, joint_run) -> Path:
+    out = tmp_path_factory.mktemp("joint") / "bundle"
+    build(joint_run, out, "joint", patches[1])
+    return out
+
+
+def test_features_of_different_shapes_share_one_codec(joint_run):
+    model, recipe, _ = load_run(joint_run)
+    shapes = [head.feature for head in model.heads]
+    assert len({shape[1:] for shape in shapes}) == 2
+    y = [torch.zeros(2, *shape) for shape in shapes]
+    made, _ = model.codec(y, torch.zeros(2))
+    assert [tuple(one.shape[1:]) for one in made] == shapes
+    assert recipe.default_quality == 50
+
+
+def test_three_networks_and_one_train_alike(tmp_path, patches, tiny_network):
+    for count in (1, 3):
+        names = [f"task{i}" for i in range(count)]
+        parts = tuple(Part(network=str(tiny_network), name=name, lambda_=300.0) for name in names)
+        figures = train(
+            CodecRecipe(data="patches", parts=parts, steps=2, batch=24), patches, tmp_path / str(count)
+        )
+        assert all(f"{name}/top1@50" in figures for name in names)
+
+
+def test_two_networks_of_one_name_are_refused(tmp_path, patches, tiny_network):
+    part = Part(network=str(tiny_network), lambda_=300.0)
+    with pytest.raises(DataError, match="two networks are named 'classification'"):
+        train(CodecRecipe(data="patches", parts=(part, part), steps=2, batch=24), patches, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"scales": (1.0, 0.5), "qualities": (0, 100)}, "scales must ascend"),
+        ({"scales": (0.5, 1.0)}, "need as many qualities"),
+        ({"scales": (0.5, 1.0), "qualities": (0, 101)}, "within 0..100"),
+        ({"form": "dr", "parts": [{"network": "a", "lambda_": 1.0}] * 2}, "for one network"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_says_why(changes, told):
+    with pytest.raises(ValueError, match=told):
+        recipe(Path("x"), **changes)
+
+
+def test_a_higher_level_costs_more_and_every_task_answers(joint_bundle, patches):
+    bundle = Bundle.open(joint_bundle)
+    assert bundle.quality(None) == 50
+    levels = bundle.manifest.figures["build"]["levels"]
+    sizes = [levels[quality]["bytes_total"] for quality in ("0", "50", "100")]
+    assert sizes == sorted(sizes)
+    assert all(level["decoded"] == len(patches[1]) for level in levels.values())
+    views = {"coarse": patches[1], "fine": patches[1]}
+    evaluation = evaluate_bundle(bundle, views, {}, [0, 25, 100])
+    assert [rate.decoded_exactly for rate in evaluation.rates.values()] == [len(patches[1])] * 3
+    assert all(set(rate.tasks) == set(views) for rate in evaluation.rates.values())
+
+
+def test_the_cloud_answers_what_the_trained_model_answers_at_any_quality(joint_run, joint_bundle, patches):
+    bundle, (model, _, _) = Bundle.open(joint_bundle), load_run(joint_run)
+    encoder, cloud = Encoder(bundle), CloudModel(bundle)
+    u = encoder.features(to_input(patches[1].values[:2], bundle.manifest.preprocess))
+    z = np.concatenate(
+        [encoder.latents(u[i : i + 1], bundle.position(q))[1] for i, q in enumerate((25, 100))]
+    )
+    got = cloud.outputs(z, {"coarse": [0, 1], "fine": [0, 1]}, [25, 100])
+    with torch.no_grad():
+        y_hat = model.codec.core.reconstruct(
+            torch.from_numpy(z).float(), torch.tensor([0.5, 2.0]), model.codec.grid
+        )
+        for k, name in enumerate(model.names):
+            expected = model.heads[k](model.codec.separation(y_hat, k))
+            assert torch.allclose(got[name], expected, atol=1e-4)
+
+
+def test_a_task_added_later_changes_not_a_byte_and_answers(tmp_path, patches, joint_bundle, tiny_network):
+    bundle_path = tmp_path / "bundle"
+    shutil.copytree(joint_bundle, bundle_path)
+    before = digests(bundle_path)
+    stream = Encoder(Bundle.open(bundle_path)).encode(png(3), 25).data
+    values = {"data": "patches", "bundle": str(bundle_path), "network": str(tiny_network), "name": "later"}
+    chosen = TaskRecipe(**values, steps=60, batch=24)
+    figures = train_task(chosen, *patches, tmp_path / "run", resume=False)
+    losses = [line["loss"] for line in curve(tmp_path / "run")]
+    assert losses[-1] < losses[0]
+    assert {"top1@uncompressed", "top1@0", "top1@50", "top1@100"} <= figures.keys()
+    assert digests(bundle_path) == before, "training touched the bundle"
+    add_task(bundle_path, tmp_path / "run" / FOLDER)
+    bundle = Bundle.open(bundle_path)
+    assert {name: digest for name, digest in digests(bundle_path).items() if name in before} == before
+    assert Encoder(bundle).encode(png(3), 25).data == stream
+    rate = evaluate_bundle(bundle, {"later": patches[1]}, {}, [50]).rates[50]
+    assert rate.tasks["later"]["top1"] == pytest.approx(figures["top1@50"], abs=1e-6)
+    with pytest.raises(DataError, match="has a task 'later' already"):
+        train_task(chosen, *patches, tmp_path / "again", resume=False)
+
+
+def digests(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
