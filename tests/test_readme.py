@@ -43,7 +43,7 @@ def test_the_block_without_a_network_runs(tmp_path):
     assert (tmp_path / "kitchen.isthmus").stat().st_size < 400
 
 
-COMMANDS = set(re.findall(r"(?:^|&& |`)(isthmus [a-z]+(?: [a-z]+)?) ", README, re.MULTILINE))
+COMMANDS = set(re.findall(r"(?:^|&& |`)(isthmus [a-z]+(?: [a-z][a-z-]*)?) ", README, re.MULTILINE))
 
 
 @pytest.mark.parametrize("line", sorted(COMMANDS))
