@@ -146,7 +146,7 @@ class TaskWatch:
     async def look(self) -> Reloaded:
         """One look, and what follows from it: when this returns, new requests see the tasks on the disk."""
         async with self._one_at_a_time:
-            model, refused = await asyncio.to_thread(self._load)
+            model, refused, stamp = await asyncio.to_thread(self._load)
             if model is not self._model:
                 self._model = model
                 self._pipeline.swap(model.bundle, model)
@@ -154,18 +154,20 @@ class TaskWatch:
             for name, reason in refused.items():
                 if self._refused.get(name) != reason:
                     log.error("task folder %s is not taken up: %s", name, reason)
-            self._refused = refused
+            self._seen, self._refused = stamp, refused
             return Reloaded(bundle=model.bundle.info(), refused=refused)
 
-    def _load(self) -> tuple[CloudModel, dict[str, str]]:
-        """Blocking: the model for what lies on the disk, and why a folder is not in it."""
+    def _load(self) -> tuple[CloudModel, dict[str, str], Stamp | None]:
+        """Blocking: the model for what lies on the disk, why a folder is not in it, and the stamp of what was read; it
+        is taken first, so that what changes meanwhile is found by the next look. Changes nothing: `look` may be
+        cancelled before it swaps."""
         model = self._model
         try:
             stamp = _stamp(self._path)
         except BundleDamagedError as error:
-            return model, {TASKS: str(error)}
+            return model, {TASKS: str(error)}, None
         if stamp == self._seen:
-            return model, self._refused
+            return model, self._refused, stamp
         refused = {}
         names = {name for name, _ in stamp}
         served = {added.task.name: added for added in model.bundle.added}
@@ -180,5 +182,4 @@ class TaskWatch:
                 refused[name] = str(error)
             except Exception as error:  # whatever one folder holds, the others are taken up
                 refused[name] = f"unexpected {type(error).__name__}: {error}"
-        self._seen = stamp  # taken before anything was read: what changed meanwhile is found by the next one
-        return model, refused
+        return model, refused, stamp

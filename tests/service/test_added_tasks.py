@@ -431,6 +431,20 @@ async def test_a_served_task_that_is_damaged_on_the_disk_is_served_on(
     own.rename(own.with_name("away"))
     assert "no bundle" in (await running.watch.look()).refused[TASKS]
     assert (await running.pipeline.analyze(packed[0], MOOD, "c")).results == first.results
+    own.with_name("away").rename(own)
+    assert list((await running.watch.look()).refused) == ["mood"]
+
+
+async def test_a_look_that_is_given_up_hides_nothing_from_the_next(
+    running: Running, own: Path, mood: Path
+) -> None:
+    add_task(own, mood)
+    given_up = asyncio.create_task(running.watch.look())
+    await asyncio.sleep(0)  # it has begun, in its thread
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    assert len((await running.watch.look()).bundle.tasks) == 2
+    assert len(running.pipeline.info().tasks) == 2
 
 
 async def test_the_watch_outlives_an_error_that_nobody_thought_of(
