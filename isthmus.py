@@ -99,16 +99,23 @@ def demo(
     images: Annotated[
         list[Path] | None, typer.Argument(help="images to send beside the sample rooms")
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder for result.json and sheet.png")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="folder for result.json, sheet.png and the maps")] = Path("demo"),
     bundle: Annotated[
         Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option(min=0, max=100, help="quality; the bundle's default without it")
+    ] = None,
+    bytes_max: Annotated[
+        int | None,
+        typer.Option(min=1, help="bytes of a bitstream: takes the best quality that fits, up to --quality"),
     ] = None,
 ) -> None:
     """Start a cloud and an edge here, send sample rooms through both, show what came back."""
     from cloud.demo import run_demo
     from shared.bundle import default_bundle
 
-    run_demo(images or [], out, bundle or default_bundle())
+    run_demo(images or [], out, bundle or default_bundle(), quality, bytes_max)
 
 
 @app.command()
