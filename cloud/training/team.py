@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -27,7 +26,6 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from shared.errors import DataError
 
@@ -52,10 +50,11 @@ class Team:
     """This process and the others of its training.
 
     rank: 0..size - 1; the process of rank 0 leads: it alone writes and shows. device: of this process. precision:
-    "auto" is bf16-mixed on a GPU, otherwise 32. Raises DataError.
+    "auto" is bf16-mixed on a GPU, otherwise 32. all_used: every trained parameter has a part in each loss; where
+    that is not so, say so, or torch raises RuntimeError. Raises DataError.
     """
 
-    def __init__(self, place: torch.device, precision: Precision = "auto") -> None:
+    def __init__(self, place: torch.device, precision: Precision = "auto", all_used: bool = True) -> None:
         if place.type not in ("cpu", "cuda", "mps"):
             raise DataError(f"--device {place.type}: training takes cpu, cuda or mps")
         if precision == "auto":
@@ -73,8 +72,7 @@ class Team:
                 accelerator=place.type,
                 devices=here,
                 num_nodes=int(os.environ["WORLD_SIZE"]) // here,
-                # A step need not use every parameter: which it uses is the loss's affair.
-                strategy=DDPStrategy(find_unused_parameters=True),
+                strategy=DDPStrategy(find_unused_parameters=not all_used),
                 precision=kind,
             )
         else:
@@ -147,7 +145,6 @@ class Team:
                 module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
             else:
                 _share_batch_norms(module)
-            warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified")
         return self._fabric.setup(module, optimiser)
 
     def backward(self, loss: Tensor) -> None:
@@ -161,6 +158,20 @@ class Team:
         """Tell the user, once."""
         if self.leads:
             Console(soft_wrap=True, highlight=False).print(text, markup=False)
+
+
+class _Sum(torch.autograd.Function):
+    """Of a tensor over all processes, and so of its gradient; torch's own is deprecated for a private one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Sum.forward(ctx, grad)
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -179,9 +190,9 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         processes = torch.distributed.get_world_size()
         count = processes * x.numel() // x.shape[1]
-        mean = all_reduce(x.mean((0, 2, 3))) / processes
+        mean = _Sum.apply(x.mean((0, 2, 3))) / processes
         centred = x - mean[:, None, None]
-        variance = all_reduce(centred.square().mean((0, 2, 3))) / processes
+        variance = _Sum.apply(centred.square().mean((0, 2, 3))) / processes
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
