@@ -95,7 +95,7 @@ PRESETS = {
 }
 
 
-def _chain(
+def chain(
     inputs: int, widths: tuple[int, ...], outputs: int, strides: tuple[int, ...] | None = None
 ) -> nn.Sequential:
     """3 x 3 convolutions with ReLU between them, none after the last."""
@@ -130,7 +130,7 @@ class FeatureFusion(nn.Module):
         super().__init__()
         self.grid = common_grid(features)
         several = len(features) > 1
-        self.subnets = nn.ModuleList(_chain(f[0], config.fusion, f[0]) for f in features if several)
+        self.subnets = nn.ModuleList(chain(f[0], config.fusion, f[0]) for f in features if several)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         if not self.subnets:
@@ -147,7 +147,7 @@ class FeatureSeparation(nn.Module):
         self.grids = [spatial(feature) for feature in features]
         channels = sum(feature[0] for feature in features)
         several = len(features) > 1
-        self.subnets = nn.ModuleList(_chain(channels, config.separation, f[0]) for f in features if several)
+        self.subnets = nn.ModuleList(chain(channels, config.separation, f[0]) for f in features if several)
 
     def forward(self, y_hat: Tensor, which: int) -> Tensor:
         """The feature of task number `which`."""
@@ -198,7 +198,7 @@ class FeatureTransform(nn.Module):
 
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
-        self.layers = _chain(channels, config.transform, config.latent_channels, config.strides)
+        self.layers = chain(channels, config.transform, config.latent_channels, config.strides)
 
     def forward(self, y: Tensor) -> Tensor:
         u: Tensor = self.layers(y)
@@ -211,7 +211,7 @@ class HyperpriorExtractor(nn.Module):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
-            _chain(config.latent_channels, config.extractor[:-1], config.extractor[-1]), nn.ReLU()
+            chain(config.latent_channels, config.extractor[:-1], config.extractor[-1]), nn.ReLU()
         )
         self.linear = nn.Sequential(
             nn.Linear(config.extractor[-1], config.extractor_linear),
@@ -228,19 +228,21 @@ class FactorisedPrior(nn.Module):
     """Factorised prior (entropy bottleneck) of v: each element, at each level, a mixture of three logistic densities.
 
     Written here, in the log domain, because the gradient has to live on in the tails, where compressai's
-    EntropyBottleneck clamps the likelihood (docs/decisions/0002).
+    EntropyBottleneck clamps the likelihood (docs/decisions/0002). speed: of learning; the parameters are kept divided
+    by it, because Adam moves each by the learning rate at most.
     """
 
-    def __init__(self, size: int, levels: int = 1, parts: int = 3) -> None:
+    def __init__(self, size: int, levels: int = 1, parts: int = 3, speed: float = 1.0) -> None:
         super().__init__()
+        self.speed = speed
         self.logits = nn.Parameter(torch.zeros(levels, size, parts))
-        self.means = nn.Parameter(torch.linspace(-1.0, 1.0, parts).repeat(levels, size, 1))
+        self.means = nn.Parameter(torch.linspace(-1.0, 1.0, parts).repeat(levels, size, 1) / speed)
         self.log_scales = nn.Parameter(torch.zeros(levels, size, parts))
 
     def bits(self, v: Tensor, level: Tensor | int = 0) -> Tensor:
-        """-log2 of the mass on [v - 1/2, v + 1/2], of v (B, V). level (B,): whole numbers."""
-        logits, means = self.logits[level], self.means[level]
-        scale = self.log_scales[level].clamp(-4, 6).exp()
+        """-log2 of the mass on [v - 1/2, v + 1/2], of v (..., V). level, whole numbers: of all, or (...)."""
+        logits, means = self.logits[level] * self.speed, self.means[level] * self.speed
+        scale = (self.log_scales[level] * self.speed).clamp(-4, 6).exp()
         middle = v[..., None] - means
         upper, lower = (middle + 0.5) / scale, (middle - 0.5) / scale
         # The mass of a logistic: sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)).
@@ -295,6 +297,12 @@ class _Bounded(torch.autograd.Function):
         return gradient.masked_fill(outwards, 0.0), None, None
 
 
+def bounded_log_scale(log_scale: Tensor) -> Tensor:
+    """Within SCALE_MIN..SCALE_MAX, with a gradient that leads back there."""
+    bounded: Tensor = _Bounded.apply(log_scale, math.log(SCALE_MIN), math.log(SCALE_MAX))
+    return bounded
+
+
 class ProbabilityPredictor(nn.Module):
     """maps (B, n, h, w) -> mean and log standard deviation of every element of z, each (B, N, h, w).
 
@@ -315,7 +323,7 @@ class ProbabilityPredictor(nn.Module):
         mean, log_scale = maps, maps
         for i, (m, s) in enumerate(zip(self.mean, self.log_scale, strict=True)):
             mean, log_scale = m(F.relu(mean) if i else mean), s(F.relu(log_scale) if i else log_scale)
-        return mean, _Bounded.apply(log_scale, math.log(SCALE_MIN), math.log(SCALE_MAX))
+        return mean, bounded_log_scale(log_scale)
 
 
 class FeatureReconstruction(nn.Module):
@@ -353,6 +361,12 @@ def gaussian_bits(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 def round_straight(x: Tensor) -> Tensor:
     """Rounding whose gradient is the identity."""
     return x + (x.round() - x).detach()
+
+
+def on_grid(mean: Tensor) -> Tensor:
+    """Means as the deployed tables have them. A codec that learnt without it lost 1.5 % there, because at the smallest
+    scale a 32nd can double a probability."""
+    return round_straight(mean * MEAN_STEPS) / MEAN_STEPS
 
 
 class Coded(NamedTuple):
@@ -402,7 +416,7 @@ class FeatureCodec(nn.Module):
     def latents(self, y: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z and v as the edge makes them: rounded, still floats."""
         z = self.z_of(self.transform(y), position).round()
-        return z, self.extractor(z).round()
+        return z, self.extract(z).round()
 
     def reconstruct(self, z: Tensor, position: Tensor | None, size: tuple[int, int]) -> Tensor:
         """z (B, N, h, w), rounded -> y_hat (B, C, *size)."""
@@ -411,11 +425,19 @@ class FeatureCodec(nn.Module):
         y_hat: Tensor = self.reconstruction(z, size)
         return y_hat
 
+    def extract(self, z: Tensor) -> Tensor:
+        """v before rounding."""
+        v: Tensor = self.extractor(z)
+        return v
+
+    def hyper_bits(self, v: Tensor, position: Tensor | None) -> Tensor:
+        """Bits of v a picture, (B,)."""
+        return self.prior.bits(v, level_of(position)).sum(1)
+
     def gaussians(self, v: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
-        """Mean and log scale of every element of z. The mean lies on the grid of the deployed tables: one that learnt
-        without it lost 1.5 % there, because at the smallest scale a 32nd can double a probability."""
+        """Mean, on the grid of the deployed tables, and log scale of every element of z."""
         mean, log_scale = self.predictor(self.codebook(self.generator(v), h, w))
-        return round_straight(mean * MEAN_STEPS) / MEAN_STEPS, log_scale
+        return on_grid(mean), log_scale
 
     def rounded_bits(self, y: Tensor, position: Tensor | None = None) -> Tensor:
         """Bits a picture (B,) as they will be written, where `forward` in training gives those under noise."""
@@ -424,12 +446,12 @@ class FeatureCodec(nn.Module):
 
     def rate(self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor]:
         """Bits of z and of v a picture, (B,) each. z_hat: what v is extracted from; z_rate: what is coded."""
-        v = self.extractor(z_hat)
+        v = self.extract(z_hat)
         v_hat = round_straight(v)
         v_rate = v + torch.rand_like(v) - 0.5 if self.training else v_hat
         mean, log_scale = self.gaussians(v_hat, z_hat.shape[2], z_hat.shape[3])
         bits_z = gaussian_bits(z_rate, mean, log_scale).sum((1, 2, 3))
-        return bits_z, self.prior.bits(v_rate, level_of(position)).sum(1)
+        return bits_z, self.hyper_bits(v_rate, position)
 
     def forward(self, y: Tensor, position: Tensor | None = None) -> Coded:
         # Mixed precision ends here: a probability in 16 bits is no probability.
@@ -464,12 +486,14 @@ def initialise(module: nn.Module) -> None:
 class JointCodec(nn.Module):
     """The whole codec of n features: fusion, the codec of what was fused, separation. n = 1: the plain codec."""
 
-    def __init__(self, features: Sequence[Shape], config: CodecConfig) -> None:
+    def __init__(
+        self, features: Sequence[Shape], config: CodecConfig, core: type[FeatureCodec] = FeatureCodec
+    ) -> None:
         super().__init__()
         self.features = tuple(features)
         self.fusion = FeatureFusion(features, config)
         self.grid = self.fusion.grid
-        self.core = FeatureCodec(sum(f[0] for f in features), config.for_feature(*self.grid))
+        self.core = core(sum(f[0] for f in features), config.for_feature(*self.grid))
         self.separation = FeatureSeparation(features, config)
         for part in (self.fusion, self.separation):
             initialise(part)

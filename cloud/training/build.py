@@ -140,6 +140,10 @@ def build(
     if out.exists():
         raise DataError(f"{out} exists already; delete it, or choose another --out")
     model, recipe, cards = load_run(run)
+    if recipe.prior != "codebook":
+        raise DataError(
+            f"{run} was trained with --prior {recipe.prior}, for comparison only; a bundle takes the codebook"
+        )
     preprocess = cards[0].preprocess
     x, u = _transformed(model, pictures, preprocess)
     levels = [_latents(model, u, level, len(recipe.qualities)) for level in range(len(recipe.qualities))]

@@ -12,6 +12,16 @@ from shared.errors import DataError
 
 Steps = Annotated[int, typer.Option(min=1)]
 Preset = Annotated[str, typer.Option(help="Sizes of the codec: small or reference.")]
+PriorOf = Annotated[
+    str,
+    typer.Option("--prior", help="Of the latent: codebook; factorised or hyperprior, to compare it with."),
+]
+Features = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keeps the networks' features, for several runs on the same data; by default in --out."
+    ),
+]
 Scales = Annotated[
     str,
     typer.Option(help="Of lambda, one a level, ascending, with commas; 1 is the default quality."),
@@ -33,6 +43,7 @@ def single(
     batch: Annotated[int, typer.Option(min=1)] = 64,
     learning_rate: float = 1e-3,
     preset: Preset = "small",
+    prior: PriorOf = "codebook",
     distortion: Annotated[
         str, typer.Option(help="task (labels), distill (the network) or feature.")
     ] = "distill",
@@ -46,12 +57,14 @@ def single(
     seed: int = 0,
     resume: Resume = False,
     device: Device = "auto",
+    features: Features = None,
 ) -> None:
     """Flow 1: train a codec on one network's feature."""
     part = {"network": str(network), "split": split, "distortion": distortion, "lambda_": lambda_}
     values = {
         "form": form,
         "preset": preset,
+        "prior": prior,
         "steps": steps,
         "batch": batch,
         "learning_rate": learning_rate,
@@ -59,7 +72,7 @@ def single(
         "train_all": train_all,
         "seed": seed,
     }
-    _train(data, [part], scales, values, holdout, out, resume, device)
+    _train(data, [part], scales, values, holdout, out, resume, device, features)
 
 
 def multi(
@@ -82,6 +95,7 @@ def multi(
     batch: Annotated[int, typer.Option(min=1)] = 32,
     learning_rate: float = 1e-3,
     preset: Preset = "small",
+    prior: PriorOf = "codebook",
     crop: Crop = 8,
     flips: Flips = True,
     train_all: TrainAll = False,
@@ -89,6 +103,7 @@ def multi(
     seed: int = 0,
     resume: Resume = False,
     device: Device = "auto",
+    features: Features = None,
 ) -> None:
     """Flow 2: train one codec on the features of several networks."""
     parts = [
@@ -103,6 +118,7 @@ def multi(
     ]
     values = {
         "preset": preset,
+        "prior": prior,
         "steps": steps,
         "batch": batch,
         "learning_rate": learning_rate,
@@ -111,7 +127,7 @@ def multi(
         "train_all": train_all,
         "seed": seed,
     }
-    _train(data, parts, scales, values, holdout, out, resume, device)
+    _train(data, parts, scales, values, holdout, out, resume, device, features)
 
 
 def _one(values: list[Any], i: int, count: int, flag: str) -> Any:
@@ -132,6 +148,7 @@ def _train(
     out: Path,
     resume: bool,
     device: str,
+    features: Path | None,
 ) -> None:
     from cloud.training.joint import CodecRecipe, figures_told, load_networks, spread, train_codec
     from cloud.training.views import open_views
@@ -145,7 +162,7 @@ def _train(
     )
     kinds = [network.card.task for network in load_networks(recipe.parts)]
     training, validation = open_views(data, kinds, 0, -holdout), open_views(data, kinds, -holdout)
-    figures = train_codec(recipe, training, validation, out, resume, device)
+    figures = train_codec(recipe, training, validation, out, resume, device, features)
     for quality in recipe.qualities:
         typer.echo(f"{out}: quality {quality}: {figures_told(figures, quality)}")
     typer.echo(f"  on {holdout} rooms held out")

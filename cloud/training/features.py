@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,8 +58,33 @@ def kept_features(
     """compute(indices, flip) of all pictures and, where `flips`, of their mirror images behind them, kept in `folder`.
 
     The files appear whole or not at all, so that a killed run goes on with the next. of: what the values depend on
-    besides the pictures; about.json says it, and values of anything else are thrown away.
+    besides the pictures; about.json says it, and values of anything else are thrown away. Of several processes that
+    want one folder, one computes and the others wait.
     """
+    with _alone_in(folder):
+        return _kept(folder, compute, pictures, of, flips)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """No other process works on the folder meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            Console().print(f"{folder}: another run is computing these; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _kept(
+    folder: Path,
+    compute: Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[Any]],
+    pictures: Pixels,
+    of: dict[str, Any],
+    flips: bool,
+) -> Kept:
     total = len(pictures) * (2 if flips else 1)
     _keep_only_those_of(folder, {**of, **_identity(pictures), "flips": flips})
     shards = [range(start, min(start + SHARD, total)) for start in range(0, total, SHARD)]
@@ -104,7 +131,6 @@ def _identity(pictures: Pixels) -> dict[str, Any]:
 
 def _keep_only_those_of(folder: Path, identity: dict[str, Any]) -> None:
     """Empty `folder` of values that are not of `identity`, and of what a kill left half done."""
-    folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".*.npy.*"):
         stale.unlink()
     about = folder / "about.json"

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from cloud.models.codec import PRESETS, CodecConfig, JointCodec, Shape, interpolated
 from cloud.models.networks import as_feature, build_network, feature_shape, split
+from cloud.models.priors import CODECS, Prior
 from cloud.training.data import IGNORE, Maps, Pictures, in_order, mirror, network_input
 from cloud.training.dense import dense_loss
 from cloud.training.features import Kept, Pixels, kept_features, weights_digest
@@ -65,6 +66,7 @@ class CodecRecipe(Frozen):
 
     scales: of lambda, one a quality level, ascending. qualities: the levels' numbers in 0..100, ascending; as many.
     crop: feature cells, high and wide, of the piece of a map on which its distillation is computed; None: all of it.
+    prior: of z; the others than the codebook are there to be compared with.
     """
 
     data: str
@@ -72,6 +74,7 @@ class CodecRecipe(Frozen):
     scales: tuple[float, ...] = Field((1.0,), min_length=1)
     qualities: tuple[int, ...] = (50,)
     preset: Literal["reference", "small"] = "small"
+    prior: Prior = "codebook"
     form: Literal["rd", "dr"] = "rd"
     steps: int = Field(ge=1)
     batch: int = Field(64, ge=1)
@@ -157,7 +160,7 @@ class Head(nn.Module):
 class SplitNetworks(nn.Module):
     """Fronts -> codec -> heads, the thing that a bundle deploys."""
 
-    def __init__(self, networks: Sequence[Network], config: CodecConfig) -> None:
+    def __init__(self, networks: Sequence[Network], config: CodecConfig, prior: Prior = "codebook") -> None:
         super().__init__()
         self.names = [network.name for network in networks]
         preprocess = networks[0].card.preprocess
@@ -167,7 +170,7 @@ class SplitNetworks(nn.Module):
             self.fronts.append(front)
             shape = feature_shape(front, preprocess.height, preprocess.width)
             self.heads.append(Head(tail, network.card.task, shape))
-        self.codec = JointCodec([head.feature for head in self.heads], config)
+        self.codec = JointCodec([head.feature for head in self.heads], config, CODECS[prior])
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The fronts' features of x (B, 3, H, W), each (B, C_k, H_k, W_k)."""
@@ -190,15 +193,17 @@ def train_codec(
     out: Path,
     resume: bool,
     device: str = "cpu",
+    features: Path | None = None,
 ) -> dict[str, float]:
     """Train, leaving in `out` what `build` needs. training, validation: a view of the same pictures for each part,
-    with its labels. Returns the last validation. Raises DataError."""
+    with its labels. features: where those of frozen networks are kept, for other runs too; by default the run's own
+    folder. Returns the last validation. Raises DataError."""
     place = training_device(device)
     networks = load_networks(recipe.parts)
     torch.manual_seed(recipe.seed)
     config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
     try:
-        model = SplitNetworks(networks, config)
+        model = SplitNetworks(networks, config, recipe.prior)
     except ValueError as error:
         raise DataError(str(error)) from None
     if model.codec.core.gains is not None:
@@ -218,7 +223,7 @@ def train_codec(
     if not recipe.train_all:
         model.freeze_networks()
         kept = [
-            features_of(out / "features" / name, front, training[0], preprocess, recipe.flips)
+            features_of((features or out / "features") / name, front, training[0], preprocess, recipe.flips)
             for name, front in zip(model.names, model.fronts, strict=True)
         ]
         source = lambda indices: [one.batch(indices) for one in kept]  # noqa: E731
@@ -453,7 +458,7 @@ def load_run(run: Path) -> tuple[SplitNetworks, CodecRecipe, list[NetworkCard]]:
             for part, card in zip(recipe.parts, cards, strict=True)
         ]
         config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
-        model = SplitNetworks(networks, config)
+        model = SplitNetworks(networks, config, recipe.prior)
         model.load_state_dict(state["model"])
     except FileNotFoundError as error:
         raise DataError(
