@@ -190,6 +190,7 @@ def task(
     seed: int = 0,
     resume: Resume = False,
     device: Device = "auto",
+    features: Features = None,
 ) -> None:
     """Flow 3: teach a finished bundle a new task, without a change to one byte that its edges send."""
     from cloud.training.network import load_network
@@ -214,7 +215,7 @@ def task(
     )
     kinds = [load_network(network)[1].task]
     training, validation = open_views(data, kinds, 0, -holdout)[0], open_views(data, kinds, -holdout)[0]
-    figures = train_task(recipe, training, validation, out, resume, device)
+    figures = train_task(recipe, training, validation, out, resume, device, features)
     for key, value in figures.items():
         typer.echo(f"  {key:24} {value:.4g}")
     typer.echo(f"{out / FOLDER}: add it with: isthmus cloud add-task {bundle} {out / FOLDER}")

@@ -96,8 +96,12 @@ def train_task(
     out: Path,
     resume: bool,
     device: str = "cpu",
+    features: Path | None = None,
 ) -> dict[str, float]:
-    """Train, leaving a task folder in out/task. Returns its figures, by "name@quality". Raises IsthmusError."""
+    """Train, leaving a task folder in out/task. Returns its figures, by "name@quality". Raises IsthmusError.
+
+    features: keeps the new network's features, for other runs too; by default the run's own folder.
+    """
     place = training_device(device)
     bundle = Bundle.open(recipe.bundle)
     network, card = load_network(Path(recipe.network))
@@ -125,7 +129,7 @@ def train_task(
     encoder = Encoder(bundle, threads=torch.get_num_threads())
     positions = _positions(bundle, len(training) * (2 if recipe.flips else 1), recipe.seed)
     z_of = _latents(out / "latents", encoder, training, positions, recipe)
-    y_of = features_of(out / "features", front, training, preprocess, recipe.flips)
+    y_of = features_of((features or out / "features") / name, front, training, preprocess, recipe.flips)
     size = len(training)
 
     def data(start: int) -> Iterator[NDArray[np.int64]]:
