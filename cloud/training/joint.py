@@ -256,9 +256,10 @@ def train_codec(
             d = distortion(part.distortion, *heads, made[k], given[k], truth, recipe.crop)
             distance = distance + d * (weights[k] / total)
             scalars[f"d/{model.names[k]}"] = float(d.detach().mean())
-        # The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda.
-        rate = 1 / (total * scale) if recipe.form == "rd" else recipe.parts[0].lambda_ / scale
-        loss = (distance + ramp * rate * bits).mean()
+        # The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda. A level's
+        # scale weighs the distortion and not the rate, so that no level's share of the gradient drowns the others'.
+        rate = 1 / total if recipe.form == "rd" else recipe.parts[0].lambda_
+        loss = (scale * distance + ramp * rate * bits).mean()
         scalars |= {
             "distortion": float(distance.detach().mean()),
             "bytes_under_noise": float(bits.detach().mean()) / 8,
