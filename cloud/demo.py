@@ -298,7 +298,7 @@ def _print_table(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
         # Of two tasks of a kind each column has the name of its task.
         alone = [other.kind for other in tasks].count(task.kind) == 1
         name, *more = _HEADERS[task.kind]
-        table.add_column(name if alone else task.name)
+        table.add_column(name if alone else task.name, overflow="fold")
         for name in more:
             table.add_column(name, justify="right")
     for name in ("b_v", "b_z", "bytes", "JPEG", "ratio", "edge\nms", "cloud\nms"):
@@ -318,7 +318,7 @@ def _print_table(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
         )
     console = Console()
     # Cut to 80 columns, a table in a log or a pipe would fold its figures.
-    Console(width=None if console.is_terminal else 120).print(table)
+    Console(width=None if console.is_terminal else 200).print(table)
 
 
 def _caption(fitted: Image.Image, tasks: Sequence[Task]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -76,7 +77,10 @@ def test_the_demo_answers_as_shown(tmp_path):
     )
     assert len(shown) == 8
     assert printed == shown
-    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["result.json", "sheet.png"]
+    images = json.loads((tmp_path / "demo" / "result.json").read_text())["images"]
+    maps = [name for image in images for name in image["maps"].values()]
+    there = sorted(path.name for path in (tmp_path / "demo").iterdir())
+    assert there == sorted(["result.json", "sheet.png", *maps])
 
 
 def test_links_lead_somewhere():
