@@ -30,17 +30,21 @@ def bundle() -> Bundle:
 
 
 def encoded_rooms(bundle: Bundle, count: int) -> tuple[list[bytes], np.ndarray, float]:
-    """Bitstreams and z of unseen rooms, and the integer model's ideal length in bits, in sum."""
+    """Bitstreams of unseen rooms, at all qualities in turn, their z, and the integer model's ideal length in bits, in
+    sum."""
     from cloud.training.rooms import TEST_SEED_START, render
 
     encoder = Encoder(bundle)
+    lowest, highest = bundle.levels.lowest, bundle.levels.highest
     streams, latents, bits = [], [], 0.0
     for seed in range(TEST_SEED_START, TEST_SEED_START + count):
-        v, z = encoder.latents(to_input(render(seed).image, bundle.manifest.preprocess)[None])
-        b_v, b_z = encoder.codec.encode(v[0], z[0])
-        streams.append(Bitstream(bundle.fingerprint, 50, *z.shape[2:], b_v, b_z).pack())
+        quality = lowest + (seed * 17) % (highest - lowest + 1)
+        u = encoder.features(to_input(render(seed).image, bundle.manifest.preprocess)[None])
+        v, z = encoder.latents(u, bundle.position(quality))
+        b_v, b_z = encoder.codec.encode(v[0], z[0], quality)
+        streams.append(Bitstream(bundle.fingerprint, quality, *z.shape[2:], b_v, b_z).pack())
         latents.append(z[0])
-        bits += sum(encoder.codec.bits(v[0], z[0]))
+        bits += sum(encoder.codec.bits(v[0], z[0], quality))
     return streams, np.stack(latents), bits
 
 
@@ -84,41 +88,60 @@ def test_bytes_are_those_of_the_integer_model_its_endings_and_the_container(room
     streams, _, bits = rooms
     payload = sum(len(s.b_v) + len(s.b_z) for s in map(Bitstream.unpack, streams))
     assert payload <= 1.001 * bits / 8 + 0.8 * len(streams)
-    assert sum(map(len, streams)) - payload == 15 * len(streams), "the container of short streams"
+    containers = sum(map(len, streams)) - payload
+    assert 15 * len(streams) <= containers <= 17 * len(streams), "lengths from 128 bytes on take a byte more"
 
 
-def test_the_integer_model_costs_at_most_one_percent(bundle):
+def test_the_integer_model_costs_at_most_one_percent_at_every_level(bundle):
     report = bundle.manifest.figures["build"]
     assert report["pictures"] >= 1000
-    assert report["decoded"] == report["pictures"]
-    ideal = report["float_bits_v"] + report["float_bits_z"]
-    assert report["integer_bits_v"] + report["integer_bits_z"] <= 1.01 * ideal
+    for level in report["levels"].values():
+        assert level["decoded"] == report["pictures"]
+        ideal = level["float_bits_v"] + level["float_bits_z"]
+        assert level["integer_bits_v"] + level["integer_bits_z"] <= 1.01 * ideal
 
 
 def test_its_figures_keep_what_is_promised(bundle):
-    assert sum(f.stat().st_size for f in bundle.path.rglob("*") if f.is_file()) < 20_000_000
-    assert len(bundle.manifest.tasks[0].labels) >= 16
+    assert sum(f.stat().st_size for f in bundle.path.rglob("*") if f.is_file()) < 25_000_000
+    assert [task.kind for task in bundle.tasks] == ["classification", "normals", "segmentation"]
+    assert [added.task.name for added in bundle.added] == ["segmentation"]
+    assert len(bundle.tasks[0].labels) >= 16
     figures = bundle.manifest.figures["evaluation"]
+    rates = figures["rates"]
+    assert len(rates) >= 5
     assert figures["pictures"] == 1000
-    assert figures["decoded_exactly"] == 1000
-    assert figures["bytes_mean"] < 300
-    assert figures["top1"] >= figures["top1_uncompressed"] - 0.01
+    assert all(rate["decoded_exactly"] == 1000 for rate in rates.values())
+    assert rates[str(bundle.quality(None))]["bytes_mean"] <= 400
+    sizes = [rates[str(quality)]["bytes_mean"] for quality in bundle.levels.qualities]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] >= 6 * sizes[0]
 
 
 @pytest.mark.slow
 def test_its_figures_can_be_measured_again(bundle):
-    """Top-1 through the bundle on the 1,000 rooms of the manifest, from bytes to labels."""
+    """The first 200 of the 1,000 rooms of the manifest, from pixels to bytes to answers, at the default quality."""
     from cloud.model import CloudModel
-    from cloud.training.rooms import CATEGORIES, TEST_SEED_START, category_of
-    from shared.types import TaskQuery
+    from cloud.training.metrics import AngularError, Confusion, Top1
+    from cloud.training.rooms import TEST_SEED_START, category_of, render
 
-    streams, z, _ = encoded_rooms(bundle, 1000)
-    model = CloudModel(bundle)
-    right = 0
-    for at in range(0, 1000, 50):
-        answers = model.answer(z[at : at + 50], [[TaskQuery(name="classification", top_k=1)]] * 50)
-        for i, answer in enumerate(answers, at):
-            right += answer["classification"].top[0].label == CATEGORIES[category_of(TEST_SEED_START + i)]
-    figures = bundle.manifest.figures["evaluation"]
-    assert right / 1000 == pytest.approx(figures["top1"], abs=0.003)
-    assert np.mean([len(data) for data in streams]) == pytest.approx(figures["bytes_mean"], rel=0.005)
+    encoder, model = Encoder(bundle), CloudModel(bundle)
+    quality, sizes = bundle.quality(None), []
+    metrics = {"classification": Top1(), "normals": AngularError(), "segmentation": Confusion(17)}
+    for seed in range(TEST_SEED_START, TEST_SEED_START + 200):
+        room = render(seed)
+        u = encoder.features(to_input(room.image, bundle.manifest.preprocess)[None])
+        v, z = encoder.latents(u, bundle.position(quality))
+        b_v, b_z = encoder.codec.encode(v[0], z[0], quality)
+        sizes.append(len(Bitstream(bundle.fingerprint, quality, *z.shape[2:], b_v, b_z).pack()))
+        decoded = model.codec.decode_batch([(b_v, b_z)], *z.shape[2:], [quality])
+        out = model.outputs(decoded, {name: [0] for name in metrics}, [quality])
+        metrics["classification"].add(out["classification"].argmax(1).numpy(), np.array([category_of(seed)]))
+        metrics["normals"].add(out["normals"][0].permute(1, 2, 0).numpy(), room.normals.astype(np.float32))
+        metrics["segmentation"].add(out["segmentation"][0].argmax(0).numpy(), room.semantic)
+    rate = bundle.manifest.figures["evaluation"]["rates"][str(quality)]
+    got = {name: metric.figures() for name, metric in metrics.items()}
+    # 200 of 1,000 pictures: as far as a fifth of the set may differ from the whole.
+    assert np.mean(sizes) == pytest.approx(rate["bytes_mean"], rel=0.05)
+    assert got["classification"]["top1"] == pytest.approx(rate["tasks"]["classification"]["top1"], abs=0.03)
+    assert got["normals"]["mean_deg"] == pytest.approx(rate["tasks"]["normals"]["mean_deg"], abs=1.0)
+    assert got["segmentation"]["miou"] == pytest.approx(rate["tasks"]["segmentation"]["miou"], abs=0.05)
