@@ -1,4 +1,4 @@
-"""The command line: `isthmus demo | edge ... | cloud ... | train ... | inspect`.
+"""The command line: `isthmus demo | edge ... | cloud ... | train ... | bench ... | inspect`.
 
 A group's module is imported when the group is used, so that an edge command loads no torch, no server and no gRPC. Here
 does an error become one line on stderr and an exit status: 2 for what the user can mend, 1 for the other side. (A
@@ -28,9 +28,10 @@ GROUPS = {
     "edge": ("edge.commands", "The camera side: encode images, analyze them, serve the local HTTP API."),
     "cloud": ("cloud.commands", "The server side: serve gRPC and HTTP, decode bitstreams."),
     "train": ("cloud.training.commands", "Render data, train networks and codecs, build bundles."),
+    "bench": ("cloud.bench.commands", "Measure bundles and codecs against targets and peers."),
 }
 # What a group needs beyond the base install, by the extra that brings it.
-EXTRAS = {"cloud": "cloud", "train": "train"}
+EXTRAS = {"cloud": "cloud", "train": "train", "bench": "train"}
 
 
 class LazyGroups(TyperGroup):

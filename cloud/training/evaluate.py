@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import track
 
 from cloud.model import CloudModel
@@ -41,6 +42,15 @@ class Evaluation(Frozen):
     pictures: int
     uncompressed: Figures
     rates: dict[int, Rate]
+
+
+def bitstreams(
+    encoder: Encoder, u: NDArray[np.float32], quality: int
+) -> tuple[list[Bitstream], NDArray[np.int32]]:
+    """u (B, N, h, w) -> the pictures' bitstreams at a quality, and the z (B, N, h, w) in them."""
+    v, z = encoder.latents(u, encoder.bundle.position(quality))
+    coded = (encoder.codec.encode(one_v, one_z, quality) for one_v, one_z in zip(v, z, strict=True))
+    return [Bitstream(encoder.bundle.fingerprint, quality, *z.shape[2:], b_v, b_z) for b_v, b_z in coded], z
 
 
 @torch.no_grad()
@@ -84,13 +94,11 @@ def evaluate_bundle(
             count(rows["uncompressed"][task], out, truths[task])
         u = encoder.features(x)
         for quality in qualities:
-            v, z = encoder.latents(u, bundle.position(quality))
+            made, z = bitstreams(encoder, u, quality)
             streams = []
-            for one_v, one_z in zip(v, z, strict=True):
-                b_v, b_z = encoder.codec.encode(one_v, one_z, quality)
-                data = Bitstream(bundle.fingerprint, quality, *one_z.shape[1:], b_v, b_z).pack()
-                sizes[quality].append((len(data), len(b_v), len(b_z)))
+            for data in (stream.pack() for stream in made):
                 stream = Bitstream.unpack(data)
+                sizes[quality].append((len(data), len(stream.b_v), len(stream.b_z)))
                 streams.append((stream.b_v, stream.b_z))
             levels = [quality] * len(indices)
             decoded = model.codec.decode_batch(streams, *z.shape[2:], levels)

@@ -86,7 +86,7 @@ def _kept(
     flips: bool,
 ) -> Kept:
     total = len(pictures) * (2 if flips else 1)
-    _keep_only_those_of(folder, {**of, **_identity(pictures), "flips": flips})
+    _keep_only_those_of(folder, {**of, **identity(pictures), "flips": flips})
     shards = [range(start, min(start + SHARD, total)) for start in range(0, total, SHARD)]
 
     def opened(number: int) -> NDArray[Any] | None:
@@ -120,8 +120,8 @@ def weights_digest(*modules: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _identity(pictures: Pixels) -> dict[str, Any]:
-    """Which pictures these are, by a sample."""
+def identity(pictures: Pixels) -> dict[str, Any]:
+    """Which pictures these are, by a sample of them; as JSON holds it."""
     sample = np.linspace(0, len(pictures) - 1, 16).astype(np.int64)
     return {
         "pictures": len(pictures),

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
+from rich.progress import track
 from torch import Tensor, nn
 
 from cloud.models.codec import PRESETS, CodecConfig, JointCodec, Shape, interpolated
@@ -410,11 +411,15 @@ def evaluate(
     preprocess: Preprocess,
     teacher: SplitNetworks,
     most: int | None = None,
+    *,
+    distances: bool = False,
+    bar: str = "",
 ) -> dict[str, float]:
     """Figures of each task, uncompressed and at each level, and the float model's bytes a picture at each level.
 
     Keys: "top1", "mean_deg", "miou" ... behind the task's name, with "@quality" or "@uncompressed"; "bytes@quality".
-    The first `most` pictures only, where that is given.
+    The first `most` pictures only, where that is given. distances: also "distortion", the recipe's own of each task,
+    over whole maps. bar: name of a progress bar, which is shown where it has one.
     """
     model.eval()
     place = next(model.parameters()).device
@@ -424,9 +429,9 @@ def evaluate(
         return [metric_of(head.kind, len(view.names)) for head, view in zip(model.heads, views, strict=True)]
 
     plain, coded_metrics = metrics(), [metrics() for _ in recipe.qualities]
-    bits = np.zeros((len(recipe.qualities), 2))
+    bits, apart = np.zeros((len(recipe.qualities), 2)), np.zeros((len(recipe.qualities), len(recipe.parts)))
     none = np.zeros(64, np.bool_)
-    for indices in in_order(size, 64):
+    for indices in track(list(in_order(size, 64)), bar, disable=not bar):
         x = network_input(views[0].pixels(indices), preprocess).to(place)
         ys = model.features(x)
         given = teacher.features(x) if recipe.train_all else ys
@@ -439,12 +444,18 @@ def evaluate(
             bits[level] += [float(coded.bits_v.sum()), float(coded.bits_z.sum())]
             for k, truth in enumerate(truths):
                 count(row[k], model.heads[k](made[k]), truth)
+            for k, part in enumerate(recipe.parts if distances else ()):
+                heads = model.heads[k], teacher.heads[k]
+                d = distortion(part.distortion, *heads, made[k], given[k], truths[k], None)
+                apart[level, k] += float(d.sum())
     out: dict[str, float] = {}
     for where, row in [("uncompressed", plain), *zip(map(str, recipe.qualities), coded_metrics, strict=True)]:
         for name, metric in zip(model.names, row, strict=True):
             out |= {f"{name}/{key}@{where}": value for key, value in metric.figures().items()}
     for quality, (v, z) in zip(recipe.qualities, bits / size / 8, strict=True):
         out |= {f"bytes@{quality}": float(v + z), f"bytes_v@{quality}": float(v)}
+    for quality, row in zip(recipe.qualities, apart / size, strict=True) if distances else ():
+        out |= {f"{name}/distortion@{quality}": float(d) for name, d in zip(model.names, row, strict=True)}
     return out
 
 

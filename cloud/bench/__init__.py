@@ -1,0 +1,1 @@
+"""Measurements against targets and against peers (`isthmus bench`); needs the extra `train`."""
