@@ -97,8 +97,8 @@ def markdown(sections: Sequence[Section], about: About) -> str:
     ]
     for section in sections:
         lines += ["", f"### {section.title}", ""]
-        if section.rows:
-            lines += [*_table(section.columns, section.rows), ""]
+        lines += _table(section.columns, section.rows) if section.rows else []
+        lines += [""] if section.rows and section.notes else []
         lines += [f"- {note}" for note in section.notes]
     return "\n".join(lines).rstrip() + "\n"
 
