@@ -6,7 +6,8 @@
 #   COMPARE=1 deploy/train-rooms.sh [WORK]        also the codecs that `isthmus bench rooms WORK` compares with
 #
 # Can be killed at any time and started again: each step goes on where it stopped. Sizes for two CPU cores are those of
-# the shipped bundle; with a GPU there are more steps of larger batches.
+# the shipped bundle (about three hours, and two and a half more to compare); with a GPU, which nobody has tried yet,
+# there are more steps of larger batches. What is compared is trained alike, for fewer steps than the bundle.
 set -euo pipefail
 work=${1:-runs/rooms}
 mkdir -p "$work"
@@ -14,15 +15,16 @@ data=$work/data
 
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     classifier="--steps 6000 --batch 96" dense="--steps 8000 --batch 32"
-    codec="--steps 12000 --batch 128" task="--steps 8000 --batch 128"
+    codec="--steps 20000 --batch 64" compared="--steps 10000 --batch 64" task="--steps 10000 --batch 64"
 else
     classifier="--steps 3200 --batch 48" dense="--steps 5000 --batch 16 --label-stride 2"
-    codec="--steps 4000 --batch 32" task="--steps 4000 --batch 32"
+    codec="--steps 14000 --batch 16" compared="--steps 4000 --batch 16" task="--steps 8000 --batch 16"
 fi
 layers=image,category,normals,semantic
-scales=0.02,0.08,0.3,1,4
-cls=(--network "$work/network" --lambda 10000)
-normals=(--network "$work/normals" --lambda 10000)
+scales=0.04,0.15,0.4,1,3
+cls=(--network "$work/network" --lambda 20000 --distortion distill)
+normals=(--network "$work/normals" --lambda 40000 --distortion distill-hint)
+segmentation=(--network "$work/segmentation" --lambda 20000 --distortion distill-hint)
 
 step() { printf '\n=== %s\n' "$*"; "$@"; }
 
@@ -35,28 +37,30 @@ step isthmus train network --task segmentation --data "$data" --out "$work/segme
 multi() { # multi NAME options: one codec
     local name=$1
     shift
-    step isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" $codec --crop 6 \
-        --resume "$@"
+    step isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" --learning-rate 1.5e-3 \
+        --crop 6 --resume "$@"
 }
-multi codec "${cls[@]}" "${normals[@]}" --scales $scales
+multi bundle-codec $codec "${cls[@]}" "${normals[@]}" --scales $scales
 if [ ! -d "$work/bundle" ]; then
-    step isthmus train build "$work/codec" --data "$data" --out "$work/bundle" --name rooms
+    step isthmus train build "$work/bundle-codec" --data "$data" --out "$work/bundle" --name rooms
 fi
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
     step isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/task" $task \
-        --width 1.5 --features "$work/features" --resume
+        --distortion distill-hint --crop 6 --width 1.5 --features "$work/features" --resume
     step isthmus cloud add-task "$work/bundle" "$work/task/task"
 fi
 networks=(--network "$work/network" --network "$work/normals" --network "$work/segmentation")
 step isthmus train evaluate "$work/bundle" "${networks[@]}" --data "$work/test" --write
 
 if [ -n "${COMPARE:-}" ]; then
-    multi only-classification "${cls[@]}" --scales $scales
-    multi only-normals "${normals[@]}" --scales $scales
-    multi level-low --network "$work/network" --lambda 800 --network "$work/normals" --lambda 800 --scales 1
-    multi level-high "${cls[@]}" "${normals[@]}" --scales 1
-    multi prior-factorised "${cls[@]}" "${normals[@]}" --scales $scales --prior factorised
-    multi prior-hyperprior "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior
-    multi with-segmentation "${cls[@]}" "${normals[@]}" --network "$work/segmentation" --lambda 10000 --scales $scales
+    multi codec $compared "${cls[@]}" "${normals[@]}" --scales $scales
+    multi only-classification $compared "${cls[@]}" --scales $scales
+    multi only-normals $compared "${normals[@]}" --scales $scales
+    multi level-low $compared --network "$work/network" --lambda 3000 --distortion distill \
+        --network "$work/normals" --lambda 6000 --distortion distill-hint --scales 1
+    multi level-high $compared "${cls[@]}" "${normals[@]}" --scales 1
+    multi prior-factorised $compared "${cls[@]}" "${normals[@]}" --scales $scales --prior factorised
+    multi prior-hyperprior $compared "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior
+    multi with-segmentation $compared "${cls[@]}" "${normals[@]}" "${segmentation[@]}" --scales $scales
     step isthmus bench rooms "$work"
 fi

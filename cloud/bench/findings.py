@@ -308,15 +308,16 @@ def third_flow(parts: Parts) -> Section:
         same = before[point.quality] == after[point.quality]
         told = f"{'the same' if same else 'CHANGED'} {after[point.quality][:12]}"
         cells = [_named(point.quality, bundle), f"{point.bytes:.1f}", told]
-        # Both as floats where the run that the bundle was made of is there; its container costs 15 bytes.
-        size = parts["codec"].point(point.quality).bytes if "codec" in parts else point.bytes
         for task, metric in tasks:
             cells.append(metric.told(figure(bundle, point, task)))
             if other:
-                cells.append(_joint_quality(other, bundle.kinds[task], size))
+                cells.append(_joint_quality(other, bundle.kinds[task], point.bytes))
         rows.append(tuple(cells))
     if other:
-        notes.append("The joint codec of all the networks at equal bytes; > and <: beyond its levels.")
+        notes.append(
+            "The joint codec of all the networks at equal bytes, of which it has none for a container; "
+            "> and <: beyond its levels."
+        )
     changed = sum(before[quality] != after[quality] for quality in before)
     return Section(
         columns=heads,
