@@ -18,7 +18,7 @@ integers that are deployed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -383,11 +383,14 @@ class FeatureCodec(nn.Module):
     In training the rate is that of z and v with uniform noise in place of rounding, and everything that reads z or v
     reads them rounded straight through (Minnen and Singh, 2020, "Channel-wise autoregressive entropy models", mix the
     two so). In evaluation all is rounded. position (B,): the level of each picture; None where there is only one.
+    noise(x): uniform in 0..1, of the shape of x; where several processes train, each has its share of one draw.
     """
+
+    noise: Callable[[Tensor], Tensor]
 
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.noise = config, torch.rand_like
         self.transform = FeatureTransform(channels, config)
         self.gains = Gains(config.levels, config.latent_channels) if config.levels > 1 else None
         self._make_entropy_model()
@@ -441,14 +444,15 @@ class FeatureCodec(nn.Module):
 
     def rounded_bits(self, y: Tensor, position: Tensor | None = None) -> Tensor:
         """Bits a picture (B,) as they will be written, where `forward` in training gives those under noise."""
-        z = self.z_of(self.transform(y), position).round()
-        return sum(self.rate(z, z, position))
+        with torch.autocast(y.device.type, enabled=False):
+            z = self.z_of(self.transform(y.float()), position).round()
+            return sum(self.rate(z, z, position))
 
     def rate(self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor]:
         """Bits of z and of v a picture, (B,) each. z_hat: what v is extracted from; z_rate: what is coded."""
         v = self.extract(z_hat)
         v_hat = round_straight(v)
-        v_rate = v + torch.rand_like(v) - 0.5 if self.training else v_hat
+        v_rate = v + self.noise(v) - 0.5 if self.training else v_hat
         mean, log_scale = self.gaussians(v_hat, z_hat.shape[2], z_hat.shape[3])
         bits_z = gaussian_bits(z_rate, mean, log_scale).sum((1, 2, 3))
         return bits_z, self.hyper_bits(v_rate, position)
@@ -458,7 +462,7 @@ class FeatureCodec(nn.Module):
         with torch.autocast(y.device.type, enabled=False):
             z = self.z_of(self.transform(y.float()), position)
             z_hat = round_straight(z)
-            z_rate = z + torch.rand_like(z) - 0.5 if self.training else z_hat
+            z_rate = z + self.noise(z) - 0.5 if self.training else z_hat
             bits_z, bits_v = self.rate(z_hat, z_rate, position)
         return Coded(self.reconstruct(z_hat, position, (y.shape[2], y.shape[3])), bits_z, bits_v)
 

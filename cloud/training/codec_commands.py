@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import PositiveInt
 
-from cloud.training.options import Data, Device, Holdout, Out, Resume, recipe_of
+from cloud.training.options import Data, Device, Holdout, Out, Precision, RecipeData, Resume, tell
+from cloud.training.recipes import RecipeFile, Told
 from shared.errors import DataError
 
 Steps = Annotated[int, typer.Option(min=1)]
@@ -31,13 +35,18 @@ Crop = Annotated[
 ]
 Flips = Annotated[bool, typer.Option(help="Mirror images too.")]
 TrainAll = Annotated[bool, typer.Option("--train-all", help="Train the networks along.")]
+MADE_OF = {"parts": ("network",), "qualities": ("scales",)}  # of which flags a key of the recipe is made
 
 
 def single(
-    data: Data,
-    network: Annotated[Path, typer.Option(help="A folder that `isthmus train network` made.")],
+    ctx: typer.Context,
     out: Out,
-    lambda_: Annotated[float, typer.Option("--lambda", help="Weight of the distortion, in bits.")] = 10000.0,
+    data: RecipeData = None,
+    network: Annotated[Path | None, typer.Option(help="A folder that `isthmus train network` made.")] = None,
+    recipe: RecipeFile = None,
+    lambda_: Annotated[
+        float | None, typer.Option("--lambda", help="Weight of the distortion, in bits; 10000 by default.")
+    ] = None,
     scales: Scales = "1",
     steps: Steps = 6000,
     batch: Annotated[int, typer.Option(min=1)] = 64,
@@ -45,8 +54,8 @@ def single(
     preset: Preset = "small",
     prior: PriorOf = "codebook",
     distortion: Annotated[
-        str, typer.Option(help="task (labels), distill (the network) or feature.")
-    ] = "distill",
+        str | None, typer.Option(help="task (labels), distill (the network; the default) or feature.")
+    ] = None,
     form: Annotated[str, typer.Option(help="rd: H + lambda d;  dr: d + lambda H.")] = "rd",
     split: Annotated[
         int | None, typer.Option(help="Layers in the front; the network's own if absent.")
@@ -57,11 +66,13 @@ def single(
     seed: int = 0,
     resume: Resume = False,
     device: Device = "auto",
+    precision: Precision = "auto",
     features: Features = None,
 ) -> None:
     """Flow 1: train a codec on one network's feature."""
-    part = {"network": str(network), "split": split, "distortion": distortion, "lambda_": lambda_}
-    values = {
+    flags = {
+        "data": data,
+        "scales": _numbers(scales),
         "form": form,
         "preset": preset,
         "prior": prior,
@@ -70,22 +81,39 @@ def single(
         "learning_rate": learning_rate,
         "flips": flips,
         "train_all": train_all,
+        "holdout": holdout,
         "seed": seed,
     }
-    _train(data, [part], scales, values, holdout, out, resume, device, features)
+    if network is not None and lambda_ is None:
+        lambda_ = 10000.0
+    of = {"network": network, "lambda": lambda_, "distortion": distortion, "split": split}
+    told = Told.of(ctx, recipe, flags, MADE_OF)
+    parts = _parts(told, {key: [] if value is None else [value] for key, value in of.items()})
+    if len(parts) > 1:
+        raise DataError(
+            f"{told.name('parts')}: `train single` takes one network; `train multi` takes several"
+        )
+    _train(told, parts, Where(out, resume, device, precision, features))
 
 
 def multi(
-    data: Data,
-    network: Annotated[list[Path], typer.Option(help="A trained network's folder; once for each network.")],
+    ctx: typer.Context,
     out: Out,
+    data: RecipeData = None,
+    network: Annotated[
+        list[Path], typer.Option(help="A trained network's folder; once for each network.")
+    ] = [],  # noqa: B006
+    recipe: RecipeFile = None,
     lambda_: Annotated[
         list[float],
-        typer.Option("--lambda", help="Weight of its distortion, in bits; once for each network."),
-    ],
+        typer.Option(
+            "--lambda", help="Weight of its distortion, in bits; once for all or once for each network."
+        ),
+    ] = [],  # noqa: B006
     distortion: Annotated[
-        list[str], typer.Option(help="task, distill or feature; once for all or once for each.")
-    ] = ["distill"],  # noqa: B006
+        list[str],
+        typer.Option(help="task, distill (the default) or feature; once for all or once for each."),
+    ] = [],  # noqa: B006
     name: Annotated[
         list[str], typer.Option(help="Of its task, once for each; by default what it was trained for.")
     ] = [],  # noqa: B006
@@ -103,76 +131,95 @@ def multi(
     seed: int = 0,
     resume: Resume = False,
     device: Device = "auto",
+    precision: Precision = "auto",
     features: Features = None,
 ) -> None:
     """Flow 2: train one codec on the features of several networks."""
-    parts = [
-        {
-            "network": str(folder),
-            "lambda_": _one(lambda_, i, len(network), "lambda"),
-            "distortion": _one(distortion, i, len(network), "distortion"),
-            "name": _one(name, i, len(network), "name") if name else "",
-            "split": _one(split, i, len(network), "split") if split else None,
-        }
-        for i, folder in enumerate(network)
-    ]
-    values = {
+    flags = {
+        "data": data,
+        "scales": _numbers(scales),
         "preset": preset,
         "prior": prior,
         "steps": steps,
         "batch": batch,
         "learning_rate": learning_rate,
-        "crop": crop or None,
+        "crop": crop,
         "flips": flips,
         "train_all": train_all,
+        "holdout": holdout,
         "seed": seed,
     }
-    _train(data, parts, scales, values, holdout, out, resume, device, features)
+    told = Told.of(ctx, recipe, flags, MADE_OF)
+    of = {"network": network, "lambda": lambda_, "distortion": distortion, "name": name, "split": split}
+    _train(told, _parts(told, of), Where(out, resume, device, precision, features))
 
 
-def _one(values: list[Any], i: int, count: int, flag: str) -> Any:
-    """The i-th of what was given once for all networks or once for each."""
-    if len(values) not in (1, count):
-        raise DataError(
-            f"--{flag} is given {len(values)} times, for {count} networks; give it once or {count} times"
-        )
-    return values[i % len(values)]
+def _parts(told: Told, flags: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """The codec's networks: those of --network or else of the file, with what the other flags say of them.
+
+    flags: by the keys of a part, given once for all networks or once for each, or not at all.
+    """
+    if flags["network"]:
+        parts: list[dict[str, Any]] = [{} for _ in flags["network"]]
+    else:
+        parts = told.take("parts", list[dict[str, Any]], "--network")
+    for key, values in flags.items():
+        if values and len(values) not in (1, len(parts)):
+            times = f"--{key} is given {len(values)} times, for {len(parts)} networks"
+            raise DataError(f"{times}; give it once or {len(parts)} times")
+        for i, part in enumerate(parts if values else ()):
+            value = values[i % len(values)]
+            part[key] = str(value) if isinstance(value, Path) else value
+    return parts
 
 
-def _train(
-    data: Path,
-    parts: list[dict[str, Any]],
-    scales: str,
-    values: dict[str, Any],
-    holdout: int,
-    out: Path,
-    resume: bool,
-    device: str,
-    features: Path | None,
-) -> None:
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise DataError(f"--scales: {text!r} is not a list of numbers with commas between them") from None
+
+
+@dataclass(frozen=True)
+class Where:
+    """What a training is told besides its recipe."""
+
+    out: Path
+    resume: bool
+    device: str
+    precision: Any
+    features: Path | None
+
+
+def _train(told: Told, parts: list[dict[str, Any]], where: Where) -> None:
     from cloud.training.joint import CodecRecipe, figures_told, load_networks, spread, train_codec
     from cloud.training.views import open_views
 
-    try:
-        numbers = tuple(float(scale) for scale in scales.split(","))
-    except ValueError:
-        raise DataError(f"--scales: {scales!r} is not a list of numbers with commas between them") from None
-    recipe = recipe_of(
-        CodecRecipe, data=str(data), parts=parts, scales=numbers, qualities=spread(len(numbers)), **values
-    )
+    data, holdout = told.take("data", Path), told.take("holdout", PositiveInt)
+    scales = told.take("scales", tuple[float, ...])
+    told.default("qualities", spread(len(scales)))
+    recipe = told.recipe(CodecRecipe, data=str(data), parts=parts, scales=scales)
     kinds = [network.card.task for network in load_networks(recipe.parts)]
-    training, validation = open_views(data, kinds, 0, -holdout), open_views(data, kinds, -holdout)
-    figures = train_codec(recipe, training, validation, out, resume, device, features)
+    needed = [part.distortion == "task" for part in recipe.parts]
+    training = open_views(data, kinds, 0, -holdout, needed)
+    validation = open_views(data, kinds, -holdout, None, needed)
+    figures = train_codec(
+        recipe, training, validation, where.out, where.resume, where.device, where.features, where.precision
+    )
     for quality in recipe.qualities:
-        typer.echo(f"{out}: quality {quality}: {figures_told(figures, quality)}")
-    typer.echo(f"  on {holdout} rooms held out")
+        tell(f"{where.out}: quality {quality}: {figures_told(figures, quality)}")
+    tell(f"  on {holdout} rooms held out")
 
 
 def task(
-    bundle: Annotated[Path, typer.Argument(help="The bundle whose bytes the task shall be answered from.")],
-    data: Data,
-    network: Annotated[Path, typer.Option(help="The new task's trained network.")],
+    ctx: typer.Context,
     out: Out,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle whose bytes the task shall be answered from.")
+    ] = None,
+    data: RecipeData = None,
+    network: Annotated[Path | None, typer.Option(help="The new task's trained network.")] = None,
+    recipe: RecipeFile = None,
     name: Annotated[str, typer.Option(help="Of the task; by default what its network was trained for.")] = "",
     split: Annotated[
         int | None, typer.Option(help="Layers in its front; the network's own if absent.")
@@ -190,6 +237,7 @@ def task(
     seed: int = 0,
     resume: Resume = False,
     device: Device = "auto",
+    precision: Precision = "auto",
     features: Features = None,
 ) -> None:
     """Flow 3: teach a finished bundle a new task, without a change to one byte that its edges send."""
@@ -197,28 +245,33 @@ def task(
     from cloud.training.task import FOLDER, TaskRecipe, train_task
     from cloud.training.views import open_views
 
-    recipe = recipe_of(
-        TaskRecipe,
-        data=str(data),
-        bundle=str(bundle),
-        network=str(network),
-        name=name,
-        split=split,
-        distortion=distortion,
-        width=width,
-        steps=steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        crop=crop or None,
-        flips=flips,
-        seed=seed,
-    )
-    kinds = [load_network(network)[1].task]
-    training, validation = open_views(data, kinds, 0, -holdout)[0], open_views(data, kinds, -holdout)[0]
-    figures = train_task(recipe, training, validation, out, resume, device, features)
+    flags = {
+        "data": data,
+        "bundle": bundle,
+        "network": network,
+        "name": name,
+        "split": split,
+        "distortion": distortion,
+        "width": width,
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "crop": crop,
+        "flips": flips,
+        "holdout": holdout,
+        "seed": seed,
+    }
+    told = Told.of(ctx, recipe, flags)
+    of_bundle, folder = told.take("bundle", Path, "BUNDLE"), told.take("network", Path)
+    rooms, held = told.take("data", Path), told.take("holdout", PositiveInt)
+    chosen = told.recipe(TaskRecipe, data=str(rooms), bundle=str(of_bundle), network=str(folder))
+    kinds, needed = [load_network(folder)[1].task], [chosen.distortion == "task"]
+    (training,) = open_views(rooms, kinds, 0, -held, needed)
+    (validation,) = open_views(rooms, kinds, -held, None, needed)
+    figures = train_task(chosen, training, validation, out, resume, device, features, precision)
     for key, value in figures.items():
-        typer.echo(f"  {key:24} {value:.4g}")
-    typer.echo(f"{out / FOLDER}: add it with: isthmus cloud add-task {bundle} {out / FOLDER}")
+        tell(f"  {key:24} {value:.4g}")
+    tell(f"{out / FOLDER}: add it with: isthmus cloud add-task {of_bundle} {out / FOLDER}")
 
 
 def build(
@@ -232,15 +285,15 @@ def build(
 ) -> None:
     """Make a bundle of a trained codec, and report what its integers cost."""
     from cloud.training.build import build as make
-    from cloud.training.data import Rooms
-    from cloud.training.quantise import Precision
+    from cloud.training.data import RoomPictures
+    from cloud.training.quantise import Precision as Bits
     from shared.codec.exact import InexactError
 
-    precision = Precision(weight_bits, activation_bits)
+    precision = Bits(weight_bits, activation_bits)
     licences = {"weights": "Apache-2.0", "training data": "rooms, rendered by this project, Apache-2.0"}
     try:
         report = make(
-            run, out, name or out.name, Rooms(data, -pictures), precision=precision, licences=licences
+            run, out, name or out.name, RoomPictures(data, -pictures), precision=precision, licences=licences
         )
     except InexactError as error:
         raise DataError(f"{error} (--weight-bits, --activation-bits)") from None

@@ -21,7 +21,7 @@ from pydantic import PositiveInt
 from typer.core import TyperGroup
 
 from cloud.training.codec_commands import build, evaluate, multi, single, task
-from cloud.training.options import Device, Holdout, Out, Precision, Resume, tell
+from cloud.training.options import Device, Holdout, Out, Precision, RecipeData, Resume, tell
 from cloud.training.recipes import RecipeFile, Told
 from shared.errors import DataError
 
@@ -77,7 +77,7 @@ def rooms(
 def network(
     ctx: typer.Context,
     out: Out,
-    data: Annotated[Path | None, typer.Option(help="A set that `isthmus train rooms` wrote.")] = None,
+    data: RecipeData = None,
     task: Annotated[str, typer.Option(help="classification, normals or segmentation.")] = "classification",
     recipe: RecipeFile = None,
     steps: Annotated[int, typer.Option(min=1)] = 3200,

@@ -46,10 +46,10 @@ class Maps(Protocol):
         """Classes (B, H, W) uint8, IGNORE where there is none; or normals (B, H, W, 3) int8, 127 n, 0 where none."""
 
 
-class _RoomPictures:
+class RoomPictures:
     """The pictures of a set that `isthmus train rooms` wrote, or of a part of it: start..stop. Raises DataError."""
 
-    def __init__(self, directory: Path, start: int, stop: int | None) -> None:
+    def __init__(self, directory: Path, start: int = 0, stop: int | None = None) -> None:
         self._directory = directory
         try:
             self._images = open_shards(directory, "image")
@@ -90,7 +90,7 @@ class _RoomPictures:
         return np.stack([shards[s][r] for s, r in zip(shard, row, strict=True)])
 
 
-class Rooms(_RoomPictures):
+class Rooms(RoomPictures):
     """Rooms with their categories. Raises DataError."""
 
     def __init__(self, directory: Path, start: int = 0, stop: int | None = None) -> None:
@@ -100,7 +100,7 @@ class Rooms(_RoomPictures):
         self.names = CATEGORIES
 
 
-class DenseRooms(_RoomPictures):
+class DenseRooms(RoomPictures):
     """Rooms with their normals or their classes a pixel. Raises DataError."""
 
     def __init__(self, directory: Path, task: DenseTask, start: int = 0, stop: int | None = None) -> None:

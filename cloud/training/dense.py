@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cloud.models.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense, split
+from cloud.training import tally
 from cloud.training.data import IGNORE, DenseTask, Maps, in_order, mirror, network_input
 from cloud.training.metrics import AngularError, Confusion
 from cloud.training.network import NetworkCard, TrainingRecipe, finish, open_run, steps_of
@@ -23,10 +24,8 @@ from cloud.training.run import LOG_EVERY, Better, Schedule, fit, training_device
 from cloud.training.team import Precision, Team
 from shared.bundle import Preprocess
 from shared.errors import DataError
-from shared.maps import normals_rgb, paint
 
 MAIN_FIGURE: dict[str, Better] = {"normals": ("mean_deg", "min"), "segmentation": ("miou", "max")}
-SHEET_ROWS = 4
 
 
 class DenseRecipe(TrainingRecipe):
@@ -165,13 +164,7 @@ def sheet(
     task: DenseTask, network: ReferenceDense, pictures: Maps, preprocess: Preprocess
 ) -> NDArray[np.uint8]:
     """The first pictures, a row each: input, prediction, truth."""
-    indices = np.arange(min(SHEET_ROWS, len(pictures)))
-    x = network_input(pictures.pixels(indices), preprocess).to(next(network.parameters()).device)
-    made = network(x).permute(0, 2, 3, 1).cpu().numpy()
-    truth = pictures.maps(indices)
-    if task == "normals":
-        columns = [normals_rgb(made), normals_rgb(truth)]
-    else:
-        columns = [paint(made.argmax(-1)), paint(np.where(truth == IGNORE, 0, truth))]
-    rows = np.concatenate([pictures.pixels(indices), *columns], axis=2)
-    return rows.reshape(-1, *rows.shape[2:]).astype(np.uint8)
+    x = network_input(pictures.pixels(tally.sheet_indices(pictures)), preprocess).to(
+        next(network.parameters()).device
+    )
+    return tally.sheet(task, pictures, network(x))

@@ -12,8 +12,8 @@ from rich.progress import track
 
 from cloud.model import CloudModel
 from cloud.training.data import in_order
-from cloud.training.joint import View, count, metric_of, truth_of
 from cloud.training.network import load_network
+from cloud.training.tally import View, count, metric_of, truth_of
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
 from shared.encoder import Encoder

@@ -15,29 +15,30 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 from rich.progress import track
 from torch import Tensor, nn
 
 from cloud.models.codec import PRESETS, CodecConfig, JointCodec, Shape, interpolated
 from cloud.models.networks import as_feature, build_network, feature_shape, split
 from cloud.models.priors import CODECS, Prior
-from cloud.training.data import IGNORE, Maps, Pictures, in_order, mirror, network_input
+from cloud.training.data import in_order, network_input
 from cloud.training.dense import dense_loss
 from cloud.training.features import Kept, Pixels, kept_features, weights_digest
-from cloud.training.metrics import AngularError, Confusion, Top1
-from cloud.training.network import NetworkCard, load_network
-from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, training_device
+from cloud.training.network import WEIGHTS, NetworkCard, load_network
+from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, sha256_of, training_device
+from cloud.training.tally import AGREEMENT, Tally, View, sheet, sheet_indices, target_of, truth_of
+from cloud.training.team import Precision, Team
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.files import write_atomically
@@ -45,7 +46,10 @@ from shared.types import Frozen, TaskKind
 
 CARDS = "networks.json"
 Distortion = Literal["task", "distill", "feature"]
-View = Pictures | Maps
+
+
+# Feature cells; in a file and in a flag 0 stands for None, the whole map.
+Crop = Annotated[int | None, BeforeValidator(lambda cells: cells or None), Field(ge=1)]
 
 
 class Part(Frozen):
@@ -59,7 +63,7 @@ class Part(Frozen):
     name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
     split: int | None = Field(None, ge=0)
     distortion: Distortion = "distill"
-    lambda_: float = Field(gt=0)
+    lambda_: float = Field(gt=0, validation_alias=AliasChoices("lambda", "lambda_"))
 
 
 class CodecRecipe(Frozen):
@@ -84,7 +88,7 @@ class CodecRecipe(Frozen):
     rate_ramp: float = Field(
         0.3, ge=0, le=1, description="share of the steps in which the rate's weight grows to 1"
     )
-    crop: int | None = Field(8, ge=1)
+    crop: Crop = 8
     flips: bool = True
     train_all: bool = False
     seed: int = 0
@@ -195,11 +199,14 @@ def train_codec(
     resume: bool,
     device: str = "cpu",
     features: Path | None = None,
+    precision: Precision = "auto",
 ) -> dict[str, float]:
-    """Train, leaving in `out` what `build` needs. training, validation: a view of the same pictures for each part,
-    with its labels. features: where those of frozen networks are kept, for other runs too; by default the run's own
-    folder. Returns the last validation. Raises DataError."""
-    place = training_device(device)
+    """Train, leaving in `out` what `build` needs. training, validation: a view of the same pictures for each part;
+    the distortion "task" needs labels. features: where those of frozen networks are kept, for other runs too; by
+    default the run's own folder. Returns the last validation. Raises DataError."""
+    # Of a network that is trained along, a distortion may leave the tail out.
+    team = Team(training_device(device), precision, all_used=not recipe.train_all)
+    place = team.device
     networks = load_networks(recipe.parts)
     torch.manual_seed(recipe.seed)
     config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
@@ -213,28 +220,37 @@ def train_codec(
     for pictures in (training[0], validation[0]):
         check_size(pictures, preprocess)
     # Not before all is known to be sound: a folder that holds a run is not taken for another.
-    run = Run(out, recipe.model_dump(mode="json"), resume)
+    size = len(training[0])
+    total_size = size * (2 if recipe.flips else 1)
+    team.check_batch(min(recipe.batch, total_size))
+    inputs = network_inputs(part.network for part in recipe.parts)
+    run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team)
     cards = [n.card.model_copy(update={"split": n.layer}).model_dump(mode="json") for n in networks]
-    write_atomically(out / CARDS, json.dumps(cards, indent=1).encode())
+    if team.leads:
+        write_atomically(out / CARDS, json.dumps(cards, indent=1).encode())
     # The networks as they were given, before a checkpoint of networks trained along takes their place.
     teacher = copy.deepcopy(model).to(place).eval() if recipe.train_all else model
     model.to(place)
+    if team.size > 1:
+        model.codec.core.noise = team.rand_like
     log_scales = torch.tensor(recipe.scales, device=place).log()[:, None]
     source: Callable[[NDArray[np.int64]], list[Tensor]]
     if not recipe.train_all:
         model.freeze_networks()
-        kept = [
-            features_of((features or out / "features") / name, front, training[0], preprocess, recipe.flips)
-            for name, front in zip(model.names, model.fronts, strict=True)
-        ]
+        with team.leader_first():
+            kept = [
+                features_of(
+                    (features or out / "features") / name, front, training[0], preprocess, recipe.flips
+                )
+                for name, front in zip(model.names, model.fronts, strict=True)
+            ]
         source = lambda indices: [one.batch(indices) for one in kept]  # noqa: E731
     else:
         source = lambda indices: [_input(training[0], preprocess, indices)]  # noqa: E731
-    size = len(training[0])
 
     def data(start: int) -> Iterator[tuple[list[Tensor], NDArray[np.int64]]]:
-        total = size * (2 if recipe.flips else 1)
-        for indices in batches(total, recipe.batch, recipe.seed, start, recipe.steps):
+        for whole in batches(total_size, recipe.batch, recipe.seed, start, recipe.steps):
+            indices = team.share(whole)
             yield [tensor.to(place) for tensor in source(indices)], indices
 
     def loss_of(batch: tuple[list[Tensor], NDArray[np.int64]], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -244,7 +260,7 @@ def train_codec(
         ys = model.features(inputs[0]) if recipe.train_all else inputs
         with torch.no_grad():
             given = teacher.features(inputs[0]) if recipe.train_all else ys
-        position, scale = _levels(len(indices), log_scales)
+        position, scale = _levels(len(indices), log_scales, team)
         made, coded = model.codec(ys, position)
         bits = coded.bits_z + coded.bits_v
         ramp = rate_weight(step / recipe.steps, recipe)
@@ -252,9 +268,10 @@ def train_codec(
         weights = [part.lambda_ for part in recipe.parts] if recipe.form == "rd" else [1.0]
         total = sum(weights)
         for k, part in enumerate(recipe.parts):
-            truth = truth_of(training[k], indices % size, indices >= size)
+            labels = part.distortion == "task"
+            truth = truth_of(training[k], indices % size, indices >= size) if labels else None
             heads = model.heads[k], teacher.heads[k]
-            d = distortion(part.distortion, *heads, made[k], given[k], truth, recipe.crop)
+            d = distortion(part.distortion, *heads, made[k], given[k], truth, recipe.crop, team.variance)
             distance = distance + d * (weights[k] / total)
             scalars[f"d/{model.names[k]}"] = float(d.detach().mean())
         # The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda. A level's
@@ -271,6 +288,9 @@ def train_codec(
                 scalars["bytes"] = float(model.codec.core.rounded_bits(fused, position).mean()) / 8
         return loss, scalars
 
+    def validate(most: int | None = 256) -> dict[str, float]:
+        return evaluate(model, recipe, validation, preprocess, teacher, most, team=team)
+
     figures = fit(
         run,
         model,
@@ -278,20 +298,29 @@ def train_codec(
         data,
         loss_of,
         seed=recipe.seed,
-        validate=lambda: evaluate(model, recipe, validation, preprocess, teacher, 256),
+        validate=validate,
+        pictures=lambda: sheets(model, recipe, validation, preprocess, teacher),
         show=("bytes", "distortion"),
     )
-    whole = evaluate(model, recipe, validation, preprocess, teacher)
-    write_atomically(out / "figures.json", json.dumps(whole, indent=1).encode())
+    whole = validate(None)
+    if team.leads:
+        write_atomically(out / "figures.json", json.dumps(whole, indent=1).encode())
     return {**figures, **whole}
 
 
-def _levels(size: int, log_scales: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Positions (B,) of a batch and their scales of lambda. Half of them lie on a level, the others between two."""
+def network_inputs(folders: Iterable[str]) -> dict[str, str]:
+    """What a run starts from: the weights of networks. Raises OSError."""
+    return {f"the network {folder}": sha256_of(Path(folder) / WEIGHTS) for folder in folders}
+
+
+def _levels(size: int, log_scales: Tensor, team: Team) -> tuple[Tensor | None, Tensor]:
+    """Positions (B,) of this process's share of a batch and their scales of lambda. Half of the batch's lie on a level,
+    the others between two."""
     if len(log_scales) == 1:
         return None, torch.ones((), device=log_scales.device)
-    position = torch.rand(size, device=log_scales.device) * (len(log_scales) - 1)
+    position = torch.rand(size * team.size, device=log_scales.device) * (len(log_scales) - 1)
     position[::2] = torch.randint(len(log_scales), (len(position[::2]),), device=log_scales.device).float()
+    position = position[team.rank :: team.size]
     return position, interpolated(log_scales, position).flatten()
 
 
@@ -331,32 +360,28 @@ def _input(pictures: Pixels, preprocess: Preprocess, indices: NDArray[np.int64])
     return network_input(pictures.pixels(indices % len(pictures)), preprocess, indices >= len(pictures))
 
 
-def truth_of(view: View, indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> NDArray[Any]:
-    """Labels as the view has them, of pictures mirrored where `flip`."""
-    if hasattr(view, "labels"):
-        return view.labels[indices]
-    return mirror(view.maps(indices), flip)
-
-
 def distortion(
     kind: Distortion,
     head: Head,
     teacher: Head,
     made: Tensor,
     given: Tensor,
-    truth: NDArray[Any],
+    truth: NDArray[Any] | None,
     crop: int | None,
+    variance: Callable[[Tensor], Tensor] = torch.var,
 ) -> Tensor:
     """d of each picture, (B,). made: the task's feature through the codec; given: without, of the same shape.
+
+    truth: labels, for "task". variance: of `given`, over all processes' pictures.
 
     feature: mean squared error over the feature's variance. task: the task's own loss against the labels. distill:
     Kullback-Leibler divergence from the teacher's classes (a mean over the pixels for a map), or for normals 1 - cosine
     and the mean absolute difference.
     """
     if kind == "feature":
-        return (made - given).square().mean((1, 2, 3)) / given.var()
+        return (made.float() - given).square().mean((1, 2, 3)) / variance(given)
     if kind == "task":
-        out = head(made)
+        out = head(made).float()
         labels = torch.from_numpy(np.ascontiguousarray(truth)).to(made.device)
         if head.kind == "classification":
             return F.cross_entropy(out, labels, reduction="none")
@@ -365,9 +390,9 @@ def distortion(
         )
     if head.kind != "classification" and crop is not None:
         made, given = _piece(made, given, crop)
-    out = head(made, light=True)
+    out = head(made, light=True).float()
     with torch.no_grad():
-        wanted = teacher(given, light=True)
+        wanted = teacher(given, light=True).float()
     if head.kind == "normals":
         one, other = F.normalize(out, dim=1), F.normalize(wanted, dim=1)
         return (1 - (one * other).sum(1) + (one - other).abs().mean(1)).mean((1, 2))
@@ -385,24 +410,6 @@ def _piece(made: Tensor, given: Tensor, cells: int) -> tuple[Tensor, Tensor]:
     return made[:, :, rows, columns], given[:, :, rows, columns]
 
 
-Metric = Top1 | AngularError | Confusion
-
-
-def metric_of(task: TaskKind, classes: int) -> Metric:
-    """What the field measures a task's answers with."""
-    if task == "classification":
-        return Top1()
-    return AngularError() if task == "normals" else Confusion(classes, IGNORE)
-
-
-def count(metric: Metric, out: Tensor, truth: NDArray[Any]) -> None:
-    """Count outputs (B, K) or (B, K or 3, H, W) against labels as `Pictures` and `Maps` give them."""
-    if isinstance(metric, AngularError):
-        metric.add(out.permute(0, 2, 3, 1).cpu().numpy(), truth.astype(np.float32))
-    else:
-        metric.add(out.argmax(1).cpu().numpy(), truth)
-
-
 @torch.no_grad()
 def evaluate(
     model: SplitNetworks,
@@ -414,49 +421,69 @@ def evaluate(
     *,
     distances: bool = False,
     bar: str = "",
+    team: Team | None = None,
 ) -> dict[str, float]:
     """Figures of each task, uncompressed and at each level, and the float model's bytes a picture at each level.
 
     Keys: "top1", "mean_deg", "miou" ... behind the task's name, with "@quality" or "@uncompressed"; "bytes@quality".
-    The first `most` pictures only, where that is given. distances: also "distortion", the recipe's own of each task,
-    over whole maps. bar: name of a progress bar, which is shown where it has one.
+    Where there are no labels, "agreement_top1@quality" ...: with the uncompressed network. The first `most` pictures
+    only, where that is given. distances: also "distortion", the recipe's own of each task, over whole maps. bar: name
+    of a progress bar, which is shown where it has one. team: counts together, each process a part.
     """
     model.eval()
     place = next(model.parameters()).device
     size = min(len(views[0]), most or len(views[0]))
-
-    def metrics() -> list[Metric]:
-        return [metric_of(head.kind, len(view.names)) for head, view in zip(model.heads, views, strict=True)]
-
-    plain, coded_metrics = metrics(), [metrics() for _ in recipe.qualities]
-    bits, apart = np.zeros((len(recipe.qualities), 2)), np.zeros((len(recipe.qualities), len(recipe.parts)))
-    none = np.zeros(64, np.bool_)
-    for indices in track(list(in_order(size, 64)), bar, disable=not bar):
+    tally = Tally()
+    pieces = list(in_order(size, 64))
+    for indices in track(list(team.part(pieces)) if team else pieces, bar, disable=not bar):
         x = network_input(views[0].pixels(indices), preprocess).to(place)
         ys = model.features(x)
         given = teacher.features(x) if recipe.train_all else ys
-        truths = [truth_of(view, indices, none[: len(indices)]) for view in views]
-        for k, truth in enumerate(truths):
-            count(plain[k], teacher.heads[k](given[k]), truth)
-        for level, row in enumerate(coded_metrics):
+        targets = []
+        for k, name in enumerate(model.names):
+            plain = teacher.heads[k](given[k])
+            targets.append(target_of(model.heads[k].kind, views[k], indices, plain))
+            if targets[k].labelled:
+                tally.count(f"{name}/", "uncompressed", plain, targets[k])
+        for level, quality in enumerate(recipe.qualities):
             position = torch.full((len(indices),), float(level), device=place)
             made, coded = model.codec(ys, position if len(recipe.qualities) > 1 else None)
-            bits[level] += [float(coded.bits_v.sum()), float(coded.bits_z.sum())]
-            for k, truth in enumerate(truths):
-                count(row[k], model.heads[k](made[k]), truth)
-            for k, part in enumerate(recipe.parts if distances else ()):
-                heads = model.heads[k], teacher.heads[k]
-                d = distortion(part.distortion, *heads, made[k], given[k], truths[k], None)
-                apart[level, k] += float(d.sum())
-    out: dict[str, float] = {}
-    for where, row in [("uncompressed", plain), *zip(map(str, recipe.qualities), coded_metrics, strict=True)]:
-        for name, metric in zip(model.names, row, strict=True):
-            out |= {f"{name}/{key}@{where}": value for key, value in metric.figures().items()}
-    for quality, (v, z) in zip(recipe.qualities, bits / size / 8, strict=True):
-        out |= {f"bytes@{quality}": float(v + z), f"bytes_v@{quality}": float(v)}
-    for quality, row in zip(recipe.qualities, apart / size, strict=True) if distances else ():
-        out |= {f"{name}/distortion@{quality}": float(d) for name, d in zip(model.names, row, strict=True)}
-    return out
+            tally.add(f"bytes@{quality}", (coded.bits_v + coded.bits_z) / 8)
+            tally.add(f"bytes_v@{quality}", coded.bits_v / 8)
+            for k, name in enumerate(model.names):
+                tally.count(f"{name}/", str(quality), model.heads[k](made[k]), targets[k])
+                if distances:
+                    heads = model.heads[k], teacher.heads[k]
+                    of = recipe.parts[k].distortion
+                    d = distortion(of, *heads, made[k], given[k], targets[k].truth, None)
+                    tally.add(f"{name}/distortion@{quality}", d)
+    if team:
+        tally = team.merged(tally)
+    return tally.figures() | {name: value / size for name, value in tally.sums.items()}
+
+
+@torch.no_grad()
+def sheets(
+    model: SplitNetworks,
+    recipe: CodecRecipe,
+    views: Sequence[View],
+    preprocess: Preprocess,
+    teacher: SplitNetworks,
+) -> dict[str, NDArray[np.uint8]]:
+    """For each task with a map a sheet of the first pictures, a row each: input, prediction without the codec, with it
+    at the default quality, truth."""
+    model.eval()
+    place = next(model.parameters()).device
+    x = network_input(views[0].pixels(sheet_indices(views[0])), preprocess).to(place)
+    ys = model.features(x)
+    given = teacher.features(x) if recipe.train_all else ys
+    level = float(recipe.qualities.index(recipe.default_quality))
+    made, _ = model.codec(ys, torch.full((len(x),), level, device=place))
+    return {
+        name: sheet(model.heads[k].kind, views[k], teacher.heads[k](given[k]), model.heads[k](made[k]))
+        for k, name in enumerate(model.names)
+        if model.heads[k].kind != "classification"
+    }
 
 
 def load_run(run: Path) -> tuple[SplitNetworks, CodecRecipe, list[NetworkCard]]:
@@ -492,4 +519,7 @@ def figures_told(figures: Mapping[str, float], quality: int) -> str:
         for task in sorted({k.split("/")[0] for k in figures if f"/{key}@" in k}):
             with_, without = figures[f"{task}/{key}@{quality}"], figures[f"{task}/{key}@uncompressed"]
             told.append(f"{task}: {name} {form.format(with_)} ({form.format(without)} uncompressed)")
+        for task in sorted({k.split("/")[0] for k in figures if f"/{AGREEMENT}{key}@" in k}):
+            value = form.format(figures[f"{task}/{AGREEMENT}{key}@{quality}"])
+            told.append(f"{task}: {name} {value} against the uncompressed network")
     return f"{figures[f'bytes@{quality}']:.0f} bytes a picture; " + "; ".join(told)

@@ -69,16 +69,23 @@ class Told:
 
         return cls(over(flags, _read(file) if file else {}, ""), file, from_file)
 
-    def take(self, key: str, kind: Any) -> Any:
-        """The value of a key that the recipe does not have, or that is needed first. Raises DataError."""
+    def take(self, key: str, kind: Any, flag: str | None = None) -> Any:
+        """The value of a key that the recipe does not have, or that is needed first. Raises DataError.
+
+        flag: how the command line gives it, where that is not --key.
+        """
         self._taken.append(key)
         value = self._values.pop(key, None)
         if value is None:
-            raise DataError(f"{_flag(key)} is missing; give it, or write {key} into a --recipe")
+            raise DataError(f"{flag or _flag(key)} is missing; give it, or write {key} into a --recipe")
         try:
             return TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
             raise DataError(f"{self.name(key)}: {_message(error.errors()[0])}") from None
+
+    def default(self, key: str, value: Any) -> None:
+        """The value of a key of the recipe that nobody gave."""
+        self._values.setdefault(key, value)
 
     def recipe(self, kind: type[Model], **fixed: Any) -> Model:
         """The recipe of what is left, and of `fixed`, which no file may say. Raises DataError."""

@@ -25,21 +25,22 @@ from torch import Tensor, nn
 from cloud.models.codec import CodecConfig, FeatureReconstruction, initialise, interpolated, spatial
 from cloud.models.networks import feature_shape, split
 from cloud.training.build import named
-from cloud.training.data import Maps, Pictures, in_order, network_input
+from cloud.training.data import in_order, network_input
 from cloud.training.features import Kept, Pixels, kept_features
 from cloud.training.joint import (
+    Crop,
     Distortion,
     Head,
     as_map,
     check_size,
-    count,
     distortion,
     features_of,
-    metric_of,
-    truth_of,
+    network_inputs,
 )
 from cloud.training.network import load_network
 from cloud.training.run import Run, Schedule, batches, fit, training_device
+from cloud.training.tally import Tally, View, sheet, sheet_indices, target_of, truth_of
+from cloud.training.team import Precision, Team
 from shared.bundle import CLOUD, TASK, WEIGHTS, AddedTask, Bundle, FileEntry, Task
 from shared.encoder import Encoder
 from shared.errors import DataError
@@ -66,7 +67,7 @@ class TaskRecipe(Frozen):
     steps: int = Field(ge=1)
     batch: int = Field(32, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
-    crop: int | None = Field(8, ge=1)
+    crop: Crop = 8
     flips: bool = True
     seed: int = 0
 
@@ -91,18 +92,21 @@ class AddedHead(nn.Module):
 
 def train_task(
     recipe: TaskRecipe,
-    training: Pictures | Maps,
-    validation: Pictures | Maps,
+    training: View,
+    validation: View,
     out: Path,
     resume: bool,
     device: str = "cpu",
     features: Path | None = None,
+    precision: Precision = "auto",
 ) -> dict[str, float]:
     """Train, leaving a task folder in out/task. Returns its figures, by "name@quality". Raises IsthmusError.
 
-    features: keeps the new network's features, for other runs too; by default the run's own folder.
+    training, validation: the distortion "task" needs labels. features: keeps the new network's features, for other
+    runs too; by default the run's own folder.
     """
-    place = training_device(device)
+    team = Team(training_device(device), precision)
+    place = team.device
     bundle = Bundle.open(recipe.bundle)
     network, card = load_network(Path(recipe.network))
     name = recipe.name or card.task
@@ -123,29 +127,37 @@ def train_task(
     feature = feature_shape(front, preprocess.height, preprocess.width)
     torch.manual_seed(recipe.seed)
     model = AddedHead(Head(tail, card.task, feature), *reconstruction_of(bundle, recipe.width))
-    run = Run(out, recipe.model_dump(mode="json"), resume)
+    size = len(training)
+    positions = _positions(bundle, size * (2 if recipe.flips else 1), recipe.seed)
+    team.check_batch(min(recipe.batch, len(positions)))
+    inputs = {**network_inputs([recipe.network]), f"the bundle {recipe.bundle}": _made_of(bundle)}
+    run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team)
     front.to(place).eval()
     model.to(place)
     encoder = Encoder(bundle, threads=torch.get_num_threads())
-    positions = _positions(bundle, len(training) * (2 if recipe.flips else 1), recipe.seed)
-    z_of = _latents(out / "latents", encoder, training, positions, recipe)
-    y_of = features_of((features or out / "features") / name, front, training, preprocess, recipe.flips)
-    size = len(training)
+    with team.leader_first():
+        z_of = _latents(out / "latents", encoder, training, positions, recipe)
+        y_of = features_of((features or out / "features") / name, front, training, preprocess, recipe.flips)
 
     def data(start: int) -> Iterator[NDArray[np.int64]]:
-        yield from batches(len(positions), recipe.batch, recipe.seed, start, recipe.steps)
+        yield from map(team.share, batches(len(positions), recipe.batch, recipe.seed, start, recipe.steps))
 
     def loss_of(indices: NDArray[np.int64], step: int) -> tuple[Tensor, dict[str, float]]:
         model.eval()  # the tail's normalisation stays as it is; the reconstruction has none
         z, given = z_of.batch(indices).to(place), y_of.batch(indices).to(place)
         position = torch.from_numpy(positions[indices]).to(place)
         made = model.feature(z, position)
-        truth = truth_of(training, indices % size, indices >= size)
-        d = distortion(recipe.distortion, model.head, model.head, made, given, truth, recipe.crop).mean()
+        labels = recipe.distortion == "task"
+        truth = truth_of(training, indices % size, indices >= size) if labels else None
+        heads = model.head, model.head
+        d = distortion(recipe.distortion, *heads, made, given, truth, recipe.crop, team.variance).mean()
         return d, {"distortion": float(d.detach())}
 
     def validate(most: int | None = 256) -> dict[str, float]:
-        return evaluate_task(model, encoder, front, validation, most)
+        return evaluate_task(model, encoder, front, validation, team, most)
+
+    def pictures() -> dict[str, NDArray[np.uint8]]:
+        return {name: task_sheet(model, encoder, front, validation)} if card.task != "classification" else {}
 
     fit(
         run,
@@ -155,6 +167,7 @@ def train_task(
         loss_of,
         seed=recipe.seed,
         validate=validate,
+        pictures=pictures,
         show=("distortion",),
     )
     figures = validate(None)
@@ -168,7 +181,8 @@ def train_task(
         feature=feature,
     )
     training_told = {"network": named(card.recipe), "task": named(recipe.model_dump(mode="json"))}
-    save_task(out / FOLDER, bundle, about, model, training_told, figures)
+    if team.leads:
+        save_task(out / FOLDER, bundle, about, model, training_told, figures)
     return figures
 
 
@@ -180,6 +194,12 @@ def reconstruction_of(bundle: Bundle, width: float) -> tuple[CodecConfig, Tensor
         config.model_copy(update={"reconstruction": wide}),
         load_tensors(bundle.read(CLOUD)).get("gains.log_inverse"),
     )
+
+
+def _made_of(bundle: Bundle) -> str:
+    """SHA-256, hex, of the digests of the bundle's files; its figures may be measured anew meanwhile."""
+    files = sorted((name, entry.sha256) for name, entry in bundle.manifest.files.items())
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def _positions(bundle: Bundle, count: int, seed: int) -> NDArray[np.float32]:
@@ -211,30 +231,50 @@ def evaluate_task(
     model: AddedHead,
     encoder: Encoder,
     front: nn.Sequential,
-    view: Pictures | Maps,
+    view: View,
+    team: Team,
     most: int | None = None,
 ) -> dict[str, float]:
-    """Figures of the task, "@uncompressed" and "@quality" of each level, on the first `most` pictures."""
+    """Figures of the task, "@uncompressed" and "@quality" of each level, on the first `most` pictures.
+
+    Without labels those of the agreement with the uncompressed network. The processes count together.
+    """
     model.eval()
     place = next(model.parameters()).device
     manifest = encoder.bundle.manifest
     qualities = [level.quality for level in manifest.qualities]
-    rows = {
-        where: metric_of(model.head.kind, len(view.names)) for where in ("uncompressed", *map(str, qualities))
-    }
-    for indices in in_order(min(len(view), most or len(view)), 32):
+    tally = Tally()
+    for indices in team.part(in_order(min(len(view), most or len(view)), 32)):
         x = network_input(view.pixels(indices), manifest.preprocess)
         u = encoder.features(x.numpy())
-        truth = truth_of(view, indices, np.zeros(len(indices), np.bool_))
-        count(rows["uncompressed"], model.head(as_map(front(x.to(place)))), truth)
+        plain = model.head(as_map(front(x.to(place))))
+        target = target_of(model.head.kind, view, indices, plain)
+        if target.labelled:
+            tally.count("", "uncompressed", plain, target)
         for level, quality in enumerate(qualities):
-            at = np.full(len(indices), level, np.float32)
-            _, z = encoder.latents(u, at)
-            made = model.feature(torch.from_numpy(z).to(place, torch.float32), torch.from_numpy(at).to(place))
-            count(rows[str(quality)], model.head(made), truth)
-    return {
-        f"{key}@{where}": value for where, metric in rows.items() for key, value in metric.figures().items()
-    }
+            tally.count("", str(quality), _answered(model, encoder, u, level), target)
+    return team.merged(tally).figures()
+
+
+def _answered(model: AddedHead, encoder: Encoder, u: NDArray[np.float32], level: float) -> Tensor:
+    """The task's outputs from what the edge sends of u (B, N, h, w) at a level."""
+    place = next(model.parameters()).device
+    at = np.full(len(u), level, np.float32)
+    _, z = encoder.latents(u, at)
+    made = model.feature(torch.from_numpy(z).to(place, torch.float32), torch.from_numpy(at).to(place))
+    out: Tensor = model.head(made)
+    return out
+
+
+@torch.no_grad()
+def task_sheet(model: AddedHead, encoder: Encoder, front: nn.Sequential, view: View) -> NDArray[np.uint8]:
+    """The first pictures, a row each: input, prediction without the codec, with it at the default quality, truth."""
+    model.eval()
+    bundle = encoder.bundle
+    x = network_input(view.pixels(sheet_indices(view)), bundle.manifest.preprocess)
+    plain = model.head(as_map(front(x.to(next(model.parameters()).device))))
+    level = bundle.position(bundle.quality(None))
+    return sheet(model.head.kind, view, plain, _answered(model, encoder, encoder.features(x.numpy()), level))
 
 
 def save_task(

@@ -16,6 +16,8 @@ import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -30,6 +32,7 @@ from torch import Tensor, nn
 from shared.errors import DataError
 
 Precision = Literal["auto", "32", "bf16-mixed"]
+PATIENCE = timedelta(days=1)  # of processes that wait for what the leader computes first
 
 
 class Metric(Protocol):
@@ -72,7 +75,7 @@ class Team:
                 accelerator=place.type,
                 devices=here,
                 num_nodes=int(os.environ["WORLD_SIZE"]) // here,
-                strategy=DDPStrategy(find_unused_parameters=not all_used),
+                strategy=DDPStrategy(find_unused_parameters=not all_used, timeout=PATIENCE),
                 precision=kind,
             )
         else:
@@ -112,6 +115,14 @@ class Team:
         """Uniform noise of the shape of x, (B / size, ...): the share of what one process would draw for (B, ...)."""
         whole = torch.rand((len(x) * self.size, *x.shape[1:]), dtype=x.dtype, device=x.device)
         return whole[self.rank :: self.size]
+
+    def variance(self, x: Tensor) -> Tensor:
+        """Of all that the processes have, equally many each; a constant to gradients."""
+        if self.size == 1:
+            return x.detach().var()
+        mean: Any = self._fabric.all_reduce(x.detach().mean(), reduce_op="mean")
+        squares: Any = self._fabric.all_reduce((x.detach() - mean).square().sum(), reduce_op="sum")
+        return squares / (x.numel() * self.size - 1)
 
     def mean_count(self, count: Tensor) -> Tensor:
         """What a sum over `count` things is divided by, so that the processes' mean is that over all things.
@@ -153,6 +164,15 @@ class Team:
     def wait(self) -> None:
         """Until all are here."""
         self._fabric.barrier()
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The others do what is within when the leader has done it, and find what it left on disk."""
+        if not self.leads:
+            self.wait()
+        yield
+        if self.leads:
+            self.wait()
 
     def say(self, text: str) -> None:
         """Tell the user, once."""
