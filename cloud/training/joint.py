@@ -49,7 +49,7 @@ Distortion = Literal["task", "distill", "feature"]
 
 
 # Feature cells; in a file and in a flag 0 stands for None, the whole map.
-Crop = Annotated[int | None, BeforeValidator(lambda cells: cells or None), Field(ge=1)]
+Crop = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(lambda cells: cells or None)]
 
 
 class Part(Frozen):
