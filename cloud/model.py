@@ -197,7 +197,7 @@ class CloudModel:
     def outputs(
         self, z: NDArray[np.int32], wanted: Mapping[str, Sequence[int]], qualities: Sequence[int] = ()
     ) -> dict[str, Tensor]:
-        """What the tails give for the R rows of z that are wanted, by task: logits (R, K), or a map (R, K or 3, H, W)."""
+        """What the tails give for the R rows of z that are wanted: logits (R, K), or a map (R, K or 3, H, W)."""
         latent = torch.from_numpy(z).to(self.device, torch.float32)
         if self._log_inverse is not None:
             at = [self.bundle.position(quality) for quality in qualities]

@@ -38,7 +38,7 @@ class CodecConfig(Frozen):
     """Sizes of a codec. Channels of a module are those between its given input and output.
 
     strides: of the transform's layers. grid: of the codebook's entries. fusion, separation: of one subnet each, used
-    where there are several features. levels: L.
+    where there are several features. levels: L. shortcut: a linear layer beside each chain of convolutions.
     """
 
     transform: tuple[int, ...] = (128, 256, 512, 1024, 1024)
@@ -55,6 +55,7 @@ class CodecConfig(Frozen):
     fusion: tuple[int, ...] = (512, 256, 128)
     separation: tuple[int, ...] = (512, 256, 128)
     levels: int = Field(1, ge=1, le=101)
+    shortcut: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> CodecConfig:
@@ -78,19 +79,20 @@ class CodecConfig(Frozen):
 PRESETS = {
     "reference": CodecConfig(),
     "small": CodecConfig(
-        transform=(48, 64, 64),
+        transform=(64, 96, 96),
         strides=(1, 2, 1, 1),
-        latent_channels=48,
+        latent_channels=64,
         extractor=(64, 96),
         extractor_linear=96,
         hyper_size=48,
         generator=(96, 128),
         tau=64,
         grid=(8, 8),
-        predictor=(48,),
+        predictor=(64,),
         reconstruction=(96, 96, 64, 48),
         fusion=(48,),
         separation=(64, 48),
+        shortcut=True,
     ),
 }
 
@@ -120,6 +122,36 @@ def common_grid(features: Sequence[Shape]) -> tuple[int, int]:
     return max(h for h, _ in grids), max(w for _, w in grids)
 
 
+class Beside(nn.Module):
+    """A chain of convolutions and a linear layer beside it, which carries what the chain has not learnt yet.
+
+    Its rectifiers pass half of what comes: without the linear way a joint codec's reconstruction of its features stayed
+    coarse at any rate. stride: of the chain; up: the chain makes its output finer by it, not coarser.
+    """
+
+    def __init__(
+        self, chain: nn.Module, inputs: int, outputs: int, stride: int = 1, *, up: bool = False
+    ) -> None:
+        super().__init__()
+        self.chain, self.stride = chain, stride
+        kind = nn.ConvTranspose2d if up else nn.Conv2d
+        self.linear = kind(inputs, outputs, stride, stride, bias=False)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """size: rows and columns of what comes out, where it is made finer."""
+        if size is not None:
+            out: Tensor = self.chain(x, size) + self.linear(x)[..., : size[0], : size[1]]
+            return out
+        missing = [-side % self.stride for side in x.shape[2:]]  # a strided chain rounds odd sizes up
+        whole = F.pad(x, (0, missing[1], 0, missing[0])) if any(missing) else x
+        added: Tensor = self.chain(x) + self.linear(whole)
+        return added
+
+
+def _beside(chain: nn.Module, inputs: int, outputs: int, config: CodecConfig, stride: int = 1) -> nn.Module:
+    return Beside(chain, inputs, outputs, stride) if config.shortcut else chain
+
+
 class FeatureFusion(nn.Module):
     """Feature fusion: one subnet a feature, all brought to the common grid, channels concatenated.
 
@@ -130,7 +162,9 @@ class FeatureFusion(nn.Module):
         super().__init__()
         self.grid = common_grid(features)
         several = len(features) > 1
-        self.subnets = nn.ModuleList(chain(f[0], config.fusion, f[0]) for f in features if several)
+        self.subnets = nn.ModuleList(
+            _beside(chain(f[0], config.fusion, f[0]), f[0], f[0], config) for f in features if several
+        )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         if not self.subnets:
@@ -147,7 +181,11 @@ class FeatureSeparation(nn.Module):
         self.grids = [spatial(feature) for feature in features]
         channels = sum(feature[0] for feature in features)
         several = len(features) > 1
-        self.subnets = nn.ModuleList(chain(channels, config.separation, f[0]) for f in features if several)
+        self.subnets = nn.ModuleList(
+            _beside(chain(channels, config.separation, f[0]), channels, f[0], config)
+            for f in features
+            if several
+        )
 
     def forward(self, y_hat: Tensor, which: int) -> Tensor:
         """The feature of task number `which`."""
@@ -198,7 +236,8 @@ class FeatureTransform(nn.Module):
 
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
-        self.layers = chain(channels, config.transform, config.latent_channels, config.strides)
+        layers = chain(channels, config.transform, config.latent_channels, config.strides)
+        self.layers = _beside(layers, channels, config.latent_channels, config, config.stride)
 
     def forward(self, y: Tensor) -> Tensor:
         u: Tensor = self.layers(y)
@@ -331,19 +370,45 @@ class FeatureReconstruction(nn.Module):
 
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
-        sizes = (config.latent_channels, *config.reconstruction, channels)
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, 1, 1) for a, b in pairwise(sizes))
         self.stride = config.stride
+        layers = _Finer(channels, config)
+        self.layers = (
+            Beside(layers, config.latent_channels, channels, config.stride, up=True)
+            if config.shortcut
+            else layers
+        )
+
+    def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """size: rows and columns of the feature, on the grid that z was made from or, of a later task, on any other."""
+        own = all(-(-side // self.stride) == cells for side, cells in zip(size, z.shape[2:], strict=True))
+        grid = size if own else (z.shape[2] * self.stride, z.shape[3] * self.stride)
+        y_hat: Tensor = self.layers(z, grid)
+        if grid == size:
+            return y_hat
+        if size[0] <= grid[0] and size[1] <= grid[1]:
+            return F.adaptive_avg_pool2d(y_hat, size)
+        return F.interpolate(y_hat, size, mode="bilinear", align_corners=False)
+
+
+class _Finer(nn.Module):
+    """3 x 3 convolutions with ReLU between them, of which only the last two run on the feature's grid, where they cost
+    the most. A strided transform rounds odd sizes up; what is too much is cut."""
+
+    def __init__(self, channels: int, config: CodecConfig) -> None:
+        super().__init__()
+        sizes = (config.latent_channels, *config.reconstruction, channels)
+        self.stride, self.expanding = config.stride, len(sizes) - 4
+        self.layers = nn.ModuleList(
+            nn.Conv2d(a, b * (self.stride**2 if i == self.expanding else 1), 3, 1, 1)
+            for i, (a, b) in enumerate(pairwise(sizes))
+        )
 
     def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         for i, layer in enumerate(self.layers):
             z = layer(F.relu(z) if i else z)
-            if i == len(self.layers) - 3 and self.stride > 1:
-                # Only the last two layers run on the feature's grid, where they cost the most. A strided transform
-                # rounds odd sizes up; what is too much is cut.
-                z = F.interpolate(z, scale_factor=float(self.stride), mode="nearest")[
-                    ..., : size[0], : size[1]
-                ]
+            if i == self.expanding:
+                # Each of the finer cells has channels of its own: repeating one cell's could not tell them apart.
+                z = F.pixel_shuffle(z, self.stride)[..., : size[0], : size[1]]
         return z
 
 

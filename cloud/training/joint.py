@@ -45,7 +45,7 @@ from shared.files import write_atomically
 from shared.types import Frozen, TaskKind
 
 CARDS = "networks.json"
-Distortion = Literal["task", "distill", "feature"]
+Distortion = Literal["task", "distill", "feature", "distill-hint"]
 
 
 # Feature cells; in a file and in a flag 0 stands for None, the whole map.
@@ -374,10 +374,14 @@ def distortion(
 
     truth: labels, for "task". variance: of `given`, over all processes' pictures.
 
-    feature: mean squared error over the feature's variance. task: the task's own loss against the labels. distill:
-    Kullback-Leibler divergence from the teacher's classes (a mean over the pixels for a map), or for normals 1 - cosine
-    and the mean absolute difference.
+    feature: mean squared error over the feature's variance. distill-hint: distill and feature together, which reaches
+    a given error in fewer steps where the tail is deep (Romero et al., 2015, "FitNets: hints for thin deep nets").
+    task: the task's own loss against the labels. distill: Kullback-Leibler divergence from the
+    teacher's classes (a mean over the pixels for a map), or for normals 1 - cosine and the mean absolute difference.
     """
+    if kind == "distill-hint":
+        hint = distortion("feature", head, teacher, made, given, truth, crop, variance)
+        return hint + distortion("distill", head, teacher, made, given, truth, crop)
     if kind == "feature":
         return (made.float() - given).square().mean((1, 2, 3)) / variance(given)
     if kind == "task":

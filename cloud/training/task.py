@@ -77,7 +77,7 @@ class AddedHead(nn.Module):
 
     def __init__(self, head: Head, config: CodecConfig, log_inverse: Tensor | None) -> None:
         super().__init__()
-        self.head = head.requires_grad_(False)
+        self.head, self.config = head.requires_grad_(False), config
         self.reconstruction = FeatureReconstruction(head.feature[0], config)
         initialise(self.reconstruction)
         self.register_buffer("log_inverse", log_inverse, persistent=False)
@@ -289,13 +289,11 @@ def save_task(
     tensors = {f"reconstruction.{n}": t for n, t in model.reconstruction.state_dict().items()}
     tensors |= {f"tail.{n}": t for n, t in model.head.tail.state_dict().items()}
     data = save_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-    config, _ = reconstruction_of(bundle, 1.0)
-    widths = tuple(layer.out_channels for layer in model.reconstruction.layers[:-1])
     added = AddedTask(
         task=task,
         fingerprint=bundle.manifest.fingerprint,
         edge_sha256=bundle.manifest.edge_sha256,
-        codec=config.model_copy(update={"reconstruction": widths}).model_dump(mode="json"),
+        codec=model.config.model_dump(mode="json"),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         training=training,
         figures=figures,

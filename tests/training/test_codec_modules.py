@@ -13,6 +13,8 @@ from cloud.models.codec import (
     CodecConfig,
     FactorisedPrior,
     FeatureCodec,
+    FeatureReconstruction,
+    JointCodec,
     ProbabilityPredictor,
     gaussian_bits,
 )
@@ -102,12 +104,12 @@ def test_a_scale_at_its_bound_is_not_stuck_there():
     predictor = ProbabilityPredictor(PRESETS["small"])
     with torch.no_grad():
         predictor.log_scale[-1].bias.fill_(-50.0)
-    _, log_scale = predictor(torch.zeros(1, 48, 2, 2))
+    _, log_scale = predictor(torch.zeros(1, 64, 2, 2))
     assert float(log_scale.detach().max()) == pytest.approx(math.log(0.11))
     (-log_scale.sum()).backward()  # asks for a larger scale
     assert predictor.log_scale[-1].bias.grad.abs().sum() > 0
     predictor.zero_grad()
-    predictor(torch.zeros(1, 48, 2, 2))[1].sum().backward()  # asks for a smaller one, which there is not
+    predictor(torch.zeros(1, 64, 2, 2))[1].sum().backward()  # asks for a smaller one, which there is not
     assert predictor.log_scale[-1].bias.grad.abs().sum() == 0
 
 
@@ -156,3 +158,32 @@ def test_quantised_predictions_follow_the_float_model():
     assert errors[12][0].mean() < errors[10][0].mean() / 3
     assert errors[12][1].max() < 0.5 + 1
     assert errors[12][1].mean() < 0.15  # rounding to a step alone costs up to 0.25 in the mean
+
+
+@pytest.mark.parametrize("size", [(16, 16), (15, 16), (1, 1), (4, 4), (32, 32), (16, 40)])
+def test_a_reconstruction_gives_any_grid(size):
+    """Also of a later task, whose feature has not the grid that z was made from."""
+    reconstruction = FeatureReconstruction(5, PRESETS["small"])
+    assert reconstruction(torch.randn(2, 64, 8, 8), size).shape == (2, 5, *size)
+
+
+def test_the_finer_cells_of_a_latent_cell_are_told_apart():
+    torch.manual_seed(0)
+    reconstruction = FeatureReconstruction(3, PRESETS["small"])
+    with torch.no_grad():
+        y = reconstruction(torch.randn(1, 64, 1, 1), (2, 2))[0]
+    assert len({tuple(cell) for cell in y.flatten(1).T.tolist()}) == 4
+
+
+def test_the_linear_way_carries_a_feature_whole():
+    """With all convolutions at zero, 64 latent channels hold 16 channels of 2 x 2 cells without loss."""
+    joint = JointCodec([(8, 16, 16), (8, 16, 16)], PRESETS["small"])
+    core, y = joint.core, torch.randn(2, 16, 16, 16)
+    with torch.no_grad():
+        for part in (core.transform, core.reconstruction):
+            for parameter in part.layers.chain.parameters():
+                parameter.zero_()
+        matrix = torch.linalg.qr(torch.randn(64, 64))[0]
+        core.transform.layers.linear.weight.copy_(matrix.reshape(64, 16, 2, 2))
+        core.reconstruction.layers.linear.weight.copy_(matrix.reshape(64, 16, 2, 2))
+        assert torch.allclose(core.reconstruction(core.transform(y), (16, 16)), y, atol=1e-4)
