@@ -6,7 +6,7 @@
 #   COMPARE=1 deploy/train-rooms.sh [WORK]        also the codecs that `isthmus bench rooms WORK` compares with
 #
 # Can be killed at any time and started again: each step goes on where it stopped. Sizes for two CPU cores are those of
-# the shipped bundle (about three hours, and two and a half more to compare); with a GPU, which nobody has tried yet,
+# the shipped bundle (about three hours with what is compared); with a GPU, which nobody has tried yet,
 # there are more steps of larger batches. What is compared is trained alike, for fewer steps than the bundle.
 set -euo pipefail
 work=${1:-runs/rooms}
@@ -18,13 +18,13 @@ if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     codec="--steps 20000 --batch 64" compared="--steps 10000 --batch 64" task="--steps 10000 --batch 64"
 else
     classifier="--steps 3200 --batch 48" dense="--steps 5000 --batch 16 --label-stride 2"
-    codec="--steps 14000 --batch 16" compared="--steps 4000 --batch 16" task="--steps 8000 --batch 16"
+    codec="--steps 9000 --batch 16" compared="--steps 2500 --batch 16" task="--steps 6000 --batch 16"
 fi
 layers=image,category,normals,semantic
-scales=0.04,0.15,0.4,1,3
-cls=(--network "$work/network" --lambda 20000 --distortion distill)
-normals=(--network "$work/normals" --lambda 40000 --distortion distill-hint)
-segmentation=(--network "$work/segmentation" --lambda 20000 --distortion distill-hint)
+scales=0.06,0.2,0.5,1,2
+cls=(--network "$work/network" --lambda 10000 --distortion distill)
+normals=(--network "$work/normals" --lambda 8000 --distortion distill-hint)
+segmentation=(--network "$work/segmentation" --lambda 8000 --distortion distill-hint)
 
 step() { printf '\n=== %s\n' "$*"; "$@"; }
 
@@ -56,8 +56,8 @@ if [ -n "${COMPARE:-}" ]; then
     multi codec $compared "${cls[@]}" "${normals[@]}" --scales $scales
     multi only-classification $compared "${cls[@]}" --scales $scales
     multi only-normals $compared "${normals[@]}" --scales $scales
-    multi level-low $compared --network "$work/network" --lambda 3000 --distortion distill \
-        --network "$work/normals" --lambda 6000 --distortion distill-hint --scales 1
+    multi level-low $compared --network "$work/network" --lambda 2000 --distortion distill \
+        --network "$work/normals" --lambda 1600 --distortion distill-hint --scales 1
     multi level-high $compared "${cls[@]}" "${normals[@]}" --scales 1
     multi prior-factorised $compared "${cls[@]}" "${normals[@]}" --scales $scales --prior factorised
     multi prior-hyperprior $compared "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from rich.progress import track
 
 from cloud.training.data import in_order, network_input
-from cloud.training.evaluate import Figures, bitstreams, evaluate_bundle
+from cloud.training.evaluate import Figures, bitstreams, evaluate_bundle, main_qualities
 from cloud.training.features import Pixels, identity, weights_digest
 from cloud.training.joint import evaluate, load_run
 from cloud.training.network import load_network
@@ -191,7 +191,7 @@ def _by_task(figures: dict[str, float], names: Sequence[str], where: str) -> Fig
 def stream_digests(bundle: Bundle, pictures: Pixels) -> dict[int, str]:
     """SHA-256 of all pictures' bitstreams, one after the other, by quality."""
     encoder = Encoder(bundle, threads=torch.get_num_threads())
-    digests = {level.quality: hashlib.sha256() for level in bundle.manifest.qualities}
+    digests = {quality: hashlib.sha256() for quality in main_qualities(bundle)}
     for indices in track(list(in_order(len(pictures), 32)), "bitstreams"):
         u = encoder.features(to_input(pictures.pixels(indices), bundle.manifest.preprocess))
         for quality, digest in digests.items():

@@ -50,7 +50,7 @@ from shared.bundle import (
     Task,
 )
 from shared.codec.bitstream import Bitstream
-from shared.codec.codec import LatentCodec, fingerprint
+from shared.codec.codec import LatentCodec, Levels, fingerprint
 from shared.errors import DataError
 from shared.files import write_atomically
 from shared.types import Frozen
@@ -123,10 +123,13 @@ def build(
     name: str,
     pictures: Pixels,
     *,
+    default_quality: int | None = None,
     precision: Precision | None = None,
     licences: dict[str, str] | None = None,
 ) -> Report:
     """Make the bundle `out` from the run folder of a codec; `pictures`: to calibrate and to report on.
+
+    default_quality: None takes the recipe's, where the scale of lambda is 1.
 
     Raises DataError where the run or the name is unusable or `out` exists, InexactError where a bound cannot be proven.
     """
@@ -144,6 +147,9 @@ def build(
         raise DataError(
             f"{run} was trained with --prior {recipe.prior}, for comparison only; a bundle takes the codebook"
         )
+    default = recipe.default_quality if default_quality is None else default_quality
+    if default not in Levels(recipe.qualities):
+        raise DataError(f"--default-quality {default} is not within the codec's {Levels(recipe.qualities)}")
     preprocess = cards[0].preprocess
     x, u = _transformed(model, pictures, preprocess)
     levels = [_latents(model, u, level, len(recipe.qualities)) for level in range(len(recipe.qualities))]
@@ -170,7 +176,7 @@ def build(
             Quality.model_validate({"quality": quality, "lambda": scale * recipe.parts[0].lambda_})
             for quality, scale in zip(recipe.qualities, recipe.scales, strict=True)
         ),
-        default_quality=recipe.default_quality,
+        default_quality=default,
         tasks=tuple(
             Task(
                 name=task,

@@ -280,6 +280,9 @@ def build(
     out: Annotated[Path, typer.Option(help="The bundle to make.")],
     name: Annotated[str | None, typer.Option(help="Its name; that of the folder if absent.")] = None,
     pictures: Annotated[int, typer.Option(help="Held-out rooms to calibrate and report on.", min=1)] = 1000,
+    default_quality: Annotated[
+        int | None, typer.Option(help="Used where none is asked for; by default where the scale is 1.")
+    ] = None,
     weight_bits: Annotated[int, typer.Option(min=4, max=16)] = 12,
     activation_bits: Annotated[int, typer.Option(min=4, max=16)] = 12,
 ) -> None:
@@ -293,7 +296,13 @@ def build(
     licences = {"weights": "Apache-2.0", "training data": "rooms, rendered by this project, Apache-2.0"}
     try:
         report = make(
-            run, out, name or out.name, RoomPictures(data, -pictures), precision=precision, licences=licences
+            run,
+            out,
+            name or out.name,
+            RoomPictures(data, -pictures),
+            default_quality=default_quality,
+            precision=precision,
+            licences=licences,
         )
     except InexactError as error:
         raise DataError(f"{error} (--weight-bits, --activation-bits)") from None

@@ -53,6 +53,11 @@ def bitstreams(
     return [Bitstream(encoder.bundle.fingerprint, quality, *z.shape[2:], b_v, b_z) for b_v, b_z in coded], z
 
 
+def main_qualities(bundle: Bundle) -> list[int]:
+    """The bundle's levels and its default, ascending."""
+    return sorted({*bundle.levels.qualities, bundle.quality(None)})
+
+
 @torch.no_grad()
 def evaluate_bundle(
     bundle: Bundle,
@@ -64,10 +69,10 @@ def evaluate_bundle(
     """Encode, pack, unpack, decode and answer every picture, beside the uncompressed networks.
 
     views: of the same pictures, one a task that is to be measured. networks: trained ones by task, for the figures
-    without compression. qualities: by default the bundle's levels. Raises IsthmusError.
+    without compression. qualities: by default those of `main_qualities`. Raises IsthmusError.
     """
     encoder, model = Encoder(bundle, threads=2), CloudModel(bundle)
-    qualities = qualities or [level.quality for level in bundle.manifest.qualities]
+    qualities = qualities or main_qualities(bundle)
     rows = {
         where: {task: metric_of(bundle.task(task).kind, len(view.names)) for task, view in views.items()}
         for where in ("uncompressed", *qualities)
