@@ -217,9 +217,10 @@ class CloudModel:
         config = CodecConfig.model_validate(self.bundle.manifest.codec)
         z = np.zeros((1, config.latent_channels, *config.grid), np.int32)
         v = np.zeros(self.codec.path.v_size, np.int32)
-        streams = [self.codec.encode(v, z[0], self.bundle.quality(None))]
+        quality = self.bundle.quality(None)
+        streams = [self.codec.encode(v, z[0], quality)]
         queries = [TaskQuery(name=task.name) for task in self.bundle.tasks]
-        self.answer(self.codec.decode_batch(streams, *config.grid), [queries], [self.bundle.quality(None)])
+        self.answer(self.codec.decode_batch(streams, *config.grid, [quality]), [queries], [quality])
 
 
 def load_head(bundle: Bundle, added: AddedTask, folder: Path) -> AddedHead:

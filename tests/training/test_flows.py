@@ -495,3 +495,7 @@ def test_a_task_added_later_changes_not_a_byte_and_answers(tmp_path, patches, jo
 
 def digests(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_cloud_of_several_levels_warms_up(joint_bundle):
+    CloudModel(Bundle.open(joint_bundle)).warm_up()
