@@ -513,11 +513,14 @@ class FeatureCodec(nn.Module):
             z = self.z_of(self.transform(y.float()), position).round()
             return sum(self.rate(z, z, position))
 
-    def rate(self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Bits of z and of v a picture, (B,) each. z_hat: what v is extracted from; z_rate: what is coded."""
+    def rate(
+        self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Bits of z and of v a picture, (B,) each. z_hat: what v is extracted from; z_rate: what is coded. noisy: v is
+        coded with noise in place of rounding."""
         v = self.extract(z_hat)
         v_hat = round_straight(v)
-        v_rate = v + self.noise(v) - 0.5 if self.training else v_hat
+        v_rate = v + self.noise(v) - 0.5 if noisy else v_hat
         mean, log_scale = self.gaussians(v_hat, z_hat.shape[2], z_hat.shape[3])
         bits_z = gaussian_bits(z_rate, mean, log_scale).sum((1, 2, 3))
         return bits_z, self.hyper_bits(v_rate, position)
@@ -528,7 +531,7 @@ class FeatureCodec(nn.Module):
             z = self.z_of(self.transform(y.float()), position)
             z_hat = round_straight(z)
             z_rate = z + self.noise(z) - 0.5 if self.training else z_hat
-            bits_z, bits_v = self.rate(z_hat, z_rate, position)
+            bits_z, bits_v = self.rate(z_hat, z_rate, position, noisy=self.training)
         return Coded(self.reconstruct(z_hat, position, (y.shape[2], y.shape[3])), bits_z, bits_v)
 
 

@@ -38,7 +38,9 @@ class FactorisedCodec(FeatureCodec):
     def _initialise(self) -> None:
         initialise(self)
 
-    def rate(self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None) -> tuple[Tensor, Tensor]:
+    def rate(
+        self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False
+    ) -> tuple[Tensor, Tensor]:
         bits_z = cell_bits(self.prior, z_rate, position)
         return bits_z, bits_z.new_zeros(len(bits_z))
 

@@ -94,6 +94,22 @@ def test_any_grid(prior, height, width):
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in codec.parameters())
 
 
+@pytest.mark.parametrize("prior", CODECS)
+def test_the_rounded_rate_is_that_of_what_is_written_in_training_too(prior):
+    torch.manual_seed(0)
+    codec, y, position = (
+        CODECS[prior](4, tiny(levels=2).for_feature(8, 8)),
+        torch.randn(2, 4, 8, 8),
+        torch.ones(2),
+    )
+    scatter(codec.prior)
+    with torch.no_grad():
+        training = codec.train().rounded_bits(y, position), codec(y, position).bits_z
+        written = codec.eval()(y, position)
+    assert torch.equal(training[0], written.bits_z + written.bits_v)
+    assert not torch.equal(training[1], written.bits_z)  # under noise
+
+
 @pytest.mark.parametrize("prior", PRIORS)
 def test_the_rate_falls_in_training_and_a_bundle_is_refused(tmp_path, patches, tiny_network, prior):
     part = Part(network=str(tiny_network), lambda_=300.0)
