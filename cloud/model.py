@@ -8,6 +8,7 @@ Legend: B pictures, N latent channels, h x w latent grid.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from cloud.models.codec import (
     interpolated,
     spatial,
 )
-from cloud.models.networks import as_feature, build_network, split
+from cloud.models.networks import as_feature, build_network, feature_shape, split
 from cloud.results import results_of
 from shared.bundle import CLOUD, TASK, TASKS, WEIGHTS, AddedTask, Bundle, Task
 from shared.codec.codec import LatentCodec
@@ -39,31 +40,50 @@ from shared.types import TaskQuery, TaskResult
 class AddedHead(nn.Module):
     """An added task: z (B, N, h, w) float -> the feature of its own network -> the output of that network's tail.
 
-    weights: bytes of its task.safetensors. grid: h, w of the bundle. Raises BundleDamagedError, also where weights
-    that load do not make what task.json says.
+    weights: bytes of its task.safetensors. grid: h, w of the bundle; picture: rows and columns of its pictures. Raises
+    BundleDamagedError, also where weights that load do not make what task.json says. Sizes are checked on torch's meta
+    device, before they take memory.
     """
 
-    def __init__(self, added: AddedTask, weights: bytes, latent_channels: int, grid: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        added: AddedTask,
+        weights: bytes,
+        latent_channels: int,
+        grid: tuple[int, int],
+        picture: tuple[int, int],
+    ) -> None:
         super().__init__()
         task = self.task = added.task
         try:
             tensors = load_safetensors(weights)
             config = CodecConfig.model_validate(added.codec)
-            self.reconstruction = FeatureReconstruction(task.feature[0], config)
-            _, self.tail = split(build_network(task.network, task.network_config), task.split)
-            _load(self.reconstruction, tensors, "reconstruction.")
-            _load(self.tail, tensors, "tail.")
-            self.eval()
+            with torch.device("meta"):
+                self.reconstruction = FeatureReconstruction(task.feature[0], config)
+                front, self.tail = split(build_network(task.network, task.network_config), task.split)
+                self.eval()
+                feature = feature_shape(front, *picture)
+                if feature != task.feature:
+                    raise ValueError(f"the feature is {list(feature)}, not {list(task.feature)}")
+                self._check_output(self(torch.zeros(1, latent_channels, *grid)), picture)
+            _load(self.reconstruction, tensors, "reconstruction.", assign=True)
+            _load(self.tail, tensors, "tail.", assign=True)
             with torch.inference_mode():
-                y_hat = self._feature(torch.zeros(1, latent_channels, *grid))
-                if tuple(y_hat.shape[1:]) != task.feature:
-                    raise ValueError(f"the feature is {list(y_hat.shape[1:])}, not {list(task.feature)}")
-                outputs = self.tail(y_hat).shape[1]
-                if task.labels and outputs != len(task.labels):
-                    raise ValueError(f"{outputs} outputs for {len(task.labels)} labels")
+                self(torch.zeros(1, latent_channels, *grid))
         except (SafetensorError, ValidationError, ValueError, TypeError, LookupError, RuntimeError) as error:
             reason = " ".join(str(error).split())  # torch tells missing tensors on lines of their own
             raise BundleDamagedError(f"task {task.name!r}: {WEIGHTS} does not fit {TASK}: {reason}") from None
+
+    def _check_output(self, output: Tensor, picture: tuple[int, int]) -> None:
+        """Raises ValueError where it is none of the task's kind and labels, or larger than the picture."""
+        task, shape = self.task, list(output.shape[1:])
+        if task.kind == "classification":
+            if math.prod(shape) != len(task.labels):
+                raise ValueError(f"{math.prod(shape)} outputs for {len(task.labels)} labels")
+        elif len(shape) != 3 or math.prod(shape[1:]) > math.prod(picture):
+            raise ValueError(f"an output of {shape} is no map of the picture")
+        elif shape[0] != (wanted := 3 if task.kind == "normals" else len(task.labels)):
+            raise ValueError(f"{shape[0]} channels of a map of {task.kind}, not {wanted}")
 
     def _feature(self, z: Tensor) -> Tensor:
         feature = self.task.feature
@@ -226,9 +246,10 @@ class CloudModel:
 def load_head(bundle: Bundle, added: AddedTask, folder: Path) -> AddedHead:
     """A task of this bundle, or for it, whose weights lie in `folder`. Raises BundleDamagedError."""
     config = CodecConfig.model_validate(bundle.manifest.codec)
-    return AddedHead(added, added.read_weights(folder), config.latent_channels, config.grid)
+    picture = bundle.manifest.preprocess.height, bundle.manifest.preprocess.width
+    return AddedHead(added, added.read_weights(folder), config.latent_channels, config.grid, picture)
 
 
-def _load(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+def _load(module: nn.Module, tensors: dict[str, Tensor], prefix: str, assign: bool = False) -> None:
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    module.load_state_dict(own)
+    module.load_state_dict(own, assign=assign)
