@@ -3,8 +3,8 @@
     y_k = front_k(x);  u = transform(fusion(y_1 .. y_n));  H_z, H_v, y_hat_k = separation_k(reconstruction(z))
     d_k = distortion(tail_k(y_hat_k));  loss = H_z + H_v + s sum_k lambda_k d_k          (bits a picture)
 
-s is the scale of the picture's quality level: 1 where there is one level, otherwise drawn anew for each picture of a
-batch, between the levels too, so that one codec serves every rate. Form "dr", for one network: d + lambda (H_z + H_v).
+s is the scale of the picture's quality level: where there are several, drawn anew for each picture of a batch, between
+the levels too, so that one codec serves every rate. Form "dr", for one network: d + lambda (H_z + H_v).
 
 Networks are frozen unless `train_all`; then their features are computed once and kept in the run folder. The rate's
 weight is zero at first and ramped in: with all of it from the first step every codec fell to no information at all,
@@ -71,6 +71,7 @@ class CodecRecipe(Frozen):
 
     scales: of lambda, one a quality level, ascending. qualities: the levels' numbers in 0..100, ascending; as many.
     crop: feature cells, high and wide, of the piece of a map on which its distillation is computed; None: all of it.
+    init: a codec's run folder to start from; its levels may have been others.
     prior: of z; the others than the codebook are there to be compared with.
     """
 
@@ -79,6 +80,7 @@ class CodecRecipe(Frozen):
     scales: tuple[float, ...] = Field((1.0,), min_length=1)
     qualities: tuple[int, ...] = (50,)
     preset: Literal["reference", "small"] = "small"
+    init: str | None = None
     prior: Prior = "codebook"
     form: Literal["rd", "dr"] = "rd"
     steps: int = Field(ge=1)
@@ -216,6 +218,8 @@ def train_codec(
         raise DataError(str(error)) from None
     if model.codec.core.gains is not None:
         model.codec.core.gains.start(recipe.scales)
+    if recipe.init is not None:
+        start_from(model, recipe, Path(recipe.init))
     preprocess = networks[0].card.preprocess
     for pictures in (training[0], validation[0]):
         check_size(pictures, preprocess)
@@ -317,11 +321,32 @@ def _levels(size: int, log_scales: Tensor, team: Team) -> tuple[Tensor | None, T
     """Positions (B,) of this process's share of a batch and their scales of lambda. Half of the batch's lie on a level,
     the others between two."""
     if len(log_scales) == 1:
-        return None, torch.ones((), device=log_scales.device)
+        return None, log_scales.exp().flatten()
     position = torch.rand(size * team.size, device=log_scales.device) * (len(log_scales) - 1)
     position[::2] = torch.randint(len(log_scales), (len(position[::2]),), device=log_scales.device).float()
     position = position[team.rank :: team.size]
     return position, interpolated(log_scales, position).flatten()
+
+
+@torch.no_grad()
+def start_from(model: SplitNetworks, recipe: CodecRecipe, folder: Path) -> None:
+    """Give `model` the codec of the run in `folder`, each level that of the nearest scale of lambda there, its gains
+    moved by what the scales differ. Raises DataError."""
+    old, old_recipe, _ = load_run(folder)
+    where = np.interp(np.log(recipe.scales), np.log(old_recipe.scales), np.arange(len(old_recipe.scales)))
+    nearest = torch.from_numpy(np.rint(where).astype(np.int64))
+    moved = torch.tensor(np.log(recipe.scales) - np.log(old_recipe.scales)[nearest], dtype=torch.float32)
+    state = old.codec.state_dict()
+    for name, tensor in state.items():
+        if name.startswith(("core.gains.", "core.prior.")):
+            state[name] = tensor[nearest]
+    for name, sign in (("core.gains.log_gain", 0.5), ("core.gains.log_inverse", -0.5)):
+        if name in state:
+            state[name] = state[name] + sign * moved[:, None]
+    own = model.codec.state_dict()
+    if state.keys() != own.keys() or any(state[name].shape != own[name].shape for name in own):
+        raise DataError(f"--init {folder}: its codec is of other sizes, features or prior than this one")
+    model.codec.load_state_dict(state)
 
 
 def rate_weight(done: float, recipe: CodecRecipe) -> float:

@@ -23,10 +23,11 @@ from cloud.training import features
 from cloud.training.build import build
 from cloud.training.evaluate import evaluate_bundle
 from cloud.training.features import Kept, kept_features
-from cloud.training.joint import CodecRecipe, Part, load_run, rate_weight, train_codec
+from cloud.training.joint import CodecRecipe, Part, _levels, load_run, rate_weight, train_codec
 from cloud.training.network import load_network
 from cloud.training.run import Schedule, batches
 from cloud.training.task import FOLDER, TaskRecipe, train_task
+from cloud.training.team import Team
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.errors import DataError
@@ -439,6 +440,12 @@ def test_two_networks_of_one_name_are_refused(tmp_path, patches, tiny_network):
 def test_a_recipe_that_does_not_fit_says_why(changes, told):
     with pytest.raises(ValueError, match=told):
         recipe(Path("x"), **changes)
+
+
+def test_a_codec_of_one_level_has_the_scale_that_was_asked_for():
+    position, scale = _levels(4, torch.tensor([[0.2]]).log(), Team(torch.device("cpu")))
+    assert position is None
+    assert scale.tolist() == pytest.approx([0.2])
 
 
 def test_a_higher_level_costs_more_and_every_task_answers(joint_bundle, patches):
