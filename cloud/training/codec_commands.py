@@ -34,6 +34,13 @@ Crop = Annotated[
     int, typer.Option(help="Feature cells of a map's piece that is compared; 0: the whole map.", min=0)
 ]
 Flips = Annotated[bool, typer.Option(help="Mirror images too.")]
+Init = Annotated[
+    Path | None, typer.Option(help="A codec's run folder to start from; its scales may have been others.")
+]
+Share = Annotated[
+    float,
+    typer.Option(help="Of the steps: without any rate; then, until its weight is whole.", min=0, max=1),
+]
 TrainAll = Annotated[bool, typer.Option("--train-all", help="Train the networks along.")]
 MADE_OF = {"parts": ("network",), "qualities": ("scales",)}  # of which flags a key of the recipe is made
 
@@ -53,8 +60,14 @@ def single(
     learning_rate: float = 1e-3,
     preset: Preset = "small",
     prior: PriorOf = "codebook",
+    init: Init = None,
+    distortion_first: Share = 0.1,
+    rate_ramp: Share = 0.3,
     distortion: Annotated[
-        str | None, typer.Option(help="task (labels), distill (the network; the default) or feature.")
+        str | None,
+        typer.Option(
+            help="task (labels), distill (the network; the default), feature or distill-hint (both)."
+        ),
     ] = None,
     form: Annotated[str, typer.Option(help="rd: H + lambda d;  dr: d + lambda H.")] = "rd",
     split: Annotated[
@@ -76,6 +89,9 @@ def single(
         "form": form,
         "preset": preset,
         "prior": prior,
+        "init": None if init is None else str(init),
+        "distortion_first": distortion_first,
+        "rate_ramp": rate_ramp,
         "steps": steps,
         "batch": batch,
         "learning_rate": learning_rate,
@@ -112,7 +128,7 @@ def multi(
     ] = [],  # noqa: B006
     distortion: Annotated[
         list[str],
-        typer.Option(help="task, distill (the default) or feature; once for all or once for each."),
+        typer.Option(help="task, distill (the default), feature or distill-hint; once for all or for each."),
     ] = [],  # noqa: B006
     name: Annotated[
         list[str], typer.Option(help="Of its task, once for each; by default what it was trained for.")
@@ -124,6 +140,9 @@ def multi(
     learning_rate: float = 1e-3,
     preset: Preset = "small",
     prior: PriorOf = "codebook",
+    init: Init = None,
+    distortion_first: Share = 0.1,
+    rate_ramp: Share = 0.3,
     crop: Crop = 8,
     flips: Flips = True,
     train_all: TrainAll = False,
@@ -140,6 +159,9 @@ def multi(
         "scales": _numbers(scales),
         "preset": preset,
         "prior": prior,
+        "init": None if init is None else str(init),
+        "distortion_first": distortion_first,
+        "rate_ramp": rate_ramp,
         "steps": steps,
         "batch": batch,
         "learning_rate": learning_rate,
@@ -225,7 +247,7 @@ def task(
         int | None, typer.Option(help="Layers in its front; the network's own if absent.")
     ] = None,
     distortion: Annotated[
-        str, typer.Option(help="task (labels), distill (the network) or feature.")
+        str, typer.Option(help="task (labels), distill (the network), feature or distill-hint (both).")
     ] = "distill",
     width: Annotated[float, typer.Option(help="Of the reconstruction, in widths of the bundle's own.")] = 1.0,
     steps: Steps = 6000,
