@@ -90,9 +90,10 @@ class Encoder:
         return u
 
     def latents(
-        self, u: NDArray[np.float32], position: float = 0.0
+        self, u: NDArray[np.float32], position: float | NDArray[np.float32] = 0.0
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """u (B, N, h, w), and where the quality lies among the levels -> v (B, V) and z (B, N, h, w), int32."""
+        """u (B, N, h, w), and where the quality lies among the levels, of all or (B,) -> v (B, V) and z (B, N, h, w),
+        int32."""
         given = {"u": u, "position": np.full(len(u), position, np.float32)}
         v, z = self._extractor.run(["v", "z"], given)
         return v, z

@@ -178,9 +178,3 @@ def feature_shape(front: nn.Module, height: int, width: int) -> tuple[int, ...]:
 def as_feature(y: Tensor, shape: tuple[int, ...]) -> Tensor:
     """What a codec gave, (B, C, H, W), as the tail takes it: a feature that is a vector, `shape` (C,), as (B, C)."""
     return y.flatten(1) if len(shape) == 1 else y
-
-
-def logits(tail: nn.Module, feature: Tensor) -> Tensor:
-    """(B, classes). A tail with no layers means that the feature already is the output."""
-    out: Tensor = tail(feature)
-    return out.flatten(1)

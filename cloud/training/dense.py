@@ -18,7 +18,6 @@ from torch import Tensor
 from cloud.models.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense, split
 from cloud.training import tally
 from cloud.training.data import IGNORE, DenseTask, Maps, in_order, mirror, network_input
-from cloud.training.metrics import AngularError, Confusion
 from cloud.training.network import NetworkCard, TrainingRecipe, finish, open_run, steps_of
 from cloud.training.run import LOG_EVERY, Better, Schedule, fit, training_device
 from cloud.training.team import Precision, Team
@@ -150,12 +149,9 @@ def _answers(
 
 def _measure(recipe: DenseRecipe, answers: Any, team: Team) -> dict[str, float]:
     """Figures of all processes' pairs of outputs and labels, as in `dense_loss`."""
-    metric = AngularError() if recipe.task == "normals" else Confusion(recipe.network.outputs, IGNORE)
+    metric = tally.metric_of(recipe.task, recipe.network.outputs)
     for made, truth in answers:
-        if isinstance(metric, AngularError):
-            metric.add(made.permute(0, 2, 3, 1).float().cpu().numpy(), truth.cpu().numpy().astype(np.float32))
-        else:
-            metric.add(made.argmax(1).cpu().numpy(), truth.cpu().numpy())
+        tally.count(metric, made, truth.cpu().numpy())
     return team.merged(metric).figures()
 
 

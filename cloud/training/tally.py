@@ -51,7 +51,7 @@ def count(metric: Metric, out: Tensor, truth: NDArray[Any]) -> None:
 
 def answers(out: Tensor, task: TaskKind) -> NDArray[Any]:
     """Outputs as labels are: classes (B,) or (B, H, W), or normals (B, H, W, 3) of any length."""
-    made = out.permute(0, 2, 3, 1) if task == "normals" else out.argmax(1)
+    made = out.float().permute(0, 2, 3, 1) if task == "normals" else out.argmax(1)
     array: NDArray[Any] = made.cpu().numpy()
     return array
 
