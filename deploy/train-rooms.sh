@@ -16,9 +16,11 @@ data=$work/data
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     classifier="--steps 6000 --batch 96" dense="--steps 8000 --batch 32"
     codec="--steps 20000 --batch 64" compared="--steps 10000 --batch 64" task="--steps 10000 --batch 64"
+    widening="--steps 5000 --batch 64"
 else
     classifier="--steps 3200 --batch 48" dense="--steps 5000 --batch 16 --label-stride 2"
     codec="--steps 9000 --batch 16" compared="--steps 2500 --batch 16" task="--steps 6000 --batch 16"
+    widening="--steps 2000 --batch 16"
 fi
 layers=image,category,normals,semantic
 scales=0.06,0.2,0.5,1,2
@@ -37,12 +39,15 @@ step isthmus train network --task segmentation --data "$data" --out "$work/segme
 multi() { # multi NAME options: one codec
     local name=$1
     shift
-    step isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" --learning-rate 1.5e-3 \
-        --crop 6 --resume "$@"
+    step isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" --crop 6 --resume "$@"
 }
-multi bundle-codec $codec "${cls[@]}" "${normals[@]}" --scales $scales
+rate="--learning-rate 1.5e-3"
+multi narrow-codec $codec $rate "${cls[@]}" "${normals[@]}" --scales $scales
+# From 60 to 280 bytes were too few for one bundle: the same codec again, with its ends further apart.
+multi bundle-codec $widening "${cls[@]}" "${normals[@]}" --scales 0.02,0.1,0.4,1.3,5 --init "$work/narrow-codec" \
+    --learning-rate 7e-4 --distortion-first 0 --rate-ramp 0
 if [ ! -d "$work/bundle" ]; then
-    step isthmus train build "$work/bundle-codec" --data "$data" --out "$work/bundle" --name rooms
+    step isthmus train build "$work/bundle-codec" --default-quality 80 --data "$data" --out "$work/bundle" --name rooms
 fi
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
     step isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/task" $task \
@@ -53,14 +58,14 @@ networks=(--network "$work/network" --network "$work/normals" --network "$work/s
 step isthmus train evaluate "$work/bundle" "${networks[@]}" --data "$work/test" --write
 
 if [ -n "${COMPARE:-}" ]; then
-    multi codec $compared "${cls[@]}" "${normals[@]}" --scales $scales
-    multi only-classification $compared "${cls[@]}" --scales $scales
-    multi only-normals $compared "${normals[@]}" --scales $scales
-    multi level-low $compared --network "$work/network" --lambda 2000 --distortion distill \
+    multi codec $compared $rate "${cls[@]}" "${normals[@]}" --scales $scales
+    multi only-classification $compared $rate "${cls[@]}" --scales $scales
+    multi only-normals $compared $rate "${normals[@]}" --scales $scales
+    multi level-low $compared $rate --network "$work/network" --lambda 2000 --distortion distill \
         --network "$work/normals" --lambda 1600 --distortion distill-hint --scales 1
-    multi level-high $compared "${cls[@]}" "${normals[@]}" --scales 1
-    multi prior-factorised $compared "${cls[@]}" "${normals[@]}" --scales $scales --prior factorised
-    multi prior-hyperprior $compared "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior
-    multi with-segmentation $compared "${cls[@]}" "${normals[@]}" "${segmentation[@]}" --scales $scales
+    multi level-high $compared $rate "${cls[@]}" "${normals[@]}" --scales 1
+    multi prior-factorised $compared $rate "${cls[@]}" "${normals[@]}" --scales $scales --prior factorised
+    multi prior-hyperprior $compared $rate "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior
+    multi with-segmentation $compared $rate "${cls[@]}" "${normals[@]}" "${segmentation[@]}" --scales $scales
     step isthmus bench rooms "$work"
 fi
