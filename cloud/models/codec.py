@@ -547,7 +547,7 @@ def _given(position: Tensor | None) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming's scale for every convolution and linear layer, biases 0."""
+    """Kaiming's scale for convolutions and linear layers, biases 0; a transposed convolution keeps torch's own."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

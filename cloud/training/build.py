@@ -210,7 +210,8 @@ def build(
         for file, data in files.items():
             write_atomically(temporary / file, data)
         write_manifest(temporary, manifest.model_copy(update={"files": entries}))
-        check_edge(Bundle.open(temporary), x, levels[-1].z, recipe.qualities[-1])
+        for quality, level in zip(recipe.qualities, levels, strict=True):
+            check_edge(Bundle.open(temporary), x, level.z, quality)
     return report
 
 

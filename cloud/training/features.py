@@ -18,6 +18,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cloud.training.data import in_order
+from shared.errors import DataError
 from shared.files import write_atomically, writing_atomically
 
 SHARD = 2048  # pictures in a file: half a minute's work
@@ -108,7 +109,10 @@ def _kept(
                 progress.advance(bar, len(indices))
             with writing_atomically(folder / f"{number:05d}.npy") as file:
                 np.save(file, np.concatenate(values))
-    return Kept([values for number in range(len(shards)) if (values := opened(number)) is not None])
+    kept = [values for number in range(len(shards)) if (values := opened(number)) is not None]
+    if len(kept) < len(shards):
+        raise DataError(f"{folder}: some of it changed while it was being read; start the training again")
+    return Kept(kept)
 
 
 def weights_digest(*modules: torch.nn.Module) -> str:
