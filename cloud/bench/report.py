@@ -128,6 +128,7 @@ def curves_png(parts: Parts) -> bytes:
     """Bytes against the figure of each kind of task; dashed: the uncompressed network."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(15, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -141,6 +142,9 @@ def curves_png(parts: Parts) -> bytes:
         for folder in (one for one, own in NETWORKS.items() if own == kind and one in parts):
             axes.axhline(parts[folder].uncompressed[kind][metric.key], color="grey", linestyle="--")
         axes.set(xscale="log", xlabel="bytes a picture", ylabel=f"{metric.name}{metric.unit}", title=kind)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
