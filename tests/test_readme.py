@@ -91,23 +91,17 @@ def test_links_lead_somewhere():
 
 
 def test_the_shipped_bundle_is_made_by_the_commands_that_are_shown():
-    """But for the folders, the bundle's name, and --resume, which lets the script be started again."""
-
-    def commands(text: str) -> dict[str, list[list[str]]]:
-        """Of each `isthmus train ...`, its flags: but for those that name folders, with their values."""
-        found: dict[str, list[list[str]]] = {}
-        for line in re.findall(r"^isthmus train (.*)$", text.replace("\\\n", " "), re.MULTILINE):
-            name, *flags = re.split(r" (?=--)", line)
-            fitting = [flag.split() for flag in flags if flag.split()[0] not in ("--resume", "--name")]
-            plain = [flag[:1] if "/" in flag[-1] or flag[0] == "--out" else flag for flag in fitting]
-            found.setdefault(name.split()[0], []).append(plain)
-        return found
-
-    shown = commands(README.split("## Train your own")[1].split("```")[1])
-    script = commands((ROOT / "deploy" / "train-rooms.sh").read_text())
-    assert list(shown) == ["rooms", "network", "single", "build"]
-    for name, flags in shown.items():
-        assert flags[0] == script[name][0], name
+    """With the values that README shows; the script adds sizes, folders and --resume, and keeps some in variables."""
+    blocks = README.split("## Train your own")[1].split("```")
+    shown, added = (block.replace("\\\n", " ") for block in (blocks[1], blocks[3]))
+    script = (ROOT / "deploy" / "train-rooms.sh").read_text()
+    names = re.findall(r"isthmus train ([a-z]+)", shown + added)
+    assert names == ["rooms", "network", "network", "multi", "build", "network", "task"]
+    assert all(f"isthmus train {name}" in script for name in names)
+    values = re.findall(r"--(?:count|task|lambda|distortion) [^ /\n]+", shown + added)
+    values += [f"{name}={value}" for name, value in re.findall(r"--(layers|scales) (\S+)", shown)]
+    assert len(values) == 9
+    assert [value for value in values if value not in script] == []
 
 
 def test_the_tree_names_what_is_there():
