@@ -6,7 +6,7 @@
 #   COMPARE=1 deploy/train-rooms.sh [WORK]        also the codecs that `isthmus bench rooms WORK` compares with
 #
 # Can be killed at any time and started again: each step goes on where it stopped. Sizes for two CPU cores are those of
-# the shipped bundle (about three hours with what is compared); with a GPU, which nobody has tried yet,
+# the shipped bundle; with a GPU, which nobody has tried yet,
 # there are more steps of larger batches. What is compared is trained alike, for fewer steps than the bundle.
 set -euo pipefail
 work=${1:-runs/rooms}
