@@ -62,7 +62,11 @@ class FileEntry(Frozen):
 
 
 class Preprocess(Frozen):
-    """From any picture to the network's input (3, height, width) float32, exactly as in training."""
+    """From any picture to the network's input (3, height, width) float32, exactly as in training.
+
+    With `resize` the picture's shorter side is scaled to so many pixels first, and the middle height x width of that is
+    cut out, as classifiers of photographs are used to.
+    """
 
     height: int = Field(ge=1, le=4096)
     width: int = Field(ge=1, le=4096)
@@ -71,6 +75,18 @@ class Preprocess(Frozen):
     )
     mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="of RGB in 0..1")
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resize: int | None = Field(None, ge=1, le=4096, description="the shorter side before the cut, pixels")
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @model_validator(mode="after")
+    def _covers(self) -> Preprocess:
+        if self.resize is not None and self.fit == "stretch":
+            raise ValueError("resize goes with fit crop; stretch leaves nothing to cut")
+        if self.resize is not None and self.resize < max(self.height, self.width):
+            raise ValueError(
+                f"resize {self.resize} is smaller than the cut of {self.height} x {self.width} pixels"
+            )
+        return self
 
 
 class Quality(Frozen):

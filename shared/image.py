@@ -8,7 +8,9 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,18 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     Raises NotAnImageError (no picture, no such file), ImageTooLargeError (over 25 megapixels or 32 MiB; nothing has
     been decoded by then) or ImageError (a damaged picture).
     """
+    return _read(source, name, lambda picture, name: _rgb(_upright(picture), name))
+
+
+def read_labels(path: Path) -> NDArray[np.uint8]:
+    """A label map (H, W) from a picture of one byte a pixel, grey or a palette's index. Raises as `read_image` does."""
+    return np.asarray(_read(path, None, _one_byte))
+
+
+def _read(
+    source: str | Path | bytes, name: str | None, made_of: Callable[[Image.Image, str], Image.Image]
+) -> Image.Image:
+    """What `made_of` makes of the decoded picture and its name."""
     if isinstance(source, bytes):
         data, name = source, name or "the image"
     else:
@@ -67,7 +81,7 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
             if width * height > MAX_PIXELS:
                 raise _too_large(name, f"{width} x {height} pixels")
             picture.load()
-            return _rgb(_upright(picture), name)
+            return made_of(picture, name)
     except UnidentifiedImageError:
         raise NotAnImageError(
             f"{name} is not an image that can be read here ({', '.join(FORMATS)})"
@@ -76,6 +90,12 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         raise _too_large(name, "over 178 million pixels") from None
     except _DAMAGE as error:
         raise ImageError(f"{name} is damaged: {error}") from None
+
+
+def _one_byte(picture: Image.Image, name: str) -> Image.Image:
+    if picture.mode not in ("L", "P"):
+        raise ImageError(f"{name} has pixels of mode {picture.mode}; a label map has one byte a pixel")
+    return picture
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -119,13 +139,47 @@ def _too_large(name: str, size: str) -> ImageTooLargeError:
 
 
 def fit(picture: Image.Image, preprocess: Preprocess) -> Image.Image:
-    """Scale (bilinear, antialiased) and cut to the network's size."""
+    """Scale (antialiased) and cut to the network's size. The edge and training both call this very function."""
+    bicubic = preprocess.interpolation == "bicubic"
+    return _fitted(picture, preprocess, Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR)
+
+
+def fit_map(labels: NDArray[np.uint8] | NDArray[np.int8], preprocess: Preprocess) -> NDArray[Any]:
+    """Labels of a picture (H, W) or (H, W, 3), each pixel's from the place that `fit` shows there (nearest)."""
+    made = _fitted(Image.fromarray(labels.view(np.uint8)), preprocess, Image.Resampling.NEAREST)
+    return np.asarray(made).view(labels.dtype)
+
+
+def _fitted(picture: Image.Image, preprocess: Preprocess, how: Image.Resampling) -> Image.Image:
     size = (preprocess.width, preprocess.height)
-    if picture.size == size:
-        return picture
-    if preprocess.fit == "stretch":
-        return picture.resize(size, Image.Resampling.BILINEAR)
-    return ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
+    if preprocess.resize is None:
+        if picture.size == size:
+            return picture
+        if preprocess.fit == "stretch":
+            return picture.resize(size, how)
+        return ImageOps.fit(picture, size, how)
+    scaled = _scaled(picture.size, preprocess.resize)
+    if scaled == picture.size:
+        return picture.crop(_middle(scaled, size))
+    # Only what is cut out is computed: the whole of a long, narrow picture might fill the memory.
+    left, top, right, bottom = _middle(scaled, size)
+    x, y = picture.width / scaled[0], picture.height / scaled[1]
+    box = (left * x, top * y, min(right * x, picture.width), min(bottom * y, picture.height))
+    return picture.resize(size, how, box=box)
+
+
+def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """Width and height with the shorter one scaled to `shorter`; the longer one is rounded down."""
+    width, height = size
+    if width <= height:
+        return shorter, shorter * height // width
+    return shorter * width // height, shorter
+
+
+def _middle(size: tuple[int, int], cut: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom) of the cut in the middle; half a pixel goes to the even side."""
+    left, top = (round((whole - part) / 2) for whole, part in zip(size, cut, strict=True))
+    return left, top, left + cut[0], top + cut[1]
 
 
 def to_input(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:

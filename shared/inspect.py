@@ -102,6 +102,12 @@ def inspect_bundle(bundle: Bundle) -> Report:
         Field("fingerprint", manifest.fingerprint, f"bitstreams carry {bundle.fingerprint.hex()}"),
         Field("preprocess.size", [size.height, size.width], "height x width, pixels"),
         Field("preprocess.fit", size.fit),
+        *(
+            [Field("preprocess.resize", size.resize, "the shorter side, before the cut")]
+            if size.resize
+            else []
+        ),
+        Field("preprocess.interpolation", size.interpolation),
         Field("preprocess.mean", list(size.mean), "RGB, of 0..1"),
         Field("preprocess.std", list(size.std)),
         *(Field(f"codec.{key}", value) for key, value in manifest.codec.items()),
@@ -110,7 +116,7 @@ def inspect_bundle(bundle: Bundle) -> Report:
         *(Field(f"quality.{level.quality}.lambda", level.lambda_, "a level") for level in manifest.qualities),
     ]
     for added in bundle.added:
-        added.read_weights(bundle.path / TASKS / added.task.name)
+        added.read(bundle.path / TASKS / added.task.name)
     for task in bundle.tasks:
         given = task.model_dump(mode="json", exclude={"name"})
         fields += [Field(f"task.{task.name}.{key}", value) for key, value in given.items()]

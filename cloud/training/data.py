@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -76,11 +76,7 @@ class RoomPictures:
         try:
             index = read_index(self._directory)
             if layer not in index.layers:
-                wanted = ",".join(name for name in LAYERS if name in {*index.layers, layer})
-                raise DataError(
-                    f"{self._directory} has no {layer}; "
-                    f"render a set that has: `isthmus train rooms OUT --layers {wanted}`"
-                )
+                raise DataError(lacks_layer(self._directory, index.layers, layer))
             return open_shards(self._directory, layer)
         except ValueError as error:
             raise DataError(str(error)) from None
@@ -110,6 +106,12 @@ class DenseRooms(RoomPictures):
 
     def maps(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         return self._rows(self._maps, indices)
+
+
+def lacks_layer(directory: Path, layers: Sequence[str], layer: str) -> str:
+    """That a set of rooms has no such layer, and what to do."""
+    wanted = ",".join(name for name in LAYERS if name in {*layers, layer})
+    return f"{directory} has no {layer}; render a set that has: `isthmus train rooms OUT --layers {wanted}`"
 
 
 def mirror(maps: NDArray[Any], flip: NDArray[np.bool_]) -> NDArray[Any]:
