@@ -16,7 +16,7 @@ string of bytes inside the coder's final interval, and the reader supplies zeros
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import constriction
@@ -68,9 +68,11 @@ class Tables:
     def __len__(self) -> int:
         return len(self.firsts)
 
-    def span(self, index: int) -> tuple[int, int]:
-        """First integer covered, and how many are."""
-        return int(self.firsts[index]), int(self.starts[index + 1] - self.starts[index]) - 1
+    @cached_property
+    def covered(self) -> NDArray[np.int64]:
+        """(T,): how many integers each table covers."""
+        covered: NDArray[np.int64] = np.diff(self.starts) - 1
+        return covered
 
     def model(self, index: int) -> Any:
         """constriction's model of one table, built when first used."""
@@ -86,7 +88,7 @@ class Tables:
     def bits(self, values: Ints, indices: NDArray[np.intp]) -> float:
         """Ideal code length in bits of `values` under the tables that `indices` name, escapes included."""
         first = self.firsts[indices].astype(np.int64)
-        covered = np.diff(self.starts)[indices] - 1
+        covered = self.covered[indices]
         at = values.astype(np.int64) - first
         escaped = (at < 0) | (at >= covered)
         entry = self.starts[indices] + np.where(escaped, covered, at)
@@ -99,20 +101,15 @@ class Tables:
 def encode(values: Ints, indices: NDArray[np.intp], tables: Tables) -> bytes:
     """Code `values` (M,) int32, each with the table that `indices` (M,) names."""
     encoder = constriction.stream.queue.RangeEncoder()
-    escapes: list[tuple[NDArray[np.intp], NDArray[np.int64]]] = []
-    for index, members in _groups(indices):
-        first, covered = tables.span(index)
-        at = values[members].astype(np.int64) - first
-        outside = (at < 0) | (at >= covered)
-        if outside.any():
-            escapes.append((members[outside], _outside(at[outside], np.int64(covered))))
-            at = np.where(outside, covered, at)
-        encoder.encode(at.astype(np.int32), tables.model(index))
-    if escapes:
-        positions = np.concatenate([p for p, _ in escapes])
-        distances = np.concatenate([d for _, d in escapes])
-        for distance in distances[np.argsort(positions)]:
-            _encode_escape(encoder, int(distance))
+    at = values.astype(np.int64) - tables.firsts[indices]
+    covered = tables.covered[indices]
+    outside = (at < 0) | (at >= covered)
+    order, groups = _grouped(indices, len(tables))
+    entries = np.where(outside, covered, at).astype(np.int32)[order]
+    for index, start, end in groups:
+        encoder.encode(entries[start:end], tables.model(index))
+    for distance in _outside(at[outside], covered[outside]).tolist():
+        _encode_escape(encoder, distance)
     return _shortest(encoder)
 
 
@@ -122,35 +119,35 @@ def decode(data: bytes, indices: NDArray[np.intp], tables: Tables) -> Ints:
     Raises CorruptPayloadError where `data` cannot have been made by `encode` with these indices. Damage that happens
     to decode is not noticed here; the container's CRC is there for that.
     """
-    values = np.zeros(len(indices), np.int32)
     padded = data + bytes(-len(data) % 4 + 8)
     decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
-    escaped: list[NDArray[np.intp]] = []
+    order, groups = _grouped(indices, len(tables))
+    at = np.zeros(len(indices), np.int32)
+    firsts, covered = tables.firsts[indices], tables.covered[indices]
     try:
-        for index, members in _groups(indices):
-            first, covered = tables.span(index)
-            at = decoder.decode(tables.model(index), len(members))
-            values[members] = at + first
-            outside = at == covered
-            if outside.any():
-                escaped.append(members[outside])
-        if escaped:
-            for position in np.sort(np.concatenate(escaped)):
-                first, covered = tables.span(int(indices[position]))
-                values[position] = _value_outside(_decode_escape(decoder), first, covered)
+        for index, start, end in groups:
+            at[order[start:end]] = decoder.decode(tables.model(index), end - start)
+        values = at + firsts
+        for position in np.flatnonzero(at == covered):
+            distance = _decode_escape(decoder)
+            values[position] = _value_outside(distance, int(firsts[position]), int(covered[position]))
     except AssertionError as error:  # constriction's word for bits that no symbol of the model has
         raise CorruptPayloadError(f"the payload is damaged: {error}") from None
     return values
 
 
-def _groups(indices: NDArray[np.intp]) -> list[tuple[int, NDArray[np.intp]]]:
-    if len(indices) == 0:
-        return []
-    order = np.argsort(indices, kind="stable")
+def _grouped(indices: NDArray[np.intp], tables: int) -> tuple[NDArray[np.intp], list[tuple[int, int, int]]]:
+    """The order of coding, and of each table that is named: itself, where its symbols begin in that order, and end.
+
+    Everything that can be done for all symbols at once is done outside of the loop over these: with few symbols a
+    table, numpy calls for each of them took four fifths of the coder's time.
+    """
+    narrow = indices.astype(np.uint16) if tables <= 1 << 16 else indices  # sorted by radix: five times faster
+    order = np.argsort(narrow, kind="stable")
     ordered = indices[order]
-    cuts = np.flatnonzero(np.diff(ordered)) + 1
-    heads = ordered[np.concatenate(([0], cuts))]
-    return [(int(head), members) for head, members in zip(heads, np.split(order, cuts), strict=True)]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    ends = [*starts[1:].tolist(), len(ordered)]
+    return order, list(zip(ordered[starts].tolist(), starts.tolist(), ends, strict=False))
 
 
 def _outside(at: NDArray[np.int64], covered: NDArray[np.int64] | np.int64) -> NDArray[np.int64]:
