@@ -1,4 +1,4 @@
-"""The command line: `isthmus demo | edge ... | cloud ... | train ... | bench ... | inspect`.
+"""The command line: `isthmus demo | edge ... | cloud ... | train ... | bench ... | split | inspect`.
 
 A group's module is imported when the group is used, so that an edge command loads no torch, no server and no gRPC. Here
 does an error become one line on stderr and an exit status: 2 for what the user can mend, 1 for the other side. (A
@@ -117,6 +117,25 @@ def demo(
     from shared.bundle import default_bundle
 
     run_demo(images or [], out, bundle or default_bundle(), quality, bytes_max)
+
+
+@app.command()
+def split(
+    network: Annotated[
+        str, typer.Argument(help="a trained network's folder, torchvision:NAME or package.module:factory")
+    ],
+    weights: Annotated[
+        str, typer.Option(help="of a network that is no folder: a file, DEFAULT or none")
+    ] = "none",
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of its pictures")] = None,
+    every: Annotated[bool, typer.Option("--all", help="also the layers at which it cannot be cut")] = False,
+) -> None:
+    """List a network's layers, and where it can be cut into an edge's and a cloud's half."""
+    try:
+        from cloud.training.layers import show
+    except ModuleNotFoundError as error:
+        raise _not_installed(error, "train") from None
+    show(network, weights, size, every)
 
 
 @app.command()

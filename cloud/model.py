@@ -30,8 +30,9 @@ from cloud.models.codec import (
     spatial,
 )
 from cloud.models.networks import as_feature, build_network, feature_shape, split
+from cloud.models.onnx_tail import OnnxTail
 from cloud.results import results_of
-from shared.bundle import CLOUD, TASK, TASKS, WEIGHTS, AddedTask, Bundle, Task
+from shared.bundle import CLOUD, ONNX, TAIL, TASK, TASKS, WEIGHTS, AddedTask, Bundle, Task, tail_file
 from shared.codec.codec import LatentCodec
 from shared.errors import BundleDamagedError, RequestError
 from shared.types import TaskQuery, TaskResult
@@ -40,15 +41,15 @@ from shared.types import TaskQuery, TaskResult
 class AddedHead(nn.Module):
     """An added task: z (B, N, h, w) float -> the feature of its own network -> the output of that network's tail.
 
-    weights: bytes of its task.safetensors. grid: h, w of the bundle; picture: rows and columns of its pictures. Raises
-    BundleDamagedError, also where weights that load do not make what task.json says. Sizes are checked on torch's meta
-    device, before they take memory.
+    files: those of its folder, by name. grid: h, w of the bundle; picture: rows and columns of its pictures. Raises
+    BundleDamagedError, also where weights that load do not make what task.json says. Sizes of what is not ONNX are
+    checked on torch's meta device, before they take memory.
     """
 
     def __init__(
         self,
         added: AddedTask,
-        weights: bytes,
+        files: Mapping[str, bytes],
         latent_channels: int,
         grid: tuple[int, int],
         picture: tuple[int, int],
@@ -56,23 +57,31 @@ class AddedHead(nn.Module):
         super().__init__()
         task = self.task = added.task
         try:
-            tensors = load_safetensors(weights)
+            tensors = load_safetensors(files[WEIGHTS])
             config = CodecConfig.model_validate(added.codec)
             with torch.device("meta"):
                 self.reconstruction = FeatureReconstruction(task.feature[0], config)
-                front, self.tail = split(build_network(task.network, task.network_config), task.split)
-                self.eval()
-                feature = feature_shape(front, *picture)
-                if feature != task.feature:
-                    raise ValueError(f"the feature is {list(feature)}, not {list(task.feature)}")
-                self._check_output(self(torch.zeros(1, latent_channels, *grid)), picture)
+                if task.network != ONNX:
+                    front, self.tail = split(
+                        build_network(task.network, task.network_config), _number(task.split)
+                    )
+                    self.eval()
+                    feature = feature_shape(front, *picture)
+                    if feature != task.feature:
+                        raise ValueError(f"the feature is {list(feature)}, not {list(task.feature)}")
+                    self._check_output(self(torch.zeros(1, latent_channels, *grid)), picture)
             _load(self.reconstruction, tensors, "reconstruction.", assign=True)
-            _load(self.tail, tensors, "tail.", assign=True)
+            if task.network == ONNX:
+                self.tail = OnnxTail(files[TAIL])
+            else:
+                _load(self.tail, tensors, "tail.", assign=True)
+            self.eval()
             with torch.inference_mode():
-                self(torch.zeros(1, latent_channels, *grid))
+                self._check_output(self(torch.zeros(1, latent_channels, *grid)), picture)
         except (SafetensorError, ValidationError, ValueError, TypeError, LookupError, RuntimeError) as error:
             reason = " ".join(str(error).split())  # torch tells missing tensors on lines of their own
-            raise BundleDamagedError(f"task {task.name!r}: {WEIGHTS} does not fit {TASK}: {reason}") from None
+            which = TAIL if task.network == ONNX else WEIGHTS
+            raise BundleDamagedError(f"task {task.name!r}: {which} does not fit {TASK}: {reason}") from None
 
     def _check_output(self, output: Tensor, picture: tuple[int, int]) -> None:
         """Raises ValueError where it is none of the task's kind and labels, or larger than the picture."""
@@ -95,9 +104,18 @@ class AddedHead(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The bundle's own tasks: z x inverse gain -> reconstruction -> separation -> tails. Raises what torch raises."""
+    """The bundle's own tasks: z x inverse gain -> reconstruction -> separation -> tails. Raises what torch raises.
 
-    def __init__(self, tasks: Sequence[Task], config: CodecConfig, tensors: dict[str, Tensor]) -> None:
+    tails: the ONNX models of those whose network is not a reference network, by task.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        config: CodecConfig,
+        tensors: dict[str, Tensor],
+        tails: Mapping[str, bytes],
+    ) -> None:
         super().__init__()
         features = [task.feature for task in tasks]
         self.grid = common_grid(features)
@@ -106,7 +124,11 @@ class Trunk(nn.Module):
         self.features = {task.name: (which, task.feature) for which, task in enumerate(tasks)}
         self.tails = nn.ModuleDict()
         for task in tasks:
-            _, self.tails[task.name] = split(build_network(task.network, task.network_config), task.split)
+            if task.network == ONNX:
+                self.tails[task.name] = OnnxTail(tails[task.name])
+                continue
+            network = build_network(task.network, task.network_config)
+            _, self.tails[task.name] = split(network, _number(task.split))
             _load(self.tails[task.name], tensors, f"tails.{task.name}.")
         _load(self.reconstruction, tensors, "reconstruction.")
         _load(self.separation, tensors, "separation.")
@@ -153,7 +175,8 @@ class CloudModel:
             tensors = load_safetensors(bundle.read(CLOUD))
             config = CodecConfig.model_validate(manifest.codec)
             self._log_inverse = _inverse_gains(tensors, len(manifest.qualities), config.latent_channels)
-            self._trunk = Trunk(manifest.tasks, config, tensors)
+            tails = {t.name: bundle.read(tail_file(t.name)) for t in manifest.tasks if t.network == ONNX}
+            self._trunk = Trunk(manifest.tasks, config, tensors, tails)
         except (SafetensorError, ValidationError, ValueError, RuntimeError) as error:
             raise BundleDamagedError(f"{bundle.path}: {CLOUD} does not fit the manifest: {error}") from None
         self._trunk.to(self.device).eval()
@@ -247,7 +270,14 @@ def load_head(bundle: Bundle, added: AddedTask, folder: Path) -> AddedHead:
     """A task of this bundle, or for it, whose weights lie in `folder`. Raises BundleDamagedError."""
     config = CodecConfig.model_validate(bundle.manifest.codec)
     picture = bundle.manifest.preprocess.height, bundle.manifest.preprocess.width
-    return AddedHead(added, added.read_weights(folder), config.latent_channels, config.grid, picture)
+    return AddedHead(added, added.read(folder), config.latent_channels, config.grid, picture)
+
+
+def _number(layer: int | str) -> int:
+    """The layer at which a reference network is cut. Raises ValueError."""
+    if not isinstance(layer, int):
+        raise ValueError(f"a reference network is cut at a number, not at {layer!r}")
+    return layer
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], prefix: str, assign: bool = False) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud.pipeline import Pipeline
-from shared.bundle import MANIFEST, TASK, TASKS, WEIGHTS, AddedTask, Bundle, task_folders
+from shared.bundle import MANIFEST, TAIL, TASK, TASKS, WEIGHTS, AddedTask, Bundle, task_folders
 from shared.errors import BundleDamagedError, RequestError, UnknownTaskError
 from shared.files import sync_folder, write_atomically
 from shared.types import BundleInfo, Frozen
@@ -52,7 +52,8 @@ def add_task(bundle: Path, folder: Path) -> AddedTask:
         temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{name}."))
         try:
             write_atomically(temporary / TASK, added.sealed_json())
-            write_atomically(temporary / WEIGHTS, added.read_weights(folder))
+            for file, data in added.read(folder).items():
+                write_atomically(temporary / file, data)
             os.chmod(temporary, 0o755)  # mkdtemp's 0700 would hide it from a server of another user
             os.rename(temporary, place)
         except BaseException:
@@ -111,7 +112,7 @@ def _stamp(bundle: Path) -> Stamp:
 
 def _stat(folder: Path) -> tuple[int, ...]:
     numbers: list[int] = []
-    for path in (folder, folder / TASK, folder / WEIGHTS):
+    for path in (folder, folder / TASK, folder / WEIGHTS, folder / TAIL):
         try:
             stat = path.stat()
             numbers += (stat.st_ino, stat.st_mtime_ns, stat.st_size)

@@ -4,10 +4,12 @@
     edge.onnx             edge: image -> u, which is z before gain and rounding (fronts, fusion, transform)
     extractor.onnx        edge: u and a quality's position among the levels -> v and z (gain, rounding, extractor)
     entropy.safetensors   both: the integers of the exact path and of the tables
-    cloud.safetensors     cloud: reconstruction, separation, tails
+    cloud.safetensors     cloud: reconstruction, separation, tails of the reference networks
+    tail.NAME.onnx        cloud: the tail of a task whose network is any other; none, or one for each such task
     tasks/NAME/           cloud: a task that was added later; none, or any number
       task.json           what `AddedTask` holds, with the SHA-256 of the file beside it and of itself
-      task.safetensors    reconstruction.*: from z to the feature of its own network; tail.*
+      task.safetensors    reconstruction.*: from z to the feature of its own network; tail.* of a reference network
+      tail.onnx           the tail of any other
 
 The fingerprint is computed from the integers in entropy.safetensors alone, so that a task added later, or a better
 reconstruction, leaves it and every stored bitstream valid. Adding a task writes its folder and nothing else. Entries
@@ -43,6 +45,13 @@ FILES = (EDGE, EXTRACTOR, ENTROPY, CLOUD)
 TASKS = "tasks"
 TASK = "task.json"
 WEIGHTS = "task.safetensors"
+TAIL = "tail.onnx"
+ONNX = "onnx"  # network of a task whose tail is a file of its own
+
+
+def tail_file(task: str) -> str:
+    """In a bundle, the file of such a task's tail."""
+    return f"tail.{task}.onnx"
 
 
 def default_bundle() -> Path:
@@ -99,8 +108,8 @@ class Quality(Frozen):
 class Task(Frozen):
     """One task of a bundle.
 
-    network and network_config say how to build the tail; split: layers in the front; feature: shape of one picture's
-    feature there, without the batch.
+    network and network_config say how to build the tail, or that it is an ONNX model ("onnx"); split: the layer that
+    ends the front, by number or name; feature: shape of one picture's feature there, without the batch.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")
@@ -108,7 +117,7 @@ class Task(Frozen):
     labels: tuple[str, ...]
     network: str
     network_config: dict[str, Any]
-    split: int = Field(ge=0)
+    split: int | str
     feature: tuple[int, ...] = Field(min_length=1)
 
 
@@ -164,7 +173,8 @@ class AddedTask(Sealed):
     """task.json.
 
     fingerprint, edge_sha256: of the bundle that it was trained for; another edge with the same integers would
-    make another z. codec: sizes of its reconstruction, as in a manifest. file: task.safetensors.
+    make another z. codec: sizes of its reconstruction, as in a manifest. file: task.safetensors. tail: tail.onnx,
+    where the task's network is not a reference network.
     """
 
     format: Literal[1] = 1
@@ -177,10 +187,15 @@ class AddedTask(Sealed):
     figures: dict[str, Any]
     licences: dict[str, str]
     file: FileEntry
+    tail: FileEntry | None = None
 
-    def read_weights(self, folder: Path) -> bytes:
-        """The bytes of task.safetensors in `folder`, checked. Raises BundleDamagedError."""
-        return _read_checked(folder / WEIGHTS, self.file, TASK, "the task folder")
+    def read(self, folder: Path) -> dict[str, bytes]:
+        """The files in `folder` beside task.json, by name, checked. Raises BundleDamagedError."""
+        files = {WEIGHTS: self.file} | ({TAIL: self.tail} if self.tail else {})
+        return {
+            name: _read_checked(folder / name, entry, TASK, "the task folder")
+            for name, entry in files.items()
+        }
 
 
 def seal(raw: dict[str, Any]) -> str:
@@ -342,6 +357,8 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """A file's bytes, checked. Raises BundleDamagedError."""
+        if name not in self.manifest.files:
+            raise BundleDamagedError(f"{self.path / MANIFEST} does not list {name}")
         return _read_checked(self.path / name, self.manifest.files[name], "manifest", "the bundle")
 
     def entropy(self) -> dict[str, NDArray[Any]]:

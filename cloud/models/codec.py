@@ -70,6 +70,31 @@ class CodecConfig(Frozen):
         """Feature cells that a latent cell is wide and high."""
         return math.prod(self.strides)
 
+    def with_stride(self, stride: int) -> CodecConfig:
+        """These sizes with another stride, of the transform's second layer first. Raises ValueError."""
+        halvings = stride.bit_length() - 1
+        if stride < 1 or stride & (stride - 1) or halvings > len(self.strides):
+            raise ValueError(f"a stride is a power of two up to {2 ** len(self.strides)}, not {stride}")
+        last = len(self.strides)
+        halved = {i % last for i in range(1, halvings + 1)}
+        return self.model_copy(update={"strides": tuple(2 if i in halved else 1 for i in range(last))})
+
+    def widened(self, factor: float) -> CodecConfig:
+        """These sizes with all channels of z and of the modules around it multiplied."""
+
+        def wide(*widths: int) -> tuple[int, ...]:
+            return tuple(max(1, round(width * factor)) for width in widths)
+
+        return self.model_copy(
+            update={
+                "transform": wide(*self.transform),
+                "latent_channels": wide(self.latent_channels)[0],
+                "reconstruction": wide(*self.reconstruction),
+                "fusion": wide(*self.fusion),
+                "separation": wide(*self.separation),
+            }
+        )
+
     def for_feature(self, height: int, width: int) -> CodecConfig:
         """These sizes, with the codebook's grid set to that of z for a feature of height x width cells."""
         return self.model_copy(update={"grid": (-(-height // self.stride), -(-width // self.stride))})
@@ -392,23 +417,30 @@ class FeatureReconstruction(nn.Module):
 
 class _Finer(nn.Module):
     """3 x 3 convolutions with ReLU between them, of which only the last two run on the feature's grid, where they cost
-    the most. A strided transform rounds odd sizes up; what is too much is cut."""
+    the most. Before them each layer makes the grid twice as fine, from the last backwards, as often as it takes; what
+    is left falls to the last of them. A strided transform rounds odd sizes up; what is too much is cut."""
 
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
         sizes = (config.latent_channels, *config.reconstruction, channels)
-        self.stride, self.expanding = config.stride, len(sizes) - 4
+        coarse = len(sizes) - 3  # layers that may make it finer
+        halvings = config.stride.bit_length() - 1
+        spread = [0] * max(0, coarse - halvings) + [1] * min(coarse, halvings)
+        spread[-1] += max(0, halvings - coarse)
+        self.finer = [2**n for n in spread]  # by layer
         self.layers = nn.ModuleList(
-            nn.Conv2d(a, b * (self.stride**2 if i == self.expanding else 1), 3, 1, 1)
+            nn.Conv2d(a, b * (self.finer[i] ** 2 if i < coarse else 1), 3, 1, 1)
             for i, (a, b) in enumerate(pairwise(sizes))
         )
 
     def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        left = math.prod(self.finer)
         for i, layer in enumerate(self.layers):
             z = layer(F.relu(z) if i else z)
-            if i == self.expanding:
+            if i < len(self.finer) and self.finer[i] > 1:
+                left //= self.finer[i]
                 # Each of the finer cells has channels of its own: repeating one cell's could not tell them apart.
-                z = F.pixel_shuffle(z, self.stride)[..., : size[0], : size[1]]
+                z = F.pixel_shuffle(z, self.finer[i])[..., : -(-size[0] // left), : -(-size[1] // left)]
         return z
 
 

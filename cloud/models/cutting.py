@@ -1,9 +1,9 @@
-"""Any network, cut at any layer. torch.fx traces and cuts it; torchvision names the nodes. Knows no codec and no task.
+"""Any network, cut at any layer. torch.fx traces and cuts it, torchvision names the nodes. Knows no codec and no task.
 
-A layer is a node of the traced graph whose value is a tensor: a module or an operation, under the module's path; layer 0
-is the input. Cutting after a layer puts it and what it needs into the front, and what follows into the tail. The layer's
-own tensor has to be the only one that crosses: where others do (inside a branch, beside a shortcut) the cut is refused
-with their names.
+A layer is a node of the traced graph whose value is a tensor: a module or an operation, under the module's path; layer
+0 is the input. Cutting after a layer puts it and what it needs into the front, and what follows into the tail. The
+layer's own tensor has to be the only one that crosses: where others do (inside a branch, beside a shortcut) the cut is
+refused with their names.
 """
 
 from __future__ import annotations
@@ -55,11 +55,15 @@ class Layer:
 class Traced:
     """A network's graph, for pictures of one size, and its layers. The network's modules are shared, not copied.
 
+    whole: kinds of modules that are one layer each, whatever they hold.
+
     Raises DataError where torch.fx cannot follow the network, or the network cannot take such pictures.
     """
 
-    def __init__(self, network: nn.Module, height: int, width: int) -> None:
-        self._module, names = _trace(network)
+    def __init__(
+        self, network: nn.Module, height: int, width: int, whole: tuple[type[nn.Module], ...] = ()
+    ) -> None:
+        self._module, names = _trace(network, whole)
         values = _fixed_shapes(self._module, height, width)
         self._nodes = [
             node
@@ -137,20 +141,23 @@ class _Value(NamedTuple):
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps what each node gave."""
+    """Runs a graph and keeps what each node gave, and its multiply-adds a picture."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, batch: int) -> None:
         super().__init__(module)
+        self._batch = batch
         self.values: dict[fx.Node, _Value] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         with FlopCounterMode(display=False) as counter:
             value = super().run_node(n)
-        self.values[n] = _Value(value, counter.get_total_flops() // 2)
+        self.values[n] = _Value(value, counter.get_total_flops() // (2 * self._batch))
         return value
 
 
-def _trace(network: nn.Module) -> tuple[fx.GraphModule, dict[fx.Node, str]]:
+def _trace(
+    network: nn.Module, whole: tuple[type[nn.Module], ...]
+) -> tuple[fx.GraphModule, dict[fx.Node, str]]:
     """The graph, with nothing in it that works in place: a feature that is kept must stay what it was."""
     import_torchvision()
     from torchvision.models.feature_extraction import NodePathTracer  # type: ignore[import-untyped]
@@ -159,7 +166,7 @@ def _trace(network: nn.Module) -> tuple[fx.GraphModule, dict[fx.Node, str]]:
     for module in network.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
-    tracer = NodePathTracer()
+    tracer = NodePathTracer(leaf_modules=whole)
     try:
         graph = tracer.trace(network)
     except Exception as error:  # whatever the network's own code makes of a proxy
@@ -214,7 +221,7 @@ def _same(one: Any, other: Any) -> bool:
 
 @torch.no_grad()
 def _values(module: fx.GraphModule, batch: int, height: int, width: int) -> dict[fx.Node, _Value]:
-    recorder = _Recorder(module)
+    recorder = _Recorder(module, batch)
     try:
         recorder.run(torch.zeros(batch, 3, height, width))
     except Exception as error:  # whatever a module makes of a size that is not its own

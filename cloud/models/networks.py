@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from shared.types import Frozen
+from shared.types import Frozen, TaskKind
 
 REFERENCE_CLASSIFIER = "reference-classifier"
 REFERENCE_DENSE = "reference-dense"
@@ -178,3 +178,15 @@ def feature_shape(front: nn.Module, height: int, width: int) -> tuple[int, ...]:
 def as_feature(y: Tensor, shape: tuple[int, ...]) -> Tensor:
     """What a codec gave, (B, C, H, W), as the tail takes it: a feature that is a vector, `shape` (C,), as (B, C)."""
     return y.flatten(1) if len(shape) == 1 else y
+
+
+def whole_output(network: nn.Module, x: Tensor, kind: TaskKind) -> Tensor:
+    """A network's output as its tail gives it: logits (B, K), or a map (B, K or 3, H, W). Of several things the one
+    named "out", which torchvision's segmentation networks have, or the first."""
+    out = network(x)
+    if isinstance(out, dict):
+        out = out["out"] if "out" in out else next(iter(out.values()))
+    elif isinstance(out, tuple | list):
+        out = out[0]
+    made: Tensor = out.flatten(1) if kind == "classification" else out
+    return made

@@ -3,7 +3,7 @@
     run folder  -> latents of real pictures, at every level -> quantise -> entropy.safetensors
                 -> fronts, fusion, transform                -> edge.onnx
                 -> gains, extractor                         -> extractor.onnx
-                -> inverse gains, reconstruction, separation, tails -> cloud.safetensors
+                -> inverse gains, reconstruction, separation, tails -> cloud.safetensors, tail.NAME.onnx
                 -> everything decoded again    -> report -> manifest.json
 
 The folder appears whole or not at all. The report compares, on the same pictures, the bits of the float model that was
@@ -17,10 +17,11 @@ import datetime
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -34,20 +35,24 @@ from torch import Tensor, nn
 
 from cloud.training.data import in_order, network_input
 from cloud.training.features import Pixels
-from cloud.training.joint import SplitNetworks, as_map, load_run
+from cloud.training.joint import Head, SplitNetworks, as_map, load_run
+from cloud.training.network import NetworkCard
 from cloud.training.quantise import Precision, quantise
+from cloud.training.sources import reference_cut
 from shared.bundle import (
     CLOUD,
     EDGE,
     ENTROPY,
     EXTRACTOR,
     MANIFEST,
+    ONNX,
     Bundle,
     FileEntry,
     Manifest,
     Preprocess,
     Quality,
     Task,
+    tail_file,
 )
 from shared.codec.bitstream import Bitstream
 from shared.codec.codec import LatentCodec, Levels, fingerprint
@@ -182,9 +187,7 @@ def build(
                 name=task,
                 kind=card.task,
                 labels=card.labels,
-                network=card.network,
-                network_config=card.config,
-                split=card.split,
+                **tail_told(card),
                 feature=tuple(head.feature),
             )
             for task, card, head in zip(model.names, cards, model.heads, strict=True)
@@ -203,8 +206,11 @@ def build(
             ExtractorHalf(model), {"u": torch.zeros(2, *u.shape[1:]), "position": torch.zeros(2)}, ["v", "z"]
         ),
         ENTROPY: save_arrays(tensors),
-        CLOUD: save_tensors(_cloud_tensors(model)),
+        CLOUD: save_tensors(_cloud_tensors(model, cards)),
     }
+    for task, card, head in zip(model.names, cards, model.heads, strict=True):
+        if not reference_cut(card):
+            files[tail_file(task)] = export_tail(head)
     with folder_atomically(out) as temporary:
         entries = {f: FileEntry(sha256=hashlib.sha256(d).hexdigest(), bytes=len(d)) for f, d in files.items()}
         for file, data in files.items():
@@ -232,7 +238,9 @@ def folder_atomically(out: Path) -> Iterator[Path]:
 def named(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe whose folders are names: where they lay is nobody's business but this machine's."""
     out = {
-        key: Path(value).name if key in ("data", "network", "init") and isinstance(value, str) else value
+        key: Path(value).name
+        if key in ("data", "network", "init", "weights", "labels") and isinstance(value, str)
+        else value
         for key, value in recipe.items()
     }
     if "parts" in out:
@@ -303,19 +311,36 @@ def _report(codec: LatentCodec, mark: bytes, quality: int, level: _Level) -> Lev
     )
 
 
-def _cloud_tensors(model: SplitNetworks) -> dict[str, Tensor]:
+def tail_told(card: NetworkCard) -> dict[str, Any]:
+    """What a manifest says of how a task's tail is built."""
+    if reference_cut(card):
+        return {"network": card.network, "network_config": card.config, "split": int(card.split or 0)}
+    return {"network": ONNX, "network_config": {"of": card.network}, "split": card.split}
+
+
+def export_tail(head: Head) -> bytes:
+    """An ONNX model: feature y -> output. Raises DataError."""
+    return export(head.tail, {"y": torch.zeros(2, *head.feature)}, ["out"], "tail")
+
+
+def _cloud_tensors(model: SplitNetworks, cards: Sequence[NetworkCard]) -> dict[str, Tensor]:
     core = model.codec.core
     tensors = {f"reconstruction.{n}": t for n, t in core.reconstruction.state_dict().items()}
     tensors |= {f"separation.{n}": t for n, t in model.codec.separation.state_dict().items()}
     if core.gains is not None:
         tensors["gains.log_inverse"] = core.gains.log_inverse.detach()
-    for name, head in zip(model.names, model.heads, strict=True):
+    for name, card, head in zip(model.names, cards, model.heads, strict=True):
+        if not reference_cut(card):
+            continue
         tensors |= {f"tails.{name}.{n}": t for n, t in head.tail.state_dict().items()}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def export(half: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> bytes:
-    """An ONNX model, with a free batch size. Raises DataError where it holds something that ONNX cannot say."""
+def export(half: nn.Module, inputs: dict[str, Tensor], outputs: list[str], what: str = "front") -> bytes:
+    """An ONNX model, with a free batch size. Raises DataError where it holds something that ONNX cannot say.
+
+    what: the part of the network, for the error.
+    """
     batch = torch.export.Dim("batch", min=1)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
@@ -331,11 +356,23 @@ def export(half: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> by
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise DataError(
-                f"the network's front cannot be exported to ONNX: {str(error).splitlines()[0]}"
+                f"the network's {what} cannot be exported to ONNX: {_unsupported(error)}; "
+                "cut the network at another layer (--split)"
             ) from None
         assert program is not None
         program.save(path, external_data=False)
         return _without_notes(path.read_bytes())
+
+
+def _unsupported(error: BaseException) -> str:
+    """What the exporter could not say in ONNX: the operator's name, where one of the errors tells it."""
+    texts = []
+    at: BaseException | None = error
+    while at is not None:
+        texts.append(str(at))
+        at = at.__cause__ or at.__context__
+    found = re.search(r"OpOverload\(op='([\w.:]+)'", "\n".join(texts))
+    return f"it has no operator for {found[1]}" if found else texts[-1].splitlines()[0]
 
 
 def _without_notes(model: bytes) -> bytes:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import PositiveInt
 
-from cloud.training.options import Data, Device, Holdout, Out, Precision, RecipeData, Resume, tell
+from cloud.training.options import (
+    DamagedFiles,
+    Data,
+    Device,
+    Holdout,
+    Out,
+    Precision,
+    RecipeData,
+    Resume,
+    Validation,
+    tell,
+)
 from cloud.training.recipes import RecipeFile, Told
 from shared.errors import DataError
 
@@ -41,6 +52,20 @@ Share = Annotated[
     float,
     typer.Option(help="Of the steps: without any rate; then, until its weight is whole.", min=0, max=1),
 ]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        help="Feature cells to a cell of the latent, each way: 1, 2, 4 ...; by default as fits.", min=1
+    ),
+]
+Width = Annotated[float, typer.Option(help="Of the codec's modules, in widths of the preset.")]
+# Of a network that is not a folder of ours; `sources.Source` says what each means.
+Weights = typer.Option("--weights", help="Of a network that is no folder: a file, DEFAULT or none.")
+Kind = typer.Option("--task", help="Its task: classification (a vector's default), segmentation, normals.")
+Size = typer.Option("--size", help="HEIGHTxWIDTH of its pictures, where not torchvision's own.")
+Labels = typer.Option("--labels", help="A file with the name of each of its classes, one a line.")
+Split = typer.Option("--split", help="Layer that ends its front, by number or name: see `isthmus split`.")
+NETWORK = "A folder of `isthmus train network` or `import`, torchvision:NAME or package.module:factory"
 TrainAll = Annotated[bool, typer.Option("--train-all", help="Train the networks along.")]
 MADE_OF = {"parts": ("network",), "qualities": ("scales",)}  # of which flags a key of the recipe is made
 
@@ -49,8 +74,15 @@ def single(
     ctx: typer.Context,
     out: Out,
     data: RecipeData = None,
-    network: Annotated[Path | None, typer.Option(help="A folder that `isthmus train network` made.")] = None,
+    network: Annotated[str | None, typer.Option(help=f"{NETWORK}.")] = None,
     recipe: RecipeFile = None,
+    split: Annotated[str | None, Split] = None,
+    weights: Annotated[str | None, Weights] = None,
+    kind: Annotated[str | None, Kind] = None,
+    size: Annotated[str | None, Size] = None,
+    labels: Annotated[str | None, Labels] = None,
+    validation: Validation = None,
+    damaged: DamagedFiles = "refuse",
     lambda_: Annotated[
         float | None, typer.Option("--lambda", help="Weight of the distortion, in bits; 10000 by default.")
     ] = None,
@@ -59,6 +91,8 @@ def single(
     batch: Annotated[int, typer.Option(min=1)] = 64,
     learning_rate: float = 1e-3,
     preset: Preset = "small",
+    stride: Stride = None,
+    width: Width = 1.0,
     prior: PriorOf = "codebook",
     init: Init = None,
     distortion_first: Share = 0.1,
@@ -70,9 +104,6 @@ def single(
         ),
     ] = None,
     form: Annotated[str, typer.Option(help="rd: H + lambda d;  dr: d + lambda H.")] = "rd",
-    split: Annotated[
-        int | None, typer.Option(help="Layers in the front; the network's own if absent.")
-    ] = None,
     flips: Flips = True,
     train_all: TrainAll = False,
     holdout: Holdout = 1000,
@@ -85,9 +116,13 @@ def single(
     """Flow 1: train a codec on one network's feature."""
     flags = {
         "data": data,
+        "validation": validation,
+        "damaged": damaged,
         "scales": _numbers(scales),
         "form": form,
         "preset": preset,
+        "stride": stride,
+        "width": width,
         "prior": prior,
         "init": None if init is None else str(init),
         "distortion_first": distortion_first,
@@ -103,6 +138,7 @@ def single(
     if network is not None and lambda_ is None:
         lambda_ = 10000.0
     of = {"network": network, "lambda": lambda_, "distortion": distortion, "split": split}
+    of |= {"weights": weights, "task": kind, "size": size, "labels": labels}
     told = Told.of(ctx, recipe, flags, MADE_OF)
     parts = _parts(told, {key: [] if value is None else [value] for key, value in of.items()})
     if len(parts) > 1:
@@ -116,10 +152,15 @@ def multi(
     ctx: typer.Context,
     out: Out,
     data: RecipeData = None,
-    network: Annotated[
-        list[Path], typer.Option(help="A trained network's folder; once for each network.")
-    ] = [],  # noqa: B006
+    network: Annotated[list[str], typer.Option(help=f"{NETWORK}; once for each network.")] = [],  # noqa: B006
     recipe: RecipeFile = None,
+    split: Annotated[list[str], Split] = [],  # noqa: B006
+    weights: Annotated[list[str], Weights] = [],  # noqa: B006
+    kind: Annotated[list[str], Kind] = [],  # noqa: B006
+    size: Annotated[list[str], Size] = [],  # noqa: B006
+    labels: Annotated[list[str], Labels] = [],  # noqa: B006
+    validation: Validation = None,
+    damaged: DamagedFiles = "refuse",
     lambda_: Annotated[
         list[float],
         typer.Option(
@@ -133,12 +174,13 @@ def multi(
     name: Annotated[
         list[str], typer.Option(help="Of its task, once for each; by default what it was trained for.")
     ] = [],  # noqa: B006
-    split: Annotated[list[int], typer.Option(help="Layers in its front, once for each.")] = [],  # noqa: B006
     scales: Scales = "0.02,0.1,0.32,1,3.2",
     steps: Steps = 8000,
     batch: Annotated[int, typer.Option(min=1)] = 32,
     learning_rate: float = 1e-3,
     preset: Preset = "small",
+    stride: Stride = None,
+    width: Width = 1.0,
     prior: PriorOf = "codebook",
     init: Init = None,
     distortion_first: Share = 0.1,
@@ -156,8 +198,12 @@ def multi(
     """Flow 2: train one codec on the features of several networks."""
     flags = {
         "data": data,
+        "validation": validation,
+        "damaged": damaged,
         "scales": _numbers(scales),
         "preset": preset,
+        "stride": stride,
+        "width": width,
         "prior": prior,
         "init": None if init is None else str(init),
         "distortion_first": distortion_first,
@@ -173,6 +219,7 @@ def multi(
     }
     told = Told.of(ctx, recipe, flags, MADE_OF)
     of = {"network": network, "lambda": lambda_, "distortion": distortion, "name": name, "split": split}
+    of |= {"weights": weights, "task": kind, "size": size, "labels": labels}
     _train(told, _parts(told, of), Where(out, resume, device, precision, features))
 
 
@@ -190,8 +237,7 @@ def _parts(told: Told, flags: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
             times = f"--{key} is given {len(values)} times, for {len(parts)} networks"
             raise DataError(f"{times}; give it once or {len(parts)} times")
         for i, part in enumerate(parts if values else ()):
-            value = values[i % len(values)]
-            part[key] = str(value) if isinstance(value, Path) else value
+            part[key] = values[i % len(values)]
     return parts
 
 
@@ -215,22 +261,42 @@ class Where:
 
 def _train(told: Told, parts: list[dict[str, Any]], where: Where) -> None:
     from cloud.training.joint import CodecRecipe, figures_told, load_networks, spread, train_codec
+    from cloud.training.tally import View
     from cloud.training.views import open_views
 
-    data, holdout = told.take("data", Path), told.take("holdout", PositiveInt)
+    data, holdout, damaged = _data(told)
     scales = told.take("scales", tuple[float, ...])
     told.default("qualities", spread(len(scales)))
-    recipe = told.recipe(CodecRecipe, data=str(data), parts=parts, scales=scales)
-    kinds = [network.card.task for network in load_networks(recipe.parts)]
+    recipe = told.recipe(CodecRecipe, data=data, parts=parts, scales=scales)
+    cards = [network.card for network in load_networks(recipe.parts)]
     needed = [part.distortion == "task" for part in recipe.parts]
-    training = open_views(data, kinds, 0, -holdout, needed)
-    validation = open_views(data, kinds, -holdout, None, needed)
+
+    def views(data: str, start: int, stop: int | None) -> Sequence[View]:
+        kinds = [card.task for card in cards]
+        return open_views(data, kinds, start, stop, needed, preprocess=cards[0].preprocess, damaged=damaged)
+
+    if recipe.validation is None:
+        training, validation = views(data, 0, -holdout), views(data, -holdout, None)
+    else:
+        training, validation = views(data, 0, None), views(recipe.validation, 0, None)
     figures = train_codec(
         recipe, training, validation, where.out, where.resume, where.device, where.features, where.precision
     )
     for quality in recipe.qualities:
         tell(f"{where.out}: quality {quality}: {figures_told(figures, quality)}")
-    tell(f"  on {holdout} rooms held out")
+    tell(f"  on {len(validation[0])} pictures held out")
+
+
+def _damaged(what: str) -> Literal["refuse", "skip"]:
+    if what not in ("refuse", "skip"):
+        raise DataError(f"--damaged is refuse or skip, not {what!r}")
+    return what  # type: ignore[return-value]
+
+
+def _data(told: Told) -> tuple[str, int, Any]:
+    """The set, how many of its last pictures are held out, and what is done with damaged ones."""
+    holdout, damaged = told.take("holdout", PositiveInt), told.take("damaged", Literal["refuse", "skip"])
+    return told.take("data", str), holdout, damaged
 
 
 def task(
@@ -240,12 +306,16 @@ def task(
         Path | None, typer.Argument(help="The bundle whose bytes the task shall be answered from.")
     ] = None,
     data: RecipeData = None,
-    network: Annotated[Path | None, typer.Option(help="The new task's trained network.")] = None,
+    network: Annotated[str | None, typer.Option(help=f"The new task's. {NETWORK}.")] = None,
     recipe: RecipeFile = None,
+    split: Annotated[str | None, Split] = None,
+    weights: Annotated[str | None, Weights] = None,
+    kind: Annotated[str | None, Kind] = None,
+    size: Annotated[str | None, Size] = None,
+    labels: Annotated[str | None, Labels] = None,
+    validation: Validation = None,
+    damaged: DamagedFiles = "refuse",
     name: Annotated[str, typer.Option(help="Of the task; by default what its network was trained for.")] = "",
-    split: Annotated[
-        int | None, typer.Option(help="Layers in its front; the network's own if absent.")
-    ] = None,
     distortion: Annotated[
         str, typer.Option(help="task (labels), distill (the network), feature or distill-hint (both).")
     ] = "distill",
@@ -263,16 +333,22 @@ def task(
     features: Features = None,
 ) -> None:
     """Flow 3: teach a finished bundle a new task, without a change to one byte that its edges send."""
-    from cloud.training.network import load_network
+    from cloud.training.sources import load_source
     from cloud.training.task import FOLDER, TaskRecipe, train_task
     from cloud.training.views import open_views
 
     flags = {
         "data": data,
+        "validation": validation,
+        "damaged": damaged,
         "bundle": bundle,
         "network": network,
         "name": name,
         "split": split,
+        "weights": weights,
+        "task": kind,
+        "size": size,
+        "labels": labels,
         "distortion": distortion,
         "width": width,
         "steps": steps,
@@ -283,14 +359,19 @@ def task(
         "holdout": holdout,
         "seed": seed,
     }
-    told = Told.of(ctx, recipe, flags)
-    of_bundle, folder = told.take("bundle", Path, "BUNDLE"), told.take("network", Path)
-    rooms, held = told.take("data", Path), told.take("holdout", PositiveInt)
-    chosen = told.recipe(TaskRecipe, data=str(rooms), bundle=str(of_bundle), network=str(folder))
-    kinds, needed = [load_network(folder)[1].task], [chosen.distortion == "task"]
-    (training,) = open_views(rooms, kinds, 0, -held, needed)
-    (validation,) = open_views(rooms, kinds, -held, None, needed)
-    figures = train_task(chosen, training, validation, out, resume, device, features, precision)
+    told = Told.of(ctx, recipe, flags, {"task": ("kind",)})
+    of_bundle, source = told.take("bundle", Path, "BUNDLE"), told.take("network", str)
+    rooms, held, skip = _data(told)
+    chosen = told.recipe(TaskRecipe, data=rooms, bundle=str(of_bundle), network=source)
+    card, needed = load_source(chosen)[1], [chosen.distortion == "task"]
+    how: dict[str, Any] = {"needed": needed, "preprocess": card.preprocess, "damaged": skip}
+    if chosen.validation is None:
+        (training,) = open_views(rooms, [card.task], 0, -held, **how)
+        (checked,) = open_views(rooms, [card.task], -held, None, **how)
+    else:
+        (training,) = open_views(rooms, [card.task], **how)
+        (checked,) = open_views(chosen.validation, [card.task], **how)
+    figures = train_task(chosen, training, checked, out, resume, device, features, precision)
     for key, value in figures.items():
         tell(f"  {key:24} {value:.4g}")
     tell(f"{out / FOLDER}: add it with: isthmus cloud add-task {of_bundle} {out / FOLDER}")
@@ -301,30 +382,39 @@ def build(
     data: Data,
     out: Annotated[Path, typer.Option(help="The bundle to make.")],
     name: Annotated[str | None, typer.Option(help="Its name; that of the folder if absent.")] = None,
-    pictures: Annotated[int, typer.Option(help="Held-out rooms to calibrate and report on.", min=1)] = 1000,
+    pictures: Annotated[int, typer.Option(help="The last so many are used.", min=1)] = 1000,
     default_quality: Annotated[
         int | None, typer.Option(help="Used where none is asked for; by default where the scale is 1.")
     ] = None,
     weight_bits: Annotated[int, typer.Option(min=4, max=16)] = 12,
     activation_bits: Annotated[int, typer.Option(min=4, max=16)] = 12,
+    licence: Annotated[
+        str,
+        typer.Option(help="Of the weights, for the manifest. Rooms and what learns from them: Apache-2.0."),
+    ] = "not stated",
+    damaged: DamagedFiles = "refuse",
 ) -> None:
-    """Make a bundle of a trained codec, and report what its integers cost."""
+    """Make a bundle of a trained codec, and report what its integers cost on pictures that it did not train on."""
     from cloud.training.build import build as make
-    from cloud.training.data import RoomPictures
+    from cloud.training.joint import cards_of
     from cloud.training.quantise import Precision as Bits
+    from cloud.training.views import open_views
     from shared.codec.exact import InexactError
 
     precision = Bits(weight_bits, activation_bits)
-    licences = {"weights": "Apache-2.0", "training data": "rooms, rendered by this project, Apache-2.0"}
+    card = cards_of(run)[0]
+    (view,) = open_views(
+        data, [card.task], -pictures, None, [False], preprocess=card.preprocess, damaged=_damaged(damaged)
+    )
     try:
         report = make(
             run,
             out,
             name or out.name,
-            RoomPictures(data, -pictures),
+            view,
             default_quality=default_quality,
             precision=precision,
-            licences=licences,
+            licences={"weights": licence},
         )
     except InexactError as error:
         raise DataError(f"{error} (--weight-bits, --activation-bits)") from None
@@ -357,12 +447,13 @@ def evaluate(
         list[Path], typer.Option(help="Uncompressed networks to compare with, each for the task of its kind.")
     ] = [],  # noqa: B006
     quality: Annotated[list[int], typer.Option(help="Qualities; by default the bundle's levels.")] = [],  # noqa: B006
-    count: Annotated[int | None, typer.Option(help="Only the first rooms of the set.", min=1)] = None,
+    count: Annotated[int | None, typer.Option(help="Only the first pictures of the set.", min=1)] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Put the figures into the bundle's manifest.")
     ] = False,
+    damaged: DamagedFiles = "refuse",
 ) -> None:
-    """Every task's figures and true bytes of a bundle, beside the uncompressed networks."""
+    """Every task's figures and true bytes of a bundle, beside the uncompressed networks and in agreement with them."""
     from cloud.training.build import add_figures
     from cloud.training.evaluate import evaluate_bundle
     from cloud.training.network import load_network
@@ -371,7 +462,15 @@ def evaluate(
 
     opened = Bundle.open(bundle)
     kinds = {load_network(folder)[1].task: folder for folder in network}
-    views = open_views(data, [task.kind for task in opened.tasks], 0, count)
+    views = open_views(
+        data,
+        [task.kind for task in opened.tasks],
+        0,
+        count,
+        [task.kind not in kinds for task in opened.tasks],
+        preprocess=opened.manifest.preprocess,
+        damaged=_damaged(damaged),
+    )
     names = {task.name: task.kind for task in opened.tasks}
     result = evaluate_bundle(
         opened,
@@ -390,3 +489,29 @@ def evaluate(
         typer.echo(f"  {where:13} {size:12} {told}")
     if write:
         add_figures(bundle, {"evaluation": result.model_dump(mode="json")})
+
+
+def import_(
+    network: Annotated[str, typer.Argument(help="torchvision:NAME or package.module:factory.")],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    weights: Annotated[str | None, Weights] = None,
+    split: Annotated[str | None, Split] = None,
+    kind: Annotated[str | None, Kind] = None,
+    size: Annotated[str | None, Size] = None,
+    labels: Annotated[str | None, Labels] = None,
+) -> None:
+    """Put any trained network into a folder, as `isthmus train network` leaves its own."""
+    from cloud.training.network import save_network
+    from cloud.training.sources import Source, cut, is_foreign, load_source
+
+    if not is_foreign(network):
+        raise DataError(f"{network!r} is neither torchvision:NAME nor package.module:factory")
+    told = {"split": split, "weights": weights, "task": kind, "size": size, "labels": labels}
+    source = Told(told, None, set()).recipe(Source, network=network)
+    module, card = load_source(source)
+    if split is not None:
+        cut(module, card)
+    out.mkdir(parents=True, exist_ok=True)
+    save_network(module, card, out)
+    how = card.preprocess
+    tell(f"{out}: {card.task}, {len(card.labels)} outputs, pictures of {how.width} x {how.height}")

@@ -2,6 +2,7 @@
 
 isthmus train rooms data/rooms --count 21000
 isthmus train network --data data/rooms --out runs/network
+isthmus train import torchvision:resnet18 --weights resnet18.pth --out runs/resnet18
 isthmus train single --data data/rooms --network runs/network --out runs/codec
 isthmus train multi --data data/rooms --network runs/network --network runs/normals --lambda 10000 --out runs/codec
 isthmus train build runs/codec --data data/rooms --out my-bundle
@@ -20,8 +21,19 @@ import typer
 from pydantic import PositiveInt
 from typer.core import TyperGroup
 
-from cloud.training.codec_commands import build, evaluate, multi, single, task
-from cloud.training.options import Device, Holdout, Out, Precision, RecipeData, Resume, tell
+from cloud.training.codec_commands import build, evaluate, import_, multi, single, task
+from cloud.training.options import (
+    DamagedFiles,
+    Device,
+    Holdout,
+    Out,
+    Precision,
+    RecipeData,
+    Resume,
+    Validation,
+    size_of,
+    tell,
+)
 from cloud.training.recipes import RecipeFile, Told
 from shared.errors import DataError
 
@@ -91,13 +103,24 @@ def network(
     init: Annotated[
         Path | None, typer.Option(help="Another network's folder, whose tensors are taken where they fit.")
     ] = None,
+    validation: Validation = None,
     holdout: Holdout = 1000,
+    damaged: DamagedFiles = "refuse",
+    size: Annotated[
+        str | None,
+        typer.Option(help="HEIGHTxWIDTH that pictures are fitted to; by default the first one's size."),
+    ] = None,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Train on pictures at 0.75 to 1.5 of their size, cut anywhere.")
+    ] = False,
     seed: int = 0,
     resume: Resume = False,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Train a reference network, uncompressed: a classifier, or one that makes a map."""
+    from cloud.training.augment import SCALES
+
     flags = {
         "data": data,
         "task": task,
@@ -107,13 +130,22 @@ def network(
         "network": {"stride": stride, "feature_channels": feature_channels},
         "label_stride": label_stride,
         "init": None if init is None else str(init),
+        "validation": validation,
         "holdout": holdout,
+        "damaged": damaged,
+        "size": size,
+        "augment": SCALES if augment else None,
         "seed": seed,
     }
     told = Told.of(ctx, recipe, flags)
-    asked = NetworkAsked(
-        told, told.take("data", Path), told.take("holdout", PositiveInt), out, resume, device, precision
+    data = NetworkData(
+        told.take("data", str),
+        told.take("validation", str, optional=True),
+        told.take("holdout", PositiveInt),
+        told.take("damaged", Literal["refuse", "skip"]),
+        told.take("size", str, optional=True),
     )
+    asked = NetworkAsked(told, data, out, resume, device, precision)
     chosen, thinned = told.take("task", str), told.take("label_stride", Literal[1, 2])
     if chosen == "classification":
         if thinned != 1:
@@ -124,12 +156,41 @@ def network(
 
 
 @dataclass(frozen=True)
+class NetworkData:
+    """Which pictures a network trains on, and which it is validated on. size: HEIGHTxWIDTH."""
+
+    data: str
+    validation: str | None
+    holdout: int
+    damaged: Literal["refuse", "skip"]
+    size: str | None
+
+    def open(self, kind: Any) -> tuple[Any, Any]:
+        """Those to train on and those held out, as `Pictures` or `Maps`, of one size. Raises DataError."""
+        from cloud.training.views import open_views
+        from shared.bundle import Preprocess
+
+        def view(data: str, start: int, stop: int | None, size: tuple[int, int] | None) -> Any:
+            fitted = None if size is None else Preprocess(height=size[0], width=size[1])
+            return open_views(data, [kind], start, stop, preprocess=fitted, damaged=self.damaged)[0]
+
+        size = None if self.size is None else size_of(self.size)
+        if self.validation is None:
+            training = view(self.data, 0, -self.holdout, size)
+            return training, view(self.data, -self.holdout, None, training.size)
+        training = view(self.data, 0, None, size)
+        held_out = view(self.validation, 0, None, training.size)
+        if held_out.names != training.names:
+            raise DataError(f"{self.validation} has other classes than {self.data}")
+        return training, held_out
+
+
+@dataclass(frozen=True)
 class NetworkAsked:
     """What `train network` is asked for, whatever the task. told: what is left for the recipe."""
 
     told: Told
-    data: Path
-    holdout: int
+    data: NetworkData
     out: Path
     resume: bool
     device: str
@@ -137,36 +198,36 @@ class NetworkAsked:
 
 
 def _train_classifier(asked: NetworkAsked) -> None:
-    from cloud.training.data import Rooms
     from cloud.training.network import NetworkRecipe, train_network
 
-    training, validation = Rooms(asked.data, 0, -asked.holdout), Rooms(asked.data, -asked.holdout)
+    training, validation = asked.data.open("classification")
     height, width = training.size
     recipe = asked.told.recipe(
         NetworkRecipe,
-        data=str(asked.data),
+        data=asked.data.data,
+        validation=asked.data.validation,
         height=height,
         width=width,
         network={"classes": len(training.names)},
     )
     card = train_network(recipe, training, validation, asked.out, asked.resume, asked.device, asked.precision)
-    tell(f"{asked.out}: top-1 {card.figures['top1']:.1%} on {len(validation)} rooms held out")
+    tell(f"{asked.out}: top-1 {card.figures['top1']:.1%} on {len(validation)} pictures held out")
 
 
 def _train_dense(asked: NetworkAsked, task: str, label_stride: int) -> None:
-    from cloud.training.data import DenseRooms, DenseTask
+    from cloud.training.data import DenseTask
     from cloud.training.dense import DenseRecipe, train_dense
 
     known = get_args(DenseTask)
     if task not in known:
         where = asked.told.name("task")
         raise DataError(f"{where}: {task!r} is not one of classification, {', '.join(known)}")
-    training = DenseRooms(asked.data, task, 0, -asked.holdout)
-    validation = DenseRooms(asked.data, task, -asked.holdout)
+    training, validation = asked.data.open(task)
     height, width = training.size
     recipe = asked.told.recipe(
         DenseRecipe,
-        data=str(asked.data),
+        data=asked.data.data,
+        validation=asked.data.validation,
         task=task,
         label_stride=label_stride,
         height=height,
@@ -180,8 +241,9 @@ def _train_dense(asked: NetworkAsked, task: str, label_stride: int) -> None:
         told = f"mean angular error {figures['mean_deg']:.2f} degrees, median {figures['median_deg']:.2f}"
     else:
         told = f"mIoU {figures['miou']:.3f}, pixel accuracy {figures['pixel_accuracy']:.1%}"
-    tell(f"{asked.out}: {told} on {len(validation)} rooms held out")
+    tell(f"{asked.out}: {told} on {len(validation)} pictures held out")
 
 
 for command in (single, multi, task, build, evaluate):
     app.command()(command)
+app.command(name="import")(import_)

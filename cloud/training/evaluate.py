@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from cloud.model import CloudModel
+from cloud.models.networks import whole_output
 from cloud.training.data import in_order
 from cloud.training.network import load_network
-from cloud.training.tally import View, count, metric_of, truth_of
+from cloud.training.tally import Tally, Target, View, answers, labelled, truth_of
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
 from shared.encoder import Encoder
@@ -21,7 +22,8 @@ from shared.errors import DataError
 from shared.image import to_input
 from shared.types import Frozen
 
-Figures = dict[str, dict[str, float]]  # by task: those of cloud.training.metrics
+# By task: those of cloud.training.metrics against labels, and with AGREEMENT before them against the network.
+Figures = dict[str, dict[str, float]]
 
 
 class Rate(Frozen):
@@ -68,15 +70,13 @@ def evaluate_bundle(
 ) -> Evaluation:
     """Encode, pack, unpack, decode and answer every picture, beside the uncompressed networks.
 
-    views: of the same pictures, one a task that is to be measured. networks: trained ones by task, for the figures
-    without compression. qualities: by default those of `main_qualities`. Raises IsthmusError.
+    views: of the same pictures, one a task that is to be measured, with labels or, where there is a network, without.
+    networks: trained ones by task, for the figures without compression. qualities: by default those of
+    `main_qualities`. Raises IsthmusError.
     """
     encoder, model = Encoder(bundle, threads=2), CloudModel(bundle)
     qualities = qualities or main_qualities(bundle)
-    rows = {
-        where: {task: metric_of(bundle.task(task).kind, len(view.names)) for task, view in views.items()}
-        for where in ("uncompressed", *qualities)
-    }
+    tally = Tally()
     whole = {}
     for task, folder in networks.items():
         whole[task], card = load_network(folder)
@@ -91,12 +91,17 @@ def evaluate_bundle(
     first = next(iter(views.values()))
     for indices in track(list(in_order(len(first), batch)), "evaluating"):
         x = to_input(first.pixels(indices), bundle.manifest.preprocess)
-        truths = {
-            task: truth_of(view, indices, np.zeros(len(indices), np.bool_)) for task, view in views.items()
-        }
-        for task, network in whole.items():
-            out = network(torch.from_numpy(x))
-            count(rows["uncompressed"][task], out, truths[task])
+        targets: dict[str, list[Target]] = {task: [] for task in views}
+        for task, view in views.items():
+            kind = bundle.task(task).kind
+            if labelled(view):
+                truth = truth_of(view, indices, np.zeros(len(indices), np.bool_))
+                targets[task].append(Target(kind, truth, len(view.names), True))  # type: ignore[union-attr]
+            if task in whole:
+                plain = whole_output(whole[task], torch.from_numpy(x), kind)
+                for target in targets[task]:
+                    tally.count(f"{task}/", "uncompressed", plain, target)
+                targets[task].append(Target(kind, answers(plain, kind), plain.shape[1], False))
         u = encoder.features(x)
         for quality in qualities:
             made, z = bitstreams(encoder, u, quality)
@@ -110,10 +115,21 @@ def evaluate_bundle(
             exact[quality] += int((decoded == z).all(axis=(1, 2, 3)).sum())
             outputs = model.outputs(decoded, {task: range(len(indices)) for task in views}, levels)
             for task, out in outputs.items():
-                count(rows[quality][task], out, truths[task])
+                for target in targets[task]:
+                    tally.count(f"{task}/", str(quality), out, target)
+    figures = tally.figures()
+
+    def at(where: str) -> Figures:
+        found: Figures = {}
+        for key, value in figures.items():
+            task, name = key.removesuffix(f"@{where}").split("/")
+            if key.endswith(f"@{where}"):
+                found.setdefault(task, {})[name] = value
+        return found
+
     return Evaluation(
         pictures=len(first),
-        uncompressed={task: rows["uncompressed"][task].figures() for task in whole},
+        uncompressed=at("uncompressed"),
         rates={
             quality: Rate(
                 bytes_mean=float(np.mean([total for total, _, _ in sizes[quality]])),
@@ -122,7 +138,7 @@ def evaluate_bundle(
                 bytes_v_mean=float(np.mean([b_v for _, b_v, _ in sizes[quality]])),
                 bytes_z_mean=float(np.mean([b_z for _, _, b_z in sizes[quality]])),
                 decoded_exactly=exact[quality],
-                tasks={task: metric.figures() for task, metric in rows[quality].items()},
+                tasks=at(str(quality)),
             )
             for quality in qualities
         },

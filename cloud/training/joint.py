@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,14 +29,15 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 from rich.progress import track
 from torch import Tensor, nn
 
-from cloud.models.codec import PRESETS, CodecConfig, JointCodec, Shape, interpolated
-from cloud.models.networks import as_feature, build_network, feature_shape, split
+from cloud.models.codec import PRESETS, CodecConfig, JointCodec, Shape, common_grid, interpolated
+from cloud.models.networks import as_feature, feature_shape
 from cloud.models.priors import CODECS, Prior
 from cloud.training.data import in_order, network_input
 from cloud.training.dense import dense_loss
 from cloud.training.features import Kept, Pixels, kept_features, weights_digest
-from cloud.training.network import WEIGHTS, NetworkCard, load_network
+from cloud.training.network import WEIGHTS, NetworkCard, network_of
 from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, sha256_of, training_device
+from cloud.training.sources import Source, cut, load_source
 from cloud.training.tally import AGREEMENT, Tally, View, sheet, sheet_indices, target_of, truth_of
 from cloud.training.team import Precision, Team
 from shared.bundle import Preprocess
@@ -45,6 +46,7 @@ from shared.files import write_atomically
 from shared.types import Frozen, TaskKind
 
 CARDS = "networks.json"
+GRID_MOST = 32  # cells of z, high or wide, unless the recipe says so
 Distortion = Literal["task", "distill", "feature", "distill-hint"]
 
 
@@ -52,16 +54,14 @@ Distortion = Literal["task", "distill", "feature", "distill-hint"]
 Crop = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(lambda cells: cells or None)]
 
 
-class Part(Frozen):
+class Part(Source):
     """One network of a codec. name: of its task, by default what the network was trained for.
 
-    split: None takes the network's own. distortion: against the labels (task), the network's own output (distill) or
-    its feature. lambda_: weight of the distortion, in bits.
+    distortion: against the labels (task), the network's own output (distill) or its feature. lambda_: weight of the
+    distortion, in bits.
     """
 
-    network: str
     name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
-    split: int | None = Field(None, ge=0)
     distortion: Distortion = "distill"
     lambda_: float = Field(gt=0, validation_alias=AliasChoices("lambda", "lambda_"))
 
@@ -71,15 +71,20 @@ class CodecRecipe(Frozen):
 
     scales: of lambda, one a quality level, ascending. qualities: the levels' numbers in 0..100, ascending; as many.
     crop: feature cells, high and wide, of the piece of a map on which its distillation is computed; None: all of it.
+    stride: feature cells that a cell of z is wide and high; None: the preset's, or as many as it takes to bring a
+    finer feature to GRID_MOST cells. width: how many times as wide as the preset's the modules around z are.
     init: a codec's run folder to start from; its levels may have been others.
     prior: of z; the others than the codebook are there to be compared with.
     """
 
     data: str
+    validation: str | None = None
     parts: tuple[Part, ...] = Field(min_length=1)
     scales: tuple[float, ...] = Field((1.0,), min_length=1)
     qualities: tuple[int, ...] = (50,)
     preset: Literal["reference", "small"] = "small"
+    stride: int | None = Field(None, ge=1)
+    width: float = Field(1.0, gt=0, le=16)
     init: str | None = None
     prior: Prior = "codebook"
     form: Literal["rd", "dr"] = "rd"
@@ -122,21 +127,19 @@ def spread(levels: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Network:
-    """A loaded network with its place in the codec."""
+    """A loaded network with its name in the codec."""
 
     name: str
-    layer: int
     card: NetworkCard
-    module: nn.Sequential
+    module: nn.Module
 
 
 def load_networks(parts: Sequence[Part]) -> list[Network]:
     """Raises DataError."""
     out: list[Network] = []
     for part in parts:
-        module, card = load_network(Path(part.network))
-        layer = card.split if part.split is None else part.split
-        out.append(Network(part.name or card.task, layer, card, module))
+        module, card = load_source(part)
+        out.append(Network(part.name or card.task, card, module))
     names = [network.name for network in out]
     if len(set(names)) < len(names):
         raise DataError(f"two networks are named {max(names, key=names.count)!r}; give each part a name")
@@ -148,7 +151,7 @@ def load_networks(parts: Sequence[Part]) -> list[Network]:
 class Head(nn.Module):
     """A network's tail behind the codec. feature: shape of one picture's feature that it takes."""
 
-    def __init__(self, tail: nn.Sequential, kind: TaskKind, feature: Shape) -> None:
+    def __init__(self, tail: nn.Module, kind: TaskKind, feature: Shape) -> None:
         super().__init__()
         self.tail, self.kind, self.feature = tail, kind, feature
 
@@ -158,26 +161,27 @@ class Head(nn.Module):
         light: a map without the interpolation that ends its network.
         """
         tail = self.tail
-        if light and len(tail) and isinstance(tail[-1], nn.Upsample):
+        if light and isinstance(tail, nn.Sequential) and len(tail) and isinstance(tail[-1], nn.Upsample):
             tail = tail[:-1]
         out: Tensor = tail(as_feature(y, self.feature))
         return out.flatten(1) if self.kind == "classification" else out
 
 
 class SplitNetworks(nn.Module):
-    """Fronts -> codec -> heads, the thing that a bundle deploys."""
+    """Fronts -> codec -> heads, the thing that a bundle deploys. Raises DataError."""
 
-    def __init__(self, networks: Sequence[Network], config: CodecConfig, prior: Prior = "codebook") -> None:
+    def __init__(self, networks: Sequence[Network], recipe: CodecRecipe) -> None:
         super().__init__()
         self.names = [network.name for network in networks]
         preprocess = networks[0].card.preprocess
         self.fronts, self.heads = nn.ModuleList(), nn.ModuleList()
         for network in networks:
-            front, tail = split(network.module, network.layer)
+            front, tail = cut(network.module, network.card)
             self.fronts.append(front)
             shape = feature_shape(front, preprocess.height, preprocess.width)
             self.heads.append(Head(tail, network.card.task, shape))
-        self.codec = JointCodec([head.feature for head in self.heads], config, CODECS[prior])
+        features = [head.feature for head in self.heads]
+        self.codec = JointCodec(features, sizes_of(recipe, features), CODECS[recipe.prior])
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The fronts' features of x (B, 3, H, W), each (B, C_k, H_k, W_k)."""
@@ -186,6 +190,18 @@ class SplitNetworks(nn.Module):
     def freeze_networks(self) -> None:
         for part in (self.fronts, self.heads):
             part.requires_grad_(False)
+
+
+def sizes_of(recipe: CodecRecipe, features: Sequence[Shape]) -> CodecConfig:
+    """Of a codec for these features. Raises DataError."""
+    config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
+    cells, stride = max(common_grid(features)), recipe.stride or config.stride
+    while recipe.stride is None and cells > GRID_MOST * stride:
+        stride *= 2
+    try:
+        return config.with_stride(stride).widened(recipe.width)
+    except ValueError as error:
+        raise DataError(f"--stride: {error}") from None
 
 
 def as_map(y: Tensor) -> Tensor:
@@ -211,11 +227,7 @@ def train_codec(
     place = team.device
     networks = load_networks(recipe.parts)
     torch.manual_seed(recipe.seed)
-    config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
-    try:
-        model = SplitNetworks(networks, config, recipe.prior)
-    except ValueError as error:
-        raise DataError(str(error)) from None
+    model = SplitNetworks(networks, recipe)
     if model.codec.core.gains is not None:
         model.codec.core.gains.start(recipe.scales)
     if recipe.init is not None:
@@ -227,9 +239,9 @@ def train_codec(
     size = len(training[0])
     total_size = size * (2 if recipe.flips else 1)
     team.check_batch(min(recipe.batch, total_size))
-    inputs = network_inputs(part.network for part in recipe.parts)
+    inputs = network_inputs(recipe.parts, [network.module for network in networks])
     run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team)
-    cards = [n.card.model_copy(update={"split": n.layer}).model_dump(mode="json") for n in networks]
+    cards = [network.card.model_dump(mode="json") for network in networks]
     if team.leads:
         write_atomically(out / CARDS, json.dumps(cards, indent=1).encode())
     # The networks as they were given, before a checkpoint of networks trained along takes their place.
@@ -312,9 +324,15 @@ def train_codec(
     return {**figures, **whole}
 
 
-def network_inputs(folders: Iterable[str]) -> dict[str, str]:
+def network_inputs(sources: Sequence[Source], modules: Sequence[nn.Module]) -> dict[str, str]:
     """What a run starts from: the weights of networks. Raises OSError."""
-    return {f"the network {folder}": sha256_of(Path(folder) / WEIGHTS) for folder in folders}
+    digests = {}
+    for source, module in zip(sources, modules, strict=True):
+        file = Path(source.network) / WEIGHTS
+        digests[f"the network {source.network}"] = (
+            sha256_of(file) if file.exists() else weights_digest(module)
+        )
+    return digests
 
 
 def _levels(size: int, log_scales: Tensor, team: Team) -> tuple[Tensor | None, Tensor]:
@@ -366,7 +384,7 @@ def check_size(pictures: Pixels, preprocess: Preprocess) -> None:
 
 
 def features_of(
-    folder: Path, front: nn.Sequential, pictures: Pixels, preprocess: Preprocess, flips: bool
+    folder: Path, front: nn.Module, pictures: Pixels, preprocess: Preprocess, flips: bool
 ) -> Kept:
     """A frozen front's features, (., C, H', W') float16, kept in `folder`."""
     front.eval()
@@ -377,7 +395,9 @@ def features_of(
         x = network_input(pictures.pixels(indices), preprocess, flip).to(place)
         return as_map(front(x)).cpu().numpy().astype(np.float16)
 
-    of = {"weights_sha256": weights_digest(front), "split": len(front)}
+    layers = len(front) if isinstance(front, nn.Sequential) else getattr(front, "code", str(front))
+    normalised = {"mean": list(preprocess.mean), "std": list(preprocess.std)}
+    of = {"weights_sha256": weights_digest(front), "split": layers, **normalised}
     return kept_features(folder, compute, pictures, of, flips)
 
 
@@ -515,18 +535,29 @@ def sheets(
     }
 
 
+def cards_of(run: Path) -> list[NetworkCard]:
+    """Those of a run's networks. Raises DataError."""
+    try:
+        return [NetworkCard.model_validate(card) for card in json.loads((run / CARDS).read_text())]
+    except FileNotFoundError:
+        raise DataError(
+            f"no codec training in {run} ({CARDS} is missing); see `isthmus train multi`"
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{run / CARDS} cannot be read: {str(error).splitlines()[0]}") from None
+
+
 def load_run(run: Path) -> tuple[SplitNetworks, CodecRecipe, list[NetworkCard]]:
     """The trained model of a run folder, in evaluation mode. Raises DataError."""
     try:
         recipe = CodecRecipe.model_validate(json.loads((run / "recipe.json").read_text())["recipe"])
-        cards = [NetworkCard.model_validate(card) for card in json.loads((run / CARDS).read_text())]
+        cards = cards_of(run)
         state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
         networks = [
-            Network(part.name or card.task, card.split, card, build_network(card.network, card.config))
+            Network(part.name or card.task, card, network_of(card).eval())
             for part, card in zip(recipe.parts, cards, strict=True)
         ]
-        config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
-        model = SplitNetworks(networks, config, recipe.prior)
+        model = SplitNetworks(networks, recipe)
         model.load_state_dict(state["model"])
     except FileNotFoundError as error:
         raise DataError(

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from cloud.models.foreign import is_foreign, make
 from cloud.models.networks import (
     REFERENCE_CLASSIFIER,
     ClassifierConfig,
@@ -26,7 +27,8 @@ from cloud.models.networks import (
     ReferenceNetwork,
     build_network,
 )
-from cloud.training.data import Maps, Pictures, in_order, network_input
+from cloud.training.augment import draw_zooms, zoom_pictures
+from cloud.training.data import IGNORE, Maps, Pictures, in_order, network_input
 from cloud.training.metrics import Top1
 from cloud.training.run import Run, Schedule, batches, fit, sha256_of, training_device
 from cloud.training.team import Precision, Team
@@ -40,9 +42,14 @@ WEIGHTS, CARD = "network.safetensors", "network.json"
 
 
 class TrainingRecipe(Frozen):
-    """What every network's training is told. init: the folder of a network to start from."""
+    """What every network's training is told.
+
+    data, validation: as `--data` names them; without the latter the last pictures of `data` are held out. init: the
+    folder of a network to start from. augment: the range of scales of which one is drawn for each picture.
+    """
 
     data: str
+    validation: str | None = None
     steps: int = Field(ge=1)
     batch: int = Field(48, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
@@ -51,6 +58,14 @@ class TrainingRecipe(Frozen):
     init: str | None = None
     height: int = 256
     width: int = 256
+    augment: tuple[float, float] | None = None
+
+    @field_validator("augment")
+    @classmethod
+    def _scales(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0.1 <= value[0] <= value[1] <= 10:
+            raise ValueError("two scales between 0.1 and 10, the smaller one first")
+        return value
 
 
 class NetworkRecipe(TrainingRecipe):
@@ -61,16 +76,22 @@ class NetworkRecipe(TrainingRecipe):
 
 
 class NetworkCard(Frozen):
-    """network.json: how to build the network again, and what it reached. labels: names of the outputs."""
+    """network.json: how to build the network again, and what it reached.
+
+    network: a reference network's name, or "torchvision:NAME" or "package.module:factory". split: the layer after which
+    it is cut where nothing else is said; None: it has to be said. labels: names of the outputs. ignored: the class
+    of pixels that nobody labelled, which is none of the outputs.
+    """
 
     network: str
     task: NetworkTask = "classification"
     config: dict[str, Any]
-    split: int
+    split: int | str | None
     labels: tuple[str, ...]
     preprocess: Preprocess
     recipe: dict[str, Any]
     figures: dict[str, float]
+    ignored: int | None = None
 
 
 def train_network(
@@ -154,11 +175,13 @@ def start_from(network: nn.Module, folder: Path) -> tuple[int, list[str]]:
 
 class Step(NamedTuple):
     """This process's share of a step. x: network input (B, 3, H, W) of the pictures `indices` (B,), of which `flip`
-    (B,) are mirrored. random: of this step, for whatever else is drawn; the same in all processes."""
+    (B,) are mirrored after they were zoomed by `zooms` (B, 3), if any. random: of this step, for whatever else is drawn;
+    the same in all processes."""
 
     x: Tensor
     indices: NDArray[np.int64]
     flip: NDArray[np.bool_]
+    zooms: NDArray[np.float64] | None
     random: np.random.Generator
 
 
@@ -170,10 +193,14 @@ def steps_of(
     for step, indices in enumerate(steps, start):
         random = np.random.default_rng((recipe.seed, step, 1))
         flip = team.share(random.random(len(indices)) < 0.5)
+        zooms = team.share(draw_zooms(random, len(indices), recipe.augment)) if recipe.augment else None
         indices = team.share(indices)
-        x = network_input(pictures.pixels(indices), preprocess, flip)
+        pixels = pictures.pixels(indices)
+        if zooms is not None:
+            pixels = zoom_pictures(pixels, zooms, preprocess)
+        x = network_input(pixels, preprocess, flip)
         x = x.to(team.device).contiguous(memory_format=torch.channels_last)
-        yield Step(x, indices, flip, random)
+        yield Step(x, indices, flip, zooms, random)
 
 
 @torch.no_grad()
@@ -209,6 +236,7 @@ def finish(
         preprocess=preprocess,
         recipe=recipe.model_dump(mode="json"),
         figures=dict(figures),
+        ignored=IGNORE if task == "segmentation" else None,
     )
     if run.leads:
         save_network(network, card, run.folder)
@@ -221,11 +249,18 @@ def save_network(network: nn.Module, card: NetworkCard, folder: Path) -> None:
     write_atomically(folder / CARD, card.model_dump_json(indent=1).encode())
 
 
-def load_network(folder: Path) -> tuple[ReferenceNetwork, NetworkCard]:
+def network_of(card: NetworkCard) -> nn.Module:
+    """The network of a card, without its weights. Raises DataError, or ValueError for a reference network."""
+    if is_foreign(card.network):
+        return make(card.network, card.config)
+    return build_network(card.network, card.config)
+
+
+def load_network(folder: Path) -> tuple[nn.Module, NetworkCard]:
     """A trained network, in evaluation mode. Raises DataError."""
     try:
         card = NetworkCard.model_validate(json.loads((folder / CARD).read_text()))
-        network = build_network(card.network, card.config)
+        network = network_of(card)
         network.load_state_dict(load_file(folder / WEIGHTS))
     except FileNotFoundError as error:
         raise DataError(

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-Data = Annotated[Path, typer.Option(help="A set that `isthmus train rooms` wrote.")]
-RecipeData = Annotated[Path | None, typer.Option("--data", help="A set that `isthmus train rooms` wrote.")]
+from shared.errors import DataError
+
+SPEC = "a folder, or FORMAT:PATH[#SPLIT] (docs/data.md); several with commas"
+Data = Annotated[str, typer.Option(help=f"Pictures: {SPEC}.")]
+RecipeData = Annotated[str | None, typer.Option("--data", help=f"Pictures: {SPEC}.")]
+Validation = Annotated[
+    str | None, typer.Option(help="Pictures to validate on, named as --data; by default the held-out ones.")
+]
+DamagedFiles = Annotated[
+    str,
+    typer.Option("--damaged", help="Pictures and labels that cannot be read: refuse the set, or skip them."),
+]
 Out = Annotated[Path, typer.Option(help="Run folder: recipe, checkpoints, curves, result.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or start it.")]
 Device = Annotated[str, typer.Option(help="torch's name of it; auto takes a GPU where there is one.")]
@@ -17,7 +28,15 @@ Precision = Annotated[
     Literal["auto", "32", "bf16-mixed"],
     typer.Option(help="bf16-mixed computes layers in bfloat16; auto does so on a GPU."),
 ]
-Holdout = Annotated[int, typer.Option(help="The last rooms of the set are for validation.", min=1)]
+Holdout = Annotated[int, typer.Option(help="The last pictures of the set are for validation.", min=1)]
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Height and width of `--size HEIGHTxWIDTH`. Raises DataError."""
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
+    if match is None or max(int(match[1]), int(match[2])) > 4096:
+        raise DataError(f"--size {text!r} is not HEIGHTxWIDTH, as in 224x224, up to 4096 each")
+    return int(match[1]), int(match[2])
 
 
 def tell(text: str) -> None:

@@ -23,8 +23,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from cloud.models.codec import CodecConfig, FeatureReconstruction, initialise, interpolated, spatial
-from cloud.models.networks import feature_shape, split
-from cloud.training.build import named
+from cloud.models.networks import feature_shape
+from cloud.training.build import export_tail, named, tail_told
 from cloud.training.data import in_order, network_input
 from cloud.training.features import Kept, Pixels, kept_features
 from cloud.training.joint import (
@@ -37,31 +37,29 @@ from cloud.training.joint import (
     features_of,
     network_inputs,
 )
-from cloud.training.network import load_network
 from cloud.training.run import Run, Schedule, batches, fit, training_device
+from cloud.training.sources import Source, cut, load_source
 from cloud.training.tally import Tally, View, sheet, sheet_indices, target_of, truth_of
 from cloud.training.team import Precision, Team
-from shared.bundle import CLOUD, TASK, WEIGHTS, AddedTask, Bundle, FileEntry, Task
+from shared.bundle import CLOUD, ONNX, TAIL, TASK, WEIGHTS, AddedTask, Bundle, FileEntry, Task
 from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.files import write_atomically
-from shared.types import Frozen
 
 FOLDER = "task"  # of a run: what `add-task` takes
 Z_TYPE = np.int16
 
 
-class TaskRecipe(Frozen):
+class TaskRecipe(Source):
     """Everything that decides how an added task comes out. name: by default what its network was trained for.
 
     width: how many times as wide as the bundle's own the reconstruction is; no edge pays for it.
     """
 
     data: str
+    validation: str | None = None
     bundle: str
-    network: str
     name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
-    split: int | None = Field(None, ge=0)
     distortion: Distortion = "distill"
     width: float = Field(1.0, gt=0, le=16)
     steps: int = Field(ge=1)
@@ -108,7 +106,7 @@ def train_task(
     team = Team(training_device(device), precision)
     place = team.device
     bundle = Bundle.open(recipe.bundle)
-    network, card = load_network(Path(recipe.network))
+    network, card = load_source(recipe)
     name = recipe.name or card.task
     if any(task.name == name for task in bundle.tasks):
         raise DataError(f"{recipe.bundle} has a task {name!r} already; give this one another --name")
@@ -116,11 +114,7 @@ def train_task(
         raise DataError(
             f"{recipe.network} takes pictures in another way than {recipe.bundle} (size, crop or normalisation)"
         )
-    layer = card.split if recipe.split is None else recipe.split
-    try:
-        front, tail = split(network, layer)
-    except ValueError as error:
-        raise DataError(str(error)) from None
+    front, tail = cut(network, card)
     preprocess = card.preprocess
     for pictures in (training, validation):
         check_size(pictures, preprocess)
@@ -130,7 +124,7 @@ def train_task(
     size = len(training)
     positions = _positions(bundle, size * (2 if recipe.flips else 1), recipe.seed)
     team.check_batch(min(recipe.batch, len(positions)))
-    inputs = {**network_inputs([recipe.network]), f"the bundle {recipe.bundle}": _made_of(bundle)}
+    inputs = {**network_inputs([recipe], [network]), f"the bundle {recipe.bundle}": _made_of(bundle)}
     run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team)
     front.to(place).eval()
     model.to(place)
@@ -175,9 +169,7 @@ def train_task(
         name=name,
         kind=card.task,
         labels=card.labels,
-        network=card.network,
-        network_config=card.config,
-        split=layer,
+        **tail_told(card),
         feature=feature,
     )
     training_told = {"network": named(card.recipe), "task": named(recipe.model_dump(mode="json"))}
@@ -230,7 +222,7 @@ def _latents(
 def evaluate_task(
     model: AddedHead,
     encoder: Encoder,
-    front: nn.Sequential,
+    front: nn.Module,
     view: View,
     team: Team,
     most: int | None = None,
@@ -267,7 +259,7 @@ def _answered(model: AddedHead, encoder: Encoder, u: NDArray[np.float32], level:
 
 
 @torch.no_grad()
-def task_sheet(model: AddedHead, encoder: Encoder, front: nn.Sequential, view: View) -> NDArray[np.uint8]:
+def task_sheet(model: AddedHead, encoder: Encoder, front: nn.Module, view: View) -> NDArray[np.uint8]:
     """The first pictures, a row each: input, prediction without the codec, with it at the default quality, truth."""
     model.eval()
     bundle = encoder.bundle
@@ -287,7 +279,9 @@ def save_task(
 ) -> None:
     """Write a task folder for `bundle`; one that is there gives way to it."""
     tensors = {f"reconstruction.{n}": t for n, t in model.reconstruction.state_dict().items()}
-    tensors |= {f"tail.{n}": t for n, t in model.head.tail.state_dict().items()}
+    tail = export_tail(model.head.cpu()) if task.network == ONNX else None
+    if tail is None:
+        tensors |= {f"tail.{n}": t for n, t in model.head.tail.state_dict().items()}
     data = save_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     added = AddedTask(
         task=task,
@@ -298,11 +292,18 @@ def save_task(
         training=training,
         figures=figures,
         licences=bundle.manifest.licences,
-        file=FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)),
+        file=_entry(data),
+        tail=None if tail is None else _entry(tail),
     )
     folder.mkdir(exist_ok=True)
     (folder / TASK).unlink(
         missing_ok=True
     )  # first, so that a kill in between leaves nothing that looks whole
     write_atomically(folder / WEIGHTS, data)
+    if tail is not None:
+        write_atomically(folder / TAIL, tail)
     write_atomically(folder / TASK, added.sealed_json())
+
+
+def _entry(data: bytes) -> FileEntry:
+    return FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))

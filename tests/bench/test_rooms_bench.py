@@ -82,8 +82,7 @@ def random_run(
     )
     loaded = load_networks(parts)
     torch.manual_seed(1)
-    config = PRESETS["small"].model_copy(update={"levels": len(scales)})
-    model = SplitNetworks(loaded, config, prior)
+    model = SplitNetworks(loaded, recipe)
     if model.codec.core.gains is not None:
         model.codec.core.gains.start(scales)
     (folder / "recipe.json").write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}))
