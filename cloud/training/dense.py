@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cloud.models.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense, split
 from cloud.training import tally
+from cloud.training.augment import zoom_maps
 from cloud.training.data import IGNORE, DenseTask, Maps, in_order, mirror, network_input
 from cloud.training.network import NetworkCard, TrainingRecipe, finish, open_run, steps_of
 from cloud.training.run import LOG_EVERY, Better, Schedule, fit, training_device
@@ -62,7 +63,10 @@ def train_dense(
     def data(start: int) -> Iterator[tuple[Tensor, Tensor, tuple[int, int]]]:
         for step in steps_of(recipe, training, preprocess, team, start):
             top, left = step.random.integers(0, recipe.label_stride, 2).tolist()
-            truth = torch.from_numpy(mirror(training.maps(step.indices), step.flip)).to(team.device)
+            maps = training.maps(step.indices)
+            if step.zooms is not None:
+                maps = zoom_maps(maps, step.zooms)
+            truth = torch.from_numpy(mirror(maps, step.flip)).to(team.device)
             yield step.x, truth, (top, left)
 
     def loss_of(batch: tuple[Tensor, Tensor, tuple[int, int]], step: int) -> tuple[Tensor, dict[str, float]]:

@@ -175,8 +175,8 @@ def start_from(network: nn.Module, folder: Path) -> tuple[int, list[str]]:
 
 class Step(NamedTuple):
     """This process's share of a step. x: network input (B, 3, H, W) of the pictures `indices` (B,), of which `flip`
-    (B,) are mirrored after they were zoomed by `zooms` (B, 3), if any. random: of this step, for whatever else is drawn;
-    the same in all processes."""
+    (B,) are mirrored after they were zoomed by `zooms` (B, 3), if any. random: of this step, for whatever else is
+    drawn; the same in all processes."""
 
     x: Tensor
     indices: NDArray[np.int64]

@@ -69,13 +69,15 @@ class Told:
 
         return cls(over(flags, _read(file) if file else {}, ""), file, from_file)
 
-    def take(self, key: str, kind: Any, flag: str | None = None) -> Any:
+    def take(self, key: str, kind: Any, flag: str | None = None, *, optional: bool = False) -> Any:
         """The value of a key that the recipe does not have, or that is needed first. Raises DataError.
 
-        flag: how the command line gives it, where that is not --key.
+        flag: how the command line gives it, where that is not --key. optional: None where nobody gave it.
         """
         self._taken.append(key)
         value = self._values.pop(key, None)
+        if value is None and optional:
+            return None
         if value is None:
             raise DataError(f"{flag or _flag(key)} is missing; give it, or write {key} into a --recipe")
         try:

@@ -280,4 +280,4 @@ def test_the_command(tmp_path, rooms):
     done = run("--task", "segmentation", "--label-stride", "2")
     assert done.exit_code == 0, done.output
     assert "mIoU" in done.output
-    assert "on 8 rooms held out" in done.output
+    assert "on 8 pictures held out" in done.output

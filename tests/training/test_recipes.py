@@ -43,7 +43,7 @@ def test_a_file_says_everything_and_a_flag_overrides_it(tmp_path, rooms):
     text += "[network]\nstride = 8\nwidths = [4, 6, 8]\ntail_widths = [8, 4]\n"
     done = train(tmp_path, text, "--seed", "0", "--batch", "3", "--feature-channels", "5")
     assert done.exit_code == 0, done.output
-    assert "on 4 rooms held out" in done.output
+    assert "on 4 pictures held out" in done.output
     recipe = started(tmp_path)["recipe"]
     assert recipe["data"] == str(rooms)
     assert (recipe["weight_decay"], recipe["steps"]) == (0.5, 2)  # the file's
@@ -61,7 +61,7 @@ def test_a_file_says_everything_and_a_flag_overrides_it(tmp_path, rooms):
         ("stepz = 5\n", "recipe.toml: stepz: there is no such key; did you mean steps?"),
         ("[network]\nstrid = 8\n", "recipe.toml: network.strid: there is no such key; did you mean stride?"),
         ("[netwrok]\nstride = 8\n", "recipe.toml: netwrok: there is no such key; did you mean network?"),
-        ("zzz = 5\n", "recipe.toml: zzz: not one of batch, data, holdout, init,"),
+        ("zzz = 5\n", "recipe.toml: zzz: not one of augment, batch, damaged, data, holdout, init,"),
         ('steps = "many"\n', "recipe.toml: steps: Input should be a valid integer"),
         ("holdout = 0\n", "recipe.toml: holdout: Input should be greater than 0"),
         ("learning_rate = -1.0\n", "recipe.toml: learning_rate: Input should be greater than 0"),

@@ -95,7 +95,7 @@ def test_two_processes_train_a_network_as_one_does(tmp_path):
             *("train", "network", "--recipe", str(file), "--out", out, "--device", "cpu"),
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("on 6 rooms held out") == 1
+        assert done.stdout.count("on 6 pictures held out") == 1
         assert "Warning" not in done.stderr
     one, two = tmp_path / "run0", tmp_path / "run2"
     same(one, two)
