@@ -25,6 +25,7 @@ from cloud.models.codec import (
     CodecConfig,
     FeatureReconstruction,
     FeatureSeparation,
+    Scaling,
     common_grid,
     interpolated,
     spatial,
@@ -61,6 +62,7 @@ class AddedHead(nn.Module):
             config = CodecConfig.model_validate(added.codec)
             with torch.device("meta"):
                 self.reconstruction = FeatureReconstruction(task.feature[0], config)
+                self.scaling = Scaling(task.feature[0]) if config.scaled else None
                 if task.network != ONNX:
                     front, self.tail = split(
                         build_network(task.network, task.network_config), _number(task.split)
@@ -71,6 +73,8 @@ class AddedHead(nn.Module):
                         raise ValueError(f"the feature is {list(feature)}, not {list(task.feature)}")
                     self._check_output(self(torch.zeros(1, latent_channels, *grid)), picture)
             _load(self.reconstruction, tensors, "reconstruction.", assign=True)
+            if self.scaling:
+                _load(self.scaling, tensors, "scaling.", assign=True)
             if task.network == ONNX:
                 self.tail = OnnxTail(files[TAIL])
             else:
@@ -96,7 +100,8 @@ class AddedHead(nn.Module):
 
     def _feature(self, z: Tensor) -> Tensor:
         feature = self.task.feature
-        return as_feature(self.reconstruction(z, spatial(feature)), feature)
+        y_hat = self.reconstruction(z, spatial(feature))
+        return as_feature(self.scaling.back(y_hat) if self.scaling else y_hat, feature)
 
     def forward(self, z: Tensor) -> Tensor:
         output: Tensor = self.tail(self._feature(z))

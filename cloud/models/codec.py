@@ -38,7 +38,8 @@ class CodecConfig(Frozen):
     """Sizes of a codec. Channels of a module are those between its given input and output.
 
     strides: of the transform's layers. grid: of the codebook's entries. fusion, separation: of one subnet each, used
-    where there are several features. levels: L. shortcut: a linear layer beside each chain of convolutions.
+    where there are several features. levels: L. shortcut: a linear layer beside each chain of convolutions. scaled:
+    features are brought to mean 0 and variance 1, channel by channel, before anything else, and back after all.
     """
 
     transform: tuple[int, ...] = (128, 256, 512, 1024, 1024)
@@ -56,6 +57,7 @@ class CodecConfig(Frozen):
     separation: tuple[int, ...] = (512, 256, 128)
     levels: int = Field(1, ge=1, le=101)
     shortcut: bool = False
+    scaled: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> CodecConfig:
@@ -177,6 +179,38 @@ def _beside(chain: nn.Module, inputs: int, outputs: int, config: CodecConfig, st
     return Beside(chain, inputs, outputs, stride) if config.shortcut else chain
 
 
+class Scaling(nn.Module):
+    """A feature's channels to mean 0 and variance 1, and back.
+
+    A network's inner features may have any scale, and each channel its own: with a squeeze layer's as they were, the
+    first thousand steps of a codec went into finding it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(channels, 1, 1))
+
+    @torch.no_grad()
+    def measure(self, y: Tensor) -> None:
+        """Of features y (B, C, H, W). A channel that hardly moves is taken for one of a twentieth of the mean power."""
+        deviation, mean = torch.std_mean(y.float(), (0, 2, 3), keepdim=True, correction=0)
+        self.mean.copy_(mean[0])
+        self.deviation.copy_(deviation[0].clamp(min=0.05 * float(deviation.square().mean().sqrt()) or 1.0))
+
+    def forward(self, y: Tensor) -> Tensor:
+        scaled: Tensor = (y - self.mean) / self.deviation
+        return scaled
+
+    def back(self, y: Tensor) -> Tensor:
+        own: Tensor = y * self.deviation + self.mean
+        return own
+
+
+def _scalings(features: Sequence[Shape], config: CodecConfig) -> nn.ModuleList:
+    return nn.ModuleList(Scaling(feature[0]) for feature in features if config.scaled)
+
+
 class FeatureFusion(nn.Module):
     """Feature fusion: one subnet a feature, all brought to the common grid, channels concatenated.
 
@@ -186,12 +220,15 @@ class FeatureFusion(nn.Module):
     def __init__(self, features: Sequence[Shape], config: CodecConfig) -> None:
         super().__init__()
         self.grid = common_grid(features)
+        self.scalings = _scalings(features, config)
         several = len(features) > 1
         self.subnets = nn.ModuleList(
             _beside(chain(f[0], config.fusion, f[0]), f[0], f[0], config) for f in features if several
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
+        if self.scalings:
+            features = [scaling(y) for scaling, y in zip(self.scalings, features, strict=True)]
         if not self.subnets:
             return features[0]
         parts = [subnet(y) for subnet, y in zip(self.subnets, features, strict=True)]
@@ -204,6 +241,7 @@ class FeatureSeparation(nn.Module):
     def __init__(self, features: Sequence[Shape], config: CodecConfig) -> None:
         super().__init__()
         self.grids = [spatial(feature) for feature in features]
+        self.scalings = _scalings(features, config)
         channels = sum(feature[0] for feature in features)
         several = len(features) > 1
         self.subnets = nn.ModuleList(
@@ -214,10 +252,11 @@ class FeatureSeparation(nn.Module):
 
     def forward(self, y_hat: Tensor, which: int) -> Tensor:
         """The feature of task number `which`."""
-        if not self.subnets:
-            return y_hat
-        y: Tensor = self.subnets[which](y_hat)
-        return y if y.shape[2:] == self.grids[which] else F.adaptive_avg_pool2d(y, self.grids[which])
+        y = y_hat
+        if self.subnets:
+            y = self.subnets[which](y_hat)
+            y = y if y.shape[2:] == self.grids[which] else F.adaptive_avg_pool2d(y, self.grids[which])
+        return self.scalings[which].back(y) if self.scalings else y
 
 
 class Gains(nn.Module):
@@ -601,6 +640,12 @@ class JointCodec(nn.Module):
         self.separation = FeatureSeparation(features, config)
         for part in (self.fusion, self.separation):
             initialise(part)
+
+    def measure(self, features: Sequence[Tensor]) -> None:
+        """Take the scaling of the features from a sample of them, (B, C_k, H_k, W_k) each."""
+        for part in (self.fusion, self.separation):
+            for scaling, y in zip(part.scalings, features, strict=False):
+                scaling.measure(y)
 
     def forward(
         self, features: Sequence[Tensor], position: Tensor | None = None

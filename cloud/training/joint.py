@@ -37,7 +37,7 @@ from cloud.training.dense import dense_loss
 from cloud.training.features import Kept, Pixels, kept_features, weights_digest
 from cloud.training.network import WEIGHTS, NetworkCard, network_of
 from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, sha256_of, training_device
-from cloud.training.sources import Source, cut, load_source
+from cloud.training.sources import Source, cut, load_source, reference_cut
 from cloud.training.tally import AGREEMENT, Tally, View, sheet, sheet_indices, target_of, truth_of
 from cloud.training.team import Precision, Team
 from shared.bundle import Preprocess
@@ -46,6 +46,7 @@ from shared.files import write_atomically
 from shared.types import Frozen, TaskKind
 
 CARDS = "networks.json"
+SAMPLE = 256  # pictures whose features tell their scale
 GRID_MOST = 32  # cells of z, high or wide, unless the recipe says so
 Distortion = Literal["task", "distill", "feature", "distill-hint"]
 
@@ -85,6 +86,7 @@ class CodecRecipe(Frozen):
     preset: Literal["reference", "small"] = "small"
     stride: int | None = Field(None, ge=1)
     width: float = Field(1.0, gt=0, le=16)
+    scaled: bool | None = None
     init: str | None = None
     prior: Prior = "codebook"
     form: Literal["rd", "dr"] = "rd"
@@ -181,7 +183,11 @@ class SplitNetworks(nn.Module):
             shape = feature_shape(front, preprocess.height, preprocess.width)
             self.heads.append(Head(tail, network.card.task, shape))
         features = [head.feature for head in self.heads]
-        self.codec = JointCodec(features, sizes_of(recipe, features), CODECS[recipe.prior])
+        scaled = recipe.scaled
+        if scaled is None:
+            scaled = not all(reference_cut(network.card) for network in networks)
+        config = sizes_of(recipe, features).model_copy(update={"scaled": scaled})
+        self.codec = JointCodec(features, config, CODECS[recipe.prior])
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The fronts' features of x (B, 3, H, W), each (B, C_k, H_k, W_k)."""
@@ -263,6 +269,10 @@ def train_codec(
         source = lambda indices: [one.batch(indices) for one in kept]  # noqa: E731
     else:
         source = lambda indices: [_input(training[0], preprocess, indices)]  # noqa: E731
+    if recipe.init is None:
+        sample = [y.to(place) for y in source(np.linspace(0, size - 1, min(size, SAMPLE)).astype(np.int64))]
+        with torch.no_grad():
+            model.codec.measure(teacher.features(sample[0]) if recipe.train_all else sample)
 
     def data(start: int) -> Iterator[tuple[list[Tensor], NDArray[np.int64]]]:
         for whole in batches(total_size, recipe.batch, recipe.seed, start, recipe.steps):

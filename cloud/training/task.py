@@ -22,12 +22,20 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from cloud.models.codec import CodecConfig, FeatureReconstruction, initialise, interpolated, spatial
+from cloud.models.codec import (
+    CodecConfig,
+    FeatureReconstruction,
+    Scaling,
+    initialise,
+    interpolated,
+    spatial,
+)
 from cloud.models.networks import feature_shape
 from cloud.training.build import export_tail, named, tail_told
 from cloud.training.data import in_order, network_input
 from cloud.training.features import Kept, Pixels, kept_features
 from cloud.training.joint import (
+    SAMPLE,
     Crop,
     Distortion,
     Head,
@@ -38,7 +46,7 @@ from cloud.training.joint import (
     network_inputs,
 )
 from cloud.training.run import Run, Schedule, batches, fit, training_device
-from cloud.training.sources import Source, cut, load_source
+from cloud.training.sources import Source, cut, load_source, reference_cut
 from cloud.training.tally import Tally, View, sheet, sheet_indices, target_of, truth_of
 from cloud.training.team import Precision, Team
 from shared.bundle import CLOUD, ONNX, TAIL, TASK, WEIGHTS, AddedTask, Bundle, FileEntry, Task
@@ -78,6 +86,7 @@ class AddedHead(nn.Module):
         self.head, self.config = head.requires_grad_(False), config
         self.reconstruction = FeatureReconstruction(head.feature[0], config)
         initialise(self.reconstruction)
+        self.scaling = Scaling(head.feature[0]) if config.scaled else None
         self.register_buffer("log_inverse", log_inverse, persistent=False)
 
     def feature(self, z: Tensor, position: Tensor) -> Tensor:
@@ -85,7 +94,7 @@ class AddedHead(nn.Module):
         if self.log_inverse is not None:
             z = z * interpolated(self.log_inverse, position)
         y_hat: Tensor = self.reconstruction(z, spatial(self.head.feature))
-        return y_hat
+        return self.scaling.back(y_hat) if self.scaling else y_hat
 
 
 def train_task(
@@ -120,7 +129,9 @@ def train_task(
         check_size(pictures, preprocess)
     feature = feature_shape(front, preprocess.height, preprocess.width)
     torch.manual_seed(recipe.seed)
-    model = AddedHead(Head(tail, card.task, feature), *reconstruction_of(bundle, recipe.width))
+    config, log_inverse = reconstruction_of(bundle, recipe.width)
+    config = config.model_copy(update={"scaled": not reference_cut(card)})
+    model = AddedHead(Head(tail, card.task, feature), config, log_inverse)
     size = len(training)
     positions = _positions(bundle, size * (2 if recipe.flips else 1), recipe.seed)
     team.check_batch(min(recipe.batch, len(positions)))
@@ -132,6 +143,10 @@ def train_task(
     with team.leader_first():
         z_of = _latents(out / "latents", encoder, training, positions, recipe)
         y_of = features_of((features or out / "features") / name, front, training, preprocess, recipe.flips)
+
+    if model.scaling:
+        sample = np.linspace(0, size - 1, min(size, SAMPLE)).astype(np.int64)
+        model.scaling.measure(y_of.batch(sample).to(place))
 
     def data(start: int) -> Iterator[NDArray[np.int64]]:
         yield from map(team.share, batches(len(positions), recipe.batch, recipe.seed, start, recipe.steps))
@@ -279,6 +294,8 @@ def save_task(
 ) -> None:
     """Write a task folder for `bundle`; one that is there gives way to it."""
     tensors = {f"reconstruction.{n}": t for n, t in model.reconstruction.state_dict().items()}
+    if model.scaling:
+        tensors |= {f"scaling.{n}": t for n, t in model.scaling.state_dict().items()}
     tail = export_tail(model.head.cpu()) if task.network == ONNX else None
     if tail is None:
         tensors |= {f"tail.{n}": t for n, t in model.head.tail.state_dict().items()}

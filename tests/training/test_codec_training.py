@@ -73,7 +73,7 @@ def test_two_processes_train_a_codec_as_one_does(place, tmp_path):
         flags = ("--recipe", str(place / "codec.toml"), "--out", str(out), "--device", "cpu")
         done = start(processes, "tests/support/log_every_step.py", "train", "multi", *flags)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("on 4 rooms held out") == 1
+        assert done.stdout.count("on 4 pictures held out") == 1
         curves.append([json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()])
         figures.append(json.loads((out / "figures.json").read_text()))
     assert [line["step"] for line in curves[0]] == [1, 2, 3]
