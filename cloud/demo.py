@@ -11,34 +11,28 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import queue
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import httpx
 from PIL import Image
 
+from cloud.processes import ISTHMUS, ROOT, server
 from cloud.sheet import Colour, Tile, draw_sheet
 from shared.bundle import Bundle, Preprocess, Task
-from shared.errors import IsthmusError, RemoteError, RemoteRejectedError, RequestError, exit_of
+from shared.errors import RemoteError, RemoteRejectedError, RequestError, exit_of
 from shared.files import write_atomically
 from shared.image import fit, read_image
 from shared.maps import CLASSES_MAX, palette
 from shared.types import Analysis, ClassificationResult, ClassScore, MapPng, SegmentationResult, TaskResult
 
-ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "deploy" / "samples"
 JPEG_QUALITY = 75
-START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 15.0
 SHOWN_MAX = 3  # classes of a segmentation, and ways that a surface can face
 
 _HEADERS = {"classification": ("class", "score"), "normals": ("facing",), "segmentation": ("areas",)}
@@ -178,12 +172,14 @@ def _two_processes(bundle: Path) -> Iterator[str]:
     """A cloud and an edge, ready; gives the edge's host:port. Both have ended when it is left, however it is left."""
     with ExitStack() as stack:
         stack.enter_context(_sigterm_as_interrupt())
+        ports = ("--grpc-port", "0", "--http-port", "0")
         cloud = stack.enter_context(
-            _server("cloud", "serve", "--bundle", str(bundle), "--grpc-port", "0", "--http-port", "0")
+            server("cloud", [*ISTHMUS, "cloud", "serve", "--bundle", str(bundle), *ports])
         )
         grpc = cloud.wait_for("listening")["grpc"]
+        where = ("--port", "0", "--cloud", grpc)
         edge = stack.enter_context(
-            _server("edge", "serve", "--bundle", str(bundle), "--port", "0", "--cloud", grpc)
+            server("edge", [*ISTHMUS, "edge", "serve", "--bundle", str(bundle), *where])
         )
         address: str = edge.wait_for("listening")["http"]
         edge.wait_for("ready")
@@ -202,58 +198,6 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-class _Server:
-    """A process of ours, and the events that it prints."""
-
-    def __init__(self, name: str, process: subprocess.Popen[str], log: IO[str]) -> None:
-        self._name, self._process, self._log = name, process, log
-        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def wait_for(self, event: str) -> dict[str, Any]:
-        """Raises IsthmusError where the process ends first, or takes longer than START_TIMEOUT_S; RequestError where
-        it ends for something that the user can mend."""
-        while True:
-            try:
-                told = self._events.get(timeout=START_TIMEOUT_S)
-            except queue.Empty:
-                raise IsthmusError(f"the {self._name} was not ready within {START_TIMEOUT_S:.0f} s") from None
-            if told is None:
-                mendable = self._process.wait() == exit_of(RequestError()).status
-                self._log.seek(0)
-                last = (self._log.read().strip().splitlines() or ["no reason given"])[-1]
-                kind = RequestError if mendable else IsthmusError
-                raise kind(f"the {self._name} did not start: {last.removeprefix('isthmus: ')}")
-            if told["event"] == event:
-                return told
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._events.put(json.loads(line))
-        self._events.put(None)
-
-
-@contextmanager
-def _server(name: str, *arguments: str) -> Iterator[_Server]:
-    # By its file, not with -m: that would let a folder `shared` where the user stands hide ours.
-    command = [sys.executable, str(ROOT / "isthmus.py"), name, *arguments]
-    with tempfile.TemporaryFile("w+") as log:
-        # A session of its own, so that Ctrl-C reaches this process alone, and the two are ended in order.
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-        )
-        try:
-            yield _Server(name, process, log)
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _result(rows: Sequence[Row]) -> str:

@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from cloud.bench.cloud_command import cloud
+from cloud.bench.latency_command import latency
+from cloud.bench.rate import rate
 from cloud.training.commands import OneLine
 from cloud.training.options import Device
 
@@ -19,6 +22,15 @@ app = typer.Typer(cls=OneLine, help="Measure against targets and peers.", no_arg
 
 @app.callback()
 def _group() -> None: ...
+
+
+app.command()(latency)
+
+
+app.command()(rate)
+
+
+app.command()(cloud)
 
 
 @app.command()

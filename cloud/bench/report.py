@@ -83,13 +83,15 @@ def _print(
         console.print(note, markup=False, highlight=False)
 
 
-def markdown(sections: Sequence[Section], about: About) -> str:
+def markdown(
+    sections: Sequence[Section], about: About, title: str = "Rooms", pictures: str = "test rooms"
+) -> str:
     """results.md: fit to be put into a longer document, under a heading of the second level."""
     machine = ", ".join(f"{key} {value}" for key, value in about.machine.items())
     lines = [
-        f"## Rooms, {about.date[:10]}",
+        f"## {title}, {about.date[:10]}",
         "",
-        f"`{about.command}`, {about.date}, on {about.pictures} test rooms. Machine: {machine}.",
+        f"`{about.command}`, {about.date}, on {about.pictures} {pictures}. Machine: {machine}.",
         "",
         "### Targets",
         "",
@@ -126,12 +128,7 @@ def curves_csv(parts: Parts) -> str:
 
 def curves_png(parts: Parts) -> bytes:
     """Bytes against the figure of each kind of task; dashed: the uncompressed network."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    figure = Figure(figsize=(15, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(15, 5)
     for axes, (kind, metric) in zip(figure.subplots(1, len(METRICS)), METRICS.items(), strict=True):
         for folder, part in parts.items():
             for task in (name for name, own in part.kinds.items() if own == kind and part.points):
@@ -141,13 +138,34 @@ def curves_png(parts: Parts) -> bytes:
                 axes.plot(x, y, marker="o", markersize=4, linestyle=dash, label=folder)
         for folder in (one for one, own in NETWORKS.items() if own == kind and one in parts):
             axes.axhline(parts[folder].uncompressed[kind][metric.key], color="grey", linestyle="--")
-        axes.set(xscale="log", xlabel="bytes a picture", ylabel=f"{metric.name}{metric.unit}", title=kind)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
+        finish_axes(axes, f"{metric.name}{metric.unit}", kind)
+    return png_of(figure)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """matplotlib's, in inches of 100 pixels; without a screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def finish_axes(axes: Any, ylabel: str, title: str) -> None:
+    """Bytes a picture on a logarithmic axis, a grid, and a legend where something was drawn."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set(xscale="log", xlabel="bytes a picture", ylabel=ylabel, title=title)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
+
+
+def png_of(figure: Any) -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=100)
     return data.getvalue()
