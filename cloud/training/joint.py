@@ -14,6 +14,7 @@ and did not come back.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -257,15 +258,24 @@ def train_codec(
         model.codec.core.noise = team.rand_like
     log_scales = torch.tensor(recipe.scales, device=place).log()[:, None]
     source: Callable[[NDArray[np.int64]], list[Tensor]]
+    answers: dict[
+        int, Kept
+    ] = {}  # of the frozen networks, by part, where that is all that distillation needs of them
     if not recipe.train_all:
         model.freeze_networks()
+        folder = features or out / "features"
         with team.leader_first():
             kept = [
-                features_of(
-                    (features or out / "features") / name, front, training[0], preprocess, recipe.flips
-                )
+                features_of(folder / name, front, training[0], preprocess, recipe.flips)
                 for name, front in zip(model.names, model.fronts, strict=True)
             ]
+            for k, (name, head) in enumerate(zip(model.names, model.heads, strict=True)):
+                if head.kind == "classification" and recipe.parts[k].distortion in (
+                    "distill",
+                    "distill-hint",
+                ):
+                    place_of = folder / f"{name}-answers"
+                    answers[k] = _answers_of(place_of, head, kept[k], training[0], recipe.flips)
         source = lambda indices: [one.batch(indices) for one in kept]  # noqa: E731
     else:
         source = lambda indices: [_input(training[0], preprocess, indices)]  # noqa: E731
@@ -296,8 +306,10 @@ def train_codec(
         for k, part in enumerate(recipe.parts):
             labels = part.distortion == "task"
             truth = truth_of(training[k], indices % size, indices >= size) if labels else None
-            heads = model.heads[k], teacher.heads[k]
-            d = distortion(part.distortion, *heads, made[k], given[k], truth, recipe.crop, team.variance)
+            known = _Known(answers[k].batch(indices).to(place)) if k in answers else teacher.heads[k]
+            d = distortion(
+                part.distortion, model.heads[k], known, made[k], given[k], truth, recipe.crop, team.variance
+            )
             distance = distance + d * (weights[k] / total)
             scalars[f"d/{model.names[k]}"] = float(d.detach().mean())
         # The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda. A level's
@@ -411,6 +423,32 @@ def features_of(
     return kept_features(folder, compute, pictures, of, flips)
 
 
+def _answers_of(folder: Path, head: Head, features: Kept, pictures: Pixels, flips: bool) -> Kept:
+    """A frozen head's logits (., K) of features that are kept, kept in `folder` themselves."""
+    head.eval()
+    place = next((parameter.device for parameter in head.parameters()), torch.device("cpu"))
+
+    @torch.no_grad()
+    def compute(indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> NDArray[np.float32]:
+        y = features.batch(indices + flip * len(pictures)).to(place)
+        return head(y).float().cpu().numpy()
+
+    sample = np.linspace(0, len(features) - 1, 16).astype(np.int64)
+    given = hashlib.sha256(features.batch(sample).numpy().tobytes()).hexdigest()
+    of = {"weights_sha256": weights_digest(head), "features_sample_sha256": given}
+    return kept_features(folder, compute, pictures, of, flips)
+
+
+class _Known:
+    """A teacher whose answers (B, K) for this batch are known."""
+
+    def __init__(self, answers: Tensor) -> None:
+        self._answers = answers
+
+    def __call__(self, given: Tensor, *, light: bool) -> Tensor:
+        return self._answers
+
+
 def _input(pictures: Pixels, preprocess: Preprocess, indices: NDArray[np.int64]) -> Tensor:
     return network_input(pictures.pixels(indices % len(pictures)), preprocess, indices >= len(pictures))
 
@@ -418,7 +456,7 @@ def _input(pictures: Pixels, preprocess: Preprocess, indices: NDArray[np.int64])
 def distortion(
     kind: Distortion,
     head: Head,
-    teacher: Head,
+    teacher: Callable[..., Tensor],
     made: Tensor,
     given: Tensor,
     truth: NDArray[Any] | None,
