@@ -285,7 +285,7 @@ def test_commands_tell_a_user_what_is_wrong(tmp_path):
     file = tmp_path / "file"
     file.touch()
     for arguments, expected in [
-        (("network", "--data", str(empty), "--out", str(tmp_path / "n")), "no rooms at"),
+        (("network", "--data", str(empty), "--out", str(tmp_path / "n")), "is no data set that is known"),
         (("build", str(empty), "--data", str(empty), "--out", str(tmp_path / "b")), "no codec training in"),
         (
             ("rooms", str(tmp_path / "r"), "--count", "2", "--size", "32", "--layers", "colour"),
