@@ -159,10 +159,11 @@ def _fitted(picture: Image.Image, preprocess: Preprocess, how: Image.Resampling)
             return picture.resize(size, how)
         return ImageOps.fit(picture, size, how)
     scaled = _scaled(picture.size, preprocess.resize)
-    if scaled == picture.size:
-        return picture.crop(_middle(scaled, size))
-    # Only what is cut out is computed: the whole of a long, narrow picture might fill the memory.
     left, top, right, bottom = _middle(scaled, size)
+    if scaled[0] * scaled[1] <= MAX_PIXELS:
+        whole = picture if scaled == picture.size else picture.resize(scaled, how)
+        return whole.crop((left, top, right, bottom))
+    # A long, narrow picture: the whole of it at that scale might fill the memory.
     x, y = picture.width / scaled[0], picture.height / scaled[1]
     box = (left * x, top * y, min(right * x, picture.width), min(bottom * y, picture.height))
     return picture.resize(size, how, box=box)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from shared.bundle import Preprocess
 from shared.errors import ImageError, ImageTooLargeError, IsthmusError, NotAnImageError
-from shared.image import MAX_FILE_BYTES, fit, read_image, to_input
+from shared.image import MAX_FILE_BYTES, fit, fit_map, read_image, read_labels, to_input
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -335,6 +335,95 @@ def test_fit_is_antialiased() -> None:
     stripes[:, ::2] = 255
     made = np.asarray(fit(Image.fromarray(stripes), preprocess(16, 16, "stretch")))
     assert np.abs(made.astype(int) - 127).max() <= 24
+
+
+SETTINGS = [
+    Preprocess(height=24, width=40),
+    Preprocess(height=24, width=40, interpolation="bicubic"),
+    Preprocess(height=24, width=40, fit="stretch"),
+    Preprocess(height=24, width=40, resize=41),
+    Preprocess(height=37, width=37, resize=50, interpolation="bicubic"),
+]
+
+
+@pytest.mark.parametrize("size", [(50, 50), (51, 50), (61, 97), (333, 47), (41, 300), (40, 24)])
+@pytest.mark.parametrize(("cut", "resize"), [(37, 41), (38, 41), (40, 50), (24, 47)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resize_is_the_usual_way_of_classifiers(size, cut, resize, interpolation) -> None:
+    """Scale the shorter side, cut the middle: as torchvision's Resize and CenterCrop."""
+    from cloud.models.compat import import_torchvision
+
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    picture = Image.fromarray(noise)
+    made = fit(picture, Preprocess(height=cut, width=cut, resize=resize, interpolation=interpolation))
+    import_torchvision()
+    from torchvision.transforms import functional
+
+    scaled = functional.resize(picture, resize, functional.InterpolationMode(interpolation))
+    expected = functional.center_crop(scaled, cut)
+    assert made.size == (cut, cut)
+    np.testing.assert_array_equal(np.asarray(made), np.asarray(expected))
+
+
+def test_a_long_narrow_picture_is_not_blown_up() -> None:
+    """The whole of it would have 50 thousand million pixels."""
+    thin = Image.new("RGB", (1, 200_000), (1, 2, 3))
+    made = fit(thin, Preprocess(height=224, width=224, resize=256))
+    assert np.asarray(made).reshape(-1, 3).tolist() == [[1, 2, 3]] * 224 * 224
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"resize": 39}, "resize 39 is smaller than the cut of 24 x 40 pixels"),
+        ({"resize": 64, "fit": "stretch"}, "stretch leaves nothing to cut"),
+        ({"interpolation": "lanczos"}, "interpolation"),
+    ],
+)
+def test_settings_that_do_not_go_together(values: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Preprocess.model_validate({"height": 24, "width": 40, **values})
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("size", [(40, 24), (41, 25), (97, 61), (39, 80), (200, 24)])
+def test_labels_are_fitted_as_their_picture(settings: Preprocess, size: tuple[int, int]) -> None:
+    """Of a picture with two flat halves each label is the one of the colour there, but at the edge between them."""
+    for across in (False, True):
+        classes = np.zeros((size[1], size[0]), np.uint8)
+        (classes.T if across else classes)[len(classes.T if across else classes) // 2 :] = 200
+        picture = Image.fromarray(np.stack([classes] * 3, -1))
+        shown = np.asarray(fit(picture, settings))[..., 0]
+        labels = fit_map(classes, settings)
+        assert labels.dtype == np.uint8
+        assert labels.shape == shown.shape
+        assert set(np.unique(labels)) <= {0, 200}
+        clear = (shown == 0) | (shown == 200)
+        assert clear.mean() > 0.7
+        assert np.array_equal(labels[clear], shown[clear])
+
+
+def test_normals_keep_their_signs_when_fitted() -> None:
+    normals = np.random.default_rng(0).integers(-127, 128, (30, 50, 3), np.int8)
+    made = fit_map(normals, Preprocess(height=24, width=40))
+    assert made.dtype == np.int8
+    known = {tuple(row) for row in normals.reshape(-1, 3).tolist()}
+    assert {tuple(row) for row in made.reshape(-1, 3).tolist()} <= known
+
+
+def test_label_maps_are_read_as_numbers(tmp_path: Path) -> None:
+    classes = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    palette = Image.fromarray(classes).convert("P")
+    palette.putpalette(bytes(range(255, -1, -1)) * 3)
+    palette.save(tmp_path / "palette.png")
+    Image.fromarray(classes).save(tmp_path / "grey.png")
+    for name in ("palette.png", "grey.png"):
+        np.testing.assert_array_equal(read_labels(tmp_path / name), classes)
+    COLOUR.save(tmp_path / "colours.png")
+    with pytest.raises(ImageError, match=r"colours\.png has pixels of mode RGB; a label map has one byte"):
+        read_labels(tmp_path / "colours.png")
+    with pytest.raises(NotAnImageError, match="no such file"):
+        read_labels(tmp_path / "none.png")
 
 
 def test_to_input_values() -> None:
