@@ -1,6 +1,6 @@
 """What a tail gives, made into answers. Knows no bytes, no codec and no network.
 
-The reductions run for the whole batch, where the output lies; only the maps that somebody asked for leave the device.
+The reductions run where the output lies, for the whole batch but on a CPU; only the maps that somebody asked for leave the device.
 
 Legend: B pictures, K classes, H x W pixels.
 """
@@ -40,11 +40,20 @@ def results_of(
     output: (B, K) of any trailing axes of length 1 for classification, (B, 3, H, W) for normals of any length,
     (B, K, H, W) for segmentation. queries: B of them, one a picture. labels: K names, none for normals.
     """
-    if kind == "normals":
-        return _normals(output, queries)
-    if kind == "segmentation":
-        return _segmentation(output, labels, queries)
-    return _classification(output.flatten(1), labels, queries)
+    if kind == "classification":
+        return _classification(output.flatten(1), labels, queries)
+    at_once = 1 if output.device.type == "cpu" else len(output)  # a CPU's cache holds the map of one picture
+    return [
+        result
+        for start in range(0, len(output), at_once)
+        for result in _dense(kind, output[start:][:at_once], labels, queries[start:][:at_once])
+    ]
+
+
+def _dense(
+    kind: TaskKind, output: Tensor, labels: tuple[str, ...], queries: Sequence[TaskQuery]
+) -> list[TaskResult]:
+    return _normals(output, queries) if kind == "normals" else _segmentation(output, labels, queries)
 
 
 def _classification(
