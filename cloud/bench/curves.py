@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import bjontegaard
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
@@ -60,8 +61,6 @@ def bd_rate(reference: Curve, other: Curve) -> float | None:
     high = min(reference.qualities[-1], other.qualities[-1])
     if high <= low:
         return None
-    ours, theirs = (
-        PchipInterpolator(curve.qualities, np.log(curve.sizes)).integrate(low, high)
-        for curve in (reference, other)
-    )
-    return float(np.exp((theirs - ours) / (high - low))) - 1
+    curves = reference.sizes, reference.qualities, other.sizes, other.qualities
+    percent = bjontegaard.bd_rate(*curves, method="pchip", require_matching_points=False, min_overlap=0)
+    return float(percent) / 100

@@ -147,7 +147,7 @@ def joint_against_separate(parts: Parts) -> Section:
         cells = [_named(point.quality, joint), f"{point.bytes:.1f}"]
         for way in ("metric", "distortion"):
             reads = [_single_bytes(parts[SINGLE[task]], joint, point, task, way) for task in tasks]
-            saving, met = _saving(point.bytes, reads)
+            saving, met = saving_of(point.bytes, reads)
             cells += [" + ".join(_told(read) for read in reads), saving]
             if point.quality == joint.default_quality:
                 what = f"joint against separate at the default quality, equal {way}"
@@ -178,16 +178,16 @@ def _single_bytes(single: Measured, joint: Measured, point: Point, task: str, wa
     return curve.bytes_at(_quality(joint, point, task, way))
 
 
-def _saving(size: float, reads: Sequence[Read]) -> tuple[str, bool | None]:
-    """What is told of a joint stream's bytes against others together, and whether it is 30 % fewer."""
+def saving_of(size: float, reads: Sequence[Read], least: float = 0.3) -> tuple[str, bool | None]:
+    """What is told of a joint stream's bytes against others together, and whether it is so much fewer."""
     sides = {read.side for read in reads} - {""}
     share = 1 - size / sum(read.value for read in reads)
     if not sides:
-        return f"{share:.1%}", share >= 0.3
+        return f"{share:.1%}", share >= least
     if sides == {">"}:
-        return f"at least {share:.1%}", True if share >= 0.3 else None
+        return f"at least {share:.1%}", True if share >= least else None
     if sides == {"<"}:
-        return f"at most {share:.1%}", False if share < 0.3 else None
+        return f"at most {share:.1%}", False if share < least else None
     return "cannot be told", None
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -30,6 +30,8 @@ from shared.errors import DataError
 from shared.files import write_atomically
 from shared.image import to_input
 from shared.types import Frozen, TaskKind
+
+Kept = TypeVar("Kept", bound=Frozen)
 
 
 class Point(Frozen):
@@ -151,29 +153,39 @@ class Bench:
                 ),
             )
 
-        of = {
-            "fingerprint": bundle.manifest.fingerprint,
-            "files": {name: entry.sha256 for name, entry in bundle.manifest.files.items()},
-            "added": {added.task.name: added.file.sha256 for added in bundle.added},
-        }
-        return self._kept(folder.name, of, views[0], compute)
+        return self._kept(folder.name, bundle_identity(bundle), views[0], compute)
 
     def _kept(
         self, name: str, of: dict[str, Any], pictures: Pixels, compute: Callable[[], Measured]
     ) -> Measured:
         path = self._out / "parts" / f"{name}.json"
-        of = json.loads(json.dumps({**of, **identity(pictures)}))
-        try:
-            saved = json.loads(path.read_text())
-            if saved["of"] == of:
-                return Measured.model_validate(saved["measured"])
-        except (FileNotFoundError, ValidationError, ValueError, KeyError, TypeError):
-            pass
-        measured = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"of": of, "measured": measured.model_dump(mode="json")}
-        write_atomically(path, json.dumps(record, indent=1).encode())
-        return measured
+        return kept(path, {**of, **identity(pictures)}, Measured, compute)
+
+
+def bundle_identity(bundle: Bundle) -> dict[str, Any]:
+    """What the bytes and answers of a bundle depend on."""
+    return {
+        "fingerprint": bundle.manifest.fingerprint,
+        "files": {name: entry.sha256 for name, entry in bundle.manifest.files.items()},
+        "added": {added.task.name: added.file.sha256 for added in bundle.added},
+    }
+
+
+def kept(path: Path, of: dict[str, Any], model: type[Kept], compute: Callable[[], Kept]) -> Kept:
+    """What `path` keeps of an earlier measurement of the same, or compute(), which is then kept there. of: what it
+    depends on, as plain values."""
+    of = json.loads(json.dumps(of))
+    try:
+        saved = json.loads(path.read_text())
+        if saved["of"] == of:
+            return model.model_validate(saved["measured"])
+    except (FileNotFoundError, ValidationError, ValueError, KeyError, TypeError):
+        pass
+    measured = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"of": of, "measured": measured.model_dump(mode="json")}
+    write_atomically(path, json.dumps(record, indent=1).encode())
+    return measured
 
 
 def _by_task(figures: dict[str, float], names: Sequence[str], where: str) -> Figures:

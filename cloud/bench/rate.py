@@ -1,0 +1,145 @@
+"""`isthmus bench rate`: bytes against every task's quality, Isthmus beside what people would use instead.
+
+BUNDLE, its uncompressed networks and a data set -> ways -> measure -> findings -> report, all in one run. Each way's
+figures are kept in RUN/parts, so that an interrupted run goes on with the next way.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from cloud.training.options import SPEC, Device
+from shared.errors import DataError
+
+if TYPE_CHECKING:
+    from cloud.bench.findings import Section
+    from cloud.bench.rate_ways import Networks, Way
+    from shared.bundle import Bundle
+
+QUICK = 8  # pictures
+
+T = TypeVar("T")
+
+
+def rate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    data: Annotated[str, typer.Option(help=f"Pictures: {SPEC}.")],
+    network: Annotated[list[str], typer.Option(help="The uncompressed network of a task; one for each.")],
+    out: Annotated[Path, typer.Option(help="Run folder of the results.")],
+    peer: Annotated[
+        list[str], typer.Option(help="NAME=RUN: another codec, a run of `isthmus train single` or `multi`.")
+    ] = [],  # noqa: B006
+    count: Annotated[int | None, typer.Option(help="Only the first pictures of the set.", min=1)] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help=f"Only {QUICK} pictures and a few settings of each way.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Bytes against task quality: Isthmus, image codecs, coded features and learned codecs on one data set.
+
+    What was measured for the same weights and pictures is not measured again.
+    """
+    import matplotlib  # noqa: F401  so that a missing one is told before hours of measuring
+    from rich.console import Console
+
+    from cloud.bench.report import show
+
+    command = shlex.join(["isthmus", *sys.argv[1:]])
+    sections = bench_rate(bundle, network, data, out, peer, count, quick, command, device)
+    show(sections, Console())
+    typer.echo(f"\n{out}: rate.html, results.md, results.json, rate.csv, rate.png")
+
+
+def bench_rate(
+    folder: Path,
+    networks: Sequence[str],
+    data: str,
+    out: Path,
+    peers: Sequence[str],
+    count: int | None,
+    quick: bool,
+    command: str,
+    device: str,
+) -> list[Section]:
+    """Measure, and write the report to `out`. Raises IsthmusError."""
+    from cloud.bench.measure import kept
+    from cloud.bench.rate_findings import Race, findings
+    from cloud.bench.rate_report import write_report
+    from cloud.bench.rate_ways import MeasuredWay, Networks, measure_way
+    from cloud.bench.report import About, this_machine
+    from cloud.training.features import identity
+    from cloud.training.run import training_device
+    from cloud.training.tally import labelled
+    from cloud.training.views import open_views
+    from shared.bundle import Bundle
+
+    bundle = Bundle.open(folder)
+    uncompressed = Networks(bundle, networks, training_device(device))
+    kinds = uncompressed.kinds
+    count = min(count or QUICK, QUICK) if quick else count
+    opened = open_views(
+        data, list(kinds.values()), 0, count, [False] * len(kinds), preprocess=uncompressed.preprocess
+    )
+    views = dict(zip(kinds, opened, strict=True))
+    with_labels = {name for name, view in views.items() if labelled(view)}
+    on = {"networks": uncompressed.of(), "labelled": sorted(with_labels), **identity(opened[0])}
+    measured = [
+        kept(
+            out / "parts" / f"{re.sub(r'[^A-Za-z0-9]+', '-', way.name)}.json",
+            {**on, "name": way.name, "way": way.of()},
+            MeasuredWay,
+            lambda way=way: measure_way(way, uncompressed, views),  # type: ignore[misc]
+        )
+        for way in _ways(bundle, uncompressed, peers, device, quick)
+    ]
+    race = Race(measured, kinds, with_labels, f"quality {bundle.quality(None)}")
+    sections = findings(race)
+    about = About(
+        command=command,
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        pictures=len(opened[0]),
+        machine=this_machine(),
+    )
+    write_report(out, race, sections, about)
+    return sections
+
+
+def _ways(
+    bundle: Bundle, networks: Networks, peers: Sequence[str], device: str, quick: bool
+) -> Iterator[Way]:
+    """In the order in which they are measured. Raises DataError, for all peers before anything is measured."""
+    from cloud.bench.image_codecs import IMAGE_CODECS, LOSSLESS
+    from cloud.bench.rate_ways import BITS, QPS, ImageWay, IsthmusWay, LearnedWay, hybrid_way, raw_way
+    from cloud.training.run import training_device
+
+    place = training_device(device)
+    learned = [LearnedWay(name, run, bundle, place) for name, run in map(_peer, peers)]
+    yield ImageWay(LOSSLESS, networks, family="uncompressed")
+    yield IsthmusWay(bundle, str(place))
+    yield from learned
+    yield raw_way(networks)
+    yield hybrid_way(networks, *map(_few, (BITS, QPS))) if quick else hybrid_way(networks)
+    for codec in IMAGE_CODECS:
+        yield ImageWay(replace(codec, ladder=_few(codec.ladder)) if quick else codec, networks)
+
+
+def _peer(given: str) -> tuple[str, Path]:
+    """Raises DataError."""
+    name, equals, run = given.partition("=")
+    if not (name and equals and run):
+        raise DataError(f"--peer {given!r} is not NAME=RUN, as in hyperprior=runs/hyperprior")
+    return name, Path(run)
+
+
+def _few(ladder: Sequence[T]) -> tuple[T, ...]:
+    """The first, middle and last of it."""
+    return ladder[0], ladder[len(ladder) // 2], ladder[-1]
