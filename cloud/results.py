@@ -1,6 +1,7 @@
 """What a tail gives, made into answers. Knows no bytes, no codec and no network.
 
-The reductions run where the output lies, for the whole batch but on a CPU; only the maps that somebody asked for leave the device.
+The reductions run where the output lies, for the whole batch but on a CPU; only the maps that somebody asked for leave
+the device.
 
 Legend: B pictures, K classes, H x W pixels.
 """
