@@ -99,7 +99,7 @@ def bench_rate(
             MeasuredWay,
             lambda way=way: measure_way(way, uncompressed, views),  # type: ignore[misc]
         )
-        for way in _ways(bundle, uncompressed, peers, device, quick)
+        for way in list(_ways(bundle, uncompressed, peers, device, quick))
     ]
     race = Race(measured, kinds, with_labels, f"quality {bundle.quality(None)}")
     sections = findings(race)
@@ -123,6 +123,11 @@ def _ways(
 
     place = training_device(device)
     learned = [LearnedWay(name, run, bundle, place) for name, run in map(_peer, peers)]
+    taken = {"Isthmus", *(codec.name for codec in IMAGE_CODECS)}
+    for one in learned:
+        if one.name in taken:
+            raise DataError(f"--peer {one.name}: the name is taken; choose another")
+        taken.add(one.name)
     yield ImageWay(LOSSLESS, networks, family="uncompressed")
     yield IsthmusWay(bundle, str(place))
     yield from learned

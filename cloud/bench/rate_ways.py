@@ -72,12 +72,20 @@ class Coded(NamedTuple):
 
 
 class Way(Protocol):
-    """name: also of the file that keeps its figures. settings: what exactly was done, and which bytes count."""
+    """name: also of the file that keeps its figures. settings: what exactly was done, and which bytes count. together:
+    what it sends serves all tasks at once."""
 
-    name: str
-    family: Family
-    settings: str
-    together: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> str: ...
+
+    @property
+    def family(self) -> Family: ...
+
+    @property
+    def together(self) -> bool: ...
 
     def of(self) -> dict[str, Any]:
         """What its figures depend on, besides pictures and networks."""
@@ -175,7 +183,9 @@ class ImageWay:
 class IsthmusWay:
     """The bundle's own bitstreams, at every quality level. Raises IsthmusError."""
 
-    name, family, together = "Isthmus", "isthmus", True
+    name = "Isthmus"
+    family: Family = "isthmus"
+    together = True
     settings = "bitstreams as the edge writes them, container included"
 
     def __init__(self, bundle: Bundle, device: str) -> None:

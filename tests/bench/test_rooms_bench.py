@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,70 +26,13 @@ from cloud.bench.findings import (
 )
 from cloud.bench.measure import Measured, Point
 from cloud.bench.report import About, markdown
-from cloud.models.codec import PRESETS
-from cloud.models.networks import ClassifierConfig, DenseConfig, build_network
 from cloud.tasks import add_task
 from cloud.training.build import build
 from cloud.training.data import Rooms
-from cloud.training.joint import CARDS, CodecRecipe, Part, SplitNetworks, load_networks
-from cloud.training.network import NetworkCard, save_network
-from cloud.training.rooms import CATEGORIES, SEMANTIC_CLASSES, write_rooms
-from shared.bundle import Preprocess
+from cloud.training.rooms import write_rooms
 from shared.errors import DataError
 from support.tasks import write_task
-
-SIZE = 64
-SCALES = (0.25, 1.0, 16.0)
-
-
-def random_network(folder: Path, task: str) -> Path:
-    folder.mkdir()
-    small = {"stride": 16, "feature_channels": 4, "widths": (4, 4, 4, 4)}
-    if task == "classification":
-        name, config = (
-            "reference-classifier",
-            ClassifierConfig(classes=len(CATEGORIES), head_widths=(4,), **small),
-        )
-    else:
-        outputs = 3 if task == "normals" else len(SEMANTIC_CLASSES)
-        name, config = "reference-dense", DenseConfig(outputs=outputs, tail_widths=(4,), **small)
-    torch.manual_seed(0)
-    network = build_network(name, config.model_dump())
-    card = NetworkCard(
-        network=name,
-        task=task,
-        config=config.model_dump(mode="json"),
-        split=network.split_layer,
-        labels=CATEGORIES if task == "classification" else SEMANTIC_CLASSES if task == "segmentation" else (),
-        preprocess=Preprocess(height=SIZE, width=SIZE),
-        recipe={},
-        figures={},
-    )
-    save_network(network, card, folder)
-    return folder
-
-
-def random_run(
-    folder: Path, networks: Sequence[Path], scales=SCALES, lambda_=100.0, prior="codebook"
-) -> Path:
-    """A codec's run folder as a training leaves it, without the training."""
-    folder.mkdir()
-    parts = tuple(Part(network=str(network), lambda_=lambda_) for network in networks)
-    qualities = tuple(round(100 * i / max(1, len(scales) - 1)) for i in range(len(scales)))
-    recipe = CodecRecipe(
-        data="rooms", parts=parts, scales=scales, qualities=qualities, prior=prior, steps=1, crop=2
-    )
-    loaded = load_networks(parts)
-    torch.manual_seed(1)
-    model = SplitNetworks(loaded, recipe)
-    if model.codec.core.gains is not None:
-        model.codec.core.gains.start(scales)
-    (folder / "recipe.json").write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}))
-    cards = [network.card.model_dump(mode="json") for network in loaded]
-    (folder / CARDS).write_text(json.dumps(cards))
-    torch.save({"model": model.state_dict()}, folder / "checkpoint.pt")
-    (folder / "figures.json").write_text("{}")
-    return folder
+from support.untrained import SCALES, SIZE, random_network, random_run
 
 
 @pytest.fixture(scope="module")
