@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from PIL import Image
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from cloud.bench.findings import METRICS
 from cloud.bench.latency_edge import STAGES, Answered, Question
 from cloud.bench.latency_report import (
     COLD,
@@ -41,14 +43,15 @@ from cloud.bench.latency_report import (
     write_latency,
 )
 from cloud.bench.link import Link, Reached, Shape, module, open_link
+from cloud.bench.rate_ways import MeasuredWay
 from cloud.bench.report import About, this_machine
 from cloud.bench.whole import Networks, load
 from cloud.model import CloudModel
 from cloud.models.codec import FeatureReconstruction, FeatureSeparation
-from cloud.models.networks import split
 from cloud.processes import ISTHMUS, ROOT, server
 from cloud.results import results_of
 from cloud.training.build import export
+from cloud.training.sources import cut
 from cloud.training.views import open_views
 from shared.bundle import Bundle, Preprocess
 from shared.encoder import Encoder
@@ -112,6 +115,33 @@ def bench_latency(plan: Plan, command: str) -> Latency:
     return latency
 
 
+def equal_quality(rate: Path, form: str) -> int:
+    """The quality of an image format at which every task does as well as over Isthmus at its default, by what `isthmus
+    bench rate` measured; the best that it measured where none does. Raises DataError."""
+    try:
+        told = json.loads(rate.read_text())
+        ways = {way["name"]: MeasuredWay.model_validate(way) for way in told["ways"]}
+        own, points = ways["Isthmus"].point(told["default"]), ways[form].points
+        qualities = [int(point.setting.split()[-1]) for point in points]
+        needed = []
+        for task, figures in own.tasks.items():
+            metric = next(metric for metric in METRICS.values() if metric.key in figures)
+            reached = [metric.better * point.tasks[task][metric.key] for point in points]
+            needed.append(_crossing(qualities, reached, metric.better * figures[metric.key]))
+    except (OSError, ValueError, LookupError, TypeError, StopIteration) as error:
+        raise DataError(f"{rate} is no results.json of `isthmus bench rate` with {form}: {error}") from None
+    return math.ceil(max(needed))
+
+
+def _crossing(qualities: Sequence[int], reached: Sequence[float], wanted: float) -> float:
+    """Where the running best of `reached` gets to `wanted`, straight lines between; the last quality if nowhere."""
+    best = np.maximum.accumulate(reached)
+    above = int(np.argmax(best >= wanted)) if best[-1] >= wanted else len(best) - 1
+    if above == 0 or best[above] < wanted:
+        return qualities[above]
+    return float(np.interp(wanted, best[above - 1 : above + 1], qualities[above - 1 : above + 1]))
+
+
 # Stages that only a running service has, by their names in the report.
 SERVED = {"wire": "wire", "queue": "queue_ms", "decode": "decode_ms", "reconstruction to results": "tails_ms"}
 
@@ -149,7 +179,8 @@ class _Work:
         return str(path)
 
     def _exported(self, name: str, network: nn.Module, x: dict[str, Tensor]) -> str:
-        outputs = [f"y{i}" for i in range(network.outputs)] if isinstance(network, _Fronts) else ["y"]
+        given = network.eval()(*x.values())
+        outputs = [f"y{i}" for i in range(len(given) if isinstance(given, list) else 1)]
         return self._file(f"{name}.onnx", export(network, x, outputs))
 
     def _wholes(self) -> list[tuple[str, dict[str, Any]]]:
@@ -345,23 +376,25 @@ class _Course:
 
 
 class _Fronts(nn.Module):
-    """x (B, 3, H, W) -> the feature of each of the bundle's own tasks: what an edge runs before the codec.
+    """x (B, 3, H, W) -> the features of the bundle's own tasks: what an edge runs before the codec.
 
     Raises DataError where a task has no network among those given.
     """
 
     def __init__(self, bundle: Bundle, networks: Networks) -> None:
         super().__init__()
-        by_kind = {card.task: network for network, card in networks}
-        missing = [task.kind for task in bundle.manifest.tasks if task.kind not in by_kind]
-        if missing:
-            raise DataError(f"the bundle has a task of {missing[0]}; name its network, too: --network")
-        tasks = bundle.manifest.tasks
-        self.fronts = nn.ModuleList(split(by_kind[task.kind], task.split)[0] for task in tasks)
-        self.outputs = len(tasks)
+        by_kind = {card.task: (network, card) for network, card in networks}
+        fronts = []
+        for task in bundle.manifest.tasks:
+            if task.kind not in by_kind:
+                raise DataError(f"the bundle has a task of {task.kind}; name its network, too: --network")
+            network, card = by_kind[task.kind]
+            fronts.append(cut(network, card.model_copy(update={"split": task.split}))[0])
+        self.fronts = nn.ModuleList(fronts)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return [front(x) for front in self.fronts]
+        given = [front(x) for front in self.fronts]
+        return [feature for one in given for feature in (one if isinstance(one, list | tuple) else (one,))]
 
 
 def _taken(work: Callable[[], Any]) -> tuple[Any, float]:

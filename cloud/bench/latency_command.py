@@ -28,6 +28,9 @@ def latency(
         int, typer.Option(min=1, max=100, help="JPEG with which the networks do as well as over Isthmus.")
     ] = JPEG_QUALITY,
     avif_quality: Annotated[int, typer.Option(min=1, max=100, help="The same of AVIF.")] = AVIF_QUALITY,
+    rate: Annotated[
+        Path | None, typer.Option(help="results.json of `isthmus bench rate`, to take both qualities from.")
+    ] = None,
     proxy: Annotated[
         bool, typer.Option("--proxy", help="Emulate links by a TCP proxy: no loss, and no root needed.")
     ] = False,
@@ -39,11 +42,13 @@ def latency(
     import matplotlib  # noqa: F401  so that a missing one is told before the measuring
     from rich.console import Console
 
-    from cloud.bench.latency import Plan, bench_latency
+    from cloud.bench.latency import Plan, bench_latency, equal_quality
     from cloud.bench.latency_report import JPEG_75, MIDDLE, SLOW, Way, sections
     from cloud.bench.link import Shape
     from cloud.bench.report import show
 
+    if rate is not None:
+        jpeg_quality, avif_quality = (equal_quality(rate, form) for form in ("JPEG", "AVIF"))
     ways = [Way(name="Isthmus", form="isthmus"), Way(name=JPEG_75, form="JPEG", quality=75)]
     for form, quality in (("JPEG", jpeg_quality), ("AVIF", avif_quality)):
         way = Way(name=f"{form} {quality}", form=form, quality=quality, equal=True)
