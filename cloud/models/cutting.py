@@ -8,6 +8,7 @@ refused with their names.
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ from shared.errors import DataError
 
 INPUT, OUTPUT = "input", "output"
 OUT = "out"
-_IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
+_OPERATORS = {
+    getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv")
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Layer:
     @property
     def refused(self) -> str:
         """Why this is no place to cut; empty where it is one."""
+        if not self.shape:
+            return "its first dimension is not the pictures"
         if self.crossing != (self.name,):
             return f"{len(self.crossing)} tensors cross there: {', '.join(self.crossing)}"
         if len(self.shape) not in (1, 3):
@@ -63,40 +68,47 @@ class Traced:
     def __init__(
         self, network: nn.Module, height: int, width: int, whole: tuple[type[nn.Module], ...] = ()
     ) -> None:
+        network = network.eval()
         self._module, names = _trace(network, whole)
-        values = _fixed_shapes(self._module, height, width)
+        values, more = (_values(self._module, batch, height, width) for batch in (2, 3))
+        _out_of_place(self._module, values)
+        self._count = _fixed_shapes(self._module, values, more)
+        _check(self._module, network, height, width)
+        order = list(self._module.graph.nodes)
+        free = _without_picture(order, self._count)
         self._nodes = [
             node
-            for node in self._module.graph.nodes
-            if isinstance(values[node].value, Tensor) and node.op not in ("get_attr", "output")
+            for node in order
+            if node not in free and node.op != "output" and isinstance(values[node].value, Tensor)
         ]
         names[self._nodes[0]] = INPUT
-        order = {node: i for i, node in enumerate(self._module.graph.nodes)}
         self.layers: list[Layer] = []
         parameters = multiply_adds = 0
         for number, node in enumerate(self._nodes):
             parameters += _parameters(self._module, node)
             multiply_adds += values[node].multiply_adds
+            at = order.index(node)
+            later = set(order[at + 1 :])
             crossing = [
                 names.get(other, other.name)
-                for other in order
-                if order[other] <= order[node]
-                and other.op != "get_attr"
-                and any(order[user] > order[node] for user in other.users)
+                for other in order[: at + 1]
+                if other not in free and not later.isdisjoint(other.users)
             ]
-            shape = tuple(values[node].value.shape[1:])
+            shape = tuple(values[node].value.shape[1:]) if _first_is_batch(values[node], more[node]) else ()
             kind = _kind(self._module, node)
             self.layers.append(
                 Layer(number, names[node], kind, shape, parameters, multiply_adds, tuple(crossing))
             )
 
     def layer(self, where: int | str) -> Layer:
-        """By number or name; "input" and "output" are the first and the last. Raises DataError."""
+        """By number or name; "input" and "output" are the first and the last. What can be read as a number is one, also
+        where the name of a layer is a number. Raises DataError."""
         if where == OUTPUT:
             return self.layers[-1]
-        for layer in self.layers:
-            if where in (layer.number, str(layer.number), layer.name):
-                return layer
+        by_number = {str(layer.number): layer for layer in self.layers}
+        by_name = {layer.name: layer for layer in self.layers}
+        if found := by_number.get(str(where)) or by_name.get(str(where)):
+            return found
         raise DataError(
             f"the network has no layer {where!r}; it has 0..{len(self.layers) - 1}, from {INPUT} to "
             f"{self.layers[-1].name} (`isthmus split` lists them)"
@@ -123,7 +135,10 @@ class Traced:
             graph.output(own)
         else:
             with graph.inserting_after(given):
-                own.replace_all_uses_with(graph.placeholder("y"))
+                y = graph.placeholder("y")
+            own.replace_all_uses_with(y)
+            with graph.inserting_after(y):
+                copies[self._count].replace_all_uses_with(graph.call_method("size", (y, 0)))
             graph.output(result)
         part = fx.GraphModule(self._module, graph)
         graph = part.graph
@@ -140,13 +155,16 @@ class _Value(NamedTuple):
     multiply_adds: int
 
 
+Values = dict[fx.Node, _Value]
+
+
 class _Recorder(fx.Interpreter):
     """Runs a graph and keeps what each node gave, and its multiply-adds a picture."""
 
     def __init__(self, module: fx.GraphModule, batch: int) -> None:
         super().__init__(module)
         self._batch = batch
-        self.values: dict[fx.Node, _Value] = {}
+        self.values: Values = {}
 
     def run_node(self, n: fx.Node) -> Any:
         with FlopCounterMode(display=False) as counter:
@@ -158,14 +176,10 @@ class _Recorder(fx.Interpreter):
 def _trace(
     network: nn.Module, whole: tuple[type[nn.Module], ...]
 ) -> tuple[fx.GraphModule, dict[fx.Node, str]]:
-    """The graph, with nothing in it that works in place: a feature that is kept must stay what it was."""
+    """The graph, and its nodes' names. Raises DataError."""
     import_torchvision()
     from torchvision.models.feature_extraction import NodePathTracer  # type: ignore[import-untyped]
 
-    network = network.eval()
-    for module in network.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
     tracer = NodePathTracer(leaf_modules=whole)
     try:
         graph = tracer.trace(network)
@@ -174,10 +188,10 @@ def _trace(
             f"torch.fx cannot trace {type(network).__name__}, so it cannot be cut: {_line(error)}"
         ) from None
     for node in graph.nodes:
-        if node.kwargs.get("inplace"):
-            node.kwargs = {**node.kwargs, "inplace": False}
-        if node.op == "call_function":
-            node.target = _IN_PLACE.get(node.target, node.target)
+        if node.target is operator.setitem:
+            raise DataError(
+                f"{type(network).__name__} assigns to parts of a tensor, so it cannot be cut: {node}"
+            )
         if node.op == "output":
             node.args = (_one_tensor(node.args[0]),)
     return fx.GraphModule(tracer.root, graph), dict(tracer.node_to_qualname)
@@ -190,26 +204,100 @@ def _one_tensor(output: Any) -> Any:
         return output.get(OUT, next(iter(output.values())))
     if isinstance(output, Sequence) and len(output) == 1:
         return output[0]
-    if isinstance(output, fx.Node):
+    if isinstance(output, fx.Node | Tensor):
         return output
     raise DataError(f"the network gives several things ({output}); wrap it so that it gives one tensor")
 
 
-def _fixed_shapes(module: fx.GraphModule, height: int, width: int) -> dict[fx.Node, _Value]:
-    """Each node's value for two pictures. What a node computes of shapes alone, and would give for any number of
-    pictures, becomes a constant, so that no shape has to cross a cut. Raises DataError."""
-    two, three = (_values(module, batch, height, width) for batch in (2, 3))
-    for node in list(module.graph.nodes):
-        constant = two[node].value
-        if isinstance(constant, Tensor) or node.op in ("placeholder", "output") or constant is None:
+def _fixed_shapes(module: fx.GraphModule, two: Values, three: Values) -> fx.Node:
+    """No shape has to cross a cut: what the network computes of shapes alone becomes a constant where it is the same
+    for any number of pictures, and is read from one node where it is that number. Gives that node.
+
+    two, three: the nodes' values for so many pictures.
+    """
+    graph = module.graph
+    given = next(iter(graph.nodes))
+    with graph.inserting_after(given):
+        count = graph.call_method("size", (given, 0))
+    for node in list(two):
+        value, other = two[node].value, three[node].value
+        if isinstance(value, Tensor) or value is None or node.op in ("placeholder", "output"):
             continue
-        if _same(constant, three[node].value):
+        if (value, other) == (2, 3):
+            node.replace_all_uses_with(count)
+        elif _same(value, other):
             for user in list(node.users):
-                user.args = map_arg(user.args, lambda n, node=node, c=constant: c if n is node else n)
-                user.kwargs = map_arg(user.kwargs, lambda n, node=node, c=constant: c if n is node else n)
-    module.graph.eliminate_dead_code()
+                user.args = map_arg(user.args, lambda n, node=node, c=value: c if n is node else n)
+                user.kwargs = map_arg(user.kwargs, lambda n, node=node, c=value: c if n is node else n)
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node is not count and not node.is_impure():
+            graph.erase_node(node)
     module.recompile()
-    return two
+    return count
+
+
+def _without_picture(order: Sequence[fx.Node], count: fx.Node) -> set[fx.Node]:
+    """The nodes that need no more than the number of pictures: parameters, and what is computed of such alone."""
+    free = {count}
+    for node in order:
+        if node.op not in ("placeholder", "output") and free.issuperset(node.all_input_nodes):
+            free.add(node)
+    return free
+
+
+def _first_is_batch(two: _Value, three: _Value) -> bool:
+    shapes = two.value.shape, three.value.shape
+    return bool(shapes[0]) and shapes[0][0] == 2 and shapes[1][0] == 3
+
+
+def _out_of_place(module: fx.GraphModule, values: Values) -> None:
+    """Nothing works in place any more, since a feature that is kept must stay what it was: what comes after such a node
+    reads that node's result instead of the tensor that it overwrote."""
+    for node in list(module.graph.nodes):
+        if not isinstance(values[node].value, Tensor) or not _made_pure(module, node):
+            continue
+        overwritten = node.args[0] if node.args else node.kwargs["input"]
+        overwritten.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
+    module.recompile()
+
+
+def _made_pure(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Make a node that works in place give a new tensor; whether it did."""
+    if node.op == "call_module":
+        layer = module.get_submodule(str(node.target))
+        if not getattr(layer, "inplace", False):
+            return False
+        pure = copy.copy(layer)
+        pure.inplace = False  # type: ignore[assignment]
+        module.set_submodule(str(node.target), pure)
+        return True
+    if node.kwargs.get("inplace"):
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return True
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if node.target in _OPERATORS:
+        node.target = _OPERATORS[node.target]  # type: ignore[index]
+        return True
+    name = _kind(module, node)
+    home = torch.Tensor if node.op == "call_method" else torch
+    if not name.endswith("_") or name.endswith("__") or not hasattr(home, name[:-1]):
+        return False
+    node.target = name[:-1] if node.op == "call_method" else getattr(torch, name[:-1])
+    return True
+
+
+def _check(module: fx.GraphModule, network: nn.Module, height: int, width: int) -> None:
+    """Raises DataError where the graph, in which nothing works in place, is not the network."""
+    x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = _one_tensor(network(x.clone()))
+        made = module(x)
+    if not torch.allclose(made, wanted, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise DataError(
+            f"{type(network).__name__} cannot be cut: traced by torch.fx it gives something else than itself, as where "
+            "it overwrites parts of its tensors or draws random numbers"
+        )
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -220,7 +308,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 @torch.no_grad()
-def _values(module: fx.GraphModule, batch: int, height: int, width: int) -> dict[fx.Node, _Value]:
+def _values(module: fx.GraphModule, batch: int, height: int, width: int) -> Values:
     recorder = _Recorder(module, batch)
     try:
         recorder.run(torch.zeros(batch, 3, height, width))

@@ -5,6 +5,7 @@ A factory is called without arguments and gives a torch.nn.Module whose input is
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -21,6 +22,7 @@ from cloud.models.compat import import_torchvision
 from shared.errors import DataError
 
 TORCHVISION = "torchvision:"
+_AUXILIARY = ("aux_classifier.", "aux1.", "aux2.", "AuxLogits.")
 ABSENT = "none"  # of weights: as the network was made
 
 
@@ -40,15 +42,15 @@ def _torchvision(model: str, config: dict[str, Any]) -> nn.Module:
     models = import_torchvision().models
     known = models.list_models()
     if model not in known:
-        alike = [name for name in known if name.startswith(model[:4])]
-        raise DataError(f"torchvision has no network {model!r}; of that name: {', '.join(alike) or 'none'}")
+        alike = difflib.get_close_matches(model, known, 5, 0.4) or ["resnet18", "squeezenet1_1"]
+        raise DataError(f"torchvision has no network {model!r}; it has {', '.join(alike)} and others")
     options: dict[str, Any] = {"weights": None}
     if config.get("classes"):
         options["num_classes"] = config["classes"]
     if model in models.list_models(models.segmentation):
         options["weights_backbone"] = None
     if model in ("googlenet", "inception_v3"):
-        options["init_weights"] = False
+        options |= {"init_weights": False, "transform_input": True}  # the latter as their weights expect it
     network: nn.Module = models.get_model(model, **options)
     return network
 
@@ -59,10 +61,14 @@ def _own(name: str) -> nn.Module:
         sys.path.insert(0, os.getcwd())  # as `python -m` would have it
     try:
         make = getattr(importlib.import_module(module), factory)
-    except (ImportError, ValueError) as error:
-        raise DataError(f"{name}: {error}; it must be importable here, as package.module:factory") from None
-    except AttributeError:
+    except AttributeError as error:
+        if getattr(error, "obj", None) is not sys.modules.get(module):
+            raise DataError(f"{name}: importing {module} failed: {error}") from error
         raise DataError(f"{name}: the module {module} has no {factory!r}") from None
+    except (ImportError, ValueError, TypeError) as error:
+        raise DataError(f"{name}: {error}; it must be importable here, as package.module:factory") from None
+    except Exception as error:  # whatever the user's own module does
+        raise DataError(f"{name}: importing {module} failed: {type(error).__name__}: {error}") from error
     try:
         network = make()
     except Exception as error:
@@ -81,6 +87,9 @@ def give_weights(network: nn.Module, name: str, weights: str) -> None:
     if weights == ABSENT:
         return
     state = _published(name) if weights == "DEFAULT" else _read(Path(weights))
+    if name.startswith(TORCHVISION):  # heads that only training has; its published files hold them
+        own = network.state_dict()
+        state = {key: value for key, value in state.items() if key in own or not key.startswith(_AUXILIARY)}
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -129,7 +138,7 @@ def published_preprocess(name: str) -> dict[str, Any]:
     """How torchvision prepares pictures for a classifier of its own: the keys of a Preprocess; empty for others."""
     known = _default_weights(name)
     how = known.transforms() if known is not None else None
-    if how is None or not hasattr(how, "crop_size"):
+    if how is None or len(getattr(how, "crop_size", ())) != 1:
         return {}
     (crop,), (resize,) = how.crop_size, how.resize_size
     return {

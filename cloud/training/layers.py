@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -29,8 +30,11 @@ def show(network: str, weights: str, size: str | None, every: bool) -> None:
         )  # reference networks are cut between blocks
     layers = Traced(module, preprocess.height, preprocess.width, whole).layers
     table = Table(
+        box=SIMPLE,
+        padding=0,
+        collapse_padding=True,
         caption=f"for pictures of {preprocess.width} x {preprocess.height}; raw: of the feature as float32; "
-        "MMAC: millions of multiply-adds before and after the cut"
+        "MMAC: millions of multiply-adds before and after the cut",
     )
     for name, right in (
         ("", True),
@@ -44,15 +48,19 @@ def show(network: str, weights: str, size: str | None, every: bool) -> None:
     ):
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     if every:
-        table.add_column("")
+        table.add_column("cut")
     for layer in layers:
         if every or not layer.refused:
-            table.add_row(*_row(layer, layers[-1]), *([layer.refused or "clean"] if every else []))
+            table.add_row(*_row(layer, layers[-1]), *(["no" if layer.refused else "clean"] if every else []))
     console = Console()
     console.print(table)
-    hidden = sum(bool(layer.refused) for layer in layers)
-    if hidden and not every:
-        console.print(f"{hidden} layers more at which it cannot be cut: --all names what crosses there")
+    refused = [layer for layer in layers if layer.refused]
+    if refused and not every:
+        console.print(f"{len(refused)} layers more at which it cannot be cut: --all names what crosses there")
+    for layer in refused if every else ():
+        console.print(
+            f"{layer.number} {layer.name}: {layer.refused}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _row(layer: Layer, last: Layer) -> list[str]:
