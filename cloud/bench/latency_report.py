@@ -231,6 +231,14 @@ def _choice(latency: Latency) -> Section:
         won = [link.name for link in far if min(sending, key=link.ms) == name]
         if won:
             notes.append(f"Of the ways that send, {name} is the shortest on {_of(won, far)}.")
+    near = latency.links[0]
+    best = min(sending, key=near.ms)
+    if best != "Isthmus":
+        ratio = near.ms(best) / near.ms("Isthmus")
+        notes.append(
+            f"Where the link costs nothing (the loopback), {best} is: {ratio:.2f} of Isthmus's time. Isthmus pays "
+            "where bytes or lost packets cost time."
+        )
     return Section(
         title="When to use what",
         columns=(
@@ -295,6 +303,8 @@ def _links(latency: Latency) -> Section:
         ),
         notes=(
             f"Emulated: {latency.link}; rate, delay and loss hold in both directions, delays are one way.",
+            "The rate is that of one TCP transfer of about a second or 64 KiB: on long, fast or lossy links TCP's own "
+            "window bounds it, as it does for whoever sends images.",
         ),
     )
 
@@ -315,7 +325,7 @@ def plot(latency: Latency) -> bytes:
     """Time to answer against the link's rate, a field for each delay and loss; PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     far = [link for link in latency.links if link.shape is not None]
     fields = sorted({(link.shape.delay_ms, link.shape.loss) for link in far if link.shape})
@@ -334,7 +344,9 @@ def plot(latency: Latency) -> bytes:
         )
         axes.set_ylabel("ms from picture to answer, median")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize="small")
     data = io.BytesIO()
