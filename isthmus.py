@@ -31,7 +31,7 @@ GROUPS = {
     "bench": ("cloud.bench.commands", "Measure bundles and codecs against targets and peers."),
 }
 # What a group needs beyond the base install, by the extra that brings it.
-EXTRAS = {"cloud": "cloud", "train": "train", "bench": "train"}
+EXTRAS = {"cloud": "cloud", "train": "train", "bench": "bench"}
 
 
 class LazyGroups(TyperGroup):

@@ -27,6 +27,7 @@ from cloud.training.data import in_order, network_input
 from cloud.training.evaluate import Figures, bitstreams, main_qualities
 from cloud.training.features import weights_digest
 from cloud.training.joint import Head, as_map, load_run
+from cloud.training.network import NetworkCard
 from cloud.training.sources import Source, cut, load_source
 from cloud.training.tally import Metric, View, count, labelled, metric_of, target_of
 from shared.bundle import Bundle, Task
@@ -108,26 +109,25 @@ class Networks:
 
     def __init__(self, bundle: Bundle, folders: Sequence[str], place: torch.device) -> None:
         self.preprocess, self._place = bundle.manifest.preprocess, place
-        left = [(folder, load_source(Source(network=folder))[1].task) for folder in folders]
+        left = {folder: load_source(Source(network=folder)) for folder in folders}
         self.by_task: dict[str, Network] = {}
         for task in bundle.tasks:
-            found = next((one for one in left if one[1] == task.kind), None)
-            if found is None:
+            folder = next((folder for folder, (_, card) in left.items() if card.task == task.kind), None)
+            if folder is None:
                 raise DataError(
                     f"--network: none is for {task.name} ({task.kind}); name one for each task of {bundle.path}"
                 )
-            left.remove(found)
-            self.by_task[task.name] = self._network(task, found[0])
+            self.by_task[task.name] = self._network(task, folder, *left.pop(folder))
         if left:
-            raise DataError(f"--network {left[0][0]}: {bundle.path} has no further task of {left[0][1]}")
+            folder, (_, card) = next(iter(left.items()))
+            raise DataError(f"--network {folder}: {bundle.path} has no further task of {card.task}")
 
-    def _network(self, task: Task, folder: str) -> Network:
-        whole, card = load_source(Source(network=folder, split=task.split))
+    def _network(self, task: Task, folder: str, whole: nn.Module, card: NetworkCard) -> Network:
         if card.preprocess != self.preprocess:
             raise DataError(
                 f"--network {folder}: it takes other pictures ({card.preprocess}) than the bundle"
             )
-        front, tail = cut(whole, card)
+        front, tail = cut(whole, card.model_copy(update={"split": task.split}))
         head = Head(tail, task.kind, feature_shape(front, card.preprocess.height, card.preprocess.width))
         return Network(task, *(part.to(self._place).eval() for part in (whole, front, head)))
 
