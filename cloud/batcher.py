@@ -3,8 +3,9 @@
     submit(item) -> queue (bounded) -> batch of one key, oldest first -> work(batch) in one thread -> each its result
 
 A batch starts when it is full, or when its oldest item has waited `wait_ms`, and never while another one is running:
-what arrives meanwhile forms the next. Items that their caller has given up (cancelled, or past its deadline, which
-asyncio turns into a cancellation) leave the queue at once and are never worked on.
+what arrives meanwhile forms the next, once the event loop, which the worker may have kept from running, has taken it
+in. Items that their caller has given up (cancelled, or past its deadline, which asyncio turns into a cancellation)
+leave the queue at once and are never worked on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class _Waiting(Generic[Item, Result]):
     key: Hashable
     since: float
     done: asyncio.Future[tuple[Result, float]]
+
+
+IDLE_TURNS = 5  # of the event loop, from a request's bytes to its place in the queue
 
 
 class Batcher(Generic[Item, Result]):
@@ -104,6 +108,9 @@ class Batcher(Generic[Item, Result]):
 
     async def _gather(self) -> list[_Waiting[Item, Result]]:
         """The oldest item and those that may go with it, removed from the queue; empty where all were given up."""
+        await self._take_in()
+        if not self._queue:
+            return []
         oldest = next(iter(self._queue.values()))
         until = oldest.since + self._wait_s
         while not self._closing and len(self._of(oldest.key)) < self._batch_max:
@@ -119,6 +126,13 @@ class Batcher(Generic[Item, Result]):
         for waiting in batch:
             del self._queue[id(waiting)]
         return batch
+
+    async def _take_in(self) -> None:
+        """Let the event loop run for as long as it brings new items."""
+        turns, seen = 0, len(self._queue)
+        while turns < IDLE_TURNS and len(self._queue) < self._batch_max:
+            await asyncio.sleep(0)
+            turns, seen = (turns + 1 if len(self._queue) == seen else 0), len(self._queue)
 
     def _of(self, key: Hashable) -> list[_Waiting[Item, Result]]:
         return [w for w in self._queue.values() if w.key == key and not w.done.done()]

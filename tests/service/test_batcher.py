@@ -78,6 +78,20 @@ async def test_what_arrives_during_a_batch_forms_the_next_in_order(make: Make, w
     assert work.batches == [[-1], [0, 1, 2, 3], [4, 5]]
 
 
+async def test_what_the_loop_had_no_time_to_take_in_joins_the_next_batch(make: Make, work: Work) -> None:
+    """A request takes some turns of the event loop from its bytes to the queue."""
+
+    async def arrives(item: int) -> Any:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return await batcher.submit(item)
+
+    work.gate.set()
+    async with make() as batcher:
+        await asyncio.gather(batcher.submit(0), arrives(1), arrives(2))
+    assert work.batches == [[0, 1, 2]]
+
+
 async def test_only_items_of_one_key_share_a_batch(make: Make, work: Work) -> None:
     async with make(key=lambda item: item % 2) as batcher:
         first = await busy(batcher, work)
