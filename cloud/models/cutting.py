@@ -188,10 +188,6 @@ def _trace(
             f"torch.fx cannot trace {type(network).__name__}, so it cannot be cut: {_line(error)}"
         ) from None
     for node in graph.nodes:
-        if node.target is operator.setitem:
-            raise DataError(
-                f"{type(network).__name__} assigns to parts of a tensor, so it cannot be cut: {node}"
-            )
         if node.op == "output":
             node.args = (_one_tensor(node.args[0]),)
     return fx.GraphModule(tracer.root, graph), dict(tracer.node_to_qualname)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -119,8 +118,8 @@ def _read(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"--weights: no such file: {path}; a file, DEFAULT or none") from None
-    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, _unpickling()) as error:
-        raise DataError(f"--weights {path} cannot be read: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # the reader of pickles raises whatever a strange file leads it to
+        raise DataError(f"--weights {path} cannot be read: {type(error).__name__}: {_line(error)}") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -128,10 +127,8 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def _unpickling() -> type[Exception]:
-    import pickle
-
-    return pickle.UnpicklingError
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
 
 
 def published_preprocess(name: str) -> dict[str, Any]:
