@@ -98,8 +98,9 @@ def test_torch_is_clouds() -> None:
 
 
 def test_training_libraries_do_not_reach_the_server() -> None:
-    """`pip install isthmus[cloud]` brings neither numba nor onnx nor tensorboard nor Fabric."""
-    serving = [path for path in under("cloud/") if not where(path).startswith("cloud/training/")]
+    """`pip install isthmus[cloud]` brings neither numba nor onnx nor tensorboard nor Fabric nor torchvision."""
+    training = ("cloud/training/", "cloud/models/compat.py", "cloud/models/cutting.py")
+    serving = [path for path in under("cloud/") if not where(path).startswith(training)]
     assert (
         offences(
             [*outside("cloud/"), *serving],
@@ -107,6 +108,16 @@ def test_training_libraries_do_not_reach_the_server() -> None:
         )
         == []
     )
+
+
+def test_torchvision_is_imported_in_one_place() -> None:
+    """It needs care beside a CPU build of torch; once that was taken, cutting names the nodes of a graph with it."""
+    allowed = ("cloud/models/compat.py", "cloud/models/cutting.py")
+    assert offences([*outside(*allowed), ROOT / "isthmus.py"], {"torchvision"}) == []
+    cutting = ast.parse((ROOT / allowed[1]).read_text("utf-8"))
+    assert [name for _, name in imports(cutting) if name.startswith("torchvision")] == [
+        "torchvision.models.feature_extraction.NodePathTracer"
+    ]
 
 
 def test_nothing_touches_ray() -> None:
@@ -182,6 +193,12 @@ def test_a_running_edge_holds_no_torch() -> None:
     loaded = loaded_by("\n".join(f"import {name}" for name in ["isthmus", *names]))
     assert {"edge", "shared", "grpc", "onnxruntime"} <= loaded  # everything was really imported
     assert loaded & HEAVY == set()
+
+
+def test_a_serving_cloud_holds_no_torchvision() -> None:
+    loaded = loaded_by("import cloud.server, cloud.model, cloud.api, cloud.tasks, cloud.commands")
+    assert "torch" in loaded
+    assert loaded & {"torchvision", "onnx", "onnxscript", "numba", "tensorboard"} == set()
 
 
 def test_the_command_line_loads_little() -> None:

@@ -167,6 +167,25 @@ def test_a_reconstruction_gives_any_grid(size):
     assert reconstruction(torch.randn(2, 64, 8, 8), size).shape == (2, 5, *size)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("size", [(32, 48), (33, 19), (5, 1)])
+def test_any_stride_fits_any_feature(stride: int, size: tuple[int, int]):
+    """Rows and columns that the stride does not divide are rounded up in z and cut behind it."""
+    config = PRESETS["small"].with_stride(stride).widened(0.25).for_feature(*size)
+    assert config.stride == stride
+    assert config.latent_channels == 16
+    codec = FeatureCodec(3, config).eval()
+    z, _ = codec.latents(torch.randn(2, 3, *size))
+    assert z.shape == (2, 16, *(-(-side // stride) for side in size))
+    assert codec.reconstruct(z, None, size).shape == (2, 3, *size)
+
+
+def test_a_stride_that_cannot_be_is_refused():
+    for stride in (0, 3, 32):
+        with pytest.raises(ValueError, match="a power of two up to 16"):
+            PRESETS["small"].with_stride(stride)
+
+
 def test_the_finer_cells_of_a_latent_cell_are_told_apart():
     torch.manual_seed(0)
     reconstruction = FeatureReconstruction(3, PRESETS["small"])
