@@ -544,9 +544,22 @@ class FeatureCodec(nn.Module):
     def _initialise(self) -> None:
         """Kaiming's scale, so that deep chains neither vanish nor explode: z and v start near unit variance, a few
         bits an element. The predictor starts near mean 0 and scale 1."""
-        initialise(self)
+        self._initialise_transforms()
         for last in (self.predictor.mean[-1], self.predictor.log_scale[-1]):
             last.weight.data *= 0.1
+
+    @torch.no_grad()
+    def _initialise_transforms(self) -> None:
+        """Kaiming's scale; of linear ways one an orthogonal matrix and the other its transpose, the chains beside them
+        faint: so the codec begins as a linear one that loses nothing, or as little as its latent has room for."""
+        initialise(self)
+        if not self.config.shortcut:
+            return
+        analysis, synthesis = self.transform.layers, self.reconstruction.layers
+        nn.init.orthogonal_(analysis.linear.weight.flatten(1))
+        synthesis.linear.weight.copy_(analysis.linear.weight)
+        for last in (analysis.chain[-1], synthesis.chain.layers[-1]):
+            last.weight.mul_(0.1)
 
     def z_of(self, u: Tensor, position: Tensor | None = None) -> Tensor:
         """z before rounding."""
@@ -638,8 +651,24 @@ class JointCodec(nn.Module):
         self.grid = self.fusion.grid
         self.core = core(sum(f[0] for f in features), config.for_feature(*self.grid))
         self.separation = FeatureSeparation(features, config)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Kaiming's scale; linear ways hand each feature through as it is, the chains beside them faint."""
         for part in (self.fusion, self.separation):
             initialise(part)
+        own = torch.eye(sum(feature[0] for feature in self.features))[:, :, None, None]
+        rows = own.split([feature[0] for feature in self.features])
+        for k, weight in enumerate(rows):
+            for subnet, linear in (
+                (self.fusion.subnets[k : k + 1], torch.eye(len(weight))[:, :, None, None]),
+                (self.separation.subnets[k : k + 1], weight),
+            ):
+                for beside in subnet:
+                    if isinstance(beside, Beside):
+                        beside.linear.weight.copy_(linear)
+                        beside.chain[-1].weight.mul_(0.1)
 
     def measure(self, features: Sequence[Tensor]) -> None:
         """Take the scaling of the features from a sample of them, (B, C_k, H_k, W_k) each."""

@@ -18,7 +18,6 @@ from cloud.models.codec import (
     FeatureCodec,
     bounded_log_scale,
     chain,
-    initialise,
     level_of,
     on_grid,
 )
@@ -36,7 +35,7 @@ class FactorisedCodec(FeatureCodec):
         self.prior = FactorisedPrior(self.config.latent_channels, self.config.levels, speed=SPEED)
 
     def _initialise(self) -> None:
-        initialise(self)
+        self._initialise_transforms()
 
     def rate(
         self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False
@@ -89,7 +88,7 @@ class HyperpriorCodec(FeatureCodec):
         self.synthesis = HyperSynthesis(self.config)
 
     def _initialise(self) -> None:
-        initialise(self)
+        self._initialise_transforms()
         self.synthesis.layers[-1].weight.data *= 0.1
 
     def extract(self, z: Tensor) -> Tensor:

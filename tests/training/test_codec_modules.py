@@ -206,3 +206,14 @@ def test_the_linear_way_carries_a_feature_whole():
         core.transform.layers.linear.weight.copy_(matrix.reshape(64, 16, 2, 2))
         core.reconstruction.layers.linear.weight.copy_(matrix.reshape(64, 16, 2, 2))
         assert torch.allclose(core.reconstruction(core.transform(y), (16, 16)), y, atol=1e-4)
+
+
+@pytest.mark.parametrize("features", [[(32, 9, 9)], [(8, 16, 16), (8, 16, 16)]])
+def test_a_codec_begins_as_a_linear_one_that_loses_little(features: list[tuple[int, ...]]):
+    torch.manual_seed(0)
+    codec = JointCodec(features, PRESETS["small"].with_stride(1 if len(features) == 1 else 2)).eval()
+    ys = [torch.randn(4, *feature) for feature in features]
+    u = codec.core.transform(codec.fusion(ys))
+    y_hat = codec.core.reconstruction(u, codec.grid)
+    for k, y in enumerate(ys):
+        assert (codec.separation(y_hat, k) - y).square().mean() < 0.15  # of a variance of 1
