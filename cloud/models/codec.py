@@ -561,6 +561,24 @@ class FeatureCodec(nn.Module):
         for last in (analysis.chain[-1], synthesis.chain.layers[-1]):
             last.weight.mul_(0.1)
 
+    @torch.no_grad()
+    def start_from(self, y: Tensor) -> None:
+        """Make the linear ways the Karhunen-Loeve transform of y (B, C, H', W') and its transpose: of linear ones it
+        has the most of the power in the fewest elements of z. z has as many of its components as it has channels."""
+        if not self.config.shortcut:
+            return
+        stride = self.config.stride
+        whole = y[:, :, : y.shape[2] // stride * stride, : y.shape[3] // stride * stride]
+        cells = F.pixel_unshuffle(whole, stride).transpose(0, 1).flatten(1)
+        if not cells.shape[1]:
+            return
+        components = torch.linalg.eigh(cells @ cells.T / cells.shape[1]).eigenvectors.flip(1).T
+        weight = self.transform.layers.linear.weight
+        rows = min(len(weight), len(components))
+        weight.zero_()
+        weight[:rows] = components[:rows].reshape(rows, *weight.shape[1:])
+        self.reconstruction.layers.linear.weight.copy_(weight)
+
     def z_of(self, u: Tensor, position: Tensor | None = None) -> Tensor:
         """z before rounding."""
         return u if self.gains is None else u * interpolated(self.gains.log_gain, _given(position))
@@ -591,6 +609,10 @@ class FeatureCodec(nn.Module):
         mean, log_scale = self.predictor(self.codebook(self.generator(v), h, w))
         return on_grid(mean), log_scale
 
+    def latent_bits(self, z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+        """Bits of z a picture, (B,)."""
+        return gaussian_bits(z, mean, log_scale).sum((1, 2, 3))
+
     def rounded_bits(self, y: Tensor, position: Tensor | None = None) -> Tensor:
         """Bits a picture (B,) as they will be written, where `forward` in training gives those under noise."""
         with torch.autocast(y.device.type, enabled=False):
@@ -606,8 +628,7 @@ class FeatureCodec(nn.Module):
         v_hat = round_straight(v)
         v_rate = v + self.noise(v) - 0.5 if noisy else v_hat
         mean, log_scale = self.gaussians(v_hat, z_hat.shape[2], z_hat.shape[3])
-        bits_z = gaussian_bits(z_rate, mean, log_scale).sum((1, 2, 3))
-        return bits_z, self.hyper_bits(v_rate, position)
+        return self.latent_bits(z_rate, mean, log_scale), self.hyper_bits(v_rate, position)
 
     def forward(self, y: Tensor, position: Tensor | None = None) -> Coded:
         # Mixed precision ends here: a probability in 16 bits is no probability.
@@ -671,10 +692,13 @@ class JointCodec(nn.Module):
                         beside.chain[-1].weight.mul_(0.1)
 
     def measure(self, features: Sequence[Tensor]) -> None:
-        """Take the scaling of the features from a sample of them, (B, C_k, H_k, W_k) each."""
+        """Take what training starts from of a sample of the features, (B, C_k, H_k, W_k) each: their scaling, and the
+        directions in which they vary most."""
         for part in (self.fusion, self.separation):
             for scaling, y in zip(part.scalings, features, strict=False):
                 scaling.measure(y)
+        with torch.no_grad():
+            self.core.start_from(self.fusion(features))
 
     def forward(
         self, features: Sequence[Tensor], position: Tensor | None = None

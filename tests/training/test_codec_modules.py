@@ -217,3 +217,16 @@ def test_a_codec_begins_as_a_linear_one_that_loses_little(features: list[tuple[i
     y_hat = codec.core.reconstruction(u, codec.grid)
     for k, y in enumerate(ys):
         assert (codec.separation(y_hat, k) - y).square().mean() < 0.15  # of a variance of 1
+
+
+def test_a_sample_turns_the_first_channels_to_where_features_vary_most():
+    torch.manual_seed(0)
+    few = torch.randn(4, 64)  # 64 channels of which only 4 directions are used
+    features = torch.einsum("kc,bkhw->bchw", few, torch.randn(32, 4, 9, 9))
+    codec = JointCodec([(64, 9, 9)], PRESETS["small"].with_stride(1).model_copy(update={"scaled": True})).eval()
+    codec.measure([features])
+    ways = codec.core.transform.layers.linear, codec.core.reconstruction.layers.linear
+    y = codec.fusion([features])
+    u = ways[0](y)
+    assert u[:, 4:].abs().max() < 1e-3 < u[:, :4].abs().mean()
+    torch.testing.assert_close(ways[1](u), y, atol=1e-3, rtol=0)
