@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cloud.model import CloudModel
+from cloud.models.compat import import_torchvision
 from cloud.models.cutting import Traced
 from cloud.models.foreign import give_weights, make
 from cloud.training.build import build
@@ -89,7 +90,7 @@ class Unknown(nn.Module):
         if self.first:
             y = y * torch.linalg.svdvals(y).mean()
         y = torch.relu(y)
-        y = y.mean((2, 3)) if self.first else torch.linalg.svdvals(y).mean(-1)[:, None] + y.mean((2, 3))
+        y = y.mean((2, 3)) if self.first else torch.linalg.svdvals(y).mean(-1) + y.mean((2, 3))
         return self.b(y)
 
 
@@ -283,7 +284,7 @@ def test_wrong_weights_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.Mo
     def offline(*_: object, **__: object) -> None:
         raise urllib.error.URLError("no route")
 
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
+    import_torchvision()
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(DataError, match=r"cannot be downloaded .*https://.*resnet18.*--weights"):
         give_weights(vision("resnet18"), "torchvision:resnet18", "DEFAULT")
@@ -397,7 +398,7 @@ def test_features_of_different_strides_share_a_codec(tmp_path: Path, tiny_networ
         "weights": "none",
         "size": "64x64",
         "labels": str(names),
-        "split": "features.5.cat",
+        "split": "features.4.cat",
         "name": "squeezed",
     }
     run = trained(tmp_path / "run", {"network": str(tiny_network)}, vision)
