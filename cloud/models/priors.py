@@ -25,7 +25,7 @@ from cloud.models.codec import (
 # Of the densities of z, or of a whole grid of hyper-latents: with the codebook's own, which code a handful of values,
 # they would lose for want of steps only.
 SPEED = 10.0
-Prior = Literal["codebook", "factorised", "hyperprior"]
+Prior = Literal["codebook", "factorised", "hyperprior", "compressai-factorised", "compressai-hyperprior"]
 
 
 class FactorisedCodec(FeatureCodec):
@@ -110,8 +110,18 @@ def cell_bits(prior: FactorisedPrior, z: Tensor, position: Tensor | None) -> Ten
     return prior.bits(cells, level if isinstance(level, int) else level[:, None]).sum((1, 2))
 
 
+# Those that need nothing else.
 CODECS: dict[Prior, type[FeatureCodec]] = {
     "codebook": FeatureCodec,
     "factorised": FactorisedCodec,
     "hyperprior": HyperpriorCodec,
 }
+
+
+def codec_of(prior: Prior) -> type[FeatureCodec]:
+    """The codec with a prior. Raises DataError where compressai is needed and not installed."""
+    if prior in CODECS:
+        return CODECS[prior]
+    from cloud.models.compressai_priors import PEERS
+
+    return PEERS[prior]

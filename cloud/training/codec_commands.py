@@ -29,7 +29,9 @@ Steps = Annotated[int, typer.Option(min=1)]
 Preset = Annotated[str, typer.Option(help="Sizes of the codec: small or reference.")]
 PriorOf = Annotated[
     str,
-    typer.Option("--prior", help="Of the latent: codebook; factorised or hyperprior, to compare it with."),
+    typer.Option(
+        "--prior", help="Of the latent: codebook; to compare it with, [compressai-]factorised or -hyperprior."
+    ),
 ]
 Features = Annotated[
     Path | None,

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from cloud.models.codec import PRESETS, CodecConfig, JointCodec, Shape, common_grid, interpolated
 from cloud.models.networks import as_feature, feature_shape
-from cloud.models.priors import CODECS, Prior
+from cloud.models.priors import Prior, codec_of
 from cloud.training.data import in_order, network_input
 from cloud.training.dense import dense_loss
 from cloud.training.features import Kept, Pixels, kept_features, weights_digest
@@ -188,7 +188,7 @@ class SplitNetworks(nn.Module):
         if scaled is None:
             scaled = not all(reference_cut(network.card) for network in networks)
         config = sizes_of(recipe, features).model_copy(update={"scaled": scaled})
-        self.codec = JointCodec(features, config, CODECS[recipe.prior])
+        self.codec = JointCodec(features, config, codec_of(recipe.prior))
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The fronts' features of x (B, 3, H, W), each (B, C_k, H_k, W_k)."""

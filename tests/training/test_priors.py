@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import sys
 import threading
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from cloud.models.codec import PRESETS, CodecConfig, gaussian_bits
-from cloud.models.priors import CODECS, FactorisedCodec, HyperpriorCodec
+from cloud.models.priors import CODECS, FactorisedCodec, HyperpriorCodec, codec_of
 from cloud.training.build import build
 from cloud.training.features import kept_features
 from cloud.training.joint import CodecRecipe, Part, load_run, train_codec
@@ -129,6 +130,13 @@ def test_the_rate_falls_in_training_and_a_bundle_is_refused(tmp_path, patches, t
     with pytest.raises(DataError, match=f"--prior {prior}, for comparison only"):
         build(out, tmp_path / "bundle", "x", patches[1])
     assert not (tmp_path / "bundle").exists()
+
+
+def test_without_compressai_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "cloud.models.compressai_priors", raising=False)
+    monkeypatch.setitem(sys.modules, "compressai.entropy_models", None)
+    with pytest.raises(DataError, match=r"^a compressai prior needs compressai .*isthmus\[peers\]'$"):
+        codec_of("compressai-hyperprior")
 
 
 def test_a_run_waits_while_another_computes_the_same_features(tmp_path: Path, patches):
