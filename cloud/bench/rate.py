@@ -42,6 +42,10 @@ def rate(
     quick: Annotated[
         bool, typer.Option("--quick", help=f"Only {QUICK} pictures and a few settings of each way.")
     ] = False,
+    agreement: Annotated[
+        bool,
+        typer.Option("--agreement", help="With the uncompressed networks, also where the set has labels."),
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Bytes against task quality: Isthmus, image codecs, coded features and learned codecs on one data set.
@@ -54,7 +58,7 @@ def rate(
     from cloud.bench.report import show
 
     command = shlex.join(["isthmus", *sys.argv[1:]])
-    sections = bench_rate(bundle, network, data, out, peer, count, quick, command, device)
+    sections = bench_rate(bundle, network, data, out, peer, count, quick, command, device, agreement)
     show(sections, Console())
     typer.echo(f"\n{out}: rate.html, results.md, results.json, rate.csv, rate.png")
 
@@ -69,6 +73,7 @@ def bench_rate(
     quick: bool,
     command: str,
     device: str,
+    agreement: bool = False,
 ) -> list[Section]:
     """Measure, and write the report to `out`. Raises IsthmusError."""
     from cloud.bench.measure import kept
@@ -78,7 +83,7 @@ def bench_rate(
     from cloud.bench.report import About, this_machine
     from cloud.training.features import identity
     from cloud.training.run import training_device
-    from cloud.training.tally import labelled
+    from cloud.training.tally import Unlabelled, View, labelled
     from cloud.training.views import open_views
     from shared.bundle import Bundle
 
@@ -89,7 +94,9 @@ def bench_rate(
     opened = open_views(
         data, list(kinds.values()), 0, count, [False] * len(kinds), preprocess=uncompressed.preprocess
     )
-    views = dict(zip(kinds, opened, strict=True))
+    views: dict[str, View] = dict(zip(kinds, opened, strict=True))
+    if agreement:
+        views = {name: Unlabelled(view) for name, view in views.items()}
     with_labels = {name for name, view in views.items() if labelled(view)}
     on = {"networks": uncompressed.of(), "labelled": sorted(with_labels), **identity(opened[0])}
     measured = [

@@ -22,6 +22,19 @@ View = Labelled | Pixels
 Metric = Top1 | AngularError | Confusion
 
 
+class Unlabelled:
+    """A view's pictures without what is known of them."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def pixels(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self._view.pixels(indices)
+
+
 def labelled(view: View) -> bool:
     return hasattr(view, "labels") or hasattr(view, "maps")
 

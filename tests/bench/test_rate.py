@@ -162,13 +162,20 @@ def test_a_bench_that_was_interrupted_goes_on_and_other_weights_are_measured_ane
     assert measured == ["WebP", "hyper"]
 
 
-def test_without_labels_quality_is_agreement_with_the_uncompressed_network(work, tmp_path):
+@pytest.mark.parametrize("labelled", [False, True])
+def test_quality_is_agreement_with_the_uncompressed_network_without_labels_or_when_asked(
+    work, tmp_path, labelled
+):
     for n in range(2):
         pixels = np.random.default_rng(n).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{n}.png")
-    done = bench(work, "unlabelled", "--quick", data=f"images:{tmp_path}")
+    out = f"agreement-{labelled}"
+    if labelled:
+        done = bench(work, out, "--quick", "--count", "2", "--agreement")
+    else:
+        done = bench(work, out, "--quick", data=f"images:{tmp_path}")
     assert done.exit_code == 0, done.output
-    told = json.loads((work / "unlabelled" / "results.json").read_text())
+    told = json.loads((work / out / "results.json").read_text())
     figures = way(told, "PNG")["points"][0]["tasks"]
     assert figures["classification"]["top1"] == 1
     assert figures["normals"]["mean_deg"] == pytest.approx(0, abs=1e-3)
