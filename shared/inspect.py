@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.bundle import FILES, TASKS, WEIGHTS, Bundle
+from shared.bundle import FILES, TAIL, TASKS, WEIGHTS, Bundle, tail_file
 from shared.codec.bitstream import MAGIC, VERSION, Bitstream
 from shared.codec.codec import LatentCodec
 from shared.commands import read_stream
@@ -122,11 +122,11 @@ def inspect_bundle(bundle: Bundle) -> Report:
         fields += [Field(f"task.{task.name}.{key}", value) for key, value in given.items()]
     for group in ("training", "figures", "licences"):
         fields += [Field(f"{group}.{key}", value) for key, value in getattr(manifest, group).items()]
+    known = {*FILES, *(tail_file(task.name) for task in manifest.tasks)}
     for name, entry in manifest.files.items():
-        note = "checked" if name in FILES else "checked, of a later version"
+        note = "checked" if name in known else "checked, of a later version"
         fields.append(Field(f"file.{name}", {"bytes": entry.bytes, "sha256": entry.sha256}, note))
     for added in bundle.added:
-        name, file = f"{TASKS}/{added.task.name}/{WEIGHTS}", added.file
         fields.append(
             Field(f"added.{added.task.name}.created", added.created, "added after the bundle was made")
         )
@@ -135,7 +135,10 @@ def inspect_bundle(bundle: Bundle) -> Report:
                 Field(f"added.{added.task.name}.{group}.{key}", value)
                 for key, value in getattr(added, group).items()
             ]
-        fields.append(Field(f"file.{name}", {"bytes": file.bytes, "sha256": file.sha256}, "checked"))
+        for name, file in ((WEIGHTS, added.file), (TAIL, added.tail)):
+            if file is not None:
+                told = {"bytes": file.bytes, "sha256": file.sha256}
+                fields.append(Field(f"file.{TASKS}/{added.task.name}/{name}", told, "checked"))
     for name, tensor in sorted(tensors.items()):
         fields.append(Field(f"entropy.{name}", f"{tensor.dtype.name} {list(tensor.shape)}"))
     for name, (bound, float_name) in bounds.items():
