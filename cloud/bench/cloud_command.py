@@ -39,7 +39,7 @@ def cloud(
     plan = Plan(
         bundle=bundle or default_bundle(),
         out=out,
-        concurrency=_numbers(concurrency or (QUICK if quick else CONCURRENCY)),
+        concurrency=_numbers(concurrency if concurrency is not None else QUICK if quick else CONCURRENCY),
         rounds=1 if quick else 5,
         seconds=1.0 if quick else 5.0,
         threads=threads or len(os.sched_getaffinity(0)),
