@@ -132,10 +132,10 @@ def split(
 ) -> None:
     """List a network's layers, and where it can be cut into an edge's and a cloud's half."""
     try:
-        from cloud.training.layers import show
+        layers = importlib.import_module("cloud.training.layers")
     except ModuleNotFoundError as error:
         raise _not_installed(error, "train") from None
-    show(network, weights, size, every)
+    layers.show(network, weights, size, every)
 
 
 @app.command()

@@ -223,7 +223,9 @@ def test_a_sample_turns_the_first_channels_to_where_features_vary_most():
     torch.manual_seed(0)
     few = torch.randn(4, 64)  # 64 channels of which only 4 directions are used
     features = torch.einsum("kc,bkhw->bchw", few, torch.randn(32, 4, 9, 9))
-    codec = JointCodec([(64, 9, 9)], PRESETS["small"].with_stride(1).model_copy(update={"scaled": True})).eval()
+    codec = JointCodec(
+        [(64, 9, 9)], PRESETS["small"].with_stride(1).model_copy(update={"scaled": True})
+    ).eval()
     codec.measure([features])
     ways = codec.core.transform.layers.linear, codec.core.reconstruction.layers.linear
     y = codec.fusion([features])
