@@ -47,7 +47,8 @@ multi narrow-codec $codec $rate "${cls[@]}" "${normals[@]}" --scales $scales
 multi bundle-codec $widening "${cls[@]}" "${normals[@]}" --scales 0.02,0.1,0.4,1.3,5 --init "$work/narrow-codec" \
     --learning-rate 7e-4 --distortion-first 0 --rate-ramp 0
 if [ ! -d "$work/bundle" ]; then
-    step isthmus train build "$work/bundle-codec" --default-quality 90 --data "$data" --out "$work/bundle" --name rooms
+    step isthmus train build "$work/bundle-codec" --default-quality 90 --data "$data" --out "$work/bundle" --name rooms \
+        --licence Apache-2.0
 fi
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
     step isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/task" $task \
