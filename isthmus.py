@@ -124,9 +124,6 @@ def split(
     network: Annotated[
         str, typer.Argument(help="a trained network's folder, torchvision:NAME or package.module:factory")
     ],
-    weights: Annotated[
-        str, typer.Option(help="of a network that is no folder: a file, DEFAULT or none")
-    ] = "none",
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of its pictures")] = None,
     every: Annotated[bool, typer.Option("--all", help="also the layers at which it cannot be cut")] = False,
 ) -> None:
@@ -135,7 +132,7 @@ def split(
         layers = importlib.import_module("cloud.training.layers")
     except ModuleNotFoundError as error:
         raise _not_installed(error, "train") from None
-    layers.show(network, weights, size, every)
+    layers.show(network, size, every)
 
 
 @app.command()

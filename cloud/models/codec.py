@@ -182,8 +182,7 @@ def _beside(chain: nn.Module, inputs: int, outputs: int, config: CodecConfig, st
 class Scaling(nn.Module):
     """A feature's channels to mean 0 and variance 1, and back.
 
-    A network's inner features may have any scale, and each channel its own: with a squeeze layer's as they were, the
-    first thousand steps of a codec went into finding it.
+    A network's inner features may have any scale, and each channel its own (docs/LOG.md says what came of leaving it).
     """
 
     def __init__(self, channels: int) -> None:

@@ -27,7 +27,9 @@ def import_torchvision() -> ModuleType:
     try:
         import torchvision  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
-        raise DataError(f"this needs {error.name}: pip install 'isthmus[train]'") from None
+        raise DataError(
+            f"{error.name} is not installed; pip install -c constraints.txt -e '.[train]'"
+        ) from None
     except RuntimeError:
         if _library is None:
             _library = torch.library.Library("torchvision", "DEF")

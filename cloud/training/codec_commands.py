@@ -289,12 +289,6 @@ def _train(told: Told, parts: list[dict[str, Any]], where: Where) -> None:
     tell(f"  on {len(validation[0])} pictures held out")
 
 
-def _damaged(what: str) -> Literal["refuse", "skip"]:
-    if what not in ("refuse", "skip"):
-        raise DataError(f"--damaged is refuse or skip, not {what!r}")
-    return what  # type: ignore[return-value]
-
-
 def _data(told: Told) -> tuple[str, int, Any]:
     """The set, how many of its last pictures are held out, and what is done with damaged ones."""
     holdout, damaged = told.take("holdout", PositiveInt), told.take("damaged", Literal["refuse", "skip"])
@@ -406,7 +400,7 @@ def build(
     precision = Bits(weight_bits, activation_bits)
     card = cards_of(run)[0]
     (view,) = open_views(
-        data, [card.task], -pictures, None, [False], preprocess=card.preprocess, damaged=_damaged(damaged)
+        data, [card.task], -pictures, None, [False], preprocess=card.preprocess, damaged=damaged
     )
     try:
         report = make(
@@ -471,7 +465,7 @@ def evaluate(
         count,
         [task.kind not in kinds for task in opened.tasks],
         preprocess=opened.manifest.preprocess,
-        damaged=_damaged(damaged),
+        damaged=damaged,
     )
     names = {task.name: task.kind for task in opened.tasks}
     result = evaluate_bundle(

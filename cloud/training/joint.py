@@ -258,9 +258,8 @@ def train_codec(
         model.codec.core.noise = team.rand_like
     log_scales = torch.tensor(recipe.scales, device=place).log()[:, None]
     source: Callable[[NDArray[np.int64]], list[Tensor]]
-    answers: dict[
-        int, Kept
-    ] = {}  # of the frozen networks, by part, where that is all that distillation needs of them
+    # Of the frozen networks, by part, where that is all that distillation needs of them.
+    answers: dict[int, Kept] = {}
     if not recipe.train_all:
         model.freeze_networks()
         folder = features or out / "features"

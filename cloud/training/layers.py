@@ -15,11 +15,10 @@ from cloud.training.sources import Source, load_source, preprocess_of
 FLOAT_BYTES = 4
 
 
-def show(network: str, weights: str, size: str | None, every: bool) -> None:
+def show(network: str, size: str | None, every: bool) -> None:
     """Print the table. every: also the layers at which the network cannot be cut. Raises DataError."""
     whole: tuple[type[nn.Module], ...]
-    given = {"weights": weights, "size": size} if is_foreign(network) else {"size": size}
-    source = Told(given, None, set()).recipe(Source, network=network)
+    source = Told({"size": size}, None, set()).recipe(Source, network=network)
     if is_foreign(network):
         module, preprocess, whole = make(network, {}).eval(), preprocess_of(source), ()
     else:

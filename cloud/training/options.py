@@ -18,7 +18,7 @@ Validation = Annotated[
     str | None, typer.Option(help="Pictures to validate on, named as --data; by default the held-out ones.")
 ]
 DamagedFiles = Annotated[
-    str,
+    Literal["refuse", "skip"],
     typer.Option("--damaged", help="Pictures and labels that cannot be read: refuse the set, or skip them."),
 ]
 Out = Annotated[Path, typer.Option(help="Run folder: recipe, checkpoints, curves, result.")]

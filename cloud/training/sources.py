@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from cloud.models.foreign import (
 )
 from cloud.models.networks import split as split_reference
 from cloud.training.network import NetworkCard, NetworkTask, load_network
+from cloud.training.options import size_of
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.types import Frozen
@@ -55,7 +55,7 @@ def load_source(source: Source) -> tuple[nn.Module, NetworkCard]:
             )
         network, card = load_network(Path(source.network))
         return network, card if source.split is None else card.model_copy(update={"split": source.split})
-    labels = read_labels(Path(source.labels)) if source.labels else ()
+    labels = label_names(Path(source.labels)) if source.labels else ()
     config: dict[str, Any] = (
         {"classes": len(labels)} if labels and source.network.startswith(TORCHVISION) else {}
     )
@@ -104,10 +104,8 @@ def preprocess_of(source: Source) -> Preprocess:
     """How its pictures are prepared. Raises DataError."""
     known = published_preprocess(source.network)
     if source.size is not None:
-        match = re.fullmatch(r"(\d+)x(\d+)", source.size)
-        if match is None:
-            raise DataError(f"--size {source.size!r} is not HEIGHTxWIDTH, as in 224x224")
-        known |= {"height": int(match[1]), "width": int(match[2]), "resize": None}
+        height, width = size_of(source.size)
+        known |= {"height": height, "width": width, "resize": None}
     if not known:
         raise DataError(f"{source.network}: say the size of its pictures: --size HEIGHTxWIDTH")
     try:
@@ -139,7 +137,7 @@ def _labels(
     return labels
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
+def label_names(path: Path) -> tuple[str, ...]:
     """Names of classes, one a line. Raises DataError."""
     try:
         labels = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())

@@ -77,7 +77,6 @@ def test_classes_in_folders_and_sets_that_do_not_fit(tmp_path, camvid):
     for flags, said in [
         ((*both, "--size", "32"), "--size '32' is not HEIGHTxWIDTH"),
         ((*both, "--size", "32x5000"), "is not HEIGHTxWIDTH"),
-        ((*both, "--damaged", "keep"), "--damaged: "),
         ((*both, "--size", "32x32"), "1 damaged or missing: "),
         ((*both[:2], "--task", "normals"), "has no labels for normals"),
         (("--data", f"{camvid}#train", "--task", "segmentation", "--holdout", "12"), "leaves none of the 12"),
@@ -86,6 +85,10 @@ def test_classes_in_folders_and_sets_that_do_not_fit(tmp_path, camvid):
         assert isinstance(done.exception, DataError), done.output
         assert said in str(done.exception)
         assert not (tmp_path / "bad").exists()
+    done = train(tmp_path / "bad", *both, "--damaged", "keep")
+    assert done.exit_code == 2
+    assert "'keep' is not one of 'refuse'" in done.output
+    assert not (tmp_path / "bad").exists()
     done = train(tmp_path / "skipped", *both, "--size", "32x32", "--damaged", "skip")
     assert done.exit_code == 0, (done.output, done.exception)
     assert "1 left out, 7 pictures remain" in done.output
