@@ -40,9 +40,11 @@ class FrontConfig(Frozen):
 
 
 class ClassifierConfig(FrontConfig):
-    """Sizes of the reference classifier. head_widths: channels of the tail's convolutions."""
+    """Sizes of the reference classifier. head_widths: channels of the tail's convolutions. dilations: as of
+    `DenseConfig`; with the same ones it has the front of a network for maps, and can start from its weights."""
 
     classes: int = Field(ge=2)
+    dilations: tuple[int, ...] = (1,)
     head_widths: tuple[int, ...] = (96, 128)
 
 
@@ -101,7 +103,7 @@ class ReferenceClassifier(nn.Sequential):
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
-        layers = _front(config, dilations=(1,))
+        layers = _front(config, config.dilations)
         self_split = len(layers)
         channels = config.feature_channels
         for i, width in enumerate(config.head_widths):

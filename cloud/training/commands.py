@@ -103,6 +103,16 @@ def network(
     init: Annotated[
         Path | None, typer.Option(help="Another network's folder, whose tensors are taken where they fit.")
     ] = None,
+    freeze: Annotated[
+        int, typer.Option(help="So many layers, from the input on, stay as --init gives them.", min=0)
+    ] = 0,
+    appearance: Annotated[
+        float,
+        typer.Option(
+            help="Weight of rebuilding the picture from the feature, so that it serves tasks that come later.",
+            min=0,
+        ),
+    ] = 0.0,
     validation: Validation = None,
     holdout: Holdout = 1000,
     damaged: DamagedFiles = "refuse",
@@ -130,6 +140,8 @@ def network(
         "network": {"stride": stride, "feature_channels": feature_channels},
         "label_stride": label_stride,
         "init": None if init is None else str(init),
+        "freeze": freeze,
+        "appearance": appearance,
         "validation": validation,
         "holdout": holdout,
         "damaged": damaged,

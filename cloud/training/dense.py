@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cloud.models.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense, split
+from cloud.models.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense
 from cloud.training import tally
 from cloud.training.augment import zoom_maps
 from cloud.training.data import IGNORE, DenseTask, Maps, in_order, mirror, network_input
-from cloud.training.network import NetworkCard, TrainingRecipe, finish, open_run, steps_of
+from cloud.training.network import Learner, NetworkCard, TrainingRecipe, finish, open_run, steps_of
 from cloud.training.run import LOG_EVERY, Better, Schedule, fit, training_device
 from cloud.training.team import Precision, Team
 from shared.bundle import Preprocess
@@ -57,7 +57,7 @@ def train_dense(
     team = Team(training_device(device), precision)
     torch.manual_seed(recipe.seed)
     network = ReferenceDense(recipe.network)
-    run = open_run(recipe, network, out, resume, team, len(training))
+    run, learner = open_run(recipe, network, out, resume, team, len(training))
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 
     def data(start: int) -> Iterator[tuple[Tensor, Tensor, tuple[int, int]]]:
@@ -70,13 +70,14 @@ def train_dense(
             yield step.x, truth, (top, left)
 
     def loss_of(batch: tuple[Tensor, Tensor, tuple[int, int]], step: int) -> tuple[Tensor, dict[str, float]]:
-        network.train()
+        learner.train()
         x, truth, corner = batch
-        made, truth = _at_label_stride(network, x, truth, recipe.label_stride, corner)
+        y, beside = learner.feature(x)
+        made, truth = _at_label_stride(learner, y, truth, recipe.label_stride, corner)
         scalars = {}
         if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:
             scalars = _measure(recipe, [(made.detach(), truth)], team)
-        return dense_loss(recipe.task, made, truth, team.mean_count), scalars
+        return dense_loss(recipe.task, made, truth, team.mean_count) + beside, scalars
 
     def validate() -> dict[str, float]:
         network.eval()
@@ -88,7 +89,7 @@ def train_dense(
 
     figures = fit(
         run,
-        network,
+        learner.module,
         Schedule(recipe.steps, recipe.learning_rate),
         data,
         loss_of,
@@ -125,21 +126,21 @@ def dense_loss(
 
 
 def _at_label_stride(
-    network: ReferenceDense, x: Tensor, truth: Tensor, stride: int, corner: tuple[int, int]
+    learner: Learner, y: Tensor, truth: Tensor, stride: int, corner: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """The network's output and the labels at every pixel, or at one of each stride x stride: that at `corner`.
+    """The network's output from its feature y, and the labels, at every pixel or at one of each stride x stride: that
+    at `corner`.
 
     With a bilinear end the layer before the interpolation has that size already, and the interpolation is left out;
     as each of the four pixels is drawn as often, no side is preferred.
     """
     if stride == 1:
-        return network(x), truth
+        return learner.tail(y), truth
     top, left = corner
     truth = truth[:, top::stride, left::stride]
-    if network.config.bilinear:
-        before, _ = split(network, len(network) - 1)
-        return before(x), truth
-    return network(x)[:, :, top::stride, left::stride], truth
+    if learner.network.config.bilinear:
+        return learner.tail[:-1](y), truth
+    return learner.tail(y)[:, :, top::stride, left::stride], truth
 
 
 @torch.no_grad()

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -26,7 +26,9 @@ from cloud.models.networks import (
     ReferenceClassifier,
     ReferenceNetwork,
     build_network,
+    split,
 )
+from cloud.training.appearance import Appearance
 from cloud.training.augment import draw_zooms, zoom_pictures
 from cloud.training.data import IGNORE, Maps, Pictures, in_order, network_input
 from cloud.training.metrics import Top1
@@ -37,6 +39,9 @@ from shared.errors import DataError
 from shared.files import write_atomically
 from shared.types import Frozen
 
+if TYPE_CHECKING:
+    from cloud.training.dense import DenseRecipe
+
 NetworkTask = Literal["classification", "normals", "segmentation"]
 WEIGHTS, CARD = "network.safetensors", "network.json"
 
@@ -45,7 +50,9 @@ class TrainingRecipe(Frozen):
     """What every network's training is told.
 
     data, validation: as `--data` names them; without the latter the last pictures of `data` are held out. init: the
-    folder of a network to start from. augment: the range of scales of which one is drawn for each picture.
+    folder of a network to start from. freeze: layers, from the input on, that stay as they start. appearance: weight of
+    rebuilding the picture from the feature (`appearance`). augment: the range of scales of which one is drawn for each
+    picture.
     """
 
     data: str
@@ -56,6 +63,8 @@ class TrainingRecipe(Frozen):
     weight_decay: float = Field(0.02, ge=0)
     seed: int = 0
     init: str | None = None
+    freeze: int = Field(0, ge=0)
+    appearance: float = Field(0.0, ge=0)
     height: int = 256
     width: int = 256
     augment: tuple[float, float] | None = None
@@ -66,6 +75,12 @@ class TrainingRecipe(Frozen):
         if value is not None and not 0.1 <= value[0] <= value[1] <= 10:
             raise ValueError("two scales between 0.1 and 10, the smaller one first")
         return value
+
+    @model_validator(mode="after")
+    def _something_to_freeze(self) -> TrainingRecipe:
+        if self.freeze and self.init is None:
+            raise ValueError("freeze keeps layers of --init as they are; without it they would stay random")
+        return self
 
 
 class NetworkRecipe(TrainingRecipe):
@@ -107,7 +122,7 @@ def train_network(
     team = Team(training_device(device), precision)
     torch.manual_seed(recipe.seed)
     network = ReferenceClassifier(recipe.network)
-    run = open_run(recipe, network, out, resume, team, len(training))
+    run, learner = open_run(recipe, network, out, resume, team, len(training))
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 
     def data(start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -115,9 +130,10 @@ def train_network(
             yield step.x, torch.from_numpy(training.labels[step.indices]).to(team.device)
 
     def loss_of(batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        network.train()
-        out = network(batch[0])
-        loss = F.cross_entropy(out, batch[1], label_smoothing=recipe.label_smoothing)
+        learner.train()
+        y, beside = learner.feature(batch[0])
+        out = learner.tail(y)
+        loss = F.cross_entropy(out, batch[1], label_smoothing=recipe.label_smoothing) + beside
         return loss, {"top1": float((out.argmax(1) == batch[1]).float().mean())}
 
     def validate() -> dict[str, float]:
@@ -125,7 +141,7 @@ def train_network(
 
     figures = fit(
         run,
-        network,
+        learner.module,
         Schedule(recipe.steps, recipe.learning_rate),
         data,
         loss_of,
@@ -139,13 +155,46 @@ def train_network(
     return finish(network, REFERENCE_CLASSIFIER, "classification", recipe, labels, preprocess, figures, run)
 
 
+class Learner:
+    """A reference network as it is trained: its first layers frozen if asked for, its feature rebuilding the picture.
+
+    module: all that learns; the network itself where there is nothing beside it.
+    """
+
+    def __init__(self, network: ReferenceNetwork, recipe: NetworkRecipe | DenseRecipe) -> None:
+        self.network = network
+        self.front, self.tail = split(network, network.split_layer)
+        self._frozen = split(network, recipe.freeze)[0].requires_grad_(False)
+        self._weight = recipe.appearance
+        self._appearance = Appearance(recipe.network.feature_channels) if recipe.appearance else None
+        self.module: nn.Module = network
+        if self._appearance is not None:
+            self.module = nn.ModuleDict({"network": network, "appearance": self._appearance})
+
+    def train(self) -> None:
+        self.module.train()
+        self._frozen.eval()  # its normalisation too stays as it is
+
+    def feature(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
+        """x (B, 3, H, W) -> the feature (B, C, H/s, W/s), and what rebuilding x from it adds to the loss."""
+        y = self.front(x)
+        return y, self._weight * self._appearance.distance(y, x) if self._appearance else 0.0
+
+
 def open_run(
-    recipe: TrainingRecipe, network: nn.Module, out: Path, resume: bool, team: Team, pictures: int
-) -> Run:
+    recipe: NetworkRecipe | DenseRecipe,
+    network: ReferenceNetwork,
+    out: Path,
+    resume: bool,
+    team: Team,
+    pictures: int,
+) -> tuple[Run, Learner]:
     """The run folder of a network's training on so many pictures; the network as it starts, on its device.
 
     Raises DataError.
     """
+    if recipe.freeze > network.split_layer:
+        raise DataError(f"--freeze {recipe.freeze}: the front has {network.split_layer} layers")
     team.check_batch(min(recipe.batch, pictures))
     inputs = {}
     if recipe.init is not None:
@@ -156,8 +205,9 @@ def open_run(
     if recipe.init is not None:
         new = f"; {len(left)} start new: {', '.join(left)}" if left else ""
         team.say(f"{taken} of {taken + len(left)} tensors taken from {recipe.init}{new}")
-    network.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return run
+    learner = Learner(network, recipe)
+    learner.module.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return run, learner
 
 
 def start_from(network: nn.Module, folder: Path) -> tuple[int, list[str]]:

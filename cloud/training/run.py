@@ -49,7 +49,7 @@ class Run:
     """A run folder. resume: go on with the run that it holds, if any. Raises DataError where it holds another.
 
     inputs: the SHA-256 of what the run starts from, by the name that an error shall give it; a run is not resumed from
-    others. A folder of before a setting or an input was written down counts as having had it.
+    others. A folder of before a setting was there counts as having had it off, of before an input as having had it.
     """
 
     folder: Path
@@ -97,7 +97,8 @@ class Run:
         if not self.resume:
             raise DataError(f"{self.folder} already holds a run; add --resume, or choose another --out")
         old, new = about["recipe"], json.loads(json.dumps(self.recipe))
-        changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        # What was not written down yet was off: None, 0 or False.
+        changed = sorted(k for k in old.keys() | new.keys() if (old.get(k) or None) != (new.get(k) or None))
         if changed:
             raise DataError(
                 f"{self.folder} was started with other settings ({', '.join(changed)}); resume with the same, "

@@ -13,9 +13,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from cloud.models.networks import DenseConfig, ReferenceDense, build_network, feature_shape, split
+from cloud.training.appearance import Appearance
 from cloud.training.data import IGNORE, DenseRooms, mirror, network_input
 from cloud.training.dense import DenseRecipe, dense_loss, sheet, train_dense
-from cloud.training.network import CARD, NetworkCard, load_network
+from cloud.training.network import CARD, Learner, NetworkCard, load_network
 from cloud.training.rooms import write_rooms
 from shared.bundle import Preprocess
 from shared.errors import DataError
@@ -183,23 +184,69 @@ def test_both_ends_and_label_strides_train_on_the_same_pixels(rooms):
     """The loss at stride 2 is that of the chosen pixels; a deconvolution at the end is thinned out alike."""
     from cloud.training.dense import _at_label_stride
 
-    network = ReferenceDense(DenseConfig(outputs=17, stride=8, bilinear=False, **SMALL)).eval()
+    config = DenseConfig(outputs=17, stride=8, bilinear=False, **SMALL)
+    network = ReferenceDense(config).eval()
+    learner = Learner(network, recipe("segmentation", network=config))
     data = DenseRooms(rooms, "segmentation")
     truth = torch.from_numpy(data.maps(np.arange(2)))
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        made, labels = _at_label_stride(network, x, truth, 2, (1, 0))
+        made, labels = _at_label_stride(learner, learner.feature(x)[0], truth, 2, (1, 0))
         assert torch.equal(made, network(x)[:, :, 1::2, ::2])
     assert torch.equal(labels, truth[:, 1::2, ::2])
 
 
-def test_an_interrupted_run_resumes_to_the_same_curve(tmp_path, rooms, monkeypatch):
+def test_appearance_keeps_the_picture_in_the_feature(tmp_path, rooms):
+    """A decoder that is fitted afterwards finds more of the picture in a feature that was made to hold it."""
+    data = DenseRooms(rooms, "normals")
+    x = network_input(data.pixels(np.arange(len(data))), Preprocess(height=64, width=64))
+
+    def left(folder: Path) -> float:
+        network, _ = load_network(folder)
+        front, _ = split(network, network.split_layer)
+        with torch.no_grad():
+            y = front(x)
+            y = (y - y.mean((0, 2, 3), keepdim=True)) / y.std((0, 2, 3), keepdim=True)
+        torch.manual_seed(0)
+        decoder = Appearance(y.shape[1])
+        optimiser = torch.optim.Adam(decoder.parameters(), 1e-2)
+        for _ in range(60):
+            distance = decoder.distance(y, x)
+            optimiser.zero_grad()
+            distance.backward()
+            optimiser.step()
+        return distance.item()
+
+    train(rooms, tmp_path / "task", recipe("normals"))
+    train(rooms, tmp_path / "both", recipe("normals", appearance=2.0))
+    assert left(tmp_path / "both") < 0.8 * left(tmp_path / "task")
+    names = load_network(tmp_path / "task")[0].state_dict().keys()
+    assert load_network(tmp_path / "both")[0].state_dict().keys() == names  # the decoder is dropped
+
+
+def test_frozen_layers_stay_as_they_started(tmp_path, rooms):
+    first = tmp_path / "first"
+    train(rooms, first, recipe("normals", steps=4))
+    chosen = recipe("segmentation", steps=4, init=str(first), freeze=3)
+    train(rooms, tmp_path / "second", chosen)
+    old, new = load_network(first)[0].state_dict(), load_network(tmp_path / "second")[0].state_dict()
+    for name, tensor in new.items():  # running means and variances too
+        same = old[name].shape == tensor.shape and torch.equal(old[name], tensor)
+        assert same == (int(name.split(".")[0]) < 3), name
+    with pytest.raises(DataError, match="the front has 6 layers"):
+        train(rooms, tmp_path / "third", recipe("segmentation", init=str(first), freeze=7))
+    with pytest.raises(ValueError, match="would stay random"):
+        recipe("segmentation", freeze=2)
+
+
+@pytest.mark.parametrize("appearance", [0.0, 0.5])
+def test_an_interrupted_run_resumes_to_the_same_curve(tmp_path, rooms, monkeypatch, appearance):
     from cloud.training import run as module
 
     class KilledError(Exception):
         pass
 
-    chosen = recipe("normals", label_stride=2)
+    chosen = recipe("normals", label_stride=2, appearance=appearance)
     train(rooms, tmp_path / "whole", chosen)
     plain = module.Run.save
     monkeypatch.setattr(module, "CHECKPOINT_S", 0.0)  # a checkpoint a step
