@@ -6,6 +6,7 @@ Every function takes the measurements by folder and is called where those that i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from math import isclose, log
 from typing import NamedTuple
@@ -16,7 +17,11 @@ from shared.types import Frozen, TaskKind
 
 Parts = Mapping[str, Measured]
 NETWORKS = {"network": "classification", "normals": "normals", "segmentation": "segmentation"}
-SINGLE = {"classification": "only-classification", "normals": "only-normals"}
+SINGLE = {
+    "classification": "only-classification",
+    "normals": "only-normals",
+    "segmentation": "only-segmentation",
+}
 ALONE = ("level-low", "level-high")
 PRIORS = {"codebook": "codec", "factorised": "prior-factorised", "hyperprior": "prior-hyperprior"}
 CODECS = ("codec", *SINGLE.values(), *ALONE, "prior-factorised", "prior-hyperprior", "with-segmentation")
@@ -138,9 +143,9 @@ def through_the_codec(parts: Parts) -> Section:
     )
 
 
-def joint_against_separate(parts: Parts) -> Section:
+def joint_against_separate(parts: Parts, folder: str = "codec") -> Section:
     """Bytes of a joint stream against what the single-task codecs need together for the same quality of each task."""
-    joint = parts["codec"]
+    joint = parts[folder]
     tasks = [task for task, folder in SINGLE.items() if folder in parts and task in joint.kinds]
     rows, targets = [], []
     for point in joint.points:
@@ -150,7 +155,7 @@ def joint_against_separate(parts: Parts) -> Section:
             saving, met = saving_of(point.bytes, reads)
             cells += [" + ".join(_told(read) for read in reads), saving]
             if point.quality == joint.default_quality:
-                what = f"joint against separate at the default quality, equal {way}"
+                what = f"{len(tasks)} tasks, joint against separate at the default quality, equal {way}"
                 targets.append(Target(what=what, target=">= 30 % fewer", reached=saving, met=met))
         rows.append(tuple(cells))
     return Section(
@@ -408,7 +413,18 @@ class Finding(NamedTuple):
 FINDINGS = (
     Finding("Uncompressed networks", (), tuple(NETWORKS), uncompressed),
     Finding("The bundle at its levels", ("bundle",), tuple(NETWORKS), through_the_codec),
-    Finding("Joint against separate", ("codec", *SINGLE.values()), (), joint_against_separate),
+    Finding(
+        "Joint against separate",
+        ("codec", SINGLE["classification"], SINGLE["normals"]),
+        (),
+        joint_against_separate,
+    ),
+    Finding(
+        "Joint against separate, with segmentation",
+        ("with-segmentation", *SINGLE.values()),
+        (),
+        partial(joint_against_separate, folder="with-segmentation"),
+    ),
     Finding("Rate from one bundle", ("bundle",), (), rate_span),
     Finding("A level against a codec of its lambda alone", ("codec",), ALONE, levels_alone),
     Finding("Codebook hyperprior against other priors", ("codec",), tuple(PRIORS.values()), priors),

@@ -40,6 +40,7 @@ class CodecConfig(Frozen):
     strides: of the transform's layers. grid: of the codebook's entries. fusion, separation: of one subnet each, used
     where there are several features. levels: L. shortcut: a linear layer beside each chain of convolutions. scaled:
     features are brought to mean 0 and variance 1, channel by channel, before anything else, and back after all.
+    placed: the extractor knows the places of what it pools.
     """
 
     transform: tuple[int, ...] = (128, 256, 512, 1024, 1024)
@@ -58,6 +59,7 @@ class CodecConfig(Frozen):
     levels: int = Field(1, ge=1, le=101)
     shortcut: bool = False
     scaled: bool = False
+    placed: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> CodecConfig:
@@ -308,13 +310,20 @@ class FeatureTransform(nn.Module):
 
 
 class HyperpriorExtractor(nn.Module):
-    """Hyper-analysis h_a: z (B, N, h, w) -> v before rounding (B, V); pooled over the grid, so v has no axes."""
+    """Hyper-analysis h_a: z (B, N, h, w) -> v before rounding (B, V); pooled over the grid, so v has no axes.
+
+    A convolution gives every cell the same weights, and a mean over them forgets where each was. `placed`: a learned
+    map is added behind the first convolution, so that v can say of a thing also where it is (Liu et al., 2018, "An
+    intriguing failing of convolutional neural networks and the CoordConv solution", give coordinates for that).
+    """
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
             chain(config.latent_channels, config.extractor[:-1], config.extractor[-1]), nn.ReLU()
         )
+        channels = (*config.extractor, config.extractor[-1])[0]
+        self.place = nn.Parameter(torch.randn(channels, *config.grid)) if config.placed else None
         self.linear = nn.Sequential(
             nn.Linear(config.extractor[-1], config.extractor_linear),
             nn.ReLU(),
@@ -322,7 +331,13 @@ class HyperpriorExtractor(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        v: Tensor = self.linear(self.convolutions(z).mean((2, 3)))
+        first, *rest = self.convolutions[0]
+        x = first(z)
+        if self.place is not None:
+            x = x + on_cells(self.place, *z.shape[2:])
+        for layer in (*rest, self.convolutions[1]):
+            x = layer(x)
+        v: Tensor = self.linear(x.mean((2, 3)))
         return v
 
 
@@ -377,10 +392,14 @@ class Codebook(nn.Module):
         self.entries = nn.Parameter(torch.randn(config.tau, *config.grid) / math.sqrt(config.tau))
 
     def forward(self, coefficients: Tensor, h: int, w: int) -> Tensor:
-        entries = self.entries
-        if entries.shape[1:] != (h, w):
-            entries = F.interpolate(entries[None], (h, w), mode="bilinear", align_corners=False)[0]
-        return torch.einsum("bnt,thw->bnhw", coefficients, entries)
+        return torch.einsum("bnt,thw->bnhw", coefficients, on_cells(self.entries, h, w))
+
+
+def on_cells(maps: Tensor, h: int, w: int) -> Tensor:
+    """Learned maps (K, ., .) on a grid of h x w."""
+    if maps.shape[1:] == (h, w):
+        return maps
+    return F.interpolate(maps[None], (h, w), mode="bilinear", align_corners=False)[0]
 
 
 class _Bounded(torch.autograd.Function):

@@ -61,6 +61,12 @@ Stride = Annotated[
     ),
 ]
 Width = Annotated[float, typer.Option(help="Of the codec's modules, in widths of the preset.")]
+Placed = Annotated[
+    bool, typer.Option("--placed/--no-places", help="The hyperprior can say where in the picture things are.")
+]
+Balance = Annotated[
+    float, typer.Option(help="Power of 1 / scale with which low rates count more in the loss.", min=0, max=1)
+]
 # Of a network that is not a folder of ours; `sources.Source` says what each means.
 Weights = typer.Option("--weights", help="Of a network that is no folder: a file, DEFAULT or none.")
 Kind = typer.Option("--task", help="Its task: classification (a vector's default), segmentation, normals.")
@@ -96,7 +102,9 @@ def single(
     stride: Stride = None,
     width: Width = 1.0,
     prior: PriorOf = "codebook",
+    placed: Placed = True,
     init: Init = None,
+    balance: Balance = 0.0,
     distortion_first: Share = 0.1,
     rate_ramp: Share = 0.3,
     distortion: Annotated[
@@ -126,7 +134,9 @@ def single(
         "stride": stride,
         "width": width,
         "prior": prior,
+        "placed": placed,
         "init": None if init is None else str(init),
+        "balance": balance,
         "distortion_first": distortion_first,
         "rate_ramp": rate_ramp,
         "steps": steps,
@@ -184,7 +194,9 @@ def multi(
     stride: Stride = None,
     width: Width = 1.0,
     prior: PriorOf = "codebook",
+    placed: Placed = True,
     init: Init = None,
+    balance: Balance = 0.0,
     distortion_first: Share = 0.1,
     rate_ramp: Share = 0.3,
     crop: Crop = 8,
@@ -207,7 +219,9 @@ def multi(
         "stride": stride,
         "width": width,
         "prior": prior,
+        "placed": placed,
         "init": None if init is None else str(init),
+        "balance": balance,
         "distortion_first": distortion_first,
         "rate_ramp": rate_ramp,
         "steps": steps,

@@ -76,7 +76,10 @@ class CodecRecipe(Frozen):
     stride: feature cells that a cell of z is wide and high; None: the preset's, or as many as it takes to bring a
     finer feature to GRID_MOST cells. width: how many times as wide as the preset's the modules around z are.
     init: a codec's run folder to start from; its levels may have been others.
-    prior: of z; the others than the codebook are there to be compared with.
+    balance: a level of scale s counts s ** -balance in the loss. With 0 all count alike in bits; as the high ones have
+    more of them, they shape the transform most.
+    prior: of z; the others than the codebook are there to be compared with. placed: whether its extractor knows places;
+    False is what recipes of before it was there mean.
     """
 
     data: str
@@ -89,7 +92,9 @@ class CodecRecipe(Frozen):
     width: float = Field(1.0, gt=0, le=16)
     scaled: bool | None = None
     init: str | None = None
+    balance: float = Field(0.0, ge=0, le=1)
     prior: Prior = "codebook"
+    placed: bool = False
     form: Literal["rd", "dr"] = "rd"
     steps: int = Field(ge=1)
     batch: int = Field(64, ge=1)
@@ -201,7 +206,8 @@ class SplitNetworks(nn.Module):
 
 def sizes_of(recipe: CodecRecipe, features: Sequence[Shape]) -> CodecConfig:
     """Of a codec for these features. Raises DataError."""
-    config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
+    own = {"levels": len(recipe.scales), "placed": recipe.placed}
+    config = PRESETS[recipe.preset].model_copy(update=own)
     cells, stride = max(common_grid(features)), recipe.stride or config.stride
     while recipe.stride is None and cells > GRID_MOST * stride:
         stride *= 2
@@ -314,7 +320,7 @@ def train_codec(
         # The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda. A level's
         # scale weighs the distortion and not the rate, so that no level's share of the gradient drowns the others'.
         rate = 1 / total if recipe.form == "rd" else recipe.parts[0].lambda_
-        loss = (scale * distance + ramp * rate * bits).mean()
+        loss = (scale**-recipe.balance * (scale * distance + ramp * rate * bits)).mean()
         scalars |= {
             "distortion": float(distance.detach().mean()),
             "bytes_under_noise": float(bits.detach().mean()) / 8,
@@ -325,8 +331,9 @@ def train_codec(
                 scalars["bytes"] = float(model.codec.core.rounded_bits(fused, position).mean()) / 8
         return loss, scalars
 
-    def validate(most: int | None = 256) -> dict[str, float]:
-        return evaluate(model, recipe, validation, preprocess, teacher, most, team=team)
+    def validate() -> dict[str, float]:
+        figures = evaluate(model, recipe, validation, preprocess, teacher, 256, distances=True, team=team)
+        return figures | {"loss": validated_loss(recipe, model.names, figures)}
 
     figures = fit(
         run,
@@ -338,11 +345,27 @@ def train_codec(
         validate=validate,
         pictures=lambda: sheets(model, recipe, validation, preprocess, teacher),
         show=("bytes", "distortion"),
+        better=("loss", "min"),
     )
-    whole = validate(None)
+    whole = evaluate(model, recipe, validation, preprocess, teacher, team=team)
     if team.leads:
         write_atomically(out / "figures.json", json.dumps(whole, indent=1).encode())
     return {**figures, **whole}
+
+
+def validated_loss(recipe: CodecRecipe, names: Sequence[str], figures: Mapping[str, float]) -> float:
+    """What training lowers, with all of the rate, as a mean over the levels; from figures with distances."""
+    total = 0.0
+    for scale, quality in zip(recipe.scales, recipe.qualities, strict=True):
+        bits = 8 * figures[f"bytes@{quality}"]
+        distances = [figures[f"{name}/distortion@{quality}"] for name in names]
+        if recipe.form == "rd":
+            weighted = sum(part.lambda_ * d for part, d in zip(recipe.parts, distances, strict=True))
+            loss = bits + scale * weighted
+        else:
+            loss = scale * distances[0] + recipe.parts[0].lambda_ * bits
+        total += scale**-recipe.balance * loss
+    return total / len(recipe.scales)
 
 
 def network_inputs(sources: Sequence[Source], modules: Sequence[nn.Module]) -> dict[str, str]:
@@ -599,7 +622,10 @@ def load_run(run: Path) -> tuple[SplitNetworks, CodecRecipe, list[NetworkCard]]:
     try:
         recipe = CodecRecipe.model_validate(json.loads((run / "recipe.json").read_text())["recipe"])
         cards = cards_of(run)
-        state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+        best = run / "best.pt"  # trainings of before it was kept have none
+        state = torch.load(
+            best if best.is_file() else run / "checkpoint.pt", map_location="cpu", weights_only=True
+        )
         networks = [
             Network(part.name or card.task, card, network_of(card).eval())
             for part, card in zip(recipe.parts, cards, strict=True)

@@ -204,9 +204,24 @@ def test_a_saving_that_the_curves_do_not_reach_is_not_made_up():
         "only-normals": codec([(0, 60.0, {"normals": (12.0, 0.3)})]),
     }
     assert reached(joint_against_separate(parts)) == {
-        "joint against separate at the default quality, equal metric": ("cannot be told", None),
-        "joint against separate at the default quality, equal distortion": ("cannot be told", None),
+        "2 tasks, joint against separate at the default quality, equal metric": ("cannot be told", None),
+        "2 tasks, joint against separate at the default quality, equal distortion": ("cannot be told", None),
     }
+
+
+def test_three_tasks_are_held_against_three_codecs():
+    joint = codec([(50, 120.0, {"classification": (0.9, 0.1), "segmentation": (0.7, 0.2)})])
+    parts = {
+        "with-segmentation": joint,
+        "only-classification": codec([(0, 50.0, {"classification": (0.9, 0.1)})]),
+        "only-segmentation": codec([(0, 100.0, {"segmentation": (0.7, 0.2)})]),
+    }
+    missing = {"only-normals": "only-normals is missing"}
+    by_title = {one.title: one for one in findings(parts, missing | {"codec": "no", "bundle": "no"})}
+    told = by_title["Joint against separate, with segmentation"]
+    assert told.notes == ("not measured: only-normals is missing",)
+    made = joint_against_separate(parts, "with-segmentation")
+    assert made.rows == (("50 (default)", "120.0", "50.0 + 100.0", "20.0%", "50.0 + 100.0", "20.0%"),)
 
 
 def test_span_and_monotony():

@@ -14,6 +14,7 @@ from cloud.models.codec import (
     FactorisedPrior,
     FeatureCodec,
     FeatureReconstruction,
+    HyperpriorExtractor,
     JointCodec,
     ProbabilityPredictor,
     gaussian_bits,
@@ -76,6 +77,20 @@ def test_gaussian_bits_are_those_of_the_mass_and_add_up_to_one():
         assert float(torch.exp2(-bits).sum()) == pytest.approx(1, abs=1e-5)
         upper, lower = ((math.erf((x - mean) / scale / math.sqrt(2))) for x in (0.5, -0.5))
         assert float(bits[80]) == pytest.approx(-math.log2((upper - lower) / 2), abs=1e-3)
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_an_extractor_that_knows_places_tells_where_a_thing_is(placed: bool):
+    torch.manual_seed(0)
+    config = PRESETS["small"].model_copy(update={"placed": placed})
+    extractor = HyperpriorExtractor(config)
+    z = torch.zeros(3, 64, 8, 8)
+    z[0, :, 2, 2] = z[1, :, 5, 4] = 3.0  # the same thing, far from the borders
+    with torch.no_grad():
+        here, there, nowhere = extractor(z)
+        assert extractor(torch.zeros(1, 64, 5, 9)).shape == (1, 48)  # any grid
+    assert not torch.allclose(here, nowhere, atol=1e-4)
+    assert torch.allclose(here, there, atol=1e-4) == (not placed)
 
 
 @pytest.mark.parametrize("away", [0.0, 3.0, 30.0, 300.0, 3000.0])

@@ -23,7 +23,15 @@ from cloud.training import features
 from cloud.training.build import build
 from cloud.training.evaluate import evaluate_bundle
 from cloud.training.features import Kept, kept_features
-from cloud.training.joint import CodecRecipe, Part, _levels, load_run, rate_weight, train_codec
+from cloud.training.joint import (
+    CodecRecipe,
+    Part,
+    _levels,
+    load_run,
+    rate_weight,
+    train_codec,
+    validated_loss,
+)
 from cloud.training.network import load_network
 from cloud.training.run import Schedule, batches
 from cloud.training.task import FOLDER, TaskRecipe, train_task
@@ -269,6 +277,42 @@ def test_schedule_and_ramp():
     assert schedule(999) == pytest.approx(0.01, abs=1e-3)
     some = recipe(Path("x"), distortion_first=0.1, rate_ramp=0.4)
     assert [rate_weight(t, some) for t in (0.0, 0.1, 0.3, 0.5, 0.9)] == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+def test_the_validated_loss_is_the_one_that_is_trained():
+    """bits + s sum lambda d, and a level's share by its scale."""
+    figures = {"bytes@0": 10.0, "bytes@100": 50.0}
+    figures |= {
+        "a/distortion@0": 0.5,
+        "a/distortion@100": 0.1,
+        "b/distortion@0": 0.25,
+        "b/distortion@100": 0.0,
+    }
+    two = CodecRecipe(
+        data="x",
+        parts=(Part(network="a", lambda_=100.0), Part(network="b", lambda_=40.0)),
+        scales=(0.25, 4.0),
+        qualities=(0, 100),
+        steps=1,
+    )
+    low, high = 80 + 0.25 * (50 + 10), 400 + 4 * 10
+    assert validated_loss(two, ("a", "b"), figures) == pytest.approx((low + high) / 2)
+    balanced = two.model_copy(update={"balance": 0.5})
+    assert validated_loss(balanced, ("a", "b"), figures) == pytest.approx((2 * low + high / 2) / 2)
+    single = two.model_copy(update={"form": "dr", "parts": two.parts[:1]})
+    expected = (0.25 * 0.5 + 100 * 80 + 4 * 0.1 + 100 * 400) / 2
+    assert validated_loss(single, ("a",), figures) == pytest.approx(expected)
+
+
+def test_the_best_codec_is_the_result(tmp_path, tiny_run):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
+    assert best["figures"]["loss"] > 0
+    best["model"]["codec.core.codebook.entries"].fill_(0.125)
+    torch.save(best, tmp_path / "run" / "best.pt")
+    assert (load_run(tmp_path / "run")[0].codec.core.codebook.entries == 0.125).all()
+    (tmp_path / "run" / "best.pt").unlink()  # of a training of before it was kept
+    assert not (load_run(tmp_path / "run")[0].codec.core.codebook.entries == 0.125).any()
 
 
 def test_commands_tell_a_user_what_is_wrong(tmp_path):
