@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,9 @@ from shared.types import Frozen
 
 SCALE_MIN = 0.11  # below it a Gaussian's mass lies on one integer anyway
 SCALE_MAX = 64.0
+# How much faster than other parameters those of a prior learn: they lie far from where they start, and Adam moves each
+# by the learning rate at most.
+SPEED = 10.0
 
 
 class CodecConfig(Frozen):
@@ -40,7 +43,8 @@ class CodecConfig(Frozen):
     strides: of the transform's layers. grid: of the codebook's entries. fusion, separation: of one subnet each, used
     where there are several features. levels: L. shortcut: a linear layer beside each chain of convolutions. scaled:
     features are brought to mean 0 and variance 1, channel by channel, before anything else, and back after all.
-    placed: the extractor knows the places of what it pools.
+    hyper: 1, or 2, whose extractor knows places and adds up over the grid instead of taking the mean, whose predictor
+    begins with the codebook's own combination for a mean, and whose prior of v learns faster (docs/LOG.md).
     """
 
     transform: tuple[int, ...] = (128, 256, 512, 1024, 1024)
@@ -59,7 +63,7 @@ class CodecConfig(Frozen):
     levels: int = Field(1, ge=1, le=101)
     shortcut: bool = False
     scaled: bool = False
-    placed: bool = False
+    hyper: Literal[1, 2] = 1
 
     @model_validator(mode="after")
     def _fits(self) -> CodecConfig:
@@ -67,6 +71,8 @@ class CodecConfig(Frozen):
             raise ValueError(f"{len(self.transform) + 1} transform layers need as many strides")
         if any(s not in (1, 2) for s in self.strides):
             raise ValueError("a transform layer's stride is 1 or 2")
+        if self.hyper > 1 and (len(self.predictor) != 1 or self.predictor[0] < 2 * self.latent_channels):
+            raise ValueError("with hyper 2 the predictor has one hidden layer, twice as wide as the latent")
         return self
 
     @property
@@ -98,6 +104,11 @@ class CodecConfig(Frozen):
                 "separation": wide(*self.separation),
             }
         )
+
+    def with_hyper(self, hyper: Literal[1, 2]) -> CodecConfig:
+        """These sizes with that hyperprior."""
+        predictor = (2 * self.latent_channels,) if hyper > 1 else self.predictor
+        return self.model_copy(update={"hyper": hyper, "predictor": predictor})
 
     def for_feature(self, height: int, width: int) -> CodecConfig:
         """These sizes, with the codebook's grid set to that of z for a feature of height x width cells."""
@@ -312,9 +323,10 @@ class FeatureTransform(nn.Module):
 class HyperpriorExtractor(nn.Module):
     """Hyper-analysis h_a: z (B, N, h, w) -> v before rounding (B, V); pooled over the grid, so v has no axes.
 
-    A convolution gives every cell the same weights, and a mean over them forgets where each was. `placed`: a learned
+    A convolution gives every cell the same weights, and a mean over them forgets where each was. Of `hyper` 2 a learned
     map is added behind the first convolution, so that v can say of a thing also where it is (Liu et al., 2018, "An
-    intriguing failing of convolutional neural networks and the CoordConv solution", give coordinates for that).
+    intriguing failing of convolutional neural networks and the CoordConv solution", give coordinates for that). And
+    it divides the sum by the grid's side: a mean over many cells is so small that rounding takes v whole.
     """
 
     def __init__(self, config: CodecConfig) -> None:
@@ -323,7 +335,7 @@ class HyperpriorExtractor(nn.Module):
             chain(config.latent_channels, config.extractor[:-1], config.extractor[-1]), nn.ReLU()
         )
         channels = (*config.extractor, config.extractor[-1])[0]
-        self.place = nn.Parameter(torch.randn(channels, *config.grid)) if config.placed else None
+        self.place = nn.Parameter(torch.randn(channels, *config.grid)) if config.hyper > 1 else None
         self.linear = nn.Sequential(
             nn.Linear(config.extractor[-1], config.extractor_linear),
             nn.ReLU(),
@@ -337,7 +349,8 @@ class HyperpriorExtractor(nn.Module):
             x = x + on_cells(self.place, *z.shape[2:])
         for layer in (*rest, self.convolutions[1]):
             x = layer(x)
-        v: Tensor = self.linear(x.mean((2, 3)))
+        pooled = x.mean((2, 3))
+        v: Tensor = self.linear(pooled if self.place is None else pooled * math.sqrt(z.shape[2] * z.shape[3]))
         return v
 
 
@@ -439,6 +452,17 @@ class ProbabilityPredictor(nn.Module):
     def _branch(config: CodecConfig) -> nn.ModuleList:
         sizes = (config.latent_channels, *config.predictor, config.latent_channels)
         return nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(sizes))
+
+    @torch.no_grad()
+    def hand_through(self) -> None:
+        """Make the mean the maps themselves, by x = relu(x) - relu(-x); for a hidden layer of at least 2 n channels."""
+        first, last = self.mean
+        n = first.weight.shape[1]
+        both = torch.cat([torch.eye(n), -torch.eye(n)])[:, :, None, None]
+        first.weight[: 2 * n] = both
+        first.bias.zero_()
+        last.weight.zero_()
+        last.weight[:, : 2 * n] = both.transpose(0, 1)
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_scale = maps, maps
@@ -554,7 +578,9 @@ class FeatureCodec(nn.Module):
     def _make_entropy_model(self) -> None:
         config = self.config
         self.extractor = HyperpriorExtractor(config)
-        self.prior = FactorisedPrior(config.hyper_size, config.levels)
+        self.prior = FactorisedPrior(
+            config.hyper_size, config.levels, speed=SPEED if config.hyper > 1 else 1.0
+        )
         self.generator = HyperpriorGenerator(config)
         self.codebook = Codebook(config)
         self.predictor = ProbabilityPredictor(config)
@@ -565,6 +591,9 @@ class FeatureCodec(nn.Module):
         self._initialise_transforms()
         for last in (self.predictor.mean[-1], self.predictor.log_scale[-1]):
             last.weight.data *= 0.1
+        if self.config.hyper > 1:
+            self.predictor.hand_through()
+            self.generator.last.weight.data *= 0.1
 
     @torch.no_grad()
     def _initialise_transforms(self) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cloud.models.codec import (
+    SPEED,
     CodecConfig,
     FactorisedPrior,
     FeatureCodec,
@@ -22,9 +23,6 @@ from cloud.models.codec import (
     on_grid,
 )
 
-# Of the densities of z, or of a whole grid of hyper-latents: with the codebook's own, which code a handful of values,
-# they would lose for want of steps only.
-SPEED = 10.0
 Prior = Literal["codebook", "factorised", "hyperprior", "compressai-factorised", "compressai-hyperprior"]
 
 

@@ -61,8 +61,8 @@ Stride = Annotated[
     ),
 ]
 Width = Annotated[float, typer.Option(help="Of the codec's modules, in widths of the preset.")]
-Placed = Annotated[
-    bool, typer.Option("--placed/--no-places", help="The hyperprior can say where in the picture things are.")
+Hyper = Annotated[
+    int, typer.Option(help="Hyperprior of the codebook: 2, or 1 as in trainings of before.", min=1, max=2)
 ]
 Balance = Annotated[
     float, typer.Option(help="Power of 1 / scale with which low rates count more in the loss.", min=0, max=1)
@@ -102,7 +102,7 @@ def single(
     stride: Stride = None,
     width: Width = 1.0,
     prior: PriorOf = "codebook",
-    placed: Placed = True,
+    hyper: Hyper = 2,
     init: Init = None,
     balance: Balance = 0.0,
     distortion_first: Share = 0.1,
@@ -134,7 +134,7 @@ def single(
         "stride": stride,
         "width": width,
         "prior": prior,
-        "placed": placed,
+        "hyper": hyper,
         "init": None if init is None else str(init),
         "balance": balance,
         "distortion_first": distortion_first,
@@ -194,7 +194,7 @@ def multi(
     stride: Stride = None,
     width: Width = 1.0,
     prior: PriorOf = "codebook",
-    placed: Placed = True,
+    hyper: Hyper = 2,
     init: Init = None,
     balance: Balance = 0.0,
     distortion_first: Share = 0.1,
@@ -219,7 +219,7 @@ def multi(
         "stride": stride,
         "width": width,
         "prior": prior,
-        "placed": placed,
+        "hyper": hyper,
         "init": None if init is None else str(init),
         "balance": balance,
         "distortion_first": distortion_first,

@@ -78,8 +78,8 @@ class CodecRecipe(Frozen):
     init: a codec's run folder to start from; its levels may have been others.
     balance: a level of scale s counts s ** -balance in the loss. With 0 all count alike in bits; as the high ones have
     more of them, they shape the transform most.
-    prior: of z; the others than the codebook are there to be compared with. placed: whether its extractor knows places;
-    False is what recipes of before it was there mean.
+    prior: of z; the others than the codebook are there to be compared with. hyper: of the codebook, as in CodecConfig;
+    1 is what recipes of before there was a 2 mean.
     """
 
     data: str
@@ -94,7 +94,7 @@ class CodecRecipe(Frozen):
     init: str | None = None
     balance: float = Field(0.0, ge=0, le=1)
     prior: Prior = "codebook"
-    placed: bool = False
+    hyper: Literal[1, 2] = 1
     form: Literal["rd", "dr"] = "rd"
     steps: int = Field(ge=1)
     batch: int = Field(64, ge=1)
@@ -206,13 +206,12 @@ class SplitNetworks(nn.Module):
 
 def sizes_of(recipe: CodecRecipe, features: Sequence[Shape]) -> CodecConfig:
     """Of a codec for these features. Raises DataError."""
-    own = {"levels": len(recipe.scales), "placed": recipe.placed}
-    config = PRESETS[recipe.preset].model_copy(update=own)
+    config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
     cells, stride = max(common_grid(features)), recipe.stride or config.stride
     while recipe.stride is None and cells > GRID_MOST * stride:
         stride *= 2
     try:
-        return config.with_stride(stride).widened(recipe.width)
+        return config.with_stride(stride).widened(recipe.width).with_hyper(recipe.hyper)
     except ValueError as error:
         raise DataError(f"--stride: {error}") from None
 

@@ -14,7 +14,6 @@ from cloud.models.codec import (
     FactorisedPrior,
     FeatureCodec,
     FeatureReconstruction,
-    HyperpriorExtractor,
     JointCodec,
     ProbabilityPredictor,
     gaussian_bits,
@@ -79,18 +78,28 @@ def test_gaussian_bits_are_those_of_the_mass_and_add_up_to_one():
         assert float(bits[80]) == pytest.approx(-math.log2((upper - lower) / 2), abs=1e-3)
 
 
-@pytest.mark.parametrize("placed", [False, True])
-def test_an_extractor_that_knows_places_tells_where_a_thing_is(placed: bool):
+@pytest.mark.parametrize("hyper", [1, 2])
+def test_the_second_hyperprior_tells_where_a_thing_is(hyper):
     torch.manual_seed(0)
-    config = PRESETS["small"].model_copy(update={"placed": placed})
-    extractor = HyperpriorExtractor(config)
+    extractor = FeatureCodec(8, PRESETS["small"].with_hyper(hyper)).extractor
     z = torch.zeros(3, 64, 8, 8)
     z[0, :, 2, 2] = z[1, :, 5, 4] = 3.0  # the same thing, far from the borders
     with torch.no_grad():
         here, there, nowhere = extractor(z)
         assert extractor(torch.zeros(1, 64, 5, 9)).shape == (1, 48)  # any grid
     assert not torch.allclose(here, nowhere, atol=1e-4)
-    assert torch.allclose(here, there, atol=1e-4) == (not placed)
+    assert torch.allclose(here, there, atol=1e-4) == (hyper == 1)
+
+
+def test_the_second_hyperprior_begins_with_the_codebooks_combination_as_the_mean():
+    torch.manual_seed(0)
+    codec = FeatureCodec(8, PRESETS["small"].with_hyper(2))
+    maps = torch.randn(2, 64, 8, 8)
+    mean, log_scale = codec.predictor(maps)
+    assert torch.allclose(mean, maps, atol=1e-5)
+    assert float(log_scale.detach().abs().mean()) < 0.5
+    with pytest.raises(ValueError, match="twice as wide"):
+        CodecConfig(hyper=2)
 
 
 @pytest.mark.parametrize("away", [0.0, 3.0, 30.0, 300.0, 3000.0])

@@ -192,7 +192,7 @@ def test_a_run_is_resumed_from_the_same_inputs_only(tmp_path):
     (out / "recipe.json").write_text(json.dumps(about))
     Run(out, {"steps": 1}, resume=True, inputs={"the network": "zz"})
     Run(
-        out, {"steps": 1, "init": None, "freeze": 0, "placed": False}, resume=True
+        out, {"steps": 1, "init": None, "freeze": 0, "resume": False}, resume=True
     )  # of before there were such
     with pytest.raises(DataError, match=r"other settings \(init\)"):
         Run(out, {"steps": 1, "init": "runs/other"}, resume=True)
