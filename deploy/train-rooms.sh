@@ -21,9 +21,10 @@ if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
 else
     normals_size="--steps 4500 --batch 16 --label-stride 2" classifier="--steps 900 --batch 32"
     segmentation_size="--steps 2500 --batch 16 --label-stride 2"
-    codec="--steps 9000 --batch 16" compared="--steps 2500 --batch 16" task="--steps 6000 --batch 16"
+    codec="--steps 6000 --batch 16" compared="--steps 1500 --batch 16" task="--steps 6000 --batch 16"
 fi
 layers=image,category,normals,semantic
+scales=0.02,0.1,0.4,1.3,5
 cls=(--network "$work/network" --lambda 10000 --distortion distill)
 normals=(--network "$work/normals" --lambda 8000 --distortion distill-hint)
 segmentation=(--network "$work/segmentation" --lambda 8000 --distortion distill-hint)
@@ -48,9 +49,9 @@ multi() { # multi NAME options: one codec
     local name=$1
     shift
     step isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" --crop 6 \
-        --learning-rate 1.5e-3 --resume "$@"
+        --learning-rate 2e-3 --balance 0.3 --resume "$@"
 }
-multi bundle-codec $codec "${cls[@]}" "${normals[@]}" --scales 0.02,0.1,0.4,1.3,5
+multi bundle-codec $codec "${cls[@]}" "${normals[@]}" --scales $scales
 if [ ! -d "$work/bundle" ]; then
     step isthmus train build "$work/bundle-codec" --default-quality 90 --data "$data" --out "$work/bundle" --name rooms \
         --licence Apache-2.0
