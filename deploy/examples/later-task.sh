@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Rooms, with features that are made for tasks that come later: the normals' network learns to keep the picture in its
+# feature, the classifier starts from it and goes on so, and segmentation takes their first layers as they are.
+#
+#   deploy/examples/later-task.sh [WORK]         WORK: runs/later by default. Needs `.[train]`.
+#
+# The codecs at the end are what `isthmus bench rooms WORK` compares. About two hours on two CPU cores, one training
+# after the other, after the rooms are rendered. Can be killed and started again.
+set -euo pipefail
+work=${1:-runs/later} recipe=$(dirname "$0")/later-task-classifier.toml
+data=$work/data scales=0.06,0.2,0.5,1,2
+mkdir -p "$work"
+# As in deploy/train-rooms.sh.
+export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
+
+layers=image,category,normals,semantic
+isthmus train rooms "$data" --count 21000 --layers $layers
+isthmus train rooms "$work/test" --first-seed 1000000000 --count 1000 --layers $layers
+
+network() { # network NAME options
+    local name=$1
+    shift
+    isthmus train network --data "$data" --out "$work/$name" --feature-channels 16 --resume "$@"
+}
+network normals --task normals --steps 4500 --batch 16 --label-stride 2 --appearance 0.5
+network network --recipe "$recipe" --steps 900 --batch 32 --init "$work/normals" --appearance 0.5
+# First a tail on the whole front of the cameras', then with its last four layers free.
+network segmentation-frozen --task segmentation --steps 2500 --batch 16 --label-stride 2 --init "$work/normals" --freeze 8
+network segmentation --task segmentation --steps 1300 --batch 16 --label-stride 2 --init "$work/segmentation-frozen" \
+    --freeze 4
+
+cls=(--network "$work/network" --lambda 10000 --distortion distill)
+normals=(--network "$work/normals" --lambda 8000 --distortion distill-hint)
+multi() { # multi NAME STEPS options: one codec
+    local name=$1 steps=$2
+    shift 2
+    isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" --crop 6 --balance 0.3 \
+        --learning-rate 2e-3 --batch 16 --steps "$steps" --resume "$@"
+}
+multi bundle-codec 6000 "${cls[@]}" "${normals[@]}" --scales 0.02,0.1,0.4,1.3,5
+if [ ! -d "$work/bundle" ]; then
+    isthmus train build "$work/bundle-codec" --default-quality 77 --data "$data" --out "$work/bundle" --name rooms
+fi
+if [ ! -d "$work/bundle/tasks/segmentation" ]; then
+    isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/task" --steps 3000 \
+        --batch 16 --learning-rate 2e-3 --distortion distill-hint --crop 6 --width 1.5 --features "$work/features" --resume
+    isthmus cloud add-task "$work/bundle" "$work/task/task"
+fi
+
+multi codec 1000 "${cls[@]}" "${normals[@]}" --scales $scales
+multi only-classification 1000 "${cls[@]}" --scales $scales
+multi only-normals 1000 "${normals[@]}" --scales $scales
+multi level-low 1000 --network "$work/network" --lambda 2000 --distortion distill \
+    --network "$work/normals" --lambda 1600 --distortion distill-hint --scales 1
+multi level-high 1000 "${cls[@]}" "${normals[@]}" --scales 1
+multi prior-hyperprior 1000 "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior
+isthmus bench rooms "$work" --count 500 --device cpu
