@@ -61,7 +61,10 @@ def test_a_file_says_everything_and_a_flag_overrides_it(tmp_path, rooms):
         ("stepz = 5\n", "recipe.toml: stepz: there is no such key; did you mean steps?"),
         ("[network]\nstrid = 8\n", "recipe.toml: network.strid: there is no such key; did you mean stride?"),
         ("[netwrok]\nstride = 8\n", "recipe.toml: netwrok: there is no such key; did you mean network?"),
-        ("zzz = 5\n", "recipe.toml: zzz: not one of augment, batch, damaged, data, holdout, init,"),
+        (
+            "zzz = 5\n",
+            "recipe.toml: zzz: not one of appearance, augment, batch, damaged, data, freeze, holdout, init,",
+        ),
         ('steps = "many"\n', "recipe.toml: steps: Input should be a valid integer"),
         ("holdout = 0\n", "recipe.toml: holdout: Input should be greater than 0"),
         ("learning_rate = -1.0\n", "recipe.toml: learning_rate: Input should be greater than 0"),
