@@ -252,7 +252,7 @@ def train_codec(
     total_size = size * (2 if recipe.flips else 1)
     team.check_batch(min(recipe.batch, total_size))
     inputs = network_inputs(recipe.parts, [network.module for network in networks])
-    run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team)
+    run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team, type(recipe))
     cards = [network.card.model_dump(mode="json") for network in networks]
     if team.leads:
         write_atomically(out / CARDS, json.dumps(cards, indent=1).encode())

@@ -201,7 +201,7 @@ def open_run(
         folder = Path(recipe.init)
         taken, left = start_from(network, folder)
         inputs["the network of --init"] = sha256_of(folder / WEIGHTS)
-    run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team)
+    run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team, type(recipe))
     if recipe.init is not None:
         new = f"; {len(left)} start new: {', '.join(left)}" if left else ""
         team.say(f"{taken} of {taken + len(left)} tensors taken from {recipe.init}{new}")

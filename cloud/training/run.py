@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -49,7 +50,8 @@ class Run:
     """A run folder. resume: go on with the run that it holds, if any. Raises DataError where it holds another.
 
     inputs: the SHA-256 of what the run starts from, by the name that an error shall give it; a run is not resumed from
-    others. A folder of before a setting was there counts as having had it off, of before an input as having had it.
+    others. A folder of before an input was written down counts as having had it. kind: of the recipe, whose defaults
+    are what settings have in a folder of before they were there.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Run:
     resume: bool = False
     inputs: Mapping[str, str] = field(default_factory=dict)
     team: Team | None = None
+    kind: type[BaseModel] | None = None
 
     def __post_init__(self) -> None:
         if self.team is None and started_by_torchrun():
@@ -96,9 +99,8 @@ class Run:
     def _check(self, about: dict[str, Any]) -> None:
         if not self.resume:
             raise DataError(f"{self.folder} already holds a run; add --resume, or choose another --out")
-        old, new = about["recipe"], json.loads(json.dumps(self.recipe))
-        # What was not written down yet was off: None, 0 or False.
-        changed = sorted(k for k in old.keys() | new.keys() if (old.get(k) or None) != (new.get(k) or None))
+        old, new = self._filled(about["recipe"]), json.loads(json.dumps(self.recipe))
+        changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if changed:
             raise DataError(
                 f"{self.folder} was started with other settings ({', '.join(changed)}); resume with the same, "
@@ -111,6 +113,12 @@ class Run:
                     f"{name} has changed since {self.folder} was started; put back what it was, "
                     "or choose another --out"
                 )
+
+    def _filled(self, recipe: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self.kind.model_validate(recipe).model_dump(mode="json") if self.kind else recipe
+        except ValidationError:
+            return recipe  # of a training of another kind
 
     def load(self) -> dict[str, Any] | None:
         """The last checkpoint, or None at the start of a run."""

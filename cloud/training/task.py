@@ -136,7 +136,7 @@ def train_task(
     positions = _positions(bundle, size * (2 if recipe.flips else 1), recipe.seed)
     team.check_batch(min(recipe.batch, len(positions)))
     inputs = {**network_inputs([recipe], [network]), f"the bundle {recipe.bundle}": _made_of(bundle)}
-    run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team)
+    run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team, type(recipe))
     front.to(place).eval()
     model.to(place)
     encoder = Encoder(bundle, threads=torch.get_num_threads())

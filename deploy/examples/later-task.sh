@@ -4,7 +4,7 @@
 #
 #   deploy/examples/later-task.sh [WORK]         WORK: runs/later by default. Needs `.[train]`.
 #
-# The codecs at the end are what `isthmus bench rooms WORK` compares. Its trainings took 5 to 31 minutes each on two CPU
+# The codecs at the end are what `isthmus bench rooms WORK` compares. Its trainings took 4 to 31 minutes each on two CPU
 # cores, most of them two at a time. Can be killed and started again.
 set -euo pipefail
 work=${1:-runs/later} recipe=$(dirname "$0")/later-task-classifier.toml

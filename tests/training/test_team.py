@@ -14,6 +14,9 @@ import torch
 from safetensors.numpy import load_file
 from torch import nn
 
+from cloud.models.networks import ClassifierConfig
+from cloud.training.joint import CodecRecipe, Part
+from cloud.training.network import NetworkRecipe
 from cloud.training.rooms import write_rooms
 from cloud.training.run import Run, Schedule, fit
 from cloud.training.team import Team
@@ -191,11 +194,32 @@ def test_a_run_is_resumed_from_the_same_inputs_only(tmp_path):
     del about["inputs"]  # a folder of before inputs were written down
     (out / "recipe.json").write_text(json.dumps(about))
     Run(out, {"steps": 1}, resume=True, inputs={"the network": "zz"})
-    Run(
-        out, {"steps": 1, "init": None, "freeze": 0, "resume": False}, resume=True
-    )  # of before there were such
+    Run(out, {"steps": 1, "init": None}, resume=True)  # of before there was such a setting
     with pytest.raises(DataError, match=r"other settings \(init\)"):
         Run(out, {"steps": 1, "init": "runs/other"}, resume=True)
+
+
+def test_a_run_of_before_a_setting_was_there_had_its_default(tmp_path):
+    """Also where it lies deeper; and a run is not taken for one with another value of it."""
+    sizes = ClassifierConfig(classes=3)
+    network = NetworkRecipe(data="x", steps=1, network=sizes)
+    codec = CodecRecipe(data="x", steps=1, parts=(Part(network="n", lambda_=1.0),))
+    old = network.model_dump(mode="json")
+    del old["freeze"], old["appearance"], old["network"]["dilations"]
+    Run(tmp_path / "network", old)
+    Run(tmp_path / "network", network.model_dump(mode="json"), resume=True, kind=NetworkRecipe)
+    wider = network.model_copy(update={"network": sizes.model_copy(update={"dilations": (1, 2)})})
+    with pytest.raises(DataError, match=r"other settings \(network\)"):
+        Run(tmp_path / "network", wider.model_dump(mode="json"), resume=True, kind=NetworkRecipe)
+    old = codec.model_dump(mode="json")
+    del old["hyper"], old["balance"]
+    Run(tmp_path / "codec", old)
+    Run(tmp_path / "codec", codec.model_dump(mode="json"), resume=True, kind=CodecRecipe)
+    second = codec.model_copy(update={"hyper": 2}).model_dump(mode="json")
+    with pytest.raises(DataError, match=r"other settings \(hyper\)"):
+        Run(tmp_path / "codec", second, resume=True, kind=CodecRecipe)
+    with pytest.raises(DataError, match="other settings"):  # a training of another kind
+        Run(tmp_path / "network", codec.model_dump(mode="json"), resume=True, kind=CodecRecipe)
 
 
 def test_mixed_precision_computes_layers_in_bfloat16_and_leaves_what_opts_out(tmp_path):
