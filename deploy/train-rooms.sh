@@ -12,7 +12,7 @@ set -euo pipefail
 work=${1:-runs/rooms}
 mkdir -p "$work"
 data=$work/data
-# glibc would hand each step's memory back to the kernel and fetch it again: up to a tenth of the time on a CPU.
+# glibc would hand each step's memory back to the kernel and fetch it again: about a tenth of the time on a CPU.
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
