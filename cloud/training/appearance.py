@@ -1,11 +1,13 @@
-"""Keeps in a network's feature what its own task could do without: the picture can be rebuilt from it. Knows no task.
+"""Keeps in a network's feature what its own task could do without: the picture, and the things in it. Knows no task.
 
 A network that learns one task throws the rest away, and a task that is added later then finds nothing (docs/LOG.md).
-With this beside it in training, the feature serves tasks that nobody has thought of; what rebuilds the picture is
-dropped afterwards, and neither an edge nor a cloud ever shows a picture made of a feature.
+With these beside it in training, the feature serves tasks that nobody has thought of. They are dropped afterwards, and
+neither an edge nor a cloud ever shows a picture made of a feature.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,3 +36,23 @@ class Appearance(nn.Module):
         if made.shape != wanted.shape:
             made = F.interpolate(made, wanted.shape[2:], mode="bilinear", align_corners=False)
         return F.mse_loss(made, wanted) / wanted.var()
+
+
+class Things(nn.Module):
+    """Feature (B, C, h, w) -> logits (B, K) of the whole picture's category, each the log-mean-exp of its cells'.
+
+    What tells a category is a few things in the picture, and only the cells that show one can raise its logit: so the
+    feature learns to tell things apart where they are, without a label of where. The pooling is that of P. O. Pinheiro
+    and R. Collobert, "From Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015.
+    """
+
+    def __init__(self, channels: int, classes: int, width: int = 96) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, width, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(width, classes, 1)
+        )
+
+    def distance(self, y: Tensor, categories: Tensor) -> Tensor:
+        """Cross-entropy of the categories (B,) told from y."""
+        cells = self.layers(y).flatten(2)
+        return F.cross_entropy(cells.logsumexp(2) - math.log(cells.shape[2]), categories)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from typer.core import TyperGroup
 
 from cloud.training.codec_commands import build, evaluate, import_, multi, single, task
@@ -113,6 +113,15 @@ def network(
             min=0,
         ),
     ] = 0.0,
+    category: Annotated[
+        float,
+        typer.Option(
+            help="For maps of rooms; weight of telling a room's category from the feature's cells.", min=0
+        ),
+    ] = 0.0,
+    noise: Annotated[
+        float, typer.Option(help="Noise on the feature in training, in standard deviations.", min=0)
+    ] = 0.0,
     validation: Validation = None,
     holdout: Holdout = 1000,
     damaged: DamagedFiles = "refuse",
@@ -130,6 +139,7 @@ def network(
 ) -> None:
     """Train a reference network, uncompressed: a classifier, or one that makes a map."""
     from cloud.training.augment import SCALES
+    from cloud.training.dense import DenseRecipe
 
     flags = {
         "data": data,
@@ -142,6 +152,8 @@ def network(
         "init": None if init is None else str(init),
         "freeze": freeze,
         "appearance": appearance,
+        "category": category,
+        "noise": noise,
         "validation": validation,
         "holdout": holdout,
         "damaged": damaged,
@@ -158,13 +170,18 @@ def network(
         told.take("size", str, optional=True),
     )
     asked = NetworkAsked(told, data, out, resume, device, precision)
-    chosen, thinned = told.take("task", str), told.take("label_stride", Literal[1, 2])
+    chosen = told.take("task", str)
+    for_maps = {
+        "label_stride": told.take("label_stride", Literal[1, 2]),
+        "category": told.take("category", NonNegativeFloat),
+    }
     if chosen == "classification":
-        if thinned != 1:
-            raise DataError(f"{told.name('label_stride')}: only for --task normals or segmentation")
+        for key, value in for_maps.items():
+            if value != DenseRecipe.model_fields[key].default:
+                raise DataError(f"{told.name(key)}: only for --task normals or segmentation")
         _train_classifier(asked)
     else:
-        _train_dense(asked, chosen, thinned)
+        _train_dense(asked, chosen, for_maps)
 
 
 @dataclass(frozen=True)
@@ -226,7 +243,7 @@ def _train_classifier(asked: NetworkAsked) -> None:
     tell(f"{asked.out}: top-1 {card.figures['top1']:.1%} on {len(validation)} pictures held out")
 
 
-def _train_dense(asked: NetworkAsked, task: str, label_stride: int) -> None:
+def _train_dense(asked: NetworkAsked, task: str, for_maps: dict[str, Any]) -> None:
     from cloud.training.data import DenseTask
     from cloud.training.dense import DenseRecipe, train_dense
 
@@ -241,7 +258,7 @@ def _train_dense(asked: NetworkAsked, task: str, label_stride: int) -> None:
         data=asked.data.data,
         validation=asked.data.validation,
         task=task,
-        label_stride=label_stride,
+        **for_maps,
         height=height,
         width=width,
         network={"outputs": len(training.names)},

@@ -97,12 +97,18 @@ class Rooms(RoomPictures):
 
 
 class DenseRooms(RoomPictures):
-    """Rooms with their normals or their classes a pixel. Raises DataError."""
+    """Rooms with their normals or their classes a pixel, and their categories (M,) if they have been rendered too.
+
+    Raises DataError.
+    """
 
     def __init__(self, directory: Path, task: DenseTask, start: int = 0, stop: int | None = None) -> None:
         super().__init__(directory, start, stop)
         self._maps = self._labels("normals" if task == "normals" else "semantic")
         self.names = ("x", "y", "z") if task == "normals" else SEMANTIC_CLASSES
+        self.categories: NDArray[np.int64] | None = None
+        if "category" in read_index(directory).layers:
+            self.categories = np.concatenate(self._labels("category"))[self._chosen].astype(np.int64)
 
     def maps(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         return self._rows(self._maps, indices)

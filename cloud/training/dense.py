@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from cloud.models.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense
@@ -20,6 +21,7 @@ from cloud.training import tally
 from cloud.training.augment import zoom_maps
 from cloud.training.data import IGNORE, DenseTask, Maps, in_order, mirror, network_input
 from cloud.training.network import Learner, NetworkCard, TrainingRecipe, finish, open_run, steps_of
+from cloud.training.rooms import CATEGORIES
 from cloud.training.run import LOG_EVERY, Better, Schedule, fit, training_device
 from cloud.training.team import Precision, Team
 from shared.bundle import Preprocess
@@ -31,12 +33,23 @@ MAIN_FIGURE: dict[str, Better] = {"normals": ("mean_deg", "min"), "segmentation"
 class DenseRecipe(TrainingRecipe):
     """Everything that decides how a network for maps comes out.
 
-    label_stride: 2 computes the loss at a quarter of the pixels, which of each 2 x 2 being drawn for each step.
+    label_stride: 2 computes the loss at a quarter of the pixels, which of each 2 x 2 being drawn for each step. category:
+    weight of telling the pictures' categories from the feature's cells (`appearance.Things`).
     """
 
     task: DenseTask
     label_stride: Literal[1, 2] = 1
+    category: float = Field(0.0, ge=0)
     network: DenseConfig
+
+
+class Batch(NamedTuple):
+    """x (B, 3, H, W), truth as `Maps` gives it, the corner of `_at_label_stride`, and the categories (B,) if told."""
+
+    x: Tensor
+    truth: Tensor
+    corner: tuple[int, int]
+    categories: Tensor | None
 
 
 def train_dense(
@@ -54,25 +67,30 @@ def train_dense(
         raise DataError(
             f"pictures of {recipe.width} x {recipe.height} do not divide into cells of --stride {stride}"
         )
+    categories = getattr(training, "categories", None)
+    if recipe.category and categories is None:
+        raise DataError(f"category: the pictures of {recipe.data} have none; rooms do, rendered with that layer")
     team = Team(training_device(device), precision)
     torch.manual_seed(recipe.seed)
     network = ReferenceDense(recipe.network)
-    run, learner = open_run(recipe, network, out, resume, team, len(training))
+    told = len(CATEGORIES) if recipe.category else 0
+    run, learner = open_run(recipe, network, out, resume, team, len(training), told)
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 
-    def data(start: int) -> Iterator[tuple[Tensor, Tensor, tuple[int, int]]]:
+    def data(start: int) -> Iterator[Batch]:
         for step in steps_of(recipe, training, preprocess, team, start):
             top, left = step.random.integers(0, recipe.label_stride, 2).tolist()
             maps = training.maps(step.indices)
             if step.zooms is not None:
                 maps = zoom_maps(maps, step.zooms)
             truth = torch.from_numpy(mirror(maps, step.flip)).to(team.device)
-            yield step.x, truth, (top, left)
+            known = None if not told else torch.from_numpy(categories[step.indices]).to(team.device)
+            yield Batch(step.x, truth, (top, left), known)
 
-    def loss_of(batch: tuple[Tensor, Tensor, tuple[int, int]], step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
         learner.train()
-        x, truth, corner = batch
-        y, beside = learner.feature(x)
+        x, truth, corner, known = batch
+        y, beside = learner.feature(x, known)
         made, truth = _at_label_stride(learner, y, truth, recipe.label_stride, corner)
         scalars = {}
         if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:

@@ -28,7 +28,7 @@ from cloud.models.networks import (
     build_network,
     split,
 )
-from cloud.training.appearance import Appearance
+from cloud.training.appearance import Appearance, Things
 from cloud.training.augment import draw_zooms, zoom_pictures
 from cloud.training.data import IGNORE, Maps, Pictures, in_order, network_input
 from cloud.training.metrics import Top1
@@ -51,7 +51,8 @@ class TrainingRecipe(Frozen):
 
     data, validation: as `--data` names them; without the latter the last pictures of `data` are held out. init: the
     folder of a network to start from. freeze: layers, from the input on, that stay as they start. appearance: weight of
-    rebuilding the picture from the feature (`appearance`). augment: the range of scales of which one is drawn for each
+    rebuilding the picture from the feature (`appearance`). noise: standard deviation of the noise that the feature has
+    in training, in those of its channels; what survives it survives a codec too, for fewer bytes. augment: the range of scales of which one is drawn for each
     picture.
     """
 
@@ -65,6 +66,7 @@ class TrainingRecipe(Frozen):
     init: str | None = None
     freeze: int = Field(0, ge=0)
     appearance: float = Field(0.0, ge=0)
+    noise: float = Field(0.0, ge=0)
     height: int = 256
     width: int = 256
     augment: tuple[float, float] | None = None
@@ -156,29 +158,41 @@ def train_network(
 
 
 class Learner:
-    """A reference network as it is trained: its first layers frozen if asked for, its feature rebuilding the picture.
+    """A reference network as it is trained: its first layers frozen if asked for, its feature noisy, rebuilding the
+    picture and telling its category.
 
-    module: all that learns; the network itself where there is nothing beside it.
+    module: all that learns; the network itself where there is nothing beside it. categories: how many, if the feature
+    shall tell them.
     """
 
-    def __init__(self, network: ReferenceNetwork, recipe: NetworkRecipe | DenseRecipe) -> None:
+    def __init__(self, network: ReferenceNetwork, recipe: NetworkRecipe | DenseRecipe, categories: int = 0) -> None:
         self.network = network
         self.front, self.tail = split(network, network.split_layer)
         self._frozen = split(network, recipe.freeze)[0].requires_grad_(False)
-        self._weight = recipe.appearance
-        self._appearance = Appearance(recipe.network.feature_channels) if recipe.appearance else None
-        self.module: nn.Module = network
-        if self._appearance is not None:
-            self.module = nn.ModuleDict({"network": network, "appearance": self._appearance})
+        self._recipe = recipe
+        channels = recipe.network.feature_channels
+        self._appearance = Appearance(channels) if recipe.appearance else None
+        self._things = Things(channels, categories) if categories else None
+        parts = {"network": network, "appearance": self._appearance, "things": self._things}
+        beside = {name: part for name, part in parts.items() if part is not None}
+        self.module: nn.Module = nn.ModuleDict(beside) if len(beside) > 1 else network
 
     def train(self) -> None:
         self.module.train()
         self._frozen.eval()  # its normalisation too stays as it is
 
-    def feature(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
-        """x (B, 3, H, W) -> the feature (B, C, H/s, W/s), and what rebuilding x from it adds to the loss."""
+    def feature(self, x: Tensor, categories: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
+        """x (B, 3, H, W) -> the feature (B, C, H/s, W/s), and what rebuilding x and telling its category (B,) from it
+        adds to the loss."""
         y = self.front(x)
-        return y, self._weight * self._appearance.distance(y, x) if self._appearance else 0.0
+        if self._recipe.noise:
+            y = y + self._recipe.noise * y.detach().std((0, 2, 3), keepdim=True) * torch.randn_like(y)
+        beside: Tensor | float = 0.0
+        if self._appearance is not None:
+            beside = beside + self._recipe.appearance * self._appearance.distance(y, x)
+        if self._things is not None and categories is not None:
+            beside = beside + self._recipe.category * self._things.distance(y, categories)
+        return y, beside
 
 
 def open_run(
@@ -188,6 +202,7 @@ def open_run(
     resume: bool,
     team: Team,
     pictures: int,
+    categories: int = 0,
 ) -> tuple[Run, Learner]:
     """The run folder of a network's training on so many pictures; the network as it starts, on its device.
 
@@ -205,7 +220,7 @@ def open_run(
     if recipe.init is not None:
         new = f"; {len(left)} start new: {', '.join(left)}" if left else ""
         team.say(f"{taken} of {taken + len(left)} tensors taken from {recipe.init}{new}")
-    learner = Learner(network, recipe)
+    learner = Learner(network, recipe, categories)
     learner.module.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return run, learner
 

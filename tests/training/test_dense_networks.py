@@ -13,7 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from cloud.models.networks import DenseConfig, ReferenceDense, build_network, feature_shape, split
-from cloud.training.appearance import Appearance
+from cloud.training.appearance import Appearance, Things
 from cloud.training.data import IGNORE, DenseRooms, mirror, network_input
 from cloud.training.dense import DenseRecipe, dense_loss, sheet, train_dense
 from cloud.training.network import CARD, Learner, NetworkCard, load_network
@@ -224,6 +224,53 @@ def test_appearance_keeps_the_picture_in_the_feature(tmp_path, rooms):
     assert load_network(tmp_path / "both")[0].state_dict().keys() == names  # the decoder is dropped
 
 
+def test_one_cell_that_shows_a_thing_tells_the_category():
+    """A thing that fills one cell of 64 raises its category's logit, and the gradient goes to that cell first."""
+    torch.manual_seed(0)
+    things = Things(2, 3)
+    shown = torch.tensor([0, 1] * 16)
+    y = 0.1 * torch.randn(32, 2, 8, 8)
+    at = torch.randint(1, 7, (32, 2))
+    for i, ((row, column), thing) in enumerate(zip(at.tolist(), shown.tolist(), strict=True)):
+        y[i, thing, row, column] = 3.0
+    optimiser = torch.optim.Adam(things.parameters(), 1e-2)
+    for _ in range(100):
+        distance = things.distance(y, shown)
+        optimiser.zero_grad()
+        distance.backward()
+        optimiser.step()
+    assert distance.item() < 0.1
+    assert things.distance(y, 1 - shown).item() > 1
+    cells = things.layers(y).flatten(2)[range(32), shown]  # (B, h w) logits of the category that is shown
+    found = torch.stack((cells.argmax(1) // 8, cells.argmax(1) % 8), 1)
+    assert ((found - at).abs().amax(1) <= 1).all()
+
+
+def test_a_feature_can_be_made_to_tell_the_category(tmp_path, rooms):
+    """The weight reaches the feature: of the same start another network, and the head is dropped."""
+    train(rooms, tmp_path / "task", recipe("normals", steps=4))
+    train(rooms, tmp_path / "both", recipe("normals", steps=4, category=1.0))
+    one, other = (load_network(tmp_path / name)[0].state_dict() for name in ("task", "both"))
+    assert one.keys() == other.keys()
+    assert not torch.equal(one["0.0.weight"], other["0.0.weight"])
+    plain = tmp_path / "plain"
+    write_rooms(plain, range(16), height=64, width=64, layers=("image", "normals"), shard_size=10)
+    with pytest.raises(DataError, match=r"category: the pictures of rooms have none"):
+        train(plain, tmp_path / "none", recipe("normals", category=1.0))
+
+
+def test_noise_is_added_in_training_and_in_the_channels_own_units():
+    network = build_network("reference-dense", {"outputs": 3, "stride": 8, **SMALL})
+    x = torch.randn(4, 3, 64, 64)
+    learner = Learner(network, recipe("normals", noise=0.5))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        network.eval()
+        clean = learner.front(x)
+        noise = torch.cat([learner.feature(x)[0] - clean for _ in range(50)])
+    assert torch.allclose(noise.std((0, 2, 3)) / clean.std((0, 2, 3)), torch.tensor(0.5), rtol=0.05)
+
+
 def test_frozen_layers_stay_as_they_started(tmp_path, rooms):
     first = tmp_path / "first"
     train(rooms, first, recipe("normals", steps=4))
@@ -239,14 +286,14 @@ def test_frozen_layers_stay_as_they_started(tmp_path, rooms):
         recipe("segmentation", freeze=2)
 
 
-@pytest.mark.parametrize("appearance", [0.0, 0.5])
-def test_an_interrupted_run_resumes_to_the_same_curve(tmp_path, rooms, monkeypatch, appearance):
+@pytest.mark.parametrize("beside", [{}, {"appearance": 0.5, "category": 0.5, "noise": 0.3}])
+def test_an_interrupted_run_resumes_to_the_same_curve(tmp_path, rooms, monkeypatch, beside):
     from cloud.training import run as module
 
     class KilledError(Exception):
         pass
 
-    chosen = recipe("normals", label_stride=2, appearance=appearance)
+    chosen = recipe("normals", label_stride=2, **beside)
     train(rooms, tmp_path / "whole", chosen)
     plain = module.Run.save
     monkeypatch.setattr(module, "CHECKPOINT_S", 0.0)  # a checkpoint a step

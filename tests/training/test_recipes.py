@@ -63,7 +63,7 @@ def test_a_file_says_everything_and_a_flag_overrides_it(tmp_path, rooms):
         ("[netwrok]\nstride = 8\n", "recipe.toml: netwrok: there is no such key; did you mean network?"),
         (
             "zzz = 5\n",
-            "recipe.toml: zzz: not one of appearance, augment, batch, damaged, data, freeze, holdout, init,",
+            "recipe.toml: zzz: not one of appearance, augment, batch, category, damaged, data, freeze, holdout,",
         ),
         ('steps = "many"\n', "recipe.toml: steps: Input should be a valid integer"),
         ("holdout = 0\n", "recipe.toml: holdout: Input should be greater than 0"),
@@ -73,6 +73,7 @@ def test_a_file_says_everything_and_a_flag_overrides_it(tmp_path, rooms):
         ("[network]\nclasses = 2\n", "recipe.toml: network.classes: follows from the data; leave it out"),
         ('task = "depth"\n', "recipe.toml: task: 'depth' is not one of classification"),
         ("label_stride = 2\n", "recipe.toml: label_stride: only for --task normals or segmentation"),
+        ("category = 0.5\n", "recipe.toml: category: only for --task normals or segmentation"),
         ("steps = \n", "recipe.toml is not TOML: Invalid value (at line 1"),
     ],
 )
