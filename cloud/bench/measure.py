@@ -45,7 +45,8 @@ class Point(Frozen):
 class Measured(Frozen):
     """What a folder gave over `pictures` pictures.
 
-    kinds: of its tasks, by name. scales: of lambda, one a point; lambdas: by task, at scale 1. added: tasks that the
+    kinds: of its tasks, by name. seen: pictures in a codec's training, over all levels. scales: of lambda, one a point;
+    lambdas: by task, at scale 1. added: tasks that the
     bundle was taught later; streams: SHA-256 of its bitstreams by quality, without these tasks and with them.
     """
 
@@ -54,6 +55,7 @@ class Measured(Frozen):
     kinds: dict[str, TaskKind]
     uncompressed: Figures
     points: tuple[Point, ...] = ()
+    seen: int = 0
     scales: tuple[float, ...] = ()
     lambdas: dict[str, float] = Field(default_factory=dict)
     default_quality: int | None = None
@@ -119,6 +121,7 @@ class Bench:
                     )
                     for quality in recipe.qualities
                 ),
+                seen=recipe.steps * recipe.batch,
                 scales=recipe.scales,
                 lambdas={name: part.lambda_ for name, part in zip(model.names, recipe.parts, strict=True)},
                 default_quality=recipe.default_quality,

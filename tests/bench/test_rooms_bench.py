@@ -217,7 +217,8 @@ def test_three_tasks_are_held_against_three_codecs():
         "only-segmentation": codec([(0, 100.0, {"segmentation": (0.7, 0.2)})]),
     }
     missing = {"only-normals": "only-normals is missing"}
-    by_title = {one.title: one for one in findings(parts, missing | {"codec": "no", "bundle": "no"})}
+    missing |= dict.fromkeys(("codec", "bundle", "bundle-codec"), "no")
+    by_title = {one.title: one for one in findings(parts, missing)}
     told = by_title["Joint against separate, with segmentation"]
     assert told.notes == ("not measured: only-normals is missing",)
     made = joint_against_separate(parts, "with-segmentation")
@@ -251,11 +252,26 @@ def test_a_level_is_held_against_the_codec_of_its_own_lambda():
         ("50.0 at quality 0", "+3.8%", "50.0", "+4.2%"),
         ("100.0 at quality 100", "+9.8%", "100.0", "+11.1%"),
     ]
-    assert reached(made) == {"levels within 5 % of a codec of their lambda alone": ("1 of 2", False)}
+    assert reached(made) == {"levels of codec within 5 % of a codec of their lambda alone": ("1 of 2", False)}
     other = codec([(50, 48.0, {"normals": (9, 0.4)})], {"normals": 55.0})
     assert (
         "level-low: codec has no level of its lambda"
         in levels_alone({"codec": joint, "level-low": other}).notes
+    )
+
+
+def test_the_bundle_codecs_longer_training_is_told():
+    joint = codec(
+        [(0, 50.0, {"normals": (9, 0.4)}), (100, 100.0, {"normals": (9, 0.1)})],
+        {"normals": 1000.0},
+        (0.1, 1.0),
+    ).model_copy(update={"seen": 8000})
+    low = codec([(50, 48.0, {"normals": (9, 0.4)})], {"normals": 100.0}).model_copy(update={"seen": 4000})
+    made = levels_alone({"bundle-codec": joint, "level-low": low}, "bundle-codec")
+    assert [row[0] for row in made.rows] == ["level-low (lambda 100)"]
+    assert (
+        "Pictures seen in training: level-low 4,000; bundle-codec 8,000, for each of its 2 levels 4,000"
+        in made.notes
     )
 
 
@@ -308,6 +324,7 @@ def test_a_report_is_markdown_of_every_section():
                 "only-normals",
                 "level-low",
                 "level-high",
+                "bundle-codec",
             ),
             "x is missing",
         ),
