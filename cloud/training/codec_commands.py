@@ -124,34 +124,11 @@ def single(
     features: Features = None,
 ) -> None:
     """Flow 1: train a codec on one network's feature."""
-    flags = {
-        "data": data,
-        "validation": validation,
-        "damaged": damaged,
-        "scales": _numbers(scales),
-        "form": form,
-        "preset": preset,
-        "stride": stride,
-        "width": width,
-        "prior": prior,
-        "hyper": hyper,
-        "init": None if init is None else str(init),
-        "balance": balance,
-        "distortion_first": distortion_first,
-        "rate_ramp": rate_ramp,
-        "steps": steps,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "flips": flips,
-        "train_all": train_all,
-        "holdout": holdout,
-        "seed": seed,
-    }
     if network is not None and lambda_ is None:
         lambda_ = 10000.0
     of = {"network": network, "lambda": lambda_, "distortion": distortion, "split": split}
     of |= {"weights": weights, "task": kind, "size": size, "labels": labels}
-    told = Told.of(ctx, recipe, flags, MADE_OF)
+    told = Told.of(ctx, recipe, _of_recipe(ctx), MADE_OF)
     parts = _parts(told, {key: [] if value is None else [value] for key, value in of.items()})
     if len(parts) > 1:
         raise DataError(
@@ -210,33 +187,20 @@ def multi(
     features: Features = None,
 ) -> None:
     """Flow 2: train one codec on the features of several networks."""
-    flags = {
-        "data": data,
-        "validation": validation,
-        "damaged": damaged,
-        "scales": _numbers(scales),
-        "preset": preset,
-        "stride": stride,
-        "width": width,
-        "prior": prior,
-        "hyper": hyper,
-        "init": None if init is None else str(init),
-        "balance": balance,
-        "distortion_first": distortion_first,
-        "rate_ramp": rate_ramp,
-        "steps": steps,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "crop": crop,
-        "flips": flips,
-        "train_all": train_all,
-        "holdout": holdout,
-        "seed": seed,
-    }
-    told = Told.of(ctx, recipe, flags, MADE_OF)
+    told = Told.of(ctx, recipe, _of_recipe(ctx), MADE_OF)
     of = {"network": network, "lambda": lambda_, "distortion": distortion, "name": name, "split": split}
     of |= {"weights": weights, "task": kind, "size": size, "labels": labels}
     _train(told, _parts(told, of), Where(out, resume, device, precision, features))
+
+
+def _of_recipe(ctx: typer.Context) -> dict[str, Any]:
+    """The flags of `single` or `multi` that are keys of a codec's recipe, or say which pictures it sees."""
+    from cloud.training.joint import CodecRecipe
+
+    keys = {*CodecRecipe.model_fields, "holdout", "damaged"} - {"parts"}
+    flags = {key: value for key, value in ctx.params.items() if key in keys}
+    init = flags["init"]
+    return {**flags, "scales": _numbers(flags["scales"]), "init": None if init is None else str(init)}
 
 
 def _parts(told: Told, flags: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

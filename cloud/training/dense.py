@@ -33,8 +33,8 @@ MAIN_FIGURE: dict[str, Better] = {"normals": ("mean_deg", "min"), "segmentation"
 class DenseRecipe(TrainingRecipe):
     """Everything that decides how a network for maps comes out.
 
-    label_stride: 2 computes the loss at a quarter of the pixels, which of each 2 x 2 being drawn for each step. category:
-    weight of telling the pictures' categories from the feature's cells (`appearance.Things`).
+    label_stride: 2 computes the loss at a quarter of the pixels, which of each 2 x 2 being drawn for each step.
+    category: weight of telling the pictures' categories from the feature's cells (`appearance.Things`).
     """
 
     task: DenseTask
@@ -69,7 +69,9 @@ def train_dense(
         )
     categories = getattr(training, "categories", None)
     if recipe.category and categories is None:
-        raise DataError(f"category: the pictures of {recipe.data} have none; rooms do, rendered with that layer")
+        raise DataError(
+            f"category: the pictures of {recipe.data} have none; rooms do, rendered with that layer"
+        )
     team = Team(training_device(device), precision)
     torch.manual_seed(recipe.seed)
     network = ReferenceDense(recipe.network)

@@ -52,8 +52,8 @@ class TrainingRecipe(Frozen):
     data, validation: as `--data` names them; without the latter the last pictures of `data` are held out. init: the
     folder of a network to start from. freeze: layers, from the input on, that stay as they start. appearance: weight of
     rebuilding the picture from the feature (`appearance`). noise: standard deviation of the noise that the feature has
-    in training, in those of its channels; what survives it survives a codec too, for fewer bytes. augment: the range of scales of which one is drawn for each
-    picture.
+    in training, in those of its channels; what survives it survives a codec too, for fewer bytes. augment: the range
+    of scales of which one is drawn for each picture.
     """
 
     data: str
@@ -165,7 +165,9 @@ class Learner:
     shall tell them.
     """
 
-    def __init__(self, network: ReferenceNetwork, recipe: NetworkRecipe | DenseRecipe, categories: int = 0) -> None:
+    def __init__(
+        self, network: ReferenceNetwork, recipe: NetworkRecipe | DenseRecipe, categories: int = 0
+    ) -> None:
         self.network = network
         self.front, self.tail = split(network, network.split_layer)
         self._frozen = split(network, recipe.freeze)[0].requires_grad_(False)
