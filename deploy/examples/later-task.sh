@@ -29,7 +29,8 @@ network front --task normals --steps 3200 --batch 16 --label-stride 2 --init "$w
 network normals --task normals --steps 600 --batch 16 --label-stride 2 --init "$work/front" --freeze 8 \
     --learning-rate 1e-3 --noise 0.15
 network network --recipe "$recipe" --steps 800 --batch 32 --init "$work/front" --freeze 4 --noise 0.4
-network segmentation --task segmentation --steps 2400 --batch 16 --label-stride 2 --init "$work/front" --freeze 8 --noise 0.4
+network segmentation --task segmentation --steps 2400 --batch 16 --label-stride 2 --init "$work/front" --freeze 8 \
+    --noise 0.4
 
 cls=(--network "$work/network" --lambda 10000 --distortion distill)
 normals=(--network "$work/normals" --lambda 8000 --distortion distill-hint)
@@ -42,7 +43,7 @@ multi() { # multi NAME STEPS options: one codec
 }
 multi bundle-codec 5000 "${cls[@]}" "${normals[@]}" --scales 0.04,0.2,0.5,1,3
 if [ ! -d "$work/bundle" ]; then
-    isthmus train build "$work/bundle-codec" --default-quality 77 --data "$data" --out "$work/bundle" --name rooms
+    isthmus train build "$work/bundle-codec" --default-quality 86 --data "$data" --out "$work/bundle" --name rooms
 fi
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
     isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/task" --steps 2500 \
