@@ -46,8 +46,8 @@ class Measured(Frozen):
     """What a folder gave over `pictures` pictures.
 
     kinds: of its tasks, by name. seen: pictures in a codec's training, over all levels. scales: of lambda, one a point;
-    lambdas: by task, at scale 1. added: tasks that the
-    bundle was taught later; streams: SHA-256 of its bitstreams by quality, without these tasks and with them.
+    lambdas: by task, at scale 1. added: tasks that the bundle was taught later; streams: SHA-256 of its bitstreams by
+    quality, without these tasks and with them.
     """
 
     what: Literal["network", "codec", "bundle"]

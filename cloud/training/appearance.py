@@ -7,8 +7,6 @@ neither an edge nor a cloud ever shows a picture made of a feature.
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,11 +37,12 @@ class Appearance(nn.Module):
 
 
 class Things(nn.Module):
-    """Feature (B, C, h, w) -> logits (B, K) of the whole picture's category, each the log-mean-exp of its cells'.
+    """Feature (B, C, h, w) -> logits (B, K) of the whole picture's category, each the log-sum-exp of its cells'.
 
     What tells a category is a few things in the picture, and only the cells that show one can raise its logit: so the
     feature learns to tell things apart where they are, without a label of where. The pooling is that of P. O. Pinheiro
-    and R. Collobert, "From Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015.
+    and R. Collobert, "From Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015, but for the
+    number of cells, which a cross-entropy does not see.
     """
 
     def __init__(self, channels: int, classes: int, width: int = 96) -> None:
@@ -55,4 +54,4 @@ class Things(nn.Module):
     def distance(self, y: Tensor, categories: Tensor) -> Tensor:
         """Cross-entropy of the categories (B,) told from y."""
         cells = self.layers(y).flatten(2)
-        return F.cross_entropy(cells.logsumexp(2) - math.log(cells.shape[2]), categories)
+        return F.cross_entropy(cells.logsumexp(2), categories)

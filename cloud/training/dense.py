@@ -70,7 +70,8 @@ def train_dense(
     categories = getattr(training, "categories", None)
     if recipe.category and categories is None:
         raise DataError(
-            f"category: the pictures of {recipe.data} have none; rooms do, rendered with that layer"
+            f"category: none are known of the pictures of {recipe.data}; rooms have them, at their own size, where "
+            "they were rendered with `isthmus train rooms --layers image,category,...`"
         )
     team = Team(training_device(device), precision)
     torch.manual_seed(recipe.seed)

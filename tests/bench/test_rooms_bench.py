@@ -75,7 +75,7 @@ def section(results: dict, title: str) -> dict:
     return next(one for one in results["sections"] if one["title"] == title)
 
 
-def test_all_that_is_there_is_measured_and_the_rest_is_named(results):
+def test_all_that_is_there_is_measured_and_the_rest_is_named(work, results):
     assert results["pictures"] == 6
     assert {"bundle", "codec", "network", "prior-hyperprior"} <= results["parts"].keys()
     separate = section(results, "Joint against separate")
@@ -84,6 +84,8 @@ def test_all_that_is_there_is_measured_and_the_rest_is_named(results):
     levels = section(results, "A level against a codec of its lambda alone")
     assert [row[0] for row in levels["rows"]] == ["level-low (lambda 25, 25)"]
     assert "not measured: level-high is missing" in levels["notes"]
+    trained = json.loads((work / "codec" / "recipe.json").read_text())["recipe"]
+    assert results["parts"]["codec"]["seen"] == trained["steps"] * trained["batch"]
     assert len(section(results, "Codebook hyperprior against other priors")["rows"]) == len(SCALES) + 1
 
 

@@ -225,37 +225,62 @@ def test_appearance_keeps_the_picture_in_the_feature(tmp_path, rooms):
 
 
 def test_one_cell_that_shows_a_thing_tells_the_category():
-    """A thing that fills one cell of 64 raises its category's logit, and the gradient goes to that cell first."""
-    torch.manual_seed(0)
-    things = Things(2, 3)
-    shown = torch.tensor([0, 1] * 16)
-    y = 0.1 * torch.randn(32, 2, 8, 8)
-    at = torch.randint(1, 7, (32, 2))
-    for i, ((row, column), thing) in enumerate(zip(at.tolist(), shown.tolist(), strict=True)):
-        y[i, thing, row, column] = 3.0
-    optimiser = torch.optim.Adam(things.parameters(), 1e-2)
-    for _ in range(100):
-        distance = things.distance(y, shown)
-        optimiser.zero_grad()
-        distance.backward()
-        optimiser.step()
-    assert distance.item() < 0.1
-    assert things.distance(y, 1 - shown).item() > 1
-    cells = things.layers(y).flatten(2)[range(32), shown]  # (B, h w) logits of the category that is shown
-    found = torch.stack((cells.argmax(1) // 8, cells.argmax(1) % 8), 1)
-    assert ((found - at).abs().amax(1) <= 1).all()
+    """A thing in one cell of 64 tells it, and the gradient goes to that cell; a mean over the cells would drown it."""
+    things = Things(3, 3)
+    things.layers = nn.Identity()  # the cells' logits are the feature
+    y = torch.zeros(1, 3, 8, 8)
+    y[0, 1, 2, 5] = 10.0
+    y.requires_grad_()
+    logit = math.log(math.exp(10) + 63)
+    distance = things.distance(y, torch.tensor([1]))
+    assert distance.item() == pytest.approx(math.log(math.exp(logit) + 2 * 64) - logit, rel=1e-4)
+    distance.backward()
+    share = y.grad[0, 1].abs() / y.grad[0, 1].abs().sum()
+    assert share[2, 5] > 0.99
+    same = torch.full((1, 3, 8, 8), 4.0)  # however many cells say so: no more certain
+    assert things.distance(same, torch.tensor([1])).item() == pytest.approx(math.log(3))
 
 
-def test_a_feature_can_be_made_to_tell_the_category(tmp_path, rooms):
-    """The weight reaches the feature: of the same start another network, and the head is dropped."""
+def test_telling_the_category_teaches_the_front_by_its_weight():
+    network = build_network("reference-dense", {"outputs": 3, "stride": 8, **SMALL})
+    x, categories = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 3])
+    learner = Learner(network, recipe("normals", category=1.0), 4)
+    double = Learner(network, recipe("normals", category=2.0), 4)
+    double.module.load_state_dict(learner.module.state_dict())
+    gradients = []
+    for one in (learner, double):
+        network.zero_grad()
+        one.feature(x, categories)[1].backward()
+        gradients.append(network[0][0].weight.grad.clone())
+    assert gradients[0].abs().sum() > 0
+    assert torch.allclose(gradients[1], 2 * gradients[0], rtol=1e-3, atol=1e-6)
+
+
+def test_each_picture_is_told_its_own_category(tmp_path, rooms, monkeypatch):
+    seen, plain = [], Learner.feature
+
+    def spy(self, x, categories=None):
+        seen.append((x.mean((2, 3)), categories))  # which mirroring does not change
+        return plain(self, x, categories)
+
+    monkeypatch.setattr(Learner, "feature", spy)
     train(rooms, tmp_path / "task", recipe("normals", steps=4))
+    assert all(categories is None for _, categories in seen)
+    seen.clear()
     train(rooms, tmp_path / "both", recipe("normals", steps=4, category=1.0))
+    data = DenseRooms(rooms, "normals", 0, -8)
+    known = network_input(data.pixels(np.arange(24)), Preprocess(height=64, width=64)).mean((2, 3))
+    for means, categories in seen:
+        which = torch.cdist(means, known).argmin(1)
+        assert categories.tolist() == data.categories[which.numpy()].tolist()
     one, other = (load_network(tmp_path / name)[0].state_dict() for name in ("task", "both"))
-    assert one.keys() == other.keys()
-    assert not torch.equal(one["0.0.weight"], other["0.0.weight"])
+    assert one.keys() == other.keys()  # what tells it is dropped
+
+
+def test_a_set_without_categories_is_named(tmp_path):
     plain = tmp_path / "plain"
     write_rooms(plain, range(16), height=64, width=64, layers=("image", "normals"), shard_size=10)
-    with pytest.raises(DataError, match=r"category: the pictures of rooms have none"):
+    with pytest.raises(DataError, match=r"category: none are known of the pictures of rooms; .* --layers"):
         train(plain, tmp_path / "none", recipe("normals", category=1.0))
 
 
