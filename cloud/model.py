@@ -21,17 +21,10 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from cloud.exact_torch import TorchBackend
-from cloud.models.codec import (
-    CodecConfig,
-    FeatureReconstruction,
-    FeatureSeparation,
-    Scaling,
-    common_grid,
-    interpolated,
-    spatial,
-)
 from cloud.models.networks import as_feature, build_network, feature_shape, split
 from cloud.models.onnx_tail import OnnxTail
+from cloud.models.sizes import CodecConfig, common_grid, spatial
+from cloud.models.transforms import FeatureReconstruction, FeatureSeparation, Scaling, interpolated
 from cloud.results import results_of
 from shared.bundle import CLOUD, ONNX, TAIL, TASK, TASKS, WEIGHTS, AddedTask, Bundle, Task, tail_file
 from shared.codec.codec import LatentCodec

@@ -47,7 +47,7 @@ from cloud.bench.rate_ways import MeasuredWay
 from cloud.bench.report import About, this_machine
 from cloud.bench.whole import Networks, load
 from cloud.model import CloudModel
-from cloud.models.codec import FeatureReconstruction, FeatureSeparation
+from cloud.models.transforms import FeatureReconstruction, FeatureSeparation
 from cloud.processes import ISTHMUS, ROOT, server
 from cloud.results import results_of
 from cloud.training.build import export

@@ -21,8 +21,8 @@ from cloud.bench.hybrid import Features, SentFeatures, send_hevc, send_raw
 from cloud.bench.image_codecs import HEVC_PRESET, ImageCodec
 from cloud.bench.measure import bundle_identity
 from cloud.model import CloudModel
-from cloud.models.codec import CodecConfig
 from cloud.models.networks import feature_shape, whole_output
+from cloud.models.sizes import CodecConfig
 from cloud.training.data import in_order, network_input
 from cloud.training.evaluate import Figures, bitstreams, main_qualities
 from cloud.training.features import weights_digest

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from cloud.models.codec import level_of
 from cloud.models.compat import import_torchvision
+from cloud.models.entropy import level_of
 from cloud.models.priors import FactorisedCodec, HyperAnalysis, HyperpriorCodec, HyperSynthesis
 from shared.errors import DataError
 

@@ -12,16 +12,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cloud.models.codec import (
-    SPEED,
-    CodecConfig,
-    FactorisedPrior,
-    FeatureCodec,
-    bounded_log_scale,
-    chain,
-    level_of,
-    on_grid,
-)
+from cloud.models.codec import FeatureCodec
+from cloud.models.entropy import SPEED, FactorisedPrior, bounded_log_scale, level_of, on_grid
+from cloud.models.sizes import CodecConfig
+from cloud.models.transforms import chain
 
 Prior = Literal["codebook", "factorised", "hyperprior", "compressai-factorised", "compressai-hyperprior"]
 

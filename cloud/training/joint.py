@@ -30,9 +30,11 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 from rich.progress import track
 from torch import Tensor, nn
 
-from cloud.models.codec import PRESETS, CodecConfig, JointCodec, Shape, common_grid, interpolated
+from cloud.models.codec import JointCodec
 from cloud.models.networks import as_feature, feature_shape
 from cloud.models.priors import Prior, codec_of
+from cloud.models.sizes import PRESETS, CodecConfig, Shape, common_grid
+from cloud.models.transforms import interpolated
 from cloud.training.data import in_order, network_input
 from cloud.training.dense import dense_loss
 from cloud.training.features import Kept, Pixels, kept_features, weights_digest

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cloud.models.codec import SCALE_MAX, SCALE_MIN, FactorisedPrior, FeatureCodec
+from cloud.models.codec import FeatureCodec
+from cloud.models.entropy import SCALE_MAX, SCALE_MIN, FactorisedPrior
 from shared.codec.codec import LEVELS, Levels
 from shared.codec.exact import MEAN_STEPS, SCALE_STEPS, Rounding
 from shared.codec.rangecoder import TOTAL

@@ -22,15 +22,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from cloud.models.codec import (
-    CodecConfig,
-    FeatureReconstruction,
-    Scaling,
-    initialise,
-    interpolated,
-    spatial,
-)
 from cloud.models.networks import feature_shape
+from cloud.models.sizes import CodecConfig, spatial
+from cloud.models.transforms import FeatureReconstruction, Scaling, initialise, interpolated
 from cloud.training.build import export_tail, named, tail_told
 from cloud.training.data import in_order, network_input
 from cloud.training.features import Kept, Pixels, kept_features

@@ -125,7 +125,7 @@ valid = st.integers(QUALITIES[0], QUALITIES[-1])
 
 
 def level_by_hand(quality: int) -> int:
-    """The nearest by `cloud.models.codec.level_of`'s formula, on an exact position."""
+    """The nearest by `cloud.models.entropy.level_of`'s formula, on an exact position."""
     knots = list(pairwise(QUALITIES))
     [at] = [i for i, (a, b) in enumerate(knots) if a <= quality < b] or [len(knots)]
     if at == len(knots):

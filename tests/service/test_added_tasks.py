@@ -262,8 +262,9 @@ def test_an_added_task_runs_for_those_who_ask_and_leaves_the_others_as_they_were
     import numpy as np
     import torch
 
-    from cloud.models.codec import CodecConfig, FeatureReconstruction
     from cloud.models.networks import build_network, split
+    from cloud.models.sizes import CodecConfig
+    from cloud.models.transforms import FeatureReconstruction
 
     plain = CloudModel(Bundle.open(own))
     add_task(own, mood)

@@ -8,17 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from cloud.models.codec import (
-    PRESETS,
-    CodecConfig,
-    FactorisedPrior,
-    FeatureCodec,
-    FeatureReconstruction,
-    JointCodec,
-    ProbabilityPredictor,
-    gaussian_bits,
-)
+from cloud.models.codec import FeatureCodec, JointCodec
+from cloud.models.entropy import FactorisedPrior, ProbabilityPredictor, gaussian_bits
 from cloud.models.networks import ClassifierConfig, ReferenceClassifier, feature_shape, split
+from cloud.models.sizes import PRESETS, CodecConfig
+from cloud.models.transforms import FeatureReconstruction
 
 
 def widths(module: torch.nn.Module, kind: type[torch.nn.Module]) -> list[tuple[int, int]]:

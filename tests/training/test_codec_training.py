@@ -137,7 +137,8 @@ def test_a_mistake_names_its_key(place, tmp_path, command, old, new, said):
 
 
 def test_the_rate_stays_whole_in_mixed_precision():
-    from cloud.models.codec import PRESETS, JointCodec
+    from cloud.models.codec import JointCodec
+    from cloud.models.sizes import PRESETS
 
     torch.manual_seed(0)
     codec = JointCodec([(8, 4, 4)], PRESETS["small"]).eval()

@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
-from cloud.models.codec import PRESETS, CodecConfig, gaussian_bits
 from cloud.models.compat import import_torchvision
+from cloud.models.entropy import gaussian_bits
 from cloud.models.priors import codec_of
+from cloud.models.sizes import PRESETS, CodecConfig
 from cloud.training.build import build
 from cloud.training.joint import (
     CodecRecipe,

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from cloud.models.codec import PRESETS, CodecConfig, gaussian_bits
+from cloud.models.entropy import gaussian_bits
 from cloud.models.priors import CODECS, FactorisedCodec, HyperpriorCodec, codec_of
+from cloud.models.sizes import PRESETS, CodecConfig
 from cloud.training.build import build
 from cloud.training.features import kept_features
 from cloud.training.joint import CodecRecipe, Part, load_run, train_codec

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cloud.models.codec import CodecConfig, FeatureCodec, level_of
+from cloud.models.codec import FeatureCodec
+from cloud.models.entropy import level_of
+from cloud.models.sizes import CodecConfig
 from cloud.training.quantise import quantise
 from shared.codec.codec import LEVELS, LatentCodec
 
