@@ -56,7 +56,8 @@ def tiny_run(
     tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches], tiny_network: Path
 ) -> Path:
     """A codec's run folder, trained for a few steps."""
-    from cloud.training.joint import CodecRecipe, Part, train_codec
+    from cloud.training.codec_recipe import CodecRecipe, Part
+    from cloud.training.joint import train_codec
 
     out = tmp_path_factory.mktemp("tiny") / "codec"
     part = Part(network=str(tiny_network), lambda_=300.0)

@@ -19,9 +19,10 @@ from rich.progress import track
 from cloud.training.data import in_order, network_input
 from cloud.training.evaluate import Figures, bitstreams, evaluate_bundle, main_qualities
 from cloud.training.features import Pixels, identity, weights_digest
-from cloud.training.joint import evaluate, load_run
+from cloud.training.joint import evaluate
 from cloud.training.network import load_network
 from cloud.training.run import training_device
+from cloud.training.split_networks import load_run
 from cloud.training.tally import count, metric_of, truth_of
 from cloud.training.views import open_views
 from shared.bundle import Bundle

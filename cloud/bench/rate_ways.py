@@ -26,9 +26,9 @@ from cloud.models.sizes import CodecConfig
 from cloud.training.data import in_order, network_input
 from cloud.training.evaluate import Figures, bitstreams, main_qualities
 from cloud.training.features import weights_digest
-from cloud.training.joint import Head, as_map, load_run
 from cloud.training.network import NetworkCard
 from cloud.training.sources import Source, cut, load_source
+from cloud.training.split_networks import Head, as_map, load_run
 from cloud.training.tally import Metric, View, count, labelled, metric_of, target_of
 from shared.bundle import Bundle, Task
 from shared.codec.bitstream import Bitstream

@@ -35,10 +35,10 @@ from torch import Tensor, nn
 
 from cloud.training.data import in_order, network_input
 from cloud.training.features import Pixels
-from cloud.training.joint import Head, SplitNetworks, as_map, load_run
 from cloud.training.network import NetworkCard
 from cloud.training.quantise import Precision, quantise
 from cloud.training.sources import reference_cut
+from cloud.training.split_networks import Head, SplitNetworks, as_map, load_run
 from shared.bundle import (
     CLOUD,
     EDGE,

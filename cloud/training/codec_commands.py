@@ -195,7 +195,7 @@ def multi(
 
 def _of_recipe(ctx: typer.Context) -> dict[str, Any]:
     """The flags of `single` or `multi` that are keys of a codec's recipe, or say which pictures it sees."""
-    from cloud.training.joint import CodecRecipe
+    from cloud.training.codec_recipe import CodecRecipe
 
     keys = {*CodecRecipe.model_fields, "holdout", "damaged"} - {"parts"}
     flags = {key: value for key, value in ctx.params.items() if key in keys}
@@ -240,7 +240,9 @@ class Where:
 
 
 def _train(told: Told, parts: list[dict[str, Any]], where: Where) -> None:
-    from cloud.training.joint import CodecRecipe, figures_told, load_networks, spread, train_codec
+    from cloud.training.codec_recipe import CodecRecipe, spread
+    from cloud.training.joint import figures_told, train_codec
+    from cloud.training.split_networks import load_networks
     from cloud.training.tally import View
     from cloud.training.views import open_views
 
@@ -370,8 +372,8 @@ def build(
 ) -> None:
     """Make a bundle of a trained codec, and report what its integers cost on pictures that it did not train on."""
     from cloud.training.build import build as make
-    from cloud.training.joint import cards_of
     from cloud.training.quantise import Precision as Bits
+    from cloud.training.split_networks import cards_of
     from cloud.training.views import open_views
     from shared.codec.exact import InexactError
 

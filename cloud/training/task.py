@@ -26,21 +26,15 @@ from cloud.models.networks import feature_shape
 from cloud.models.sizes import CodecConfig, spatial
 from cloud.models.transforms import FeatureReconstruction, Scaling, initialise, interpolated
 from cloud.training.build import export_tail, named, tail_told
+from cloud.training.codec_recipe import Crop, Distortion
 from cloud.training.data import in_order, network_input
+from cloud.training.distortion import distortion
 from cloud.training.features import Kept, Pixels, kept_features
-from cloud.training.joint import (
-    SAMPLE,
-    Crop,
-    Distortion,
-    Head,
-    as_map,
-    check_size,
-    distortion,
-    features_of,
-    network_inputs,
-)
+from cloud.training.frozen import features_of, network_inputs
+from cloud.training.joint import SAMPLE
 from cloud.training.run import Run, Schedule, batches, fit, training_device
 from cloud.training.sources import Source, cut, load_source, reference_cut
+from cloud.training.split_networks import Head, as_map, check_size
 from cloud.training.tally import Tally, View, sheet, sheet_indices, target_of, truth_of
 from cloud.training.team import Precision, Team
 from shared.bundle import CLOUD, ONNX, TAIL, TASK, WEIGHTS, AddedTask, Bundle, FileEntry, Task

@@ -102,7 +102,9 @@ def test_the_bundle_is_measured_on_true_bytes_and_its_streams_do_not_change(resu
 
 
 def test_distortions_are_those_of_whole_maps_against_the_network(work):
-    from cloud.training.joint import distortion, evaluate, load_run
+    from cloud.training.distortion import distortion
+    from cloud.training.joint import evaluate
+    from cloud.training.split_networks import load_run
     from cloud.training.views import open_views
 
     model, recipe, cards = load_run(work / "codec")

@@ -10,9 +10,10 @@ import torch
 
 from cloud.models.networks import ClassifierConfig, DenseConfig, build_network
 from cloud.models.priors import Prior
-from cloud.training.joint import CARDS, CodecRecipe, Part, SplitNetworks, load_networks
+from cloud.training.codec_recipe import CodecRecipe, Part
 from cloud.training.network import NetworkCard, save_network
 from cloud.training.rooms import CATEGORIES, SEMANTIC_CLASSES
+from cloud.training.split_networks import CARDS, SplitNetworks, load_networks
 from shared.bundle import Preprocess
 from shared.types import TaskKind
 

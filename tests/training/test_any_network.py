@@ -19,8 +19,10 @@ from cloud.models.compat import import_torchvision
 from cloud.models.cutting import Traced
 from cloud.models.foreign import give_weights, make
 from cloud.training.build import build
-from cloud.training.joint import CodecRecipe, Part, load_run, train_codec
+from cloud.training.codec_recipe import CodecRecipe, Part
+from cloud.training.joint import train_codec
 from cloud.training.sources import Source, cut, load_source
+from cloud.training.split_networks import load_run
 from cloud.training.task import FOLDER, TaskRecipe, train_task
 from shared.bundle import MANIFEST, ONNX, TAIL, Bundle
 from shared.encoder import Encoder

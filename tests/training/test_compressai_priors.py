@@ -12,15 +12,9 @@ from cloud.models.entropy import gaussian_bits
 from cloud.models.priors import codec_of
 from cloud.models.sizes import PRESETS, CodecConfig
 from cloud.training.build import build
-from cloud.training.joint import (
-    CodecRecipe,
-    Part,
-    SplitNetworks,
-    load_networks,
-    load_run,
-    start_from,
-    train_codec,
-)
+from cloud.training.codec_recipe import CodecRecipe, Part
+from cloud.training.joint import train_codec
+from cloud.training.split_networks import SplitNetworks, load_networks, load_run, start_from
 from shared.errors import DataError
 
 import_torchvision()

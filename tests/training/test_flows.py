@@ -21,19 +21,13 @@ from cloud.model import CloudModel
 from cloud.tasks import add_task
 from cloud.training import features
 from cloud.training.build import build
+from cloud.training.codec_recipe import CodecRecipe, Part, rate_weight
 from cloud.training.evaluate import evaluate_bundle
 from cloud.training.features import Kept, kept_features
-from cloud.training.joint import (
-    CodecRecipe,
-    Part,
-    _levels,
-    load_run,
-    rate_weight,
-    train_codec,
-    validated_loss,
-)
+from cloud.training.joint import _levels, train_codec, validated_loss
 from cloud.training.network import load_network
 from cloud.training.run import Schedule, batches
+from cloud.training.split_networks import load_run
 from cloud.training.task import FOLDER, TaskRecipe, train_task
 from cloud.training.team import Team
 from shared.bundle import Bundle

@@ -17,8 +17,10 @@ from cloud.models.entropy import gaussian_bits
 from cloud.models.priors import CODECS, FactorisedCodec, HyperpriorCodec, codec_of
 from cloud.models.sizes import PRESETS, CodecConfig
 from cloud.training.build import build
+from cloud.training.codec_recipe import CodecRecipe, Part
 from cloud.training.features import kept_features
-from cloud.training.joint import CodecRecipe, Part, load_run, train_codec
+from cloud.training.joint import train_codec
+from cloud.training.split_networks import load_run
 from shared.errors import DataError
 
 PRIORS = ["factorised", "hyperprior"]

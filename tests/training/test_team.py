@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from cloud.models.networks import ClassifierConfig
-from cloud.training.joint import CodecRecipe, Part
+from cloud.training.codec_recipe import CodecRecipe, Part
 from cloud.training.network import NetworkRecipe
 from cloud.training.rooms import write_rooms
 from cloud.training.run import Run, Schedule, fit

@@ -1,0 +1,70 @@
+"""How far a task's answer from a feature that went through the codec is from what it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cloud.training.codec_recipe import Distortion
+from cloud.training.dense import dense_loss
+from cloud.training.split_networks import Head
+
+
+def distortion(
+    kind: Distortion,
+    head: Head,
+    teacher: Callable[..., Tensor],
+    made: Tensor,
+    given: Tensor,
+    truth: NDArray[Any] | None,
+    crop: int | None,
+    variance: Callable[[Tensor], Tensor] = torch.var,
+) -> Tensor:
+    """d of each picture, (B,). made: the task's feature through the codec; given: without, of the same shape.
+
+    truth: labels, for "task". variance: of `given`, over all processes' pictures.
+
+    feature: mean squared error over the feature's variance. distill-hint: distill and feature together, which reaches
+    a given error in fewer steps where the tail is deep (Romero et al., 2015, "FitNets: hints for thin deep nets").
+    task: the task's own loss against the labels. distill: Kullback-Leibler divergence from the
+    teacher's classes (a mean over the pixels for a map), or for normals 1 - cosine and the mean absolute difference.
+    """
+    if kind == "distill-hint":
+        hint = distortion("feature", head, teacher, made, given, truth, crop, variance)
+        return hint + distortion("distill", head, teacher, made, given, truth, crop)
+    if kind == "feature":
+        return (made.float() - given).square().mean((1, 2, 3)) / variance(given)
+    if kind == "task":
+        out = head(made).float()
+        labels = torch.from_numpy(np.ascontiguousarray(truth)).to(made.device)
+        if head.kind == "classification":
+            return F.cross_entropy(out, labels, reduction="none")
+        return torch.stack(
+            [dense_loss(head.kind, one[None], map_[None]) for one, map_ in zip(out, labels, strict=True)]
+        )
+    if head.kind != "classification" and crop is not None:
+        made, given = _piece(made, given, crop)
+    out = head(made, light=True).float()
+    with torch.no_grad():
+        wanted = teacher(given, light=True).float()
+    if head.kind == "normals":
+        one, other = F.normalize(out, dim=1), F.normalize(wanted, dim=1)
+        return (1 - (one * other).sum(1) + (one - other).abs().mean(1)).mean((1, 2))
+    wanted = F.log_softmax(wanted, 1)
+    divergence = (wanted.exp() * (wanted - F.log_softmax(out, 1))).sum(1)
+    return divergence if divergence.dim() == 1 else divergence.mean((1, 2))
+
+
+def _piece(made: Tensor, given: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """The same piece of both features, drawn anew each time. The tail sees its edges alike in both."""
+    height, width = made.shape[2:]
+    high, wide = min(cells, height), min(cells, width)
+    top, left = (int(torch.randint(n, ())) for n in (height - high + 1, width - wide + 1))
+    rows, columns = slice(top, top + high), slice(left, left + wide)
+    return made[:, :, rows, columns], given[:, :, rows, columns]
