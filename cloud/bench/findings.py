@@ -22,7 +22,7 @@ SINGLE = {
     "normals": "only-normals",
     "segmentation": "only-segmentation",
 }
-ALONE = ("level-low", "level-high")
+ALONE = ("level-low", "level-middle", "level-high")
 PRIORS = {"codebook": "codec", "factorised": "prior-factorised", "hyperprior": "prior-hyperprior"}
 LONGER = "bundle-codec"  # the codec that the bundle is built of; the others are compared at equal steps
 CODECS = (

@@ -244,18 +244,26 @@ def test_span_and_monotony():
 
 def test_a_level_is_held_against_the_codec_of_its_own_lambda():
     joint = codec(
-        [(0, 50.0, {"normals": (9, 0.4)}), (100, 100.0, {"normals": (9, 0.1)})],
+        [
+            (0, 50.0, {"normals": (9, 0.4)}),
+            (50, 80.0, {"normals": (9, 0.2)}),
+            (100, 100.0, {"normals": (9, 0.1)}),
+        ],
         {"normals": 1000.0},
-        (0.1, 1.0),
+        (0.1, 0.4, 1.0),
     )
     low = codec([(50, 48.0, {"normals": (9, 0.4)})], {"normals": 100.0})
     high = codec([(50, 90.0, {"normals": (9, 0.1)})], {"normals": 1000.0})
-    made = levels_alone({"codec": joint, "level-low": low, "level-high": high})
-    # bits + lambda d: 400 + 40 against 384 + 40, and 800 + 100 against 720 + 100
+    middle = codec([(50, 78.0, {"normals": (9, 0.2)})], {"normals": 400.0})
+    made = levels_alone({"codec": joint, "level-low": low, "level-middle": middle, "level-high": high})
+    # bits + lambda d: 400 + 40 against 384 + 40, 640 + 80 against 624 + 80, and 800 + 100 against 720 + 100
     assert [row[2:] for row in made.rows] == [
         ("50.0 at quality 0", "+3.8%", "50.0", "+4.2%"),
+        ("80.0 at quality 50", "+2.3%", "80.0", "+2.6%"),
         ("100.0 at quality 100", "+9.8%", "100.0", "+11.1%"),
     ]
+    assert reached(made) == {"levels of codec within 5 % of a codec of their lambda alone": ("2 of 3", True)}
+    made = levels_alone({"codec": joint, "level-low": low, "level-high": high})
     assert reached(made) == {"levels of codec within 5 % of a codec of their lambda alone": ("1 of 2", False)}
     other = codec([(50, 48.0, {"normals": (9, 0.4)})], {"normals": 55.0})
     assert (
