@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
+from torch import Tensor
 
 from cloud.models.priors import Prior
 from cloud.models.sizes import PRESETS, CodecConfig, Shape, common_grid
@@ -16,6 +17,7 @@ from shared.errors import DataError
 from shared.types import Frozen
 
 GRID_MOST = 32  # cells of z, high or wide, unless the recipe says so
+T = TypeVar("T", float, Tensor)
 Distortion = Literal["task", "distill", "feature", "distill-hint"]
 # Feature cells; in a file and in a flag 0 stands for None, the whole map.
 Crop = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(lambda cells: cells or None)]
@@ -115,3 +117,23 @@ def rate_weight(done: float, recipe: CodecRecipe) -> float:
     if recipe.rate_ramp == 0:
         return float(done >= recipe.distortion_first)
     return min(1.0, max(0.0, (done - recipe.distortion_first) / recipe.rate_ramp))
+
+
+def shares(recipe: CodecRecipe) -> list[float]:
+    """Of each part's distortion in the whole: its lambda's of their sum."""
+    return [part.lambda_ / total_of(recipe) for part in recipe.parts] if recipe.form == "rd" else [1.0]
+
+
+def total_of(recipe: CodecRecipe) -> float:
+    """What a loss in bits a picture is divided by in training; in form "dr" it is no loss in bits, and stays."""
+    return sum(part.lambda_ for part in recipe.parts) if recipe.form == "rd" else 1.0
+
+
+def level_loss(recipe: CodecRecipe, scale: T, distance: T, bits: T, ramp: float = 1.0) -> T:
+    """What training lowers, of pictures (B,) or one. distance: by `shares`; ramp: the rate's, of `rate_weight`.
+
+    The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda. A level's
+    scale weighs the distortion and not the rate, so that no level's share of the gradient drowns the others'.
+    """
+    rate = 1 / total_of(recipe) if recipe.form == "rd" else recipe.parts[0].lambda_
+    return scale**-recipe.balance * (scale * distance + ramp * rate * bits)

@@ -25,7 +25,7 @@ from rich.progress import track
 from torch import Tensor
 
 from cloud.models.transforms import interpolated
-from cloud.training.codec_recipe import CodecRecipe, rate_weight
+from cloud.training.codec_recipe import CodecRecipe, level_loss, rate_weight, shares, total_of
 from cloud.training.data import in_order, network_input
 from cloud.training.distortion import distortion
 from cloud.training.features import Kept, Pixels
@@ -124,21 +124,16 @@ def train_codec(
         bits = coded.bits_z + coded.bits_v
         ramp = rate_weight(step / recipe.steps, recipe)
         scalars, distance = {}, torch.zeros_like(bits)
-        weights = [part.lambda_ for part in recipe.parts] if recipe.form == "rd" else [1.0]
-        total = sum(weights)
-        for k, part in enumerate(recipe.parts):
+        for k, (part, share) in enumerate(zip(recipe.parts, shares(recipe), strict=True)):
             labels = part.distortion == "task"
             truth = truth_of(training[k], indices % size, indices >= size) if labels else None
             known = Known(answers[k].batch(indices).to(place)) if k in answers else teacher.heads[k]
             d = distortion(
                 part.distortion, model.heads[k], known, made[k], given[k], truth, recipe.crop, team.variance
             )
-            distance = distance + d * (weights[k] / total)
+            distance = distance + d * share
             scalars[f"d/{model.names[k]}"] = float(d.detach().mean())
-        # The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda. A level's
-        # scale weighs the distortion and not the rate, so that no level's share of the gradient drowns the others'.
-        rate = 1 / total if recipe.form == "rd" else recipe.parts[0].lambda_
-        loss = (scale**-recipe.balance * (scale * distance + ramp * rate * bits)).mean()
+        loss = level_loss(recipe, scale, distance, bits, ramp).mean()
         scalars |= {
             "distortion": float(distance.detach().mean()),
             "bytes_under_noise": float(bits.detach().mean()) / 8,
@@ -172,18 +167,14 @@ def train_codec(
 
 
 def validated_loss(recipe: CodecRecipe, names: Sequence[str], figures: Mapping[str, float]) -> float:
-    """What training lowers, with all of the rate, as a mean over the levels; from figures with distances."""
-    total = 0.0
+    """What training lowers, with all of the rate, as a mean over the levels; in bits a picture where the form is "rd".
+    From figures with distances."""
+    losses = []
     for scale, quality in zip(recipe.scales, recipe.qualities, strict=True):
-        bits = 8 * figures[f"bytes@{quality}"]
         distances = [figures[f"{name}/distortion@{quality}"] for name in names]
-        if recipe.form == "rd":
-            weighted = sum(part.lambda_ * d for part, d in zip(recipe.parts, distances, strict=True))
-            loss = bits + scale * weighted
-        else:
-            loss = scale * distances[0] + recipe.parts[0].lambda_ * bits
-        total += scale**-recipe.balance * loss
-    return total / len(recipe.scales)
+        distance = sum(share * d for share, d in zip(shares(recipe), distances, strict=True))
+        losses.append(level_loss(recipe, scale, distance, 8 * figures[f"bytes@{quality}"]))
+    return total_of(recipe) * sum(losses) / len(losses)
 
 
 def _levels(size: int, log_scales: Tensor, team: Team) -> tuple[Tensor | None, Tensor]:

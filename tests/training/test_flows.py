@@ -298,6 +298,20 @@ def test_the_validated_loss_is_the_one_that_is_trained():
     assert validated_loss(single, ("a",), figures) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("form", ["rd", "dr"])
+def test_a_level_counts_in_training_by_its_scale_and_balance(tmp_path, tiny_network, patches, form):
+    part = Part(network=str(tiny_network), lambda_=300.0)
+    recipe = CodecRecipe(
+        data="patches", parts=(part,), steps=20, batch=24, scales=(16.0,), balance=0.25, form=form
+    )
+    train_codec(recipe, patches[:1], patches[1:], tmp_path / "run", resume=False)
+    (line,) = curve(tmp_path / "run")
+    rate = 300 if form == "dr" else 1 / 300
+    # The ramp of the rate, a tenth of the steps after its start, is complete after another three tenths.
+    expected = (16 * line["distortion"] + rate * 8 * line["bytes_under_noise"]) / 2
+    assert line["loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_best_codec_is_the_result(tmp_path, tiny_run):
     shutil.copytree(tiny_run, tmp_path / "run")
     best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
