@@ -15,12 +15,15 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from cloud.models.networks import ClassifierConfig
+from cloud.training.build import build
 from cloud.training.codec_recipe import CodecRecipe, Part
+from cloud.training.data import Rooms
 from cloud.training.network import NetworkRecipe
 from cloud.training.rooms import write_rooms
 from cloud.training.run import Run, Schedule, fit
 from cloud.training.team import Team
 from shared.errors import DataError
+from support.untrained import SIZE, random_network, random_run
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
@@ -112,6 +115,33 @@ def test_two_processes_train_a_network_as_one_does(tmp_path):
         "processes": 2,
         "precision": "32",
     }
+
+
+def test_two_processes_train_a_later_task_as_one_does(tmp_path):
+    rooms, bundle = tmp_path / "rooms", tmp_path / "bundle"
+    layers = ("image", "category", "normals", "semantic")
+    write_rooms(rooms, range(22), height=SIZE, width=SIZE, layers=layers, shard_size=11)
+    cls = random_network(tmp_path / "cls", "classification")
+    network = random_network(tmp_path / "segmentation", "segmentation")
+    build(random_run(tmp_path / "codec", [cls]), bundle, "small", Rooms(rooms))
+    for processes in (0, 2):
+        flags = ("--network", str(network), "--data", str(rooms), "--holdout", "6", "--distortion", "feature")
+        sizes = ("--steps", str(STEPS), "--batch", "8", "--learning-rate", "0.01", "--device", "cpu")
+        done = start(
+            processes,
+            "tests/support/log_every_step.py",
+            *("train", "task", str(bundle), *flags, *sizes, "--out", str(tmp_path / f"run{processes}")),
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("add it with") == 1, done.stdout
+    one, two = tmp_path / "run0", tmp_path / "run2"
+    same(one, two)
+    a, b = (load_file(run / "task" / "task.safetensors") for run in (one, two))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert b[name] == pytest.approx(a[name], rel=1e-2, abs=1e-4), name
+    figures = [json.loads((run / "task" / "task.json").read_text())["figures"] for run in (one, two)]
+    assert figures[1] == pytest.approx(figures[0], abs=1e-3)
 
 
 def test_noise_and_means_over_unequal_parts_are_those_of_one_process(tmp_path):
