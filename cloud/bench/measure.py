@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, ValidationError
 from rich.progress import track
 
+from cloud.training.codec_recipe import lambdas_of
 from cloud.training.data import in_order, network_input
 from cloud.training.evaluate import Figures, bitstreams, evaluate_bundle, main_qualities
 from cloud.training.features import Pixels, identity, weights_digest
@@ -124,7 +125,7 @@ class Bench:
                 ),
                 seen=recipe.steps * recipe.batch,
                 scales=recipe.scales,
-                lambdas={name: part.lambda_ for name, part in zip(model.names, recipe.parts, strict=True)},
+                lambdas=dict(zip(model.names, lambdas_of(recipe), strict=True)),
                 default_quality=recipe.default_quality,
             )
 

@@ -83,7 +83,7 @@ def bench_rate(
     from cloud.bench.report import About, this_machine
     from cloud.training.features import identity
     from cloud.training.run import training_device
-    from cloud.training.tally import Unlabelled, View, labelled
+    from cloud.training.tally import Unlabelled, View, labelled, labels_digest
     from cloud.training.views import open_views
     from shared.bundle import Bundle
 
@@ -92,13 +92,20 @@ def bench_rate(
     kinds = uncompressed.kinds
     count = min(count or QUICK, QUICK) if quick else count
     opened = open_views(
-        data, list(kinds.values()), 0, count, [False] * len(kinds), preprocess=uncompressed.preprocess
+        data,
+        list(kinds.values()),
+        0,
+        count,
+        [False] * len(kinds),
+        preprocess=uncompressed.preprocess,
+        labels=[bundle.task(name).labels for name in kinds],
     )
     views: dict[str, View] = dict(zip(kinds, opened, strict=True))
     if agreement:
         views = {name: Unlabelled(view) for name, view in views.items()}
     with_labels = {name for name, view in views.items() if labelled(view)}
-    on = {"networks": uncompressed.of(), "labelled": sorted(with_labels), **identity(opened[0])}
+    labels = {name: labels_digest(views[name]) for name in sorted(with_labels)}
+    on = {"networks": uncompressed.of(), "labels": labels, **identity(opened[0])}
     measured = [
         kept(
             out / "parts" / f"{re.sub(r'[^A-Za-z0-9]+', '-', way.name)}.json",

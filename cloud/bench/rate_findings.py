@@ -162,7 +162,10 @@ def _saved(size: Read | None, read: Read | None) -> str:
         return ""
     if size.side == ">":
         return "not reached by Isthmus"
-    return saving_of(size.value, [read])[0]
+    if size.side == "<" and read.side == "<":
+        return "cannot be told"
+    saved = saving_of(size.value, [read])[0]
+    return f"at least {saved}" if size.side == "<" and not read.side else saved
 
 
 def needed(race: Race, way: MeasuredWay, tasks: Collection[str]) -> list[Read]:

@@ -225,7 +225,11 @@ class FeatureWay:
     together: bool = False
 
     def of(self) -> dict[str, Any]:
-        return {"settings": self.settings, "ladder": list(self.ladder)}
+        cuts = {
+            name: [network.task.split, network.task.feature]
+            for name, network in self.networks.by_task.items()
+        }
+        return {"settings": self.settings, "ladder": list(self.ladder), "cuts": cuts}
 
     def coded(self, pixels: NDArray[np.uint8]) -> Iterator[Coded]:
         x = self.networks.input(pixels)

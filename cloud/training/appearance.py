@@ -7,6 +7,9 @@ neither an edge nor a cloud ever shows a picture made of a feature.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,13 +30,16 @@ class Appearance(nn.Module):
             nn.PixelShuffle(4),
         )
 
-    def distance(self, y: Tensor, x: Tensor) -> Tensor:
-        """Mean squared error of the picture rebuilt from y, over the variance of the pictures x (B, 3, H, W)."""
+    def distance(self, y: Tensor, x: Tensor, variance: Callable[[Tensor], Tensor] = torch.var) -> Tensor:
+        """Mean squared error of the picture rebuilt from y, over the variance of the pictures x (B, 3, H, W).
+
+        variance: over all processes' pictures.
+        """
         wanted = F.avg_pool2d(x, COARSE)
         made = self.layers(y)
         if made.shape != wanted.shape:
             made = F.interpolate(made, wanted.shape[2:], mode="bilinear", align_corners=False)
-        return F.mse_loss(made, wanted) / wanted.var()
+        return F.mse_loss(made, wanted) / variance(wanted)
 
 
 class Things(nn.Module):

@@ -33,6 +33,7 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from cloud.training.codec_recipe import lambdas_of
 from cloud.training.data import in_order, network_input
 from cloud.training.features import Pixels
 from cloud.training.network import NetworkCard
@@ -178,7 +179,7 @@ def build(
         preprocess=preprocess,
         codec=model.codec.core.config.model_dump(mode="json"),
         qualities=tuple(
-            Quality.model_validate({"quality": quality, "lambda": scale * recipe.parts[0].lambda_})
+            Quality.model_validate({"quality": quality, "lambda": scale * lambdas_of(recipe)[0]})
             for quality, scale in zip(recipe.qualities, recipe.scales, strict=True)
         ),
         default_quality=default,
@@ -239,7 +240,8 @@ def named(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe whose folders are names: where they lay is nobody's business but this machine's."""
     out = {
         key: Path(value).name
-        if key in ("data", "network", "init", "weights", "labels") and isinstance(value, str)
+        if key in ("data", "validation", "bundle", "network", "init", "weights", "labels")
+        and isinstance(value, str)
         else value
         for key, value in recipe.items()
     }

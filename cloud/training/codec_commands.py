@@ -107,6 +107,7 @@ def single(
     balance: Balance = 0.0,
     distortion_first: Share = 0.1,
     rate_ramp: Share = 0.3,
+    crop: Crop = 8,
     distortion: Annotated[
         str | None,
         typer.Option(
@@ -251,11 +252,13 @@ def _train(told: Told, parts: list[dict[str, Any]], where: Where) -> None:
     told.default("qualities", spread(len(scales)))
     recipe = told.recipe(CodecRecipe, data=data, parts=parts, scales=scales)
     cards = [network.card for network in load_networks(recipe.parts)]
+    labels = [card.labels for card in cards]
     needed = [part.distortion == "task" for part in recipe.parts]
 
     def views(data: str, start: int, stop: int | None) -> Sequence[View]:
         kinds = [card.task for card in cards]
-        return open_views(data, kinds, start, stop, needed, preprocess=cards[0].preprocess, damaged=damaged)
+        how: dict[str, Any] = {"preprocess": cards[0].preprocess, "damaged": damaged, "labels": labels}
+        return open_views(data, kinds, start, stop, needed, **how)
 
     if recipe.validation is None:
         training, validation = views(data, 0, -holdout), views(data, -holdout, None)
@@ -341,6 +344,7 @@ def task(
     chosen = told.recipe(TaskRecipe, data=rooms, bundle=str(of_bundle), network=source)
     card, needed = load_source(chosen)[1], [chosen.distortion == "task"]
     how: dict[str, Any] = {"needed": needed, "preprocess": card.preprocess, "damaged": skip}
+    how["labels"] = [card.labels]
     if chosen.validation is None:
         (training,) = open_views(rooms, [card.task], 0, -held, **how)
         (checked,) = open_views(rooms, [card.task], -held, None, **how)
@@ -437,7 +441,19 @@ def evaluate(
     from shared.bundle import Bundle
 
     opened = Bundle.open(bundle)
-    kinds = {load_network(folder)[1].task: folder for folder in network}
+    kinds: dict[str, Path] = {}
+    for folder in network:
+        card = load_network(folder)[1]
+        if card.task in kinds:
+            raise DataError(f"--network {folder}: {kinds[card.task]} is a network for {card.task} already")
+        if card.preprocess != opened.manifest.preprocess:
+            raise DataError(
+                f"--network {folder}: it takes pictures in another way than {bundle} (size or cut)"
+            )
+        for task in opened.tasks:
+            if task.kind == card.task != "normals" and task.labels != card.labels:
+                raise DataError(f"--network {folder}: its classes are not those of the bundle's {task.name}")
+        kinds[card.task] = folder
     views = open_views(
         data,
         [task.kind for task in opened.tasks],
@@ -446,6 +462,7 @@ def evaluate(
         [task.kind not in kinds for task in opened.tasks],
         preprocess=opened.manifest.preprocess,
         damaged=damaged,
+        labels=[task.labels for task in opened.tasks],
     )
     names = {task.name: task.kind for task in opened.tasks}
     result = evaluate_bundle(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cloud.models.priors import Prior
 from cloud.models.sizes import PRESETS, CodecConfig, Shape, common_grid
+from cloud.training.run import Seed
 from cloud.training.sources import Source
 from shared.errors import DataError
 from shared.types import Frozen
@@ -73,7 +74,7 @@ class CodecRecipe(Frozen):
     crop: Crop = 8
     flips: bool = True
     train_all: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _agree(self) -> CodecRecipe:
@@ -127,6 +128,11 @@ def shares(recipe: CodecRecipe) -> list[float]:
 def total_of(recipe: CodecRecipe) -> float:
     """What a loss in bits a picture is divided by in training; in form "dr" it is no loss in bits, and stays."""
     return sum(part.lambda_ for part in recipe.parts) if recipe.form == "rd" else 1.0
+
+
+def lambdas_of(recipe: CodecRecipe) -> list[float]:
+    """Weight of each part's distortion, in bits, at scale 1. In form "dr" lambda is the rate's weight instead."""
+    return [part.lambda_ if recipe.form == "rd" else 1 / part.lambda_ for part in recipe.parts]
 
 
 def level_loss(recipe: CodecRecipe, scale: T, distance: T, bits: T, ramp: float = 1.0) -> T:

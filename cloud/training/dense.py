@@ -5,6 +5,7 @@ Legend: B pictures, H x W pixels, K classes. The folder that comes out is that o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +21,7 @@ from cloud.models.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense
 from cloud.training import tally
 from cloud.training.augment import zoom_maps
 from cloud.training.data import IGNORE, DenseTask, Maps, in_order, mirror, network_input
+from cloud.training.metrics import NothingMeasuredError
 from cloud.training.network import Learner, NetworkCard, TrainingRecipe, finish, open_run, steps_of
 from cloud.training.rooms import CATEGORIES
 from cloud.training.run import LOG_EVERY, Better, Schedule, fit, training_device
@@ -77,7 +79,7 @@ def train_dense(
     torch.manual_seed(recipe.seed)
     network = ReferenceDense(recipe.network)
     told = len(CATEGORIES) if recipe.category else 0
-    run, learner = open_run(recipe, network, out, resume, team, len(training), told)
+    run, learner = open_run(recipe, network, out, resume, team, training, validation, told)
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 
     def data(start: int) -> Iterator[Batch]:
@@ -97,7 +99,9 @@ def train_dense(
         made, truth = _at_label_stride(learner, y, truth, recipe.label_stride, corner)
         scalars = {}
         if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:
-            scalars = _measure(recipe, [(made.detach(), truth)], team)
+            # Of a batch without a labelled pixel the loss is 0, and there is nothing else to tell.
+            with contextlib.suppress(NothingMeasuredError):
+                scalars = _measure(recipe, [(made.detach(), truth)], team)
         return dense_loss(recipe.task, made, truth, team.mean_count) + beside, scalars
 
     def validate() -> dict[str, float]:

@@ -61,6 +61,23 @@ def distortion(
     return divergence if divergence.dim() == 1 else divergence.mean((1, 2))
 
 
+@torch.no_grad()
+def crop_for(head: Head, cells: int | None) -> int | None:
+    """`cells`, or None for a head that takes whole maps only: a traced network may know its map's size by heart."""
+    if cells is None or head.kind == "classification":
+        return cells
+    channels, height, width = head.feature
+    training = head.training
+    head.eval()
+    try:
+        head(torch.zeros(1, channels, min(cells, height), min(cells, width)), light=True)
+    except RuntimeError:
+        return None
+    finally:
+        head.train(training)
+    return cells
+
+
 def _piece(made: Tensor, given: Tensor, cells: int) -> tuple[Tensor, Tensor]:
     """The same piece of both features, drawn anew each time. The tail sees its edges alike in both."""
     height, width = made.shape[2:]

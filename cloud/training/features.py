@@ -133,6 +133,16 @@ def identity(pictures: Pixels) -> dict[str, Any]:
     }
 
 
+def sets_told(training: Pixels, validation: Pixels) -> dict[str, str]:
+    """What a run starts from of its pictures, for its `inputs`."""
+    sets = {"the set to train on": training, "the set held out": validation}
+    told = {name: identity(one) for name, one in sets.items()}
+    return {
+        name: f"{of['pictures']} pictures, SHA-256 of a sample {of['sample_sha256']}"
+        for name, of in told.items()
+    }
+
+
 def _keep_only_those_of(folder: Path, identity: dict[str, Any]) -> None:
     """Empty `folder` of values that are not of `identity`, and of what a kill left half done."""
     for stale in folder.glob(".*.npy.*"):

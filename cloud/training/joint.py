@@ -27,8 +27,8 @@ from torch import Tensor
 from cloud.models.transforms import interpolated
 from cloud.training.codec_recipe import CodecRecipe, level_loss, rate_weight, shares, total_of
 from cloud.training.data import in_order, network_input
-from cloud.training.distortion import distortion
-from cloud.training.features import Kept, Pixels
+from cloud.training.distortion import crop_for, distortion
+from cloud.training.features import Kept, Pixels, sets_told
 from cloud.training.frozen import Known, answers_of, features_of, network_inputs
 from cloud.training.run import LOG_EVERY, Run, Schedule, batches, fit, training_device
 from cloud.training.split_networks import CARDS, SplitNetworks, check_size, load_networks, start_from
@@ -66,11 +66,16 @@ def train_codec(
     preprocess = networks[0].card.preprocess
     for pictures in (training[0], validation[0]):
         check_size(pictures, preprocess)
+    crops = [
+        crop_for(head, recipe.crop) if part.distortion.startswith("distill") else None
+        for part, head in zip(recipe.parts, model.heads, strict=True)
+    ]
     # Not before all is known to be sound: a folder that holds a run is not taken for another.
     size = len(training[0])
     total_size = size * (2 if recipe.flips else 1)
     team.check_batch(min(recipe.batch, total_size))
     inputs = network_inputs(recipe.parts, [network.module for network in networks])
+    inputs |= sets_told(training[0], validation[0])
     run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team, type(recipe))
     cards = [network.card.model_dump(mode="json") for network in networks]
     if team.leads:
@@ -129,7 +134,7 @@ def train_codec(
             truth = truth_of(training[k], indices % size, indices >= size) if labels else None
             known = Known(answers[k].batch(indices).to(place)) if k in answers else teacher.heads[k]
             d = distortion(
-                part.distortion, model.heads[k], known, made[k], given[k], truth, recipe.crop, team.variance
+                part.distortion, model.heads[k], known, made[k], given[k], truth, crops[k], team.variance
             )
             distance = distance + d * share
             scalars[f"d/{model.names[k]}"] = float(d.detach().mean())

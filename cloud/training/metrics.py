@@ -5,7 +5,7 @@
     metric.figures()                          # {"miou": ..., "pixel_accuracy": ...}
 
 `merge` adds what another accumulator has counted, so that batches, or processes, may be counted apart. Nothing
-counted is a DataError, not a NaN.
+counted is a NothingMeasuredError, not a NaN.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import DataError
+
+
+class NothingMeasuredError(DataError):
+    """Figures of no picture, or of none with a labelled pixel."""
 
 
 class Top1:
@@ -152,4 +156,4 @@ def angles(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArra
 
 def _check_any(count: int) -> None:
     if not count:
-        raise DataError("there is nothing to measure: no picture, or none with a labelled pixel")
+        raise NothingMeasuredError("there is nothing to measure: no picture, or none with a labelled pixel")

@@ -31,8 +31,9 @@ from cloud.models.networks import (
 from cloud.training.appearance import Appearance, Things
 from cloud.training.augment import draw_zooms, zoom_pictures
 from cloud.training.data import IGNORE, Maps, Pictures, in_order, network_input
+from cloud.training.features import sets_told
 from cloud.training.metrics import Top1
-from cloud.training.run import Run, Schedule, batches, fit, sha256_of, training_device
+from cloud.training.run import Run, Schedule, Seed, batches, fit, sha256_of, training_device
 from cloud.training.team import Precision, Team
 from shared.bundle import Preprocess
 from shared.errors import DataError
@@ -62,7 +63,7 @@ class TrainingRecipe(Frozen):
     batch: int = Field(48, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
-    seed: int = 0
+    seed: Seed = 0
     init: str | None = None
     freeze: int = Field(0, ge=0)
     appearance: float = Field(0.0, ge=0)
@@ -124,7 +125,7 @@ def train_network(
     team = Team(training_device(device), precision)
     torch.manual_seed(recipe.seed)
     network = ReferenceClassifier(recipe.network)
-    run, learner = open_run(recipe, network, out, resume, team, len(training))
+    run, learner = open_run(recipe, network, out, resume, team, training, validation)
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 
     def data(start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -166,9 +167,13 @@ class Learner:
     """
 
     def __init__(
-        self, network: ReferenceNetwork, recipe: NetworkRecipe | DenseRecipe, categories: int = 0
+        self,
+        network: ReferenceNetwork,
+        recipe: NetworkRecipe | DenseRecipe,
+        team: Team,
+        categories: int = 0,
     ) -> None:
-        self.network = network
+        self.network, self._team = network, team
         self.front, self.tail = split(network, network.split_layer)
         self._frozen = split(network, recipe.freeze)[0].requires_grad_(False)
         self._recipe = recipe
@@ -188,10 +193,11 @@ class Learner:
         adds to the loss."""
         y = self.front(x)
         if self._recipe.noise:
-            y = y + self._recipe.noise * y.detach().std((0, 2, 3), keepdim=True) * torch.randn_like(y)
+            deviation = self._team.variance(y, (0, 2, 3)).sqrt()
+            y = y + self._recipe.noise * deviation * self._team.randn_like(y)
         beside: Tensor | float = 0.0
         if self._appearance is not None:
-            beside = beside + self._recipe.appearance * self._appearance.distance(y, x)
+            beside = beside + self._recipe.appearance * self._appearance.distance(y, x, self._team.variance)
         if self._things is not None and categories is not None:
             beside = beside + self._recipe.category * self._things.distance(y, categories)
         return y, beside
@@ -203,17 +209,18 @@ def open_run(
     out: Path,
     resume: bool,
     team: Team,
-    pictures: int,
+    training: Pictures | Maps,
+    validation: Pictures | Maps,
     categories: int = 0,
 ) -> tuple[Run, Learner]:
-    """The run folder of a network's training on so many pictures; the network as it starts, on its device.
+    """The run folder of a network's training; the network as it starts, on its device.
 
     Raises DataError.
     """
     if recipe.freeze > network.split_layer:
         raise DataError(f"--freeze {recipe.freeze}: the front has {network.split_layer} layers")
-    team.check_batch(min(recipe.batch, pictures))
-    inputs = {}
+    team.check_batch(min(recipe.batch, len(training)))
+    inputs = sets_told(training, validation)
     if recipe.init is not None:
         folder = Path(recipe.init)
         taken, left = start_from(network, folder)
@@ -222,7 +229,7 @@ def open_run(
     if recipe.init is not None:
         new = f"; {len(left)} start new: {', '.join(left)}" if left else ""
         team.say(f"{taken} of {taken + len(left)} tensors taken from {recipe.init}{new}")
-    learner = Learner(network, recipe, categories)
+    learner = Learner(network, recipe, team, categories)
     learner.module.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return run, learner
 

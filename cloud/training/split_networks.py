@@ -103,6 +103,17 @@ def as_map(y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def _check_finished(run: Path, recipe: CodecRecipe) -> None:
+    """Raises DataError for a training that was ended before its last step, or that still goes on."""
+    if (run / "figures.json").is_file():
+        return
+    state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    if state["step"] < recipe.steps:
+        raise DataError(
+            f"the training in {run} is at step {state['step']} of {recipe.steps}; go on with --resume first"
+        )
+
+
 def start_from(model: SplitNetworks, recipe: CodecRecipe, folder: Path) -> None:
     """Give `model` the codec of the run in `folder`, each level that of the nearest scale of lambda there, its gains
     moved by what the scales differ. Raises DataError."""
@@ -159,6 +170,7 @@ def load_run(run: Path) -> tuple[SplitNetworks, CodecRecipe, list[NetworkCard]]:
         ]
         model = SplitNetworks(networks, recipe)
         model.load_state_dict(state["model"])
+        _check_finished(run, recipe)
     except FileNotFoundError as error:
         raise DataError(
             f"no finished codec training in {run} ({Path(error.filename).name} is missing); see `isthmus train multi`"

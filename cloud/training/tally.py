@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,18 @@ def truth_of(view: Any, indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> 
         view.labels[indices] if hasattr(view, "labels") else mirror(view.maps(indices), flip)
     )
     return labels
+
+
+def labels_digest(view: Any) -> str:
+    """SHA-256, hex, of a labelled view's classes and of a sample of its labels: of all where a picture has one."""
+    size = len(view)
+    indices = (
+        np.arange(size) if hasattr(view, "labels") else np.linspace(0, size - 1, min(size, 16)).astype(int)
+    )
+    truth = truth_of(view, indices, np.zeros(len(indices), np.bool_))
+    return hashlib.sha256(
+        repr(tuple(view.names)).encode() + np.ascontiguousarray(truth).tobytes()
+    ).hexdigest()
 
 
 def metric_of(task: TaskKind, classes: int) -> Metric:

@@ -28,11 +28,11 @@ from cloud.models.transforms import FeatureReconstruction, Scaling, initialise, 
 from cloud.training.build import export_tail, named, tail_told
 from cloud.training.codec_recipe import Crop, Distortion
 from cloud.training.data import in_order, network_input
-from cloud.training.distortion import distortion
-from cloud.training.features import Kept, Pixels, kept_features
+from cloud.training.distortion import crop_for, distortion
+from cloud.training.features import Kept, Pixels, kept_features, sets_told
 from cloud.training.frozen import features_of, network_inputs
 from cloud.training.joint import SAMPLE
-from cloud.training.run import Run, Schedule, batches, fit, training_device
+from cloud.training.run import Run, Schedule, Seed, batches, fit, training_device
 from cloud.training.sources import Source, cut, load_source, reference_cut
 from cloud.training.split_networks import Head, as_map, check_size
 from cloud.training.tally import Tally, View, sheet, sheet_indices, target_of, truth_of
@@ -63,7 +63,7 @@ class TaskRecipe(Source):
     learning_rate: float = Field(1e-3, gt=0)
     crop: Crop = 8
     flips: bool = True
-    seed: int = 0
+    seed: Seed = 0
 
 
 class AddedHead(nn.Module):
@@ -120,10 +120,12 @@ def train_task(
     config, log_inverse = reconstruction_of(bundle, recipe.width)
     config = config.model_copy(update={"scaled": not reference_cut(card)})
     model = AddedHead(Head(tail, card.task, feature), config, log_inverse)
+    crop = crop_for(model.head, recipe.crop) if recipe.distortion.startswith("distill") else None
     size = len(training)
     positions = _positions(bundle, size * (2 if recipe.flips else 1), recipe.seed)
     team.check_batch(min(recipe.batch, len(positions)))
     inputs = {**network_inputs([recipe], [network]), f"the bundle {recipe.bundle}": _made_of(bundle)}
+    inputs |= sets_told(training, validation)
     run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team, type(recipe))
     front.to(place).eval()
     model.to(place)
@@ -147,7 +149,7 @@ def train_task(
         labels = recipe.distortion == "task"
         truth = truth_of(training, indices % size, indices >= size) if labels else None
         heads = model.head, model.head
-        d = distortion(recipe.distortion, *heads, made, given, truth, recipe.crop, team.variance).mean()
+        d = distortion(recipe.distortion, *heads, made, given, truth, crop, team.variance).mean()
         return d, {"distortion": float(d.detach())}
 
     def validate(most: int | None = 256) -> dict[str, float]:

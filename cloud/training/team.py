@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar
@@ -113,16 +113,26 @@ class Team:
 
     def rand_like(self, x: Tensor) -> Tensor:
         """Uniform noise of the shape of x, (B / size, ...): the share of what one process would draw for (B, ...)."""
-        whole = torch.rand((len(x) * self.size, *x.shape[1:]), dtype=x.dtype, device=x.device)
+        return self._drawn(torch.rand, x)
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """The same of normal noise."""
+        return self._drawn(torch.randn, x)
+
+    def _drawn(self, draw: Callable[..., Tensor], x: Tensor) -> Tensor:
+        whole = draw((len(x) * self.size, *x.shape[1:]), dtype=x.dtype, device=x.device)
         return whole[self.rank :: self.size]
 
-    def variance(self, x: Tensor) -> Tensor:
-        """Of all that the processes have, equally many each; a constant to gradients."""
+    def variance(self, x: Tensor, over: tuple[int, ...] | None = None) -> Tensor:
+        """Of all that the processes have, equally many each; a constant to gradients. over: dimensions, the pictures'
+        among them, which remain with size 1; by default all, and none remains."""
+        x, keep = x.detach(), over is not None
+        over = over or tuple(range(x.dim()))
         if self.size == 1:
-            return x.detach().var()
-        mean: Any = self._fabric.all_reduce(x.detach().mean(), reduce_op="mean")
-        squares: Any = self._fabric.all_reduce((x.detach() - mean).square().sum(), reduce_op="sum")
-        return squares / (x.numel() * self.size - 1)
+            return x.var(over, keepdim=keep)
+        mean: Any = self._fabric.all_reduce(x.mean(over, keepdim=True), reduce_op="mean")
+        squares: Any = self._fabric.all_reduce((x - mean).square().sum(over, keepdim=keep), reduce_op="sum")
+        return squares / (x.numel() // mean.numel() * self.size - 1)
 
     def mean_count(self, count: Tensor) -> Tensor:
         """What a sum over `count` things is divided by, so that the processes' mean is that over all things.

@@ -31,33 +31,48 @@ def open_views(
     *,
     preprocess: Preprocess | None = None,
     damaged: Damaged = "refuse",
+    labels: Sequence[tuple[str, ...]] | None = None,
 ) -> list[OpenedView]:
     """The pictures start..stop of the set for each kind of task, with its labels: the same ones in the same order.
 
     needed: whether each kind must have them, as all must by default; otherwise it has them where the set does.
     preprocess: what the pictures and maps are fitted to; by default the size of the first one. damaged: refuse a set
     with pictures or labels that cannot be read, or skip those, and say so; start and stop count them all the same.
-    Raises DataError.
+    labels: the names of what each kind's network answers. To a network that answers something else, the set is one
+    without labels, and it is said. Raises DataError.
     """
     specs = parse(data)
     needed = needed or [True] * len(kinds)
     if len(specs) == 1 and specs[0].format == "rooms" and specs[0].split is None:
         plain = RoomPictures(specs[0].path, start, stop)
         if preprocess is None or (preprocess.resize is None and plain.size == _size(preprocess)):
-            return _room_views(specs[0].path, kinds, start, stop, needed)
+            return _room_views(specs[0].path, kinds, start, stop, needed, labels)
     listing = _joined(specs)
     for kind, must in zip(kinds, needed, strict=True):
         if must and kind not in listing.names:
             raise DataError(listing.lacking.get(kind) or f"{data} has no labels for {kind}")
+    has = [
+        kind in listing.names
+        and (labels is None or _same_classes(data, kind, listing.names[kind], labels[i], needed[i]))
+        for i, kind in enumerate(kinds)
+    ]
     items = _part(listing.items, data, start, stop)
-    labelled = {kind for kind in kinds if kind in listing.names}
+    labelled = {kind for kind, there in zip(kinds, has, strict=True) if there}
     opened = OpenedFiles(items, labelled, preprocess or _of_first(items, data))
     _tell_damage([*listing.problems, *opened.problems], len(opened.plain), data, damaged)
-    return [opened.view(kind, listing.names[kind]) if kind in labelled else opened.plain for kind in kinds]
+    return [
+        opened.view(kind, listing.names[kind]) if there else opened.plain
+        for kind, there in zip(kinds, has, strict=True)
+    ]
 
 
 def _room_views(
-    path: Path, kinds: Sequence[TaskKind], start: int, stop: int | None, needed: Sequence[bool]
+    path: Path,
+    kinds: Sequence[TaskKind],
+    start: int,
+    stop: int | None,
+    needed: Sequence[bool],
+    labels: Sequence[tuple[str, ...]] | None,
 ) -> list[OpenedView]:
     """Of a set at its own size, which needs no decoding. Raises DataError."""
     try:
@@ -65,14 +80,31 @@ def _room_views(
     except ValueError as error:
         raise DataError(str(error)) from None
     views: list[OpenedView] = []
-    for kind, must in zip(kinds, needed, strict=True):
+    for i, (kind, must) in enumerate(zip(kinds, needed, strict=True)):
         if not must and ROOM_LAYERS[kind] not in layers:
             views.append(RoomPictures(path, start, stop))
-        elif kind == "classification":
-            views.append(Rooms(path, start, stop))
-        else:
-            views.append(DenseRooms(path, kind, start, stop))
+            continue
+        rooms = Rooms(path, start, stop) if kind == "classification" else DenseRooms(path, kind, start, stop)
+        same = labels is None or _same_classes(path, kind, rooms.names, labels[i], must)
+        views.append(rooms if same else RoomPictures(path, start, stop))
     return views
+
+
+def _same_classes(
+    data: str | Path, kind: TaskKind, names: tuple[str, ...], own: tuple[str, ...], must: bool
+) -> bool:
+    """Whether a set's classes are what a network answers: as many, and not the same names in another order.
+
+    Says so where they are not. Raises DataError where they must be.
+    """
+    if kind == "normals" or (len(names) == len(own) and (names == own or {*names} != {*own})):
+        return True
+    why = "in another order" if len(names) == len(own) else f"{len(names)} of them, not {len(own)}"
+    told = f"the classes of {data} are not those that the network for {kind} answers ({why})"
+    if must:
+        raise DataError(told)
+    tell(f"{told}: taken as pictures without labels for it")
+    return False
 
 
 def _size(preprocess: Preprocess) -> tuple[int, int]:

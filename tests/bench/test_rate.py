@@ -12,15 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from cloud.bench import rate_ways
-from cloud.bench.rate_findings import Race, all_tasks, equal_quality, goals
-from cloud.bench.rate_ways import MeasuredWay, Point
+from cloud.bench.curves import Read
+from cloud.bench.rate_findings import Race, _saved, all_tasks, equal_quality, goals
+from cloud.bench.rate_ways import MeasuredWay, Networks, Point, raw_way
 from cloud.training.build import build
 from cloud.training.data import Rooms
 from cloud.training.rooms import write_rooms
+from cloud.training.tally import labels_digest
+from cloud.training.views import open_views
+from shared.bundle import Bundle
 from shared.errors import DataError
 from support.untrained import SIZE, random_network, random_run
 
@@ -267,6 +272,40 @@ def test_bytes_at_equal_quality_and_bd_rate():
     assert rows["hybrid (feature as HEVC)"] == ("> 190", "at least -5.3%", "190", "47.4%", "no common range")
     avif = {row[0]: row[1:] for row in equal_quality(race(), "classification").rows}["AVIF"]
     assert avif[2:4] == ("> 400", "at least 75.0%")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [
+        (Read(100, ""), Read(400, ""), "75.0%"),
+        (Read(100, "<"), Read(400, ""), "at least 75.0%"),
+        (Read(100, "<"), Read(400, ">"), "at least 75.0%"),
+        (Read(100, "<"), Read(400, "<"), "cannot be told"),
+        (Read(100, ""), Read(400, "<"), "at most 75.0%"),
+        (Read(100, ">"), Read(400, ""), "not reached by Isthmus"),
+    ],
+)
+def test_a_saving_is_told_as_far_as_the_curves_reach(ours, theirs, told):
+    assert _saved(ours, theirs) == told
+
+
+def test_other_labels_and_other_cuts_are_measured_anew(work):
+    layers = ("image", "category", "normals")
+    write_rooms(work / "again", range(3), height=SIZE, width=SIZE, layers=layers, shard_size=3)
+    rooms, maps = open_views(work / "again", ["classification", "normals"])
+    before = labels_digest(rooms), labels_digest(maps)
+    assert before == tuple(map(labels_digest, open_views(work / "again", ["classification", "normals"])))
+    rooms.labels = rooms.labels[::-1].copy() + 1
+    rooms_then, maps_then = labels_digest(rooms), labels_digest(maps)
+    assert maps_then == before[1]
+    assert rooms_then != before[0]
+    bundle = Bundle.open(work / "bundle")
+    folders = [str(work / task) for task in ("classification", "normals")]
+    networks = Networks(bundle, folders, torch.device("cpu"))
+    here = raw_way(networks).of()
+    name, network = next(iter(networks.by_task.items()))
+    networks.by_task[name] = network._replace(task=network.task.model_copy(update={"split": 2}))
+    assert raw_way(networks).of() != here
 
 
 def test_one_picture_serves_all_tasks_and_features_are_sent_for_each():

@@ -137,6 +137,8 @@ def test_csv(tmp_path):
         assert view.names == ("name 0", "1", "name 1", "3", "name 2", "5", "name 3")
         assert view.labels.tolist() == [2 * number for number in numbers(view)]
     assert sorted(numbers(found(f"{tmp_path}#train", "classification"))) == [1, 2, 3]
+    for split in ("train", "val"):
+        assert found(f"{tmp_path}#{split}", "classification").names == view.names
     with pytest.raises(DataError, match="no split 'tset'; it has train, val"):
         found(f"{tmp_path}#tset", "classification")
     (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
@@ -153,6 +155,35 @@ def test_an_index_that_is_none(tmp_path, index):
     listed(tmp_path, [("a.png", "0"), ("a.png", index)], ("file", "index"))
     with pytest.raises(DataError, match=r"1 damaged or missing: .*is not one of 0..0"):
         found(tmp_path, "classification")
+
+
+def test_the_labels_of_another_networks_classes_are_no_labels(tmp_path, capfd):
+    by_class(tmp_path)
+    data = f"folders:{tmp_path}#train"
+    for labels in (FRUIT, ("class 0", "class 1", "class 2")):
+        assert found(data, "classification", labels=[labels]).names == FRUIT
+    for labels, why in (
+        (("apple", "cherry", "banana"), "in another order"),
+        ((*FRUIT, "dewberry"), "3 of them, not 4"),
+        (FRUIT[:2], "3 of them, not 2"),
+    ):
+        with pytest.raises(DataError, match=f"are not those that the network .* answers .{why}"):
+            found(data, "classification", labels=[labels])
+        capfd.readouterr()
+        view = found(data, "classification", labels=[labels], needed=[False])
+        assert not hasattr(view, "labels")
+        assert len(view) == 9
+        assert why in capfd.readouterr().out
+
+
+def test_the_rooms_of_another_networks_classes_have_no_labels(tmp_path):
+    write_rooms(tmp_path / "rooms", range(2), height=32, width=32, layers=("image", "category"), shard_size=2)
+    kinds, other = ["classification", "normals"], [("a", "b"), ()]
+    with pytest.raises(DataError, match="18 of them, not 2"):
+        open_views(tmp_path / "rooms", kinds, labels=other, needed=[True, False])
+    first, second = open_views(tmp_path / "rooms", kinds, labels=other, needed=[False, False])
+    assert not hasattr(first, "labels")
+    assert not hasattr(second, "maps")
 
 
 def test_images_without_labels(tmp_path):

@@ -18,11 +18,13 @@ from cloud.training.data import IGNORE, DenseRooms, mirror, network_input
 from cloud.training.dense import DenseRecipe, dense_loss, sheet, train_dense
 from cloud.training.network import CARD, Learner, NetworkCard, load_network
 from cloud.training.rooms import write_rooms
+from cloud.training.team import Team
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.maps import palette
 
 OUTPUTS = {"normals": 3, "segmentation": 17}
+ALONE = Team(torch.device("cpu"))
 SMALL = {"widths": (8, 16, 24, 32), "dilations": (1, 2), "tail_widths": (32, 16, 8)}
 
 
@@ -186,7 +188,7 @@ def test_both_ends_and_label_strides_train_on_the_same_pixels(rooms):
 
     config = DenseConfig(outputs=17, stride=8, bilinear=False, **SMALL)
     network = ReferenceDense(config).eval()
-    learner = Learner(network, recipe("segmentation", network=config))
+    learner = Learner(network, recipe("segmentation", network=config), ALONE)
     data = DenseRooms(rooms, "segmentation")
     truth = torch.from_numpy(data.maps(np.arange(2)))
     x = torch.randn(2, 3, 64, 64)
@@ -244,8 +246,8 @@ def test_one_cell_that_shows_a_thing_tells_the_category():
 def test_telling_the_category_teaches_the_front_by_its_weight():
     network = build_network("reference-dense", {"outputs": 3, "stride": 8, **SMALL})
     x, categories = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 3])
-    learner = Learner(network, recipe("normals", category=1.0), 4)
-    double = Learner(network, recipe("normals", category=2.0), 4)
+    learner = Learner(network, recipe("normals", category=1.0), ALONE, 4)
+    double = Learner(network, recipe("normals", category=2.0), ALONE, 4)
     double.module.load_state_dict(learner.module.state_dict())
     gradients = []
     for one in (learner, double):
@@ -287,13 +289,36 @@ def test_a_set_without_categories_is_named(tmp_path):
 def test_noise_is_added_in_training_and_in_the_channels_own_units():
     network = build_network("reference-dense", {"outputs": 3, "stride": 8, **SMALL})
     x = torch.randn(4, 3, 64, 64)
-    learner = Learner(network, recipe("normals", noise=0.5))
+    learner = Learner(network, recipe("normals", noise=0.5), ALONE)
     torch.manual_seed(0)
     with torch.no_grad():
         network.eval()
         clean = learner.front(x)
         noise = torch.cat([learner.feature(x)[0] - clean for _ in range(50)])
     assert torch.allclose(noise.std((0, 2, 3)) / clean.std((0, 2, 3)), torch.tensor(0.5), rtol=0.05)
+
+
+def test_a_batch_without_a_labelled_pixel_is_passed_over(tmp_path, rooms):
+    class Unlabelled(DenseRooms):
+        def maps(self, indices):
+            return np.full_like(super().maps(indices), IGNORE)
+
+    chosen = recipe("segmentation", steps=20)
+    sets = Unlabelled(rooms, "segmentation", 0, -8), DenseRooms(rooms, "segmentation", -8)
+    train_dense(chosen, *sets, tmp_path / "run", resume=False)
+    assert curve(tmp_path / "run") == [{"step": 20, "loss": 0.0}]
+
+
+def test_a_run_goes_on_with_the_same_pictures_only(tmp_path, rooms):
+    chosen = recipe("normals", steps=1)
+    train(rooms, tmp_path / "run", chosen)
+    train(rooms, tmp_path / "run", chosen, resume=True)
+    sets = DenseRooms(rooms, "normals", 0, -7), DenseRooms(rooms, "normals", -8)
+    with pytest.raises(DataError, match="the set to train on has changed since"):
+        train_dense(chosen, *sets, tmp_path / "run", resume=True)
+    sets = DenseRooms(rooms, "normals", 0, -8), DenseRooms(rooms, "normals", -7)
+    with pytest.raises(DataError, match="the set held out has changed since"):
+        train_dense(chosen, *sets, tmp_path / "run", resume=True)
 
 
 def test_frozen_layers_stay_as_they_started(tmp_path, rooms):

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from cloud.model import CloudModel
 from cloud.tasks import add_task
 from cloud.training import features
-from cloud.training.build import build
+from cloud.training.build import build, named
 from cloud.training.codec_recipe import CodecRecipe, Part, rate_weight
 from cloud.training.evaluate import evaluate_bundle
 from cloud.training.features import Kept, kept_features
@@ -321,6 +322,45 @@ def test_the_best_codec_is_the_result(tmp_path, tiny_run):
     assert (load_run(tmp_path / "run")[0].codec.core.codebook.entries == 0.125).all()
     (tmp_path / "run" / "best.pt").unlink()  # of a training of before it was kept
     assert not (load_run(tmp_path / "run")[0].codec.core.codebook.entries == 0.125).any()
+
+
+def test_a_training_that_has_not_ended_is_no_codec(tmp_path, tiny_run):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / "figures.json").unlink()
+    load_run(tmp_path / "run")  # ended before figures were written down
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    torch.save(torch.load(checkpoint, weights_only=True) | {"step": 59}, checkpoint)
+    with pytest.raises(DataError, match=r"is at step 59 of 60; go on with --resume"):
+        load_run(tmp_path / "run")
+
+
+def test_lambda_weighs_the_distortion_in_either_form(tmp_path, tiny_run, patches):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    about = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    about["recipe"]["form"] = "dr"
+    about["recipe"]["parts"][0]["lambda_"] = 1 / 256
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(about))
+    build(tmp_path / "run", tmp_path / "bundle", "dr", patches[1])
+    assert [level.lambda_ for level in Bundle.open(tmp_path / "bundle").manifest.qualities] == [256.0]
+
+
+def test_folders_of_a_machine_are_told_by_name_only():
+    keys = ("data", "validation", "bundle", "network", "init", "weights", "labels")
+    told = named(
+        {key: f"/home/me/{key}" for key in keys} | {"parts": [{"network": "/home/me/n"}], "steps": 3}
+    )
+    assert told == {key: key for key in keys} | {"parts": [{"network": "n"}], "steps": 3}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_nothing_can_be_drawn_from_is_refused(seed):
+    part = Part(network="x", lambda_=1.0)
+    for make in (
+        lambda: CodecRecipe(data="x", parts=(part,), steps=1, seed=seed),
+        lambda: TaskRecipe(network="x", data="x", bundle="x", steps=1, seed=seed),
+    ):
+        with pytest.raises(ValidationError, match="seed"):
+            make()
 
 
 def test_commands_tell_a_user_what_is_wrong(tmp_path):

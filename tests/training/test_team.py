@@ -85,12 +85,14 @@ def same(one: Path, other: Path) -> None:
 
 
 def test_two_processes_train_a_network_as_one_does(tmp_path):
-    """With batch normalisation, mirror images, unlabelled pixels, a validation in two parts."""
+    """With batch normalisation, mirror images, unlabelled pixels, noise and more to tell than the task, a validation in
+    two parts."""
     rooms, file = tmp_path / "rooms", tmp_path / "recipe.toml"
     layers = ("image", "category", "normals", "semantic")
     write_rooms(rooms, range(22), height=32, width=32, layers=layers, shard_size=11)
     file.write_text(
         f'data = "{rooms}"\ntask = "segmentation"\nsteps = {STEPS}\nbatch = 8\nholdout = 6\nlearning_rate = 0.05\n'
+        "appearance = 0.3\ncategory = 0.3\nnoise = 0.4\n"
         "[network]\nstride = 8\nwidths = [4, 8, 8]\ntail_widths = [8, 8]\ndilations = [1]\n"
     )
     for processes in (0, 2):

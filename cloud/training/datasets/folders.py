@@ -53,12 +53,12 @@ def labels_csv(root: Path, split: str | None) -> Listing:
     """
     path = root / LABELS_CSV if root.is_dir() else root
     rows = _rows(path)
+    names = _names(path, rows)  # of all splits, as those of `folders`
     if split is not None:
         known = sorted({row.get("split") or "" for row in rows} - {""})
         rows = [row for row in rows if row.get("split") == split]
         if not rows:
             raise DataError(f"{path} has no split {split!r}; it has {', '.join(known) or 'none'}")
-    names = _names(path, rows)
     items, problems = [], []
     for row in rows:
         index = _index(row.get("index"))
