@@ -127,4 +127,4 @@ def _add_admin(app: FastAPI, watch: Callable[[], TaskWatch], token: str) -> None
     ) -> Reloaded:
         if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
             raise UnauthorizedError("this call needs the header Authorization: Bearer, and the admin token")
-        return await watch().look()
+        return await watch().look(again=True)

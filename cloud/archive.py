@@ -115,6 +115,7 @@ class Archive:
         self._closing = False
         self._changed = threading.Condition()
         self._lock = _locked(self.path)
+        self._files: tuple[tuple[int, int] | None, ...] | None = None  # `_there`, behind the last insertion
         try:
             self._db: sqlite3.Connection | None = self._open()
         except sqlite3.Error as error:
@@ -170,7 +171,8 @@ class Archive:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
 
     # What follows runs in the writer thread, but for the first `_open`, and `_drop` under the condition.
 
@@ -206,13 +208,16 @@ class Archive:
         """Write a batch, then do some of what age and size ask. True: more of that is left."""
         unwritten = len(batch)
         try:
-            self._db = self._db or self._open()
+            self._look()
+            if self._db is None:
+                self._db, self._files = self._open(), None
             if batch:
                 self._insert(self._db, batch)
+                self._files = self._there()
                 self.written += unwritten
                 unwritten = 0
             return self._tidy(self._db)
-        except (sqlite3.Error, DataError) as error:
+        except (sqlite3.Error, DataError, OSError) as error:
             with self._changed:
                 self._drop(unwritten, f"the disk refused: {error}")
             # A connection that met an I/O error may be of no more use; the next step opens another.
@@ -220,6 +225,26 @@ class Archive:
                 self._db.close()
                 self._db = None
             return False
+
+    def _look(self) -> None:
+        """Begin anew where the files were deleted or replaced: what is written to deleted ones is kept by nobody, and
+        grows without a bound. Raises DataError or OSError."""
+        folder = self._lock >= 0 and _file(self.path / LOCK) != _identity(os.fstat(self._lock))
+        files = self._db is not None and self._files is not None and self._files != self._there()
+        if folder or files:
+            log.error("%s: files of this archive were deleted or replaced; a new one begins", self.path)
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+        if folder:
+            os.close(self._lock)
+            self._lock = -1
+        if self._lock < 0:
+            self._lock = _locked(self.path)
+
+    def _there(self) -> tuple[tuple[int, int] | None, ...]:
+        """Which files the database and its log are. Raises OSError."""
+        return tuple(_file(self.path / name) for name in (FILE, f"{FILE}-wal"))
 
     def _open(self) -> sqlite3.Connection:
         """Raises sqlite3.Error, or DataError for a database of something else."""
@@ -427,6 +452,17 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    try:
+        return _identity(path.stat())
+    except FileNotFoundError:
+        return None
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
 
 
 def _bounds(since: datetime | None, until: datetime | None) -> tuple[int, int]:

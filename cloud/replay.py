@@ -11,6 +11,7 @@ The file is written beside its place and renamed at the end: a kill leaves no ha
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -119,6 +120,10 @@ def replay_archive(
             counts = asyncio.run(
                 _run(opened, settings, question, read(*chosen), file, folder, lambda: bar.advance(shown))
             )
+            if not counts.answered and not counts.failed:
+                raise DataError(
+                    f"the records of {question.archive} were deleted meanwhile: too old, or too many"
+                )
     except OSError as error:
         raise RequestError(f"cannot write {out}: {error.strerror}") from None
     if not counts.answered:
@@ -211,9 +216,15 @@ async def _ask(pipeline: Pipeline, record: Record, wanted: Wanted, folder: MapFo
     except IsthmusError as error:
         title = exit_of(error).title
         return Outcome({"error": {"title": title, "detail": str(error)}}, title)
-    picture = f"{record.received_at:%Y%m%dT%H%M%S.%fZ}_{record.camera}_{record.request_id}"
+    picture = f"{record.received_at:%Y%m%dT%H%M%S.%fZ}_{record.camera}_{_short(record.request_id)}"
     [result] = folder.keep(picture, analysis).results.values()
     return Outcome({"result": result.model_dump(mode="json", exclude_none=True)})
+
+
+def _short(request_id: str) -> str:
+    """As a part of a file's name, which may have 255 bytes: a long one ends in a digest of all of it."""
+    digest = hashlib.sha256(request_id.encode()).hexdigest()[:8]
+    return request_id if len(request_id) <= 64 else f"{request_id[:55]}-{digest}"
 
 
 def _check_out(out: Path, force: bool) -> None:

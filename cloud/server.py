@@ -94,7 +94,8 @@ async def serve(settings: CloudSettings) -> None:
 
     Raises BundleError, RequestError where a port cannot be bound, DataError where the archive cannot be used.
     """
-    bundle = Bundle.open(settings.bundle)
+    # Added tasks are taken up by the first look: one that is damaged, or goes meanwhile, does not end the server.
+    bundle = Bundle.open_without_added(settings.bundle)
     if settings.archive is None:
         await _serve(bundle, settings, None)
         return
@@ -145,6 +146,7 @@ async def _load_and_watch(
     loaded = await asyncio.to_thread(load, bundle, settings)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings, archive)
     watch = TaskWatch(pipeline, loaded.model)
+    await watch.look()
     slot.fill(pipeline, watch)
     for name in ("", SERVICE):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -159,7 +161,11 @@ async def _grpc_server(
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", settings.message_bytes_max),
-            ("grpc.max_send_message_length", settings.message_bytes_max),
+            # Answers are as large as the bundle's maps, whatever a request may have.
+            ("grpc.max_send_message_length", -1),
+            # Edges ask each minute whether the link is there, also while nothing is sent.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
             ("grpc.so_reuseport", 0),  # two servers on one port would share its requests in silence
         ],
         interceptors=[StreamLimit(settings.streams_max)],

@@ -10,10 +10,12 @@ sees a whole folder or none.
 from __future__ import annotations
 
 import asyncio
+import glob
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,7 @@ def add_task(bundle: Path, folder: Path) -> AddedTask:
         if not place.parent.is_dir():
             place.parent.mkdir()
             sync_folder(bundle)
+        _sweep(place.parent, name)
         temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{name}."))
         try:
             write_atomically(temporary / TASK, added.sealed_json())
@@ -72,6 +75,7 @@ def remove_task(bundle: Path, name: str) -> None:
     if name not in folders:
         raise UnknownTaskError(name, [task.name for task in opened.manifest.tasks] + list(folders))
     with _telling(folders[name]):
+        _sweep(bundle / TASKS, name)
         # Renamed first: a server must not see a folder that is half gone.
         hidden = Path(tempfile.mkdtemp(dir=bundle / TASKS, prefix=f".{name}."))
         try:
@@ -79,6 +83,13 @@ def remove_task(bundle: Path, name: str) -> None:
             sync_folder(bundle / TASKS)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _sweep(tasks: Path, name: str) -> None:
+    """Delete what a kill left of an earlier change of the task; what is younger than an hour may be in work."""
+    for left in tasks.glob(f".{glob.escape(name)}.*"):
+        if left.stat().st_mtime < time.time() - 3600:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -144,9 +155,12 @@ class TaskWatch:
             except Exception:  # the outermost boundary: the server goes on with the tasks that it has
                 log.exception("unexpected error while looking at %s", self._path / TASKS)
 
-    async def look(self) -> Reloaded:
-        """One look, and what follows from it: when this returns, new requests see the tasks on the disk."""
+    async def look(self, *, again: bool = False) -> Reloaded:
+        """One look, and what follows from it: when this returns, new requests see the tasks on the disk. again: also
+        at what was refused and has not changed since."""
         async with self._one_at_a_time:
+            if again and self._refused:
+                self._seen = None
             model, refused, stamp = await asyncio.to_thread(self._load)
             if model is not self._model:
                 self._model = model
@@ -169,7 +183,7 @@ class TaskWatch:
             return model, {TASKS: str(error)}, None
         if stamp == self._seen:
             return model, self._refused, stamp
-        refused = {}
+        refused, unexpected = {}, False
         names = {name for name, _ in stamp}
         served = {added.task.name: added for added in model.bundle.added}
         for name in served.keys() - names:
@@ -183,4 +197,9 @@ class TaskWatch:
                 refused[name] = str(error)
             except Exception as error:  # whatever one folder holds, the others are taken up
                 refused[name] = f"unexpected {type(error).__name__}: {error}"
+                unexpected = (
+                    True  # by no verdict on the files, such as too little memory: the next look tries again
+                )
+        if unexpected:
+            return model, refused, None
         return model, refused, stamp

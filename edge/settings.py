@@ -21,8 +21,8 @@ class EdgeSettings:
     deadline_ms: for one request to the cloud, its repeats included. attempts_max: how often one request is sent.
     in_flight_max: requests that the cloud works on for this edge at once; more wait, within their deadline.
     requests_max: requests of the local API at once; more are turned away.
-    message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. bodies_bytes_max: the HTTP bodies that are held
-    at once; more are turned away. drain_ms: time to finish what runs when the process is told to end.
+    message_bytes_max, answer_bytes_max: a gRPC message to the cloud, and one from it. image_bytes_max: an HTTP body.
+    bodies_bytes_max: the HTTP bodies that are held at once; more are turned away. drain_ms: time to finish what runs when the process is told to end.
     """
 
     bundle: Path
@@ -36,6 +36,7 @@ class EdgeSettings:
     in_flight_max: int = 8
     requests_max: int = 16
     message_bytes_max: int = MAX_STREAM_BYTES + 65_536
+    answer_bytes_max: int = 256 << 20
     image_bytes_max: int = MAX_FILE_BYTES
     bodies_bytes_max: int = 64 << 20
     drain_ms: int = 10_000

@@ -224,12 +224,12 @@ def _read_sealed(path: Path, kind: type[SealedFile], what: str) -> SealedFile:
             )
         given = raw.pop("sha256", None) if isinstance(raw, dict) else None
         document = kind.model_validate(raw)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BundleDamagedError(f"{path} is not JSON: {error}; copy the {what} again") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         raise BundleDamagedError(f"{path}: {where}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
+        raise BundleDamagedError(f"{path} is not JSON: {error}; copy the {what} again") from None
     if given != seal(raw):
         raise BundleDamagedError(
             f"{path} was changed after it was made (its SHA-256 differs); copy the {what} again"

@@ -76,6 +76,8 @@ def _read(
         with warnings.catch_warnings():
             # Of sizes above our own limit below, and of damaged EXIF: a picture or one error is all that users need.
             warnings.simplefilter("ignore")
+            if data[:2] in (b"P1", b"P2", b"P3"):
+                raise NotAnImageError(f"{name} is a PNM picture in text, which takes long; send a binary one")
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             width, height = picture.size
             if width * height > MAX_PIXELS:

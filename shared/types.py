@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.errors import RequestError
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+TASKS_MAX = 64  # of one request
 _CAMERA = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 TaskKind = Literal["classification", "normals", "segmentation"]
@@ -134,7 +135,7 @@ class Wanted(Frozen):
     """What a client asks of one picture."""
 
     tasks: tuple[TaskQuery, ...] = Field(
-        default=(), max_length=64, description="empty: every task of the bundle"
+        default=(), max_length=TASKS_MAX, description="empty: every task of the bundle"
     )
     top_k: int = Field(default=5, ge=1, le=100, description="for every task, where `tasks` is empty")
     maps: Maps = Field(default="none", description="for every task, where `tasks` is empty")

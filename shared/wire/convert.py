@@ -22,6 +22,7 @@ from shared.errors import (
     exit_of,
 )
 from shared.types import (
+    TASKS_MAX,
     Analysis,
     BundleInfo,
     ByteCount,
@@ -63,6 +64,8 @@ def request_message(request_id: str, bitstream: bytes, wanted: Wanted, camera: s
 
 def wanted_of(message: pb.AnalyzeRequest) -> Wanted:
     """What a request asks for. Raises RequestError where a number or a name is out of range."""
+    if len(message.tasks) > TASKS_MAX:  # before an object is made of each: a message may hold a million
+        raise RequestError(f"tasks: {len(message.tasks)} of them; a request may name {TASKS_MAX}")
     top_k = message.top_k or DEFAULT_TOP_K
     maps = _maps_of(message.maps, "none")
     try:

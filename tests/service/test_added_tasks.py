@@ -112,6 +112,20 @@ def test_the_bundles_own_task_can_neither_be_added_nor_taken_out(own: Path, tmp_
     assert not (own / TASKS).exists()
 
 
+def test_what_a_kill_left_is_swept(own: Path, mood: Path) -> None:
+    old, young = own / TASKS / ".mood.old", own / TASKS / ".mood.young"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    add_task(own, mood)
+    assert not old.exists()
+    assert young.exists()
+    old.mkdir()
+    os.utime(old, (0, 0))
+    remove_task(own, "mood")
+    assert not old.exists()
+
+
 @pytest.mark.parametrize("name", ["nope", "../own", "", ".", ".mood.x"])
 def test_taking_out_what_is_not_there(own: Path, mood: Path, name: str) -> None:
     add_task(own, mood)
@@ -424,6 +438,34 @@ async def test_a_folder_that_cannot_be_loaded_is_logged_once(
     assert len(running.pipeline.info().tasks) == 4
 
 
+async def test_a_task_that_fails_for_a_reason_that_passes_is_tried_again(
+    running: Running, own: Path, mood: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_task(own, mood)
+    with monkeypatch.context() as patched:
+        patched.setattr(CloudModel, "with_added", lambda self, added: 1 / 0)
+        assert "ZeroDivisionError" in (await running.watch.look()).refused["mood"]
+    assert (await running.watch.look()).refused == {}
+    assert len(running.pipeline.info().tasks) == 2
+
+
+async def test_the_admin_call_looks_again_at_what_was_refused(
+    running: Running, own: Path, mood: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_task(own, mood)
+    with monkeypatch.context() as patched:  # the disk gave other bytes than it holds
+        patched.setattr("shared.bundle._read_checked", lambda *a: _raise(BundleDamagedError("unreadable")))
+        assert "unreadable" in (await running.watch.look()).refused["mood"]
+    assert list((await running.watch.look()).refused) == ["mood"]
+    answer = await running.http.post("/admin/reload", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.json()["refused"] == {}
+    assert len(running.pipeline.info().tasks) == 2
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 async def test_a_served_task_that_is_damaged_on_the_disk_is_served_on(
     running: Running, own: Path, mood: Path, packed: list[bytes]
 ) -> None:
@@ -564,6 +606,9 @@ async def test_a_running_server_takes_tasks_up_and_lets_them_go_and_loses_no_req
 ) -> None:
     # One picture a batch: then the same picture has the same answer to the last bit, whoever else is asking.
     serve = ("cloud", "serve", "--bundle", own, "--grpc-port", "0", "--http-port", "0", "--batch-max", "1")
+    flip(
+        shutil.copytree(write_task(own, own.parent / "bad", "bad"), own / TASKS / "bad") / TASK
+    )  # left alone
     with server(*serve) as cloud:
         ports = await asyncio.to_thread(cloud.event, "listening")
         await asyncio.to_thread(cloud.event, "ready")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import httpx
 import pytest
 
 import cloud.archive
+import cloud.replay
 from cloud.api import build_app
 from cloud.archive import BYTES_MIN, FILE, UNNAMED, Archive, Record, count, read
 from cloud.pipeline import Pipeline
@@ -316,6 +318,49 @@ def test_an_error_of_the_disk_costs_its_batch(
     assert list(read(tmp_path)) == [record(1)]
 
 
+@pytest.mark.parametrize("what", ["folder", "log", "database"])
+def test_files_that_are_deleted_under_it_begin_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    kept = tmp_path / "kept"
+    with archive_at(kept) as archive:
+        put(archive, record(0))
+        assert archive.flush(30)
+        if what == "folder":
+            shutil.rmtree(kept)
+        elif what == "log":
+            (kept / f"{FILE}-wal").unlink()
+        else:
+            (kept / FILE).unlink()
+            (kept / f"{FILE}-wal").unlink()
+        put(archive, record(1))
+        assert archive.flush(30)
+        assert "were deleted or replaced; a new one begins" in caplog.text
+        assert record(1) in list(read(kept))
+        with pytest.raises(DataError, match="another process"):
+            Archive(kept, 8 << 20, LONG_S)
+        put(archive, record(2))
+    assert list(read(kept))[-2:] == [record(1), record(2)]
+    assert archive.dropped == 0
+
+
+def test_a_disk_that_is_away_for_a_while_costs_what_comes_meanwhile(tmp_path: Path) -> None:
+    kept, away = tmp_path / "kept", tmp_path / "away"
+    with archive_at(kept) as archive:
+        put(archive, record(0))
+        assert archive.flush(30)
+        kept.rename(away)
+        kept.touch()
+        put(archive, record(1))
+        assert archive.flush(30)
+        kept.unlink()
+        away.rename(kept)
+        put(archive, record(2))
+        assert archive.flush(30)
+        assert (archive.written, archive.dropped) == (2, 1)
+    assert list(read(kept)) == [record(0), record(2)]
+
+
 def test_only_what_was_answered_is_kept_and_once(
     tmp_path: Path,
     bundle: Bundle,
@@ -479,6 +524,26 @@ def test_a_replay_that_can_answer_nothing_says_so(tmp_path: Path, tiny_bundle: P
     assert [json.loads(line)["error"]["title"] for line in out.read_text().splitlines()] == [
         "Invalid bitstream"
     ] * 2
+
+
+def test_a_replay_whose_records_go_before_it_begins_writes_nothing(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with archive_at(tmp_path / "kept") as archive:
+        put(archive, record(0))
+    monkeypatch.setattr(cloud.replay, "read", lambda *chosen: iter(()))
+    question = cloud.replay.Question(tmp_path / "kept", at(0), at(9), None, "classification")
+    with pytest.raises(DataError, match="were deleted meanwhile"):
+        cloud.replay.replay_archive(question, tiny_bundle, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_long_id_makes_a_file_name_that_a_disk_takes() -> None:
+    ids = ["a" * 64, "a" * 128, "a" * 127 + "b"]
+    names = [cloud.replay._short(one) for one in ids]
+    assert names[0] == ids[0]
+    assert len({*names}) == 3
+    assert max(map(len, names)) == 64
 
 
 def replay_command(archive: Path, bundle: Path, out: Path, **changed: str) -> list[str | Path]:

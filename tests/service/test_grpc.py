@@ -16,6 +16,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from cloud.pipeline import Pipeline
 from cloud.server import Slot, _grpc_server
 from cloud.settings import CloudSettings
+from edge.client import GrpcTransport
 from shared.bundle import Bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES, Bitstream
 from shared.errors import NotReadyError
@@ -245,6 +246,34 @@ async def test_a_message_beyond_the_cap(pipeline: Pipeline, make_grpc_server: An
     async with make_grpc_server(lambda: pipeline, options=options) as (_, stub):
         error = await refused(stub.Analyze(request(bytes(MAX_STREAM_BYTES + 1))))
     assert error.code() == Code.RESOURCE_EXHAUSTED
+
+
+async def test_more_tasks_than_a_request_may_name(stub: AnalyzerStub, packed: list[bytes]) -> None:
+    many = [pb.TaskQuery(name="classification") for _ in range(65)]
+    error = await refused(stub.Analyze(request(packed[0], tasks=many)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details() == "tasks: 65 of them; a request may name 64"
+
+
+async def test_an_answer_may_be_larger_than_any_request(
+    settings: CloudSettings, pipeline: Pipeline, packed: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = Slot()
+    slot.fill(pipeline)
+    whole = convert.response_message
+    monkeypatch.setattr(
+        convert,
+        "response_message",
+        lambda analysis: pb.AnalyzeResponse(bundle="x" * 50_000, request_id=whole(analysis).request_id),
+    )
+    server, _, address = await _grpc_server(slot, replace(settings, grpc_port=0, message_bytes_max=10_000))
+    await server.start()
+    transport = GrpcTransport(address, 10_000, 100_000)
+    try:
+        assert len((await transport.analyze(request(packed[0]), 20)).bundle) == 50_000
+    finally:
+        await transport.close()
+        await server.stop(0)
 
 
 async def test_idle_streams_shut_nobody_out(pipeline: Pipeline, settings: CloudSettings) -> None:

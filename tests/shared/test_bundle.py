@@ -168,6 +168,7 @@ def test_empty_folder(tmp_path: Path) -> None:
         (b"{", "is not JSON"),
         (b"name: rooms", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
+        (b'{"format": 1' + 5000 * b"0" + b"}", "is not JSON"),
         (b"\xff\xfe\x00", "cannot read"),
         (b"[]", "the document"),
         (b"null", "the document"),

@@ -443,3 +443,9 @@ def test_to_input_default_is_the_usual_one() -> None:
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     expected = ((np.asarray(COLOUR) / 255 - mean) / std).transpose(2, 0, 1)
     np.testing.assert_allclose(x, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [b"P1", b"P2", b"P3"])
+def test_a_picture_in_text_is_refused_before_it_is_read(kind):
+    with pytest.raises(NotAnImageError, match="PNM picture in text"):
+        read_image(kind + b"\n1 1\n" + b"9\n" * (kind != b"P1") + b"1 1 1\n")
