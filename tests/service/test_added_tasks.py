@@ -606,12 +606,12 @@ async def test_a_running_server_takes_tasks_up_and_lets_them_go_and_loses_no_req
 ) -> None:
     # One picture a batch: then the same picture has the same answer to the last bit, whoever else is asking.
     serve = ("cloud", "serve", "--bundle", own, "--grpc-port", "0", "--http-port", "0", "--batch-max", "1")
-    flip(
-        shutil.copytree(write_task(own, own.parent / "bad", "bad"), own / TASKS / "bad") / TASK
-    )  # left alone
+    damaged = shutil.copytree(write_task(own, own.parent / "bad", "bad"), own / TASKS / "bad")
+    flip(damaged / TASK)
     with server(*serve) as cloud:
         ports = await asyncio.to_thread(cloud.event, "listening")
-        await asyncio.to_thread(cloud.event, "ready")
+        await asyncio.to_thread(cloud.event, "ready")  # a damaged task does not keep it from starting
+        shutil.rmtree(damaged)
         async with (
             grpc.aio.insecure_channel(ports["grpc"]) as channel,
             clients(ports["grpc"], ports["http"]) as asking,
