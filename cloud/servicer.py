@@ -105,7 +105,8 @@ class Servicer(AnalyzerServicer):
 
     analyzer: gives the analyzer, or raises NotReadyError while there is none.
     stream_requests_max: requests of one stream that are worked on at once; further ones are not read until one ends.
-    stream_idle_s: a stream with nothing to read and nothing in work for so long is ended.
+    stream_idle_s: a stream with nothing to read and nothing in work for so long is ended, as is one whose client leaves
+    an answer untaken for so long.
     """
 
     def __init__(
@@ -131,11 +132,16 @@ class Servicer(AnalyzerServicer):
             self._analyzer()
         except IsthmusError as error:
             await _abort(context, error)
+        loop, call = asyncio.get_running_loop(), asyncio.current_task()
+        assert call is not None
         stream = _Stream(asyncio.Semaphore(self._stream_requests_max))
         reader = asyncio.create_task(self._read(requests, stream, context))
         try:
             while (answer := await self._next(stream, context)) is not None:
+                # A client that takes no answer would hold the stream for ever.
+                too_late = loop.call_later(self._stream_idle_s, call.cancel)
                 yield answer
+                too_late.cancel()
                 stream.places.release()
             await reader
         finally:

@@ -15,6 +15,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from cloud.pipeline import Pipeline
 from cloud.server import Slot, _grpc_server
+from cloud.servicer import StreamLimit
 from cloud.settings import CloudSettings
 from edge.client import GrpcTransport
 from shared.bundle import Bundle
@@ -298,6 +299,24 @@ async def test_idle_streams_shut_nobody_out(pipeline: Pipeline, settings: CloudS
         await again.done_writing()
         assert await again.read() is grpc.aio.EOF
     await server.stop(0)
+
+
+async def test_a_stream_whose_answers_nobody_takes_is_ended(
+    pipeline: Pipeline, packed: list[bytes], make_grpc_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert, "response_message", lambda _: pb.AnalyzeResponse(bundle="x" * 4_000_000))
+    limit = StreamLimit(1)
+    async with make_grpc_server(lambda: pipeline, 0.5, interceptors=[limit]) as (_, stub):
+        stream = stub.AnalyzeStream()
+        for i in range(4):
+            await stream.write(request(packed[0], f"{i}"))
+        await until(lambda: sum(limit._open.values()) == 1)
+        await until(lambda: sum(limit._open.values()) == 0)
+        again = stub.AnalyzeStream()
+        await again.write(request(packed[1], "other"))
+        assert (await again.read()).request_id == "other"
+        again.cancel()
+        stream.cancel()
 
 
 async def test_a_stream_ends_when_it_is_idle_and_not_while_it_works(
