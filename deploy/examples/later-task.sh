@@ -24,13 +24,15 @@ network() { # network NAME options
     isthmus train network --data "$data" --out "$work/$name" --feature-channels 16 --resume "$@"
 }
 network start --task normals --steps 4500 --batch 16 --label-stride 2 --appearance 0.5
-network front --task normals --steps 3200 --batch 16 --label-stride 2 --init "$work/start" --learning-rate 1.5e-3 \
+network things --task normals --steps 3200 --batch 16 --label-stride 2 --init "$work/start" --learning-rate 1.5e-3 \
     --appearance 0.3 --category 0.3 --noise 0.4
-network normals --task normals --steps 600 --batch 16 --label-stride 2 --init "$work/front" --freeze 8 \
+network front --task normals --steps 4000 --batch 16 --label-stride 2 --init "$work/things" --learning-rate 1.5e-3 \
+    --appearance 0.3 --category 0.3 --noise 0.3
+network normals --task normals --steps 800 --batch 16 --label-stride 2 --init "$work/front" --freeze 8 \
     --learning-rate 1e-3 --noise 0.15
-network network --recipe "$recipe" --steps 800 --batch 32 --init "$work/front" --freeze 4 --noise 0.4
-network segmentation --task segmentation --steps 2400 --batch 16 --label-stride 2 --init "$work/front" --freeze 8 \
-    --noise 0.4
+network network --recipe "$recipe" --steps 1000 --batch 32 --init "$work/front" --freeze 4 --noise 0.3
+network segmentation --task segmentation --steps 3600 --batch 16 --label-stride 2 --init "$work/front" --freeze 8 \
+    --noise 0.3
 
 cls=(--network "$work/network" --lambda 10000 --distortion distill)
 normals=(--network "$work/normals" --lambda 8000 --distortion distill-hint)
@@ -41,12 +43,12 @@ multi() { # multi NAME STEPS options: one codec
     isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" --crop 6 \
         --learning-rate 2e-3 --batch 16 --steps "$steps" --resume "$@"
 }
-multi bundle-codec 5000 "${cls[@]}" "${normals[@]}" --scales 0.04,0.2,0.5,1,3
+multi bundle-codec 6000 "${cls[@]}" "${normals[@]}" --scales 0.04,0.2,0.5,1,3
 if [ ! -d "$work/bundle" ]; then
-    isthmus train build "$work/bundle-codec" --default-quality 86 --data "$data" --out "$work/bundle" --name rooms
+    isthmus train build "$work/bundle-codec" --default-quality 85 --data "$data" --out "$work/bundle" --name rooms
 fi
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
-    isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/task" --steps 2500 \
+    isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/task" --steps 3000 \
         --batch 16 --learning-rate 2e-3 --distortion distill-hint --crop 6 --width 1.5 --features "$work/features" --resume
     isthmus cloud add-task "$work/bundle" "$work/task/task"
 fi
@@ -58,6 +60,8 @@ multi only-segmentation 1000 "${segmentation[@]}" --scales $scales
 multi with-segmentation 1000 "${cls[@]}" "${normals[@]}" "${segmentation[@]}" --scales $scales
 multi level-low 1000 --network "$work/network" --lambda 2000 --distortion distill \
     --network "$work/normals" --lambda 1600 --distortion distill-hint --scales 1
+multi level-middle 1000 --network "$work/network" --lambda 5000 --distortion distill \
+    --network "$work/normals" --lambda 4000 --distortion distill-hint --scales 1
 multi level-high 1000 "${cls[@]}" "${normals[@]}" --scales 1
 multi prior-hyperprior 1000 "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior
 multi prior-factorised 1000 "${cls[@]}" "${normals[@]}" --scales $scales --prior factorised
