@@ -5,9 +5,12 @@
 #   deploy/train-rooms.sh [WORK]                  WORK: runs/rooms by default; the bundle is WORK/bundle
 #   COMPARE=1 deploy/train-rooms.sh [WORK]        also the codecs that `isthmus bench rooms WORK` compares with
 #
+# The normals' network learns to keep the picture and the things in it in its feature, first as it is, then under noise.
+# The classifier has its first layers, segmentation its whole front: what a camera that is out there already runs.
+#
 # Can be killed at any time and started again: each step goes on where it stopped. Sizes for two CPU cores are those of
-# the shipped bundle; with a GPU, which nobody has tried yet,
-# there are more steps of larger batches. What is compared is trained alike, for fewer steps than the bundle.
+# the shipped bundle; with a GPU, which nobody has tried yet, there are more steps of larger batches. What is compared is
+# trained alike, for fewer steps than the bundle.
 set -euo pipefail
 work=${1:-runs/rooms}
 mkdir -p "$work"
@@ -16,14 +19,11 @@ data=$work/data
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    classifier="--steps 6000 --batch 96" dense="--steps 8000 --batch 32"
-    codec="--steps 20000 --batch 64" compared="--steps 10000 --batch 64" task="--steps 10000 --batch 64"
-    widening="--steps 5000 --batch 64"
+    times=2 wide=64 dense="--batch 32" codec="--batch 64"
 else
-    classifier="--steps 3200 --batch 48" dense="--steps 5000 --batch 16 --label-stride 2"
-    codec="--steps 9000 --batch 16" compared="--steps 2500 --batch 16" task="--steps 6000 --batch 16"
-    widening="--steps 2000 --batch 16"
+    times=1 wide=32 dense="--batch 16 --label-stride 2" codec="--batch 16"
 fi
+steps() { echo "--steps $(($1 * times))"; }
 layers=image,category,normals,semantic
 scales=0.06,0.2,0.5,1,2
 cls=(--network "$work/network" --lambda 10000 --distortion distill)
@@ -34,43 +34,61 @@ step() { printf '\n=== %s\n' "$*"; "$@"; }
 
 step isthmus train rooms "$data" --count 21000 --layers $layers
 step isthmus train rooms "$work/test" --first-seed 1000000000 --count 1000 --layers $layers
-step isthmus train network --data "$data" --out "$work/network" $classifier --resume
-step isthmus train network --task normals --data "$data" --out "$work/normals" $dense --resume
-step isthmus train network --task segmentation --data "$data" --out "$work/segmentation" $dense --resume
+
+network() { # network NAME options
+    local name=$1
+    shift
+    step isthmus train network --data "$data" --out "$work/$name" --feature-channels 16 --resume "$@"
+}
+network picture --task normals $(steps 4500) $dense --appearance 0.5
+network things --task normals $(steps 3200) $dense --init "$work/picture" --learning-rate 1.5e-3 --appearance 0.3 \
+    --category 0.3 --noise 0.4
+network front --task normals $(steps 4000) $dense --init "$work/things" --learning-rate 1.5e-3 --appearance 0.3 \
+    --category 0.3 --noise 0.3
+network normals --task normals $(steps 800) $dense --init "$work/front" --freeze 8 --learning-rate 1e-3 --noise 0.15
+network network --recipe "$(dirname "$0")/classifier.toml" $(steps 1000) --batch $wide --init "$work/front" --freeze 4 \
+    --noise 0.3
+network segmentation --task segmentation $(steps 3600) $dense --init "$work/front" --freeze 8 --noise 0.3
 
 multi() { # multi NAME options: one codec
     local name=$1
     shift
-    step isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" --crop 6 --resume "$@"
+    step isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" --crop 6 --learning-rate 2e-3 \
+        $codec --resume "$@"
 }
-rate="--learning-rate 1.5e-3"
-# Hyperprior 1: the shipped bundle is from before there was a 2.
-multi narrow-codec $codec $rate --hyper 1 "${cls[@]}" "${normals[@]}" --scales $scales
-# From 60 to 280 bytes were too few for one bundle: the same codec again, with its ends further apart.
-multi bundle-codec $widening --hyper 1 "${cls[@]}" "${normals[@]}" --scales 0.02,0.1,0.4,1.3,5 --init "$work/narrow-codec" \
-    --learning-rate 7e-4 --distortion-first 0 --rate-ramp 0
+multi bundle-codec $(steps 6000) "${cls[@]}" "${normals[@]}" --scales 0.04,0.2,0.5,1,3
 if [ ! -d "$work/bundle" ]; then
-    step isthmus train build "$work/bundle-codec" --default-quality 90 --data "$data" --out "$work/bundle" --name rooms \
+    step isthmus train build "$work/bundle-codec" --default-quality 85 --data "$data" --out "$work/bundle" --name rooms \
         --licence Apache-2.0
 fi
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
-    step isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/task" $task \
-        --distortion distill-hint --crop 6 --width 1.5 --features "$work/features" --resume
+    step isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/task" \
+        $(steps 3000) $codec --learning-rate 2e-3 --distortion distill-hint --crop 6 --width 1.5 \
+        --features "$work/features" --resume
     step isthmus cloud add-task "$work/bundle" "$work/task/task"
 fi
 networks=(--network "$work/network" --network "$work/normals" --network "$work/segmentation")
 step isthmus train evaluate "$work/bundle" "${networks[@]}" --data "$work/test" --write
 
 if [ -n "${COMPARE:-}" ]; then
-    multi codec $compared $rate "${cls[@]}" "${normals[@]}" --scales $scales
-    multi only-classification $compared $rate "${cls[@]}" --scales $scales
-    multi only-normals $compared $rate "${normals[@]}" --scales $scales
-    multi only-segmentation $compared $rate "${segmentation[@]}" --scales $scales
-    multi level-low $compared $rate --network "$work/network" --lambda 2000 --distortion distill \
-        --network "$work/normals" --lambda 1600 --distortion distill-hint --scales 1
-    multi level-high $compared $rate "${cls[@]}" "${normals[@]}" --scales 1
-    multi prior-factorised $compared $rate "${cls[@]}" "${normals[@]}" --scales $scales --prior factorised
-    multi prior-hyperprior $compared $rate "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior
-    multi with-segmentation $compared $rate "${cls[@]}" "${normals[@]}" "${segmentation[@]}" --scales $scales
-    step isthmus bench rooms "$work"
+    compared() { # compared NAME options
+        local name=$1
+        shift
+        multi "$name" $(steps 1000) "$@"
+    }
+    compared codec "${cls[@]}" "${normals[@]}" --scales $scales
+    compared only-classification "${cls[@]}" --scales $scales
+    compared only-normals "${normals[@]}" --scales $scales
+    compared only-segmentation "${segmentation[@]}" --scales $scales
+    compared with-segmentation "${cls[@]}" "${normals[@]}" "${segmentation[@]}" --scales $scales
+    level() { # level NAME lambda of the class, of the normals
+        compared "$1" --network "$work/network" --lambda "$2" --distortion distill \
+            --network "$work/normals" --lambda "$3" --distortion distill-hint --scales 1
+    }
+    level level-low 2000 1600
+    level level-middle 5000 4000
+    level level-high 10000 8000
+    compared prior-factorised "${cls[@]}" "${normals[@]}" --scales $scales --prior factorised
+    compared prior-hyperprior "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior
+    step isthmus bench rooms "$work" --count 1000
 fi

@@ -22,7 +22,8 @@ class EdgeSettings:
     in_flight_max: requests that the cloud works on for this edge at once; more wait, within their deadline.
     requests_max: requests of the local API at once; more are turned away.
     message_bytes_max, answer_bytes_max: a gRPC message to the cloud, and one from it. image_bytes_max: an HTTP body.
-    bodies_bytes_max: the HTTP bodies that are held at once; more are turned away. drain_ms: time to finish what runs when the process is told to end.
+    bodies_bytes_max: the HTTP bodies that are held at once; more are turned away. drain_ms: time to finish what runs
+    when the process is told to end.
     """
 
     bundle: Path
