@@ -111,7 +111,7 @@ def single(
     distortion: Annotated[
         str | None,
         typer.Option(
-            help="task (labels), distill (the network; the default), feature or distill-hint (both)."
+            help="task (labels), distill (the network; the default), feature, distill-hint or task-hint (feature too)."
         ),
     ] = None,
     form: Annotated[str, typer.Option(help="rd: H + lambda d;  dr: d + lambda H.")] = "rd",
@@ -159,7 +159,9 @@ def multi(
     ] = [],  # noqa: B006
     distortion: Annotated[
         list[str],
-        typer.Option(help="task, distill (the default), feature or distill-hint; once for all or for each."),
+        typer.Option(
+            help="task, distill (the default), feature, distill-hint or task-hint; once for all or for each."
+        ),
     ] = [],  # noqa: B006
     name: Annotated[
         list[str], typer.Option(help="Of its task, once for each; by default what it was trained for.")
@@ -241,7 +243,7 @@ class Where:
 
 
 def _train(told: Told, parts: list[dict[str, Any]], where: Where) -> None:
-    from cloud.training.codec_recipe import CodecRecipe, spread
+    from cloud.training.codec_recipe import LABELLED, CodecRecipe, spread
     from cloud.training.joint import figures_told, train_codec
     from cloud.training.split_networks import load_networks
     from cloud.training.tally import View
@@ -253,7 +255,7 @@ def _train(told: Told, parts: list[dict[str, Any]], where: Where) -> None:
     recipe = told.recipe(CodecRecipe, data=data, parts=parts, scales=scales)
     cards = [network.card for network in load_networks(recipe.parts)]
     labels = [card.labels for card in cards]
-    needed = [part.distortion == "task" for part in recipe.parts]
+    needed = [part.distortion in LABELLED for part in recipe.parts]
 
     def views(data: str, start: int, stop: int | None) -> Sequence[View]:
         kinds = [card.task for card in cards]
@@ -296,9 +298,15 @@ def task(
     damaged: DamagedFiles = "refuse",
     name: Annotated[str, typer.Option(help="Of the task; by default what its network was trained for.")] = "",
     distortion: Annotated[
-        str, typer.Option(help="task (labels), distill (the network), feature or distill-hint (both).")
+        str,
+        typer.Option(
+            help="task (labels), distill (the network), feature, distill-hint or task-hint (feature too)."
+        ),
     ] = "distill",
     width: Annotated[float, typer.Option(help="Of the reconstruction, in widths of the bundle's own.")] = 1.0,
+    init: Annotated[
+        Path | None, typer.Option(help="A task folder for the same bundle to start from, of the same width.")
+    ] = None,
     steps: Steps = 6000,
     batch: Annotated[int, typer.Option(min=1)] = 32,
     learning_rate: float = 1e-3,
@@ -312,6 +320,7 @@ def task(
     features: Features = None,
 ) -> None:
     """Flow 3: teach a finished bundle a new task, without a change to one byte that its edges send."""
+    from cloud.training.codec_recipe import LABELLED
     from cloud.training.sources import load_source
     from cloud.training.task import FOLDER, TaskRecipe, train_task
     from cloud.training.views import open_views
@@ -330,6 +339,7 @@ def task(
         "labels": labels,
         "distortion": distortion,
         "width": width,
+        "init": None if init is None else str(init),
         "steps": steps,
         "batch": batch,
         "learning_rate": learning_rate,
@@ -342,7 +352,7 @@ def task(
     of_bundle, source = told.take("bundle", Path, "BUNDLE"), told.take("network", str)
     rooms, held, skip = _data(told)
     chosen = told.recipe(TaskRecipe, data=rooms, bundle=str(of_bundle), network=source)
-    card, needed = load_source(chosen)[1], [chosen.distortion == "task"]
+    card, needed = load_source(chosen)[1], [chosen.distortion in LABELLED]
     how: dict[str, Any] = {"needed": needed, "preprocess": card.preprocess, "damaged": skip}
     how["labels"] = [card.labels]
     if chosen.validation is None:
@@ -508,3 +518,27 @@ def import_(
     save_network(module, card, out)
     how = card.preprocess
     tell(f"{out}: {card.task}, {len(card.labels)} outputs, pictures of {how.width} x {how.height}")
+
+
+def recover(
+    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets a network's folder for each task.")],
+) -> None:
+    """The uncompressed networks of a bundle, from its files: to measure it, or to train for the cameras that run it."""
+    from cloud.training.network import save_network
+    from cloud.training.recover import Recovered, recovered_networks
+    from shared.bundle import Bundle
+
+    found = list(recovered_networks(Bundle.open(bundle)))
+    taken = [str(out / one.name) for one in found if isinstance(one, Recovered) and (out / one.name).exists()]
+    if taken:
+        raise DataError(f"{taken[0]} exists already; delete it, or choose another --out")
+    for one in found:
+        if isinstance(one, Recovered):
+            (out / one.name).mkdir(parents=True)
+            save_network(one.network, one.card, out / one.name)
+            tell(
+                f"{out / one.name}: {one.card.task}, {len(one.card.labels)} outputs, cut after layer {one.card.split}"
+            )
+        else:
+            tell(one)

@@ -19,7 +19,8 @@ from shared.types import Frozen
 
 GRID_MOST = 32  # cells of z, high or wide, unless the recipe says so
 T = TypeVar("T", float, Tensor)
-Distortion = Literal["task", "distill", "feature", "distill-hint"]
+Distortion = Literal["task", "distill", "feature", "distill-hint", "task-hint"]
+LABELLED = ("task", "task-hint")  # those that need labels
 # Feature cells; in a file and in a flag 0 stands for None, the whole map.
 Crop = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(lambda cells: cells or None)]
 
@@ -27,8 +28,8 @@ Crop = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(lambda cell
 class Part(Source):
     """One network of a codec. name: of its task, by default what the network was trained for.
 
-    distortion: against the labels (task), the network's own output (distill) or its feature. lambda_: weight of the
-    distortion, in bits.
+    distortion: against the labels (task), the network's own output (distill) or its feature, or both. lambda_: weight
+    of the distortion, in bits.
     """
 
     name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")

@@ -21,7 +21,7 @@ import typer
 from pydantic import NonNegativeFloat, PositiveInt
 from typer.core import TyperGroup
 
-from cloud.training.codec_commands import build, evaluate, import_, multi, single, task
+from cloud.training.codec_commands import build, evaluate, import_, multi, recover, single, task
 from cloud.training.options import (
     DamagedFiles,
     Device,
@@ -273,6 +273,6 @@ def _train_dense(asked: NetworkAsked, task: str, for_maps: dict[str, Any]) -> No
     tell(f"{asked.out}: {told} on {len(validation)} pictures held out")
 
 
-for command in (single, multi, task, build, evaluate):
+for command in (single, multi, task, build, evaluate, recover):
     app.command()(command)
 app.command(name="import")(import_)

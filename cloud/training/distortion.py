@@ -28,28 +28,25 @@ def distortion(
 ) -> Tensor:
     """d of each picture, (B,). made: the task's feature through the codec; given: without, of the same shape.
 
-    truth: labels, for "task". variance: of `given`, over all processes' pictures.
+    truth: labels, for "task". crop: cells of a map's piece that is compared, or None for all of it. variance: of
+    `given`, over all processes' pictures.
 
-    feature: mean squared error over the feature's variance. distill-hint: distill and feature together, which reaches
-    a given error in fewer steps where the tail is deep (Romero et al., 2015, "FitNets: hints for thin deep nets").
-    task: the task's own loss against the labels. distill: Kullback-Leibler divergence from the
-    teacher's classes (a mean over the pixels for a map), or for normals 1 - cosine and the mean absolute difference.
+    feature: mean squared error over the feature's variance. task: the task's own loss against the labels. distill:
+    Kullback-Leibler divergence from the teacher's classes (a mean over the pixels for a map), or for normals 1 - cosine
+    and the mean absolute difference. distill-hint, task-hint: the sum of that and of feature, which reaches a given
+    error in fewer steps where the tail is deep (Romero et al., 2015, "FitNets: hints for thin deep nets").
     """
-    if kind == "distill-hint":
-        hint = distortion("feature", head, teacher, made, given, truth, crop, variance)
-        return hint + distortion("distill", head, teacher, made, given, truth, crop)
     if kind == "feature":
         return (made.float() - given).square().mean((1, 2, 3)) / variance(given)
+    if kind == "distill-hint" or kind == "task-hint":
+        hint = distortion("feature", head, teacher, made, given, truth, crop, variance)
+        rest: Distortion = "distill" if kind == "distill-hint" else "task"
+        return hint + distortion(rest, head, teacher, made, given, truth, crop)
     if kind == "task":
-        out = head(made).float()
-        labels = torch.from_numpy(np.ascontiguousarray(truth)).to(made.device)
-        if head.kind == "classification":
-            return F.cross_entropy(out, labels, reduction="none")
-        return torch.stack(
-            [dense_loss(head.kind, one[None], map_[None]) for one, map_ in zip(out, labels, strict=True)]
-        )
+        return _from_labels(head, made, np.asarray(truth), crop)
     if head.kind != "classification" and crop is not None:
-        made, given = _piece(made, given, crop)
+        rows, columns = _piece(made, crop)
+        made, given = made[..., rows, columns], given[..., rows, columns]
     out = head(made, light=True).float()
     with torch.no_grad():
         wanted = teacher(given, light=True).float()
@@ -59,6 +56,29 @@ def distortion(
     wanted = F.log_softmax(wanted, 1)
     divergence = (wanted.exp() * (wanted - F.log_softmax(out, 1))).sum(1)
     return divergence if divergence.dim() == 1 else divergence.mean((1, 2))
+
+
+def _from_labels(head: Head, made: Tensor, truth: NDArray[Any], crop: int | None) -> Tensor:
+    """The task's own loss of each picture, (B,). A piece of a map is compared where the tail ends, before any
+    interpolation, with one label of those that come to each value, another one each time."""
+    if head.kind == "classification":
+        labels = torch.from_numpy(np.ascontiguousarray(truth)).to(made.device)
+        return F.cross_entropy(head(made).float(), labels, reduction="none")
+    pixels, rest = divmod(truth.shape[1], made.shape[2])
+    if crop is None or rest or truth.shape[2] != pixels * made.shape[3]:
+        out = head(made).float()
+    else:
+        rows, columns = _piece(made, crop)
+        out = head(made[..., rows, columns], light=True).float()
+        rows, columns = (slice(one.start * pixels, one.stop * pixels) for one in (rows, columns))
+        truth = truth[:, rows, columns]
+        fine = truth.shape[1] // out.shape[2]
+        top, left = (int(torch.randint(fine, ())) for _ in range(2))
+        truth = truth[:, top::fine, left::fine]
+    labels = torch.from_numpy(np.ascontiguousarray(truth)).to(made.device)
+    return torch.stack(
+        [dense_loss(head.kind, one[None], map_[None]) for one, map_ in zip(out, labels, strict=True)]
+    )
 
 
 @torch.no_grad()
@@ -78,10 +98,9 @@ def crop_for(head: Head, cells: int | None) -> int | None:
     return cells
 
 
-def _piece(made: Tensor, given: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """The same piece of both features, drawn anew each time. The tail sees its edges alike in both."""
-    height, width = made.shape[2:]
+def _piece(y: Tensor, cells: int) -> tuple[slice, slice]:
+    """Rows and columns of a piece of features y (B, C, H', W'), drawn anew each time."""
+    height, width = y.shape[2:]
     high, wide = min(cells, height), min(cells, width)
     top, left = (int(torch.randint(n, ())) for n in (height - high + 1, width - wide + 1))
-    rows, columns = slice(top, top + high), slice(left, left + wide)
-    return made[:, :, rows, columns], given[:, :, rows, columns]
+    return slice(top, top + high), slice(left, left + wide)

@@ -25,7 +25,7 @@ from rich.progress import track
 from torch import Tensor
 
 from cloud.models.transforms import interpolated
-from cloud.training.codec_recipe import CodecRecipe, level_loss, rate_weight, shares, total_of
+from cloud.training.codec_recipe import LABELLED, CodecRecipe, level_loss, rate_weight, shares, total_of
 from cloud.training.data import in_order, network_input
 from cloud.training.distortion import crop_for, distortion
 from cloud.training.features import Kept, Pixels, sets_told
@@ -51,7 +51,7 @@ def train_codec(
     precision: Precision = "auto",
 ) -> dict[str, float]:
     """Train, leaving in `out` what `build` needs. training, validation: a view of the same pictures for each part;
-    the distortion "task" needs labels. features: where those of frozen networks are kept, for other runs too; by
+    the distortions LABELLED need labels. features: where those of frozen networks are kept, for other runs too; by
     default the run's own folder. Returns the last validation. Raises DataError."""
     # Of a network that is trained along, a distortion may leave the tail out.
     team = Team(training_device(device), precision, all_used=not recipe.train_all)
@@ -67,7 +67,7 @@ def train_codec(
     for pictures in (training[0], validation[0]):
         check_size(pictures, preprocess)
     crops = [
-        crop_for(head, recipe.crop) if part.distortion.startswith("distill") else None
+        crop_for(head, recipe.crop) if part.distortion != "feature" else None
         for part, head in zip(recipe.parts, model.heads, strict=True)
     ]
     # Not before all is known to be sound: a folder that holds a run is not taken for another.
@@ -130,7 +130,7 @@ def train_codec(
         ramp = rate_weight(step / recipe.steps, recipe)
         scalars, distance = {}, torch.zeros_like(bits)
         for k, (part, share) in enumerate(zip(recipe.parts, shares(recipe), strict=True)):
-            labels = part.distortion == "task"
+            labels = part.distortion in LABELLED
             truth = truth_of(training[k], indices % size, indices >= size) if labels else None
             known = Known(answers[k].batch(indices).to(place)) if k in answers else teacher.heads[k]
             d = distortion(

@@ -26,7 +26,7 @@ from cloud.models.networks import feature_shape
 from cloud.models.sizes import CodecConfig, spatial
 from cloud.models.transforms import FeatureReconstruction, Scaling, initialise, interpolated
 from cloud.training.build import export_tail, named, tail_told
-from cloud.training.codec_recipe import Crop, Distortion
+from cloud.training.codec_recipe import LABELLED, Crop, Distortion
 from cloud.training.data import in_order, network_input
 from cloud.training.distortion import crop_for, distortion
 from cloud.training.features import Kept, Pixels, kept_features, sets_told
@@ -43,13 +43,15 @@ from shared.errors import DataError
 from shared.files import write_atomically
 
 FOLDER = "task"  # of a run: what `add-task` takes
+BEFORE = "reconstruction."  # the names of its tensors in a task folder
 Z_TYPE = np.int16
 
 
 class TaskRecipe(Source):
     """Everything that decides how an added task comes out. name: by default what its network was trained for.
 
-    width: how many times as wide as the bundle's own the reconstruction is; no edge pays for it.
+    width: how many times as wide as the bundle's own the reconstruction is; no edge pays for it. init: a task folder
+    for the same bundle whose reconstruction, as wide, is the start.
     """
 
     data: str
@@ -58,6 +60,7 @@ class TaskRecipe(Source):
     name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
     distortion: Distortion = "distill"
     width: float = Field(1.0, gt=0, le=16)
+    init: str | None = None
     steps: int = Field(ge=1)
     batch: int = Field(32, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -97,7 +100,7 @@ def train_task(
 ) -> dict[str, float]:
     """Train, leaving a task folder in out/task. Returns its figures, by "name@quality". Raises IsthmusError.
 
-    training, validation: the distortion "task" needs labels. features: keeps the new network's features, for other
+    training, validation: the distortions LABELLED need labels. features: keeps the new network's features, for other
     runs too; by default the run's own folder.
     """
     team = Team(training_device(device), precision)
@@ -120,7 +123,9 @@ def train_task(
     config, log_inverse = reconstruction_of(bundle, recipe.width)
     config = config.model_copy(update={"scaled": not reference_cut(card)})
     model = AddedHead(Head(tail, card.task, feature), config, log_inverse)
-    crop = crop_for(model.head, recipe.crop) if recipe.distortion.startswith("distill") else None
+    if recipe.init is not None:
+        start_from(model, bundle, Path(recipe.init))
+    crop = crop_for(model.head, recipe.crop) if recipe.distortion != "feature" else None
     size = len(training)
     positions = _positions(bundle, size * (2 if recipe.flips else 1), recipe.seed)
     team.check_batch(min(recipe.batch, len(positions)))
@@ -146,7 +151,7 @@ def train_task(
         z, given = z_of.batch(indices).to(place), y_of.batch(indices).to(place)
         position = torch.from_numpy(positions[indices]).to(place)
         made = model.feature(z, position)
-        labels = recipe.distortion == "task"
+        labels = recipe.distortion in LABELLED
         truth = truth_of(training, indices % size, indices >= size) if labels else None
         heads = model.head, model.head
         d = distortion(recipe.distortion, *heads, made, given, truth, crop, team.variance).mean()
@@ -181,6 +186,18 @@ def train_task(
     if team.leads:
         save_task(out / FOLDER, bundle, about, model, training_told, figures)
     return figures
+
+
+def start_from(model: AddedHead, bundle: Bundle, folder: Path) -> None:
+    """Give `model` the reconstruction of a task folder. Raises DataError, BundleDamagedError."""
+    tensors = load_tensors(bundle.read_task(folder).read(folder)[WEIGHTS])
+    own = {name.removeprefix(BEFORE): t for name, t in tensors.items() if name.startswith(BEFORE)}
+    try:
+        model.reconstruction.load_state_dict(own)
+    except RuntimeError:
+        raise DataError(
+            f"--init {folder}: its reconstruction has another --width, or is of another feature"
+        ) from None
 
 
 def reconstruction_of(bundle: Bundle, width: float) -> tuple[CodecConfig, Tensor | None]:
@@ -283,7 +300,7 @@ def save_task(
     figures: dict[str, float],
 ) -> None:
     """Write a task folder for `bundle`; one that is there gives way to it."""
-    tensors = {f"reconstruction.{n}": t for n, t in model.reconstruction.state_dict().items()}
+    tensors = {f"{BEFORE}{n}": t for n, t in model.reconstruction.state_dict().items()}
     if model.scaling:
         tensors |= {f"scaling.{n}": t for n, t in model.scaling.state_dict().items()}
     tail = export_tail(model.head.cpu()) if task.network == ONNX else None

@@ -597,6 +597,16 @@ def test_a_task_added_later_changes_not_a_byte_and_answers(tmp_path, patches, jo
         train_task(chosen, *patches, tmp_path / "again", resume=False)
 
 
+def test_an_added_task_can_start_from_another(tmp_path, patches, joint_bundle, tiny_network):
+    values = {"data": "patches", "bundle": str(joint_bundle), "network": str(tiny_network), "batch": 24}
+    first = train_task(TaskRecipe(**values, name="one", steps=60), *patches, tmp_path / "one", resume=False)
+    start = {"init": str(tmp_path / "one" / FOLDER), "steps": 1, "learning_rate": 1e-12}
+    again = train_task(TaskRecipe(**values, name="two", **start), *patches, tmp_path / "two", resume=False)
+    assert again == first
+    with pytest.raises(DataError, match="another --width"):
+        train_task(TaskRecipe(**values, name="three", width=2, **start), *patches, tmp_path / "three", False)
+
+
 def digests(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
