@@ -21,7 +21,8 @@ import typer
 from pydantic import NonNegativeFloat, PositiveInt
 from typer.core import TyperGroup
 
-from cloud.training.codec_commands import build, evaluate, import_, multi, recover, single, task
+from cloud.training.bundle_commands import build, evaluate, import_, recover
+from cloud.training.codec_commands import multi, single, task
 from cloud.training.options import (
     DamagedFiles,
     Device,

@@ -30,6 +30,13 @@ Precision = Annotated[
 ]
 Holdout = Annotated[int, typer.Option(help="The last pictures of the set are for validation.", min=1)]
 
+# Of a network that is not a folder of ours; `sources.Source` says what each means.
+Weights = typer.Option("--weights", help="Of a network that is no folder: a file, DEFAULT or none.")
+Kind = typer.Option("--task", help="Its task: classification (a vector's default), segmentation, normals.")
+Size = typer.Option("--size", help="HEIGHTxWIDTH of its pictures, where not torchvision's own.")
+Labels = typer.Option("--labels", help="A file with the name of each of its classes, one a line.")
+Split = typer.Option("--split", help="Layer that ends its front, by number or name: see `isthmus split`.")
+
 
 def size_of(text: str) -> tuple[int, int]:
     """Height and width of `--size HEIGHTxWIDTH`. Raises DataError."""
