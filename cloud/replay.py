@@ -23,7 +23,7 @@ from typing import IO, Any
 from cloud.archive import Record, count, read
 from cloud.pipeline import Pipeline
 from cloud.settings import CloudSettings
-from shared.bundle import Bundle
+from shared.bundle import TASKS, Bundle, task_folders
 from shared.commands import MapFolder, wanted_of
 from shared.errors import DataError, IsthmusError, RequestError, exit_of
 from shared.files import writing_atomically
@@ -90,8 +90,7 @@ def replay_archive(
         raise RequestError("--from must be before --to")
     check_camera(question.camera or "")
     _check_out(out, force)
-    opened = Bundle.open(bundle)
-    opened.task(question.task)
+    opened = _with_task(bundle, question.task)
     chosen = (question.archive, question.since, question.until, question.camera)
     total = count(*chosen)
     if not total:
@@ -132,6 +131,19 @@ def replay_archive(
             f"none of {counts.failed} records could be answered (mostly: {title}); {out} says why"
         )
     return counts
+
+
+def _with_task(path: Path, name: str) -> Bundle:
+    """The bundle with no added task but the one that is asked for: others may be damaged, or go meanwhile.
+
+    Raises UnknownTaskError, BundleError.
+    """
+    bundle = Bundle.open_without_added(path)
+    if any(folder.name == name for folder in task_folders(path)):
+        return bundle.with_added(bundle.read_added(path / TASKS / name))
+    if not any(task.name == name for task in bundle.tasks):
+        Bundle.open(path).task(name)
+    return bundle
 
 
 async def _run(

@@ -665,8 +665,10 @@ async def test_a_task_answers_bytes_that_were_archived_before_it(
     command += ["--task", "mood", "--from", "2000-01-01", "--to", "2999-01-01"]
     assert "unknown task 'mood'" in await asyncio.to_thread(lambda: refused(*command, status=2))
     add_task(own, mood)
+    (own / "tasks" / "another").mkdir()  # damaged, and nothing to this question
     done = await asyncio.to_thread(run_here, *command)
     assert done.returncode == 0, done.stderr
+    (own / "tasks" / "another").rmdir()
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["request_id"] for line in lines] == [f"n{i}" for i in range(8)]
     settings = CloudSettings(own, deadline_ms=20_000)
