@@ -98,16 +98,47 @@ class Report(Frozen):
 
 
 class EdgeHalf(nn.Module):
-    """x (B, 3, H, W) -> u (B, N, h, w), z before gain and rounding: what edge.onnx holds."""
+    """x (B, 3, H, W) -> u (B, N, h, w), z before gain and rounding: what edge.onnx holds.
+
+    Layers with which several fronts begin alike are one here, and computed once.
+    """
 
     def __init__(self, model: SplitNetworks) -> None:
         super().__init__()
-        self.fronts, self.fusion = model.fronts, model.codec.fusion
-        self.transform = model.codec.core.transform
+        self.layers, self.ways = nn.ModuleList(), list[tuple[int, ...]]()
+        for front in model.fronts:
+            self.ways.append(self._way(list(front) if isinstance(front, nn.Sequential) else [front]))
+        self.fusion, self.transform = model.codec.fusion, model.codec.core.transform
+
+    def _way(self, front: list[nn.Module]) -> tuple[int, ...]:
+        """Which of the layers, in order, the front is made of; those that no earlier front has are added."""
+        way: tuple[int, ...] = ()
+        for layer in front:
+            nexts = {
+                other[len(way)] for other in self.ways if other[: len(way)] == way and len(other) > len(way)
+            }
+            known = [i for i in nexts if _alike(self.layers[i], layer)]
+            if not known:
+                self.layers.append(layer)
+            way += (known[0] if known else len(self.layers) - 1,)
+        return way
 
     def forward(self, x: Tensor) -> Tensor:
-        u: Tensor = self.transform(self.fusion([as_map(front(x)) for front in self.fronts]))
+        known: dict[tuple[int, ...], Tensor] = {(): x}  # by the layers that led there
+        for way in self.ways:
+            for i in range(len(way)):
+                if way[: i + 1] not in known:
+                    known[way[: i + 1]] = self.layers[way[i]](known[way[:i]])
+        u: Tensor = self.transform(self.fusion([as_map(known[way]) for way in self.ways]))
         return u
+
+
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two layers compute the same, weights included."""
+    own, its = one.state_dict(), other.state_dict()
+    return (
+        str(one) == str(other) and own.keys() == its.keys() and all(own[key].equal(its[key]) for key in own)
+    )
 
 
 class ExtractorHalf(nn.Module):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -21,7 +22,7 @@ from cloud.training.network import load_network
 from cloud.training.recover import Recovered, recovered_networks
 from cloud.training.sources import cut
 from cloud.training.task import FOLDER, TaskRecipe, train_task
-from shared.bundle import Bundle, default_bundle
+from shared.bundle import EDGE, Bundle, default_bundle
 from shared.errors import DataError
 
 SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"
@@ -37,14 +38,15 @@ def test_a_recovered_network_is_the_one_that_was_built_in(tiny_bundle, tiny_netw
     assert one.card == card.model_copy(update={"figures": {}})
 
 
-def test_fronts_that_have_layers_in_common_are_told_apart(tmp_path, tiny_network, patches):
-    """The exporter makes one of what two fronts begin with."""
+def test_what_two_fronts_begin_with_is_computed_once_and_told_apart(tmp_path, tiny_network, patches):
     parts = tuple(Part(network=str(tiny_network), name=f"at-{n}", split=n, lambda_=300.0) for n in (4, 6))
     recipe = CodecRecipe(data="patches", parts=parts, steps=2, batch=24)
     train_codec(recipe, patches[:1] * 2, patches[1:] * 2, tmp_path / "run", resume=False)
     build(tmp_path / "run", tmp_path / "bundle", "two", patches[1])
     network, card = load_network(tiny_network)
     x = network_input(patches[1].values[:8], card.preprocess)
+    nodes = onnx.load(tmp_path / "bundle" / EDGE).graph.node
+    assert sum(node.op_type == "Conv" and node.input[1].startswith("layers.") for node in nodes) == 6
     found = list(recovered_networks(Bundle.open(tmp_path / "bundle")))
     assert [one.name for one in found] == ["at-4", "at-6"]
     for one, split in zip(found, (4, 6), strict=True):
