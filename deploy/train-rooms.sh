@@ -6,7 +6,7 @@
 #   COMPARE=1 deploy/train-rooms.sh [WORK]        also the codecs that `isthmus bench rooms WORK` compares with
 #
 # The normals' network learns to keep the picture and the things in it in its feature, first as it is, then under noise.
-# The classifier has its first layers, segmentation its whole front: what a camera that is out there already runs.
+# The classifier and segmentation have its front: the camera computes one feature, and sends it once for all tasks.
 #
 # Can be killed at any time and started again: each step goes on where it stopped. Sizes for two CPU cores are those of
 # the shipped bundle; with a GPU, which nobody has tried yet, there are more steps of larger batches. What is compared is
@@ -26,9 +26,9 @@ fi
 steps() { echo "--steps $(($1 * times))"; }
 layers=image,category,normals,semantic
 scales=0.06,0.2,0.5,1,2
-cls=(--network "$work/network" --lambda 10000 --distortion distill)
-normals=(--network "$work/normals" --lambda 8000 --distortion distill-hint)
-segmentation=(--network "$work/segmentation" --lambda 8000 --distortion distill-hint)
+cls=(--network "$work/network" --lambda 4000 --distortion distill)
+normals=(--network "$work/normals" --lambda 14000 --distortion feature)
+segmentation=(--network "$work/segmentation" --lambda 14000 --distortion feature)
 
 step() { printf '\n=== %s\n' "$*"; "$@"; }
 
@@ -46,7 +46,7 @@ network things --task normals $(steps 3200) $dense --init "$work/picture" --lear
 network front --task normals $(steps 4000) $dense --init "$work/things" --learning-rate 1.5e-3 --appearance 0.3 \
     --category 0.3 --noise 0.3
 network normals --task normals $(steps 800) $dense --init "$work/front" --freeze 8 --learning-rate 1e-3 --noise 0.15
-network network --recipe "$(dirname "$0")/classifier.toml" $(steps 1000) --batch $wide --init "$work/front" --freeze 4 \
+network network --recipe "$(dirname "$0")/classifier.toml" $(steps 1000) --batch $wide --init "$work/front" --freeze 8 \
     --noise 0.3
 network segmentation --task segmentation $(steps 3600) $dense --init "$work/front" --freeze 8 --noise 0.3
 
@@ -63,7 +63,7 @@ if [ ! -d "$work/bundle" ]; then
 fi
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
     step isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/task" \
-        $(steps 3000) $codec --learning-rate 2e-3 --distortion distill-hint --crop 6 --width 1.5 \
+        $(steps 3000) $codec --learning-rate 2e-3 --distortion task-hint --crop 6 --width 2 \
         --features "$work/features" --resume
     step isthmus cloud add-task "$work/bundle" "$work/task/task"
 fi
@@ -83,11 +83,11 @@ if [ -n "${COMPARE:-}" ]; then
     compared with-segmentation "${cls[@]}" "${normals[@]}" "${segmentation[@]}" --scales $scales
     level() { # level NAME lambda of the class, of the normals
         compared "$1" --network "$work/network" --lambda "$2" --distortion distill \
-            --network "$work/normals" --lambda "$3" --distortion distill-hint --scales 1
+            --network "$work/normals" --lambda "$3" --distortion feature --scales 1
     }
-    level level-low 2000 1600
-    level level-middle 5000 4000
-    level level-high 10000 8000
+    level level-low 800 2800
+    level level-middle 2000 7000
+    level level-high 4000 14000
     compared prior-factorised "${cls[@]}" "${normals[@]}" --scales $scales --prior factorised
     compared prior-hyperprior "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior
     step isthmus bench rooms "$work" --count 1000
