@@ -64,21 +64,30 @@ def _from_labels(head: Head, made: Tensor, truth: NDArray[Any], crop: int | None
     if head.kind == "classification":
         labels = torch.from_numpy(np.ascontiguousarray(truth)).to(made.device)
         return F.cross_entropy(head(made).float(), labels, reduction="none")
-    pixels, rest = divmod(truth.shape[1], made.shape[2])
-    if crop is None or rest or truth.shape[2] != pixels * made.shape[3]:
-        out = head(made).float()
-    else:
-        rows, columns = _piece(made, crop)
-        out = head(made[..., rows, columns], light=True).float()
-        rows, columns = (slice(one.start * pixels, one.stop * pixels) for one in (rows, columns))
-        truth = truth[:, rows, columns]
-        fine = truth.shape[1] // out.shape[2]
-        top, left = (int(torch.randint(fine, ())) for _ in range(2))
-        truth = truth[:, top::fine, left::fine]
+    compared = None if crop is None else _labelled_piece(head, made, truth, crop)
+    out, truth = compared or (head(made).float(), truth)
     labels = torch.from_numpy(np.ascontiguousarray(truth)).to(made.device)
     return torch.stack(
         [dense_loss(head.kind, one[None], map_[None]) for one, map_ in zip(out, labels, strict=True)]
     )
+
+
+def _labelled_piece(
+    head: Head, made: Tensor, truth: NDArray[Any], crop: int
+) -> tuple[Tensor, NDArray[Any]] | None:
+    """The tail's output of a piece and its labels; None where not as many come to each cell and to each value."""
+    pixels, rest = divmod(truth.shape[1], made.shape[2])
+    if rest or truth.shape[2] != pixels * made.shape[3]:
+        return None
+    rows, columns = _piece(made, crop)
+    out = head(made[..., rows, columns], light=True).float()
+    rows, columns = (slice(one.start * pixels, one.stop * pixels) for one in (rows, columns))
+    truth = truth[:, rows, columns]
+    fine = truth.shape[1] // out.shape[2]
+    if truth.shape[1:3] != (fine * out.shape[2], fine * out.shape[3]):
+        return None
+    top, left = (int(torch.randint(fine, ())) for _ in range(2))
+    return out, truth[:, top::fine, left::fine]
 
 
 @torch.no_grad()

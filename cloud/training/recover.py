@@ -47,14 +47,14 @@ def recovered_networks(bundle: Bundle) -> Iterator[Recovered | str]:
     """
     manifest = bundle.manifest
     recipes = manifest.training.get("networks", {})
-    fronts = _fronts(bundle)
+    edge = _Edge(bundle)
     tensors = load_tensors(bundle.read(CLOUD))
     for which, task in enumerate(manifest.tasks):
         if task.network == ONNX:
             yield f"{task.name}: {task.network_config.get('of', 'its network')} is none of ours; import it again"
             continue
         tail = _with_prefix(tensors, f"tails.{task.name}.")
-        yield _network(bundle, task, fronts[which], tail, recipes.get(task.name, {}))
+        yield _network(bundle, task, edge.front(which), tail, recipes.get(task.name, {}))
     for added in bundle.added:
         recipe = added.training.get("network", {})
         same = [
@@ -66,7 +66,7 @@ def recovered_networks(bundle: Bundle) -> Iterator[Recovered | str]:
             yield f"{added.task.name}: was added later, and its front is in none of the bundle's files"
             continue
         tail = _with_prefix(load_tensors(added.read(bundle.path / TASKS / added.task.name)[WEIGHTS]), "tail.")
-        yield _network(bundle, added.task, fronts[same[0]], tail, recipe)
+        yield _network(bundle, added.task, edge.front(same[0]), tail, recipe)
 
 
 def _same_front(added: Task, recipe: Mapping[str, Any], task: Task, other: Mapping[str, Any]) -> bool:
@@ -116,30 +116,33 @@ def _network(
     return Recovered(task.name, network, card)
 
 
-def _fronts(bundle: Bundle) -> list[list[Convolution]]:
-    """Those of each front, in order: the way back from where the codec takes the front's feature. The exporter may have
-    merged layers that two fronts have in common."""
-    import onnx
-    from onnx import numpy_helper
+class _Edge:
+    """What edge.onnx holds."""
 
-    graph = onnx.load_from_string(bundle.read(EDGE)).graph
-    values = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
-    fronts = []
-    for k in range(len(bundle.manifest.tasks)):
+    def __init__(self, bundle: Bundle) -> None:
+        import onnx
+        from onnx import numpy_helper
+
+        graph = onnx.load_from_string(bundle.read(EDGE)).graph
+        self._nodes = list(graph.node)
+        self._values = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
+        self._makers = {name: node for node in graph.node for name in node.output}
+
+    def front(self, which: int) -> list[Convolution]:
+        """The convolutions of a reference network's front, in order: the way back from where the codec takes its
+        feature. Several fronts may have the first ones in common."""
         first = next(
             node
-            for part in (f"fusion.subnets.{k}.", "transform.")
-            for node in graph.node
+            for part in (f"fusion.subnets.{which}.", "transform.")
+            for node in self._nodes
             if any(name.startswith(part) for name in node.input)
         )
         found: list[Convolution] = []
         at = first.input[0]
-        while at in makers:
-            node = makers[at]
+        while at in self._makers:
+            node = self._makers[at]
             if node.op_type == "Conv":
-                weight, *bias = (values[name] for name in node.input[1:])
+                weight, *bias = (self._values[name] for name in node.input[1:])
                 found.insert(0, Convolution(weight, bias[0] if bias else torch.zeros(len(weight))))
             at = node.input[0]
-        fronts.append(found)
-    return fronts
+        return found

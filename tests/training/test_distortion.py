@@ -44,3 +44,11 @@ def test_a_hint_is_added_to_either():
     assert torch.allclose(d("task-hint"), d("task") + d("feature"))
     assert torch.allclose(d("distill-hint"), d("distill") + d("feature"))
     assert not torch.allclose(d("task"), d("distill"))
+
+
+def test_a_tail_that_makes_maps_of_one_size_is_held_against_all_labels():
+    classes = torch.randint(5, (4, 8, 8), generator=torch.Generator().manual_seed(0))
+    truth = classes.numpy().repeat(2, 1).repeat(2, 2).astype(np.uint8)
+    head = Head(nn.Sequential(nn.Upsample((16, 16)), nn.Identity()), "segmentation", (5, 8, 8))
+    y = one_hot(classes, 5)
+    assert float(distortion("task", head, head, y, y, truth, 3).max()) < 1e-6
