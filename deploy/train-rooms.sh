@@ -58,14 +58,19 @@ multi() { # multi NAME options: one codec
 }
 multi bundle-codec $(steps 6000) "${cls[@]}" "${normals[@]}" --scales 0.04,0.2,0.5,1,3
 if [ ! -d "$work/bundle" ]; then
-    step isthmus train build "$work/bundle-codec" --default-quality 85 --data "$data" --out "$work/bundle" --name rooms \
+    step isthmus train build "$work/bundle-codec" --default-quality 95 --data "$data" --out "$work/bundle" --name rooms \
         --licence Apache-2.0
 fi
+later() { # later NAME options: a run for the task that comes later
+    local name=$1
+    shift
+    step isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/$name" $codec \
+        --distortion task-hint --crop 6 --width 2 --features "$work/features" --resume "$@"
+}
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
-    step isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/task" \
-        $(steps 3000) $codec --learning-rate 2e-3 --distortion task-hint --crop 6 --width 2 \
-        --features "$work/features" --resume
-    step isthmus cloud add-task "$work/bundle" "$work/task/task"
+    later task $(steps 2600) --learning-rate 2e-3
+    later task-longer $(steps 3000) --learning-rate 1e-3 --init "$work/task/task"
+    step isthmus cloud add-task "$work/bundle" "$work/task-longer/task"
 fi
 networks=(--network "$work/network" --network "$work/normals" --network "$work/segmentation")
 step isthmus train evaluate "$work/bundle" "${networks[@]}" --data "$work/test" --write
