@@ -43,7 +43,7 @@ from shared.errors import DataError
 from shared.files import write_atomically
 
 FOLDER = "task"  # of a run: what `add-task` takes
-BEFORE = "reconstruction."  # the names of its tensors in a task folder
+RECONSTRUCTION = "reconstruction."  # before the names of its tensors in a task folder
 Z_TYPE = np.int16
 
 
@@ -191,7 +191,9 @@ def train_task(
 def start_from(model: AddedHead, bundle: Bundle, folder: Path) -> None:
     """Give `model` the reconstruction of a task folder. Raises DataError, BundleDamagedError."""
     tensors = load_tensors(bundle.read_task(folder).read(folder)[WEIGHTS])
-    own = {name.removeprefix(BEFORE): t for name, t in tensors.items() if name.startswith(BEFORE)}
+    own = {
+        name.removeprefix(RECONSTRUCTION): t for name, t in tensors.items() if name.startswith(RECONSTRUCTION)
+    }
     try:
         model.reconstruction.load_state_dict(own)
     except RuntimeError:
@@ -300,7 +302,7 @@ def save_task(
     figures: dict[str, float],
 ) -> None:
     """Write a task folder for `bundle`; one that is there gives way to it."""
-    tensors = {f"{BEFORE}{n}": t for n, t in model.reconstruction.state_dict().items()}
+    tensors = {f"{RECONSTRUCTION}{n}": t for n, t in model.reconstruction.state_dict().items()}
     if model.scaling:
         tensors |= {f"scaling.{n}": t for n, t in model.scaling.state_dict().items()}
     tail = export_tail(model.head.cpu()) if task.network == ONNX else None
