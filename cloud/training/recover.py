@@ -72,8 +72,7 @@ def recovered_networks(bundle: Bundle) -> Iterator[Recovered | str]:
 def _same_front(added: Task, recipe: Mapping[str, Any], task: Task, other: Mapping[str, Any]) -> bool:
     """Whether both networks kept all layers of their fronts as one network gave them to both."""
     kept = recipe.get("freeze", 0) >= int(added.split or 0) and other.get("freeze", 0) >= int(task.split or 0)
-    given = recipe.get("init")
-    return task.network != ONNX and given is not None and given == other.get("init") and kept
+    return task.network != ONNX and kept and recipe.get("init") == other.get("init")
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from cloud.training.commands import app
 from cloud.training.data import network_input
 from cloud.training.joint import train_codec
 from cloud.training.network import load_network
-from cloud.training.recover import Recovered, recovered_networks
+from cloud.training.recover import Recovered, _same_front, recovered_networks
 from cloud.training.sources import cut
 from cloud.training.task import FOLDER, TaskRecipe, train_task
 from shared.bundle import EDGE, Bundle, default_bundle
@@ -69,6 +69,21 @@ def test_an_added_task_has_no_front_in_the_bundle_unless_another_has_it_too(
     first, told = recovered_networks(Bundle.open(bundle))
     assert isinstance(first, Recovered)
     assert told == "later: was added later, and its front is in none of the bundle's files"
+
+
+@pytest.mark.parametrize(
+    ("added", "other", "same"),
+    [
+        ({"init": "front", "freeze": 8}, {"init": "front", "freeze": 9}, True),
+        ({"init": "front", "freeze": 8}, {"init": "things", "freeze": 8}, False),
+        ({"init": "front", "freeze": 7}, {"init": "front", "freeze": 8}, False),
+        ({"init": "front", "freeze": 8}, {"init": "front", "freeze": 7}, False),
+        ({}, {}, False),
+    ],
+)
+def test_fronts_are_the_same_where_both_were_kept_as_one_network_gave_them(added, other, same):
+    bundle = Bundle.open(default_bundle())
+    assert _same_front(bundle.task("segmentation"), added, bundle.task("normals"), other) == same
 
 
 def test_the_shipped_networks_answer(tmp_path):
