@@ -50,7 +50,7 @@ from cloud.model import CloudModel
 from cloud.models.transforms import FeatureReconstruction, FeatureSeparation
 from cloud.processes import ISTHMUS, ROOT, server
 from cloud.results import results_of
-from cloud.training.build import export
+from cloud.training.export import export
 from cloud.training.sources import cut
 from cloud.training.views import open_views
 from shared.bundle import Bundle, Preprocess

@@ -15,12 +15,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import logging
 import os
-import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -31,15 +28,16 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from cloud.training.codec_recipe import lambdas_of
 from cloud.training.data import in_order, network_input
+from cloud.training.export import EdgeHalf, ExtractorHalf, export, export_tail
 from cloud.training.features import Pixels
 from cloud.training.network import NetworkCard
 from cloud.training.quantise import Precision, quantise
 from cloud.training.sources import reference_cut
-from cloud.training.split_networks import Head, SplitNetworks, as_map, load_run
+from cloud.training.split_networks import SplitNetworks, load_run
 from shared.bundle import (
     CLOUD,
     EDGE,
@@ -61,8 +59,6 @@ from shared.errors import DataError
 from shared.files import write_atomically
 from shared.types import Frozen
 
-# z beyond this is clamped by edge.onnx, so that whatever the network does fits int32 on every runtime.
-Z_REACH = 30_000
 NAME: TypeAdapter[str] = TypeAdapter(Annotated[str, Manifest.model_fields["name"]])
 
 
@@ -95,63 +91,6 @@ class Report(Frozen):
     pictures: int
     levels: dict[int, LevelReport]
     bounds: dict[str, tuple[int, str]]
-
-
-class EdgeHalf(nn.Module):
-    """x (B, 3, H, W) -> u (B, N, h, w), z before gain and rounding: what edge.onnx holds.
-
-    Layers with which several fronts begin alike are one here, and computed once.
-    """
-
-    def __init__(self, model: SplitNetworks) -> None:
-        super().__init__()
-        self.layers, self.ways = nn.ModuleList(), list[tuple[int, ...]]()
-        for front in model.fronts:
-            self.ways.append(self._way(list(front) if isinstance(front, nn.Sequential) else [front]))
-        self.fusion, self.transform = model.codec.fusion, model.codec.core.transform
-
-    def _way(self, front: list[nn.Module]) -> tuple[int, ...]:
-        """Which of the layers, in order, the front is made of; those that no earlier front has are added."""
-        way: tuple[int, ...] = ()
-        for layer in front:
-            nexts = {
-                other[len(way)] for other in self.ways if other[: len(way)] == way and len(other) > len(way)
-            }
-            known = [i for i in nexts if _alike(self.layers[i], layer)]
-            if not known:
-                self.layers.append(layer)
-            way += (known[0] if known else len(self.layers) - 1,)
-        return way
-
-    def forward(self, x: Tensor) -> Tensor:
-        known: dict[tuple[int, ...], Tensor] = {(): x}  # by the layers that led there
-        for way in self.ways:
-            for i in range(len(way)):
-                if way[: i + 1] not in known:
-                    known[way[: i + 1]] = self.layers[way[i]](known[way[:i]])
-        u: Tensor = self.transform(self.fusion([as_map(known[way]) for way in self.ways]))
-        return u
-
-
-def _alike(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two layers compute the same, weights included."""
-    own, its = one.state_dict(), other.state_dict()
-    return (
-        str(one) == str(other) and own.keys() == its.keys() and all(own[key].equal(its[key]) for key in own)
-    )
-
-
-class ExtractorHalf(nn.Module):
-    """u (B, N, h, w) and the level's position (B,) -> v (B, V) and z (B, N, h, w), int32: what extractor.onnx holds."""
-
-    def __init__(self, model: SplitNetworks) -> None:
-        super().__init__()
-        self.core = model.codec.core
-
-    def forward(self, u: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.core.z_of(u, position).round().clamp(-Z_REACH, Z_REACH)
-        v = self.core.extractor(z).round().clamp(-Z_REACH, Z_REACH)
-        return v.to(torch.int32), z.to(torch.int32)
 
 
 def build(
@@ -351,11 +290,6 @@ def tail_told(card: NetworkCard) -> dict[str, Any]:
     return {"network": ONNX, "network_config": {"of": card.network}, "split": card.split}
 
 
-def export_tail(head: Head) -> bytes:
-    """An ONNX model: feature y -> output. Raises DataError."""
-    return export(head.tail, {"y": torch.zeros(2, *head.feature)}, ["out"], "tail")
-
-
 def _cloud_tensors(model: SplitNetworks, cards: Sequence[NetworkCard]) -> dict[str, Tensor]:
     core = model.codec.core
     tensors = {f"reconstruction.{n}": t for n, t in core.reconstruction.state_dict().items()}
@@ -367,72 +301,6 @@ def _cloud_tensors(model: SplitNetworks, cards: Sequence[NetworkCard]) -> dict[s
             continue
         tensors |= {f"tails.{name}.{n}": t for n, t in head.tail.state_dict().items()}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
-
-
-def export(half: nn.Module, inputs: dict[str, Tensor], outputs: list[str], what: str = "front") -> bytes:
-    """An ONNX model, with a free batch size. Raises DataError where it holds something that ONNX cannot say.
-
-    what: the part of the network, for the error.
-    """
-    batch = torch.export.Dim("batch", min=1)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder) / "model.onnx"
-        try:
-            program = torch.onnx.export(
-                half.eval(),
-                tuple(inputs.values()),
-                dynamo=True,
-                input_names=list(inputs),
-                output_names=outputs,
-                dynamic_shapes=tuple({0: batch} for _ in inputs),
-                verbose=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise DataError(
-                f"the network's {what} cannot be exported to ONNX: {_unsupported(error)}; "
-                "cut the network at another layer (--split)"
-            ) from None
-        assert program is not None
-        program.save(path, external_data=False)
-        return _without_notes(path.read_bytes())
-
-
-def _unsupported(error: BaseException) -> str:
-    """What the exporter could not say in ONNX: the operator's name, where one of the errors tells it."""
-    texts = []
-    at: BaseException | None = error
-    while at is not None:
-        texts.append(str(at))
-        at = at.__cause__ or at.__context__
-    found = re.search(r"OpOverload\(op='([\w.:]+)'", "\n".join(texts))
-    return f"it has no operator for {found[1]}" if found else texts[-1].splitlines()[0]
-
-
-def _without_notes(model: bytes) -> bytes:
-    """The exporter notes on every node from which lines of which files it came: size, and paths of this machine."""
-    import onnx
-
-    proto = onnx.load_from_string(model)
-    graph = proto.graph
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    onnx.checker.check_model(proto)
-    data: bytes = proto.SerializeToString()
-    return data
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns of its own internals; its failures are exceptions."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
 
 
 def check_edge(bundle: Bundle, x: NDArray[np.float32], z: Tensor, quality: int) -> None:

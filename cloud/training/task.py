@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from cloud.models.networks import feature_shape
 from cloud.models.sizes import CodecConfig, spatial
 from cloud.models.transforms import FeatureReconstruction, Scaling, initialise, interpolated
-from cloud.training.build import export_tail, named, tail_told
+from cloud.training.build import named, tail_told
 from cloud.training.codec_recipe import LABELLED, Crop, Distortion
 from cloud.training.data import in_order, network_input
 from cloud.training.distortion import crop_for, distortion
+from cloud.training.export import export_tail
 from cloud.training.features import Kept, Pixels, kept_features, sets_told
 from cloud.training.frozen import features_of, network_inputs
 from cloud.training.joint import SAMPLE
