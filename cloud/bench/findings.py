@@ -11,6 +11,8 @@ from itertools import pairwise
 from math import isclose, log
 from typing import NamedTuple
 
+from scipy.stats import binomtest
+
 from cloud.bench.curves import Curve, Read, bd_rate
 from cloud.bench.measure import Measured, Point
 from shared.types import Frozen, TaskKind
@@ -24,7 +26,12 @@ SINGLE = {
 }
 ALONE = ("level-low", "level-middle", "level-high")
 PRIORS = {"codebook": "codec", "factorised": "prior-factorised", "hyperprior": "prior-hyperprior"}
-LONGER = "bundle-codec"  # the codec that the bundle is built of; the others are compared at equal steps
+FIRST = {
+    "codebook": "first",
+    "factorised": "first-factorised",
+    "hyperprior": "first-hyperprior",
+}  # six times as long
+LONGER = "bundle-codec"  # the codec that the bundle is built of; it goes on from `first`
 CODECS = (
     "codec",
     *SINGLE.values(),
@@ -32,6 +39,7 @@ CODECS = (
     "prior-factorised",
     "prior-hyperprior",
     "with-segmentation",
+    *FIRST.values(),
     LONGER,
 )
 RUN_BYTES = "Bytes are the float model's, of rounded latents, without container."
@@ -222,19 +230,59 @@ def rate_span(parts: Parts) -> Section:
         told = f"{metric.told(values[0])} .. {metric.told(values[-1])}"
         rows.append((f"{task} {metric.name}", told, _yes(rising)))
         falls += [] if rising else [task]
+    targets = [
+        Target(what="rate span", target=">= 6x", reached=f"{span:.2f}x", met=span >= 6),
+        Target(
+            what="monotonic in bytes and quality",
+            target="yes",
+            reached=f"not in {', '.join(falls)}" if falls else "yes",
+            met=not falls,
+        ),
+    ]
+    chances = [
+        Fall(task, low.quality, high.quality, *high.flips[task])
+        for low, high in pairwise(bundle.points)
+        for task in high.flips
+        if high.flips[task][0] > high.flips[task][1]
+    ]
+    if any(point.flips for point in bundle.points):
+        worst = min((fall.chance for fall in chances), default=1.0)
+        targets.append(
+            Target(
+                what="no fall of top-1 beyond chance (sign test of the pictures that change)",
+                target="p >= 5%",
+                reached=f"p = {worst:.0%} or more" if chances else "no fall",
+                met=worst >= 0.05,
+            )
+        )
     return Section(
         columns=("", "lowest .. highest level", "monotonic"),
         rows=rows,
-        targets=(
-            Target(what="rate span", target=">= 6x", reached=f"{span:.2f}x", met=span >= 6),
-            Target(
-                what="monotonic in bytes and quality",
-                target="yes",
-                reached=f"not in {', '.join(falls)}" if falls else "yes",
-                met=not falls,
-            ),
-        ),
+        notes=tuple(fall.told() for fall in chances),
+        targets=targets,
     )
+
+
+class Fall(NamedTuple):
+    """A figure of right and wrong that falls from one quality to the next higher: pictures lost, and won."""
+
+    task: str
+    low: int
+    high: int
+    lost: int
+    won: int
+
+    @property
+    def chance(self) -> float:
+        """How likely as many are lost, of those that change, where each is as likely to be won: the sign test, which of
+        paired answers is McNemar's, exact and one-sided."""
+        return float(binomtest(self.lost, self.lost + self.won, alternative="greater").pvalue)
+
+    def told(self) -> str:
+        return (
+            f"{self.task} from quality {self.low} to {self.high}: {self.lost} pictures lost, {self.won} won; chance "
+            f"alone does so with p = {self.chance:.0%}"
+        )
 
 
 def levels_alone(parts: Parts, folder: str = "codec") -> Section:
@@ -286,11 +334,12 @@ def levels_alone(parts: Parts, folder: str = "codec") -> Section:
     )
 
 
-def priors(parts: Parts) -> Section:
-    reference = parts["codec"]
+def priors(parts: Parts, folders: Mapping[str, str] = PRIORS) -> Section:
+    """The codebook's codec against those of other priors. folders: of the runs, by prior."""
+    reference = parts[folders["codebook"]]
     there = {
         name: parts[folder]
-        for name, folder in PRIORS.items()
+        for name, folder in folders.items()
         if folder in parts and parts[folder].kinds == reference.kinds
     }
     curves = {name: _curve(part, reference.lambdas) for name, part in there.items()}
@@ -448,6 +497,12 @@ FINDINGS = (
         partial(levels_alone, folder=LONGER),
     ),
     Finding("Codebook hyperprior against other priors", ("codec",), tuple(PRIORS.values()), priors),
+    Finding(
+        "Codebook hyperprior against other priors, trained longer",
+        (FIRST["codebook"],),
+        tuple(FIRST.values()),
+        partial(priors, folders=FIRST),
+    ),
     Finding("A task added later", ("bundle",), ("with-segmentation",), third_flow),
 )
 

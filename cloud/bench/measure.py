@@ -37,11 +37,13 @@ Kept = TypeVar("Kept", bound=Frozen)
 
 
 class Point(Frozen):
-    """One level: mean bytes a picture, and the figures of each task; for a run its "distortion", too."""
+    """One level: mean bytes a picture, and the figures of each task; for a run its "distortion", too. flips: of a
+    bundle, as `cloud.training.evaluate.Rate` has them."""
 
     quality: int
     bytes: float
     tasks: Figures
+    flips: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
 
 class Measured(Frozen):
@@ -147,7 +149,7 @@ class Bench:
                 kinds=dict(zip(names, kinds, strict=True)),
                 uncompressed={},
                 points=tuple(
-                    Point(quality=quality, bytes=rate.bytes_mean, tasks=rate.tasks)
+                    Point(quality=quality, bytes=rate.bytes_mean, tasks=rate.tasks, flips=rate.flips)
                     for quality, rate in evaluation.rates.items()
                 ),
                 default_quality=bundle.quality(None),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from rich.progress import track
 
 from cloud.model import CloudModel
@@ -27,7 +28,11 @@ Figures = dict[str, dict[str, float]]
 
 
 class Rate(Frozen):
-    """What one quality costs and gives. bytes: of whole bitstreams; v, z: of their parts, means."""
+    """What one quality costs and gives. bytes: of whole bitstreams; v, z: of their parts, means.
+
+    flips: by task with classes, how many pictures are right at the next lower quality and wrong at this one, and the
+    reverse.
+    """
 
     bytes_mean: float
     bytes_median: float
@@ -36,6 +41,7 @@ class Rate(Frozen):
     bytes_z_mean: float
     decoded_exactly: int
     tasks: Figures
+    flips: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
 
 class Evaluation(Frozen):
@@ -88,6 +94,7 @@ def evaluate_bundle(
             )
     sizes: dict[int, list[tuple[int, int, int]]] = {quality: [] for quality in qualities}
     exact = dict.fromkeys(qualities, 0)
+    right: dict[str, dict[int, list[NDArray[np.bool_]]]] = {}
     first = next(iter(views.values()))
     for indices in track(list(in_order(len(first), batch)), "evaluating"):
         x = to_input(first.pixels(indices), bundle.manifest.preprocess)
@@ -117,6 +124,9 @@ def evaluate_bundle(
             for task, out in outputs.items():
                 for target in targets[task]:
                     tally.count(f"{task}/", str(quality), out, target)
+                    if target.task == "classification" and target.labelled:
+                        hits = answers(out, target.task) == target.truth
+                        right.setdefault(task, {}).setdefault(quality, []).append(hits)
     figures = tally.figures()
 
     def at(where: str) -> Figures:
@@ -139,7 +149,18 @@ def evaluate_bundle(
                 bytes_z_mean=float(np.mean([b_z for _, _, b_z in sizes[quality]])),
                 decoded_exactly=exact[quality],
                 tasks=at(str(quality)),
+                flips={
+                    task: flips(hits, quality) for task, hits in right.items() if quality > min(qualities)
+                },
             )
             for quality in qualities
         },
     )
+
+
+def flips(right: Mapping[int, Sequence[NDArray[np.bool_]]], quality: int) -> tuple[int, int]:
+    """Pictures that are right at the next lower quality and wrong at `quality`, and the reverse. right: by quality, of
+    the same pictures in the same order."""
+    below = np.concatenate(right[max(other for other in right if other < quality)])
+    here = np.concatenate(right[quality])
+    return int((below & ~here).sum()), int((here & ~below).sum())

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -29,6 +31,7 @@ from cloud.bench.report import About, markdown
 from cloud.tasks import add_task
 from cloud.training.build import build
 from cloud.training.data import Rooms
+from cloud.training.evaluate import flips
 from cloud.training.rooms import write_rooms
 from shared.errors import DataError
 from support.tasks import write_task
@@ -94,6 +97,10 @@ def test_the_bundle_is_measured_on_true_bytes_and_its_streams_do_not_change(resu
     for written, ideal in zip(bundle["points"], codec["points"], strict=True):
         assert 0 < written["bytes"] - ideal["bytes"] < 25, "container, and less than a byte a stream"
         assert written["tasks"]["classification"]["top1"] == ideal["tasks"]["classification"]["top1"]
+    for low, high in pairwise(bundle["points"]):
+        lost, won = high["flips"]["classification"]
+        gained = high["tasks"]["classification"]["top1"] - low["tasks"]["classification"]["top1"]
+        assert (won - lost) / results["pictures"] == pytest.approx(gained)
     before, after = bundle["streams"]
     assert before == after
     assert len(set(after.values())) == len(SCALES)
@@ -221,7 +228,7 @@ def test_three_tasks_are_held_against_three_codecs():
         "only-segmentation": codec([(0, 100.0, {"segmentation": (0.7, 0.2)})]),
     }
     missing = {"only-normals": "only-normals is missing"}
-    missing |= dict.fromkeys(("codec", "bundle", "bundle-codec"), "no")
+    missing |= dict.fromkeys(("codec", "bundle", "first", "bundle-codec"), "no")
     by_title = {one.title: one for one in findings(parts, missing)}
     told = by_title["Joint against separate, with segmentation"]
     assert told.notes == ("not measured: only-normals is missing",)
@@ -240,6 +247,48 @@ def test_span_and_monotony():
         "rate span": ("8.00x", True),
         "monotonic in bytes and quality": ("not in normals", False),
     }
+
+
+NEEDED = ("codec", "bundle", "bundle-codec", "only-classification", "only-normals", "with-segmentation")
+SIGN = "no fall of top-1 beyond chance (sign test of the pictures that change)"
+
+
+def flipped(*flips: tuple[int, int]) -> Measured:
+    """A bundle whose top-1 changes from level to level by the pictures lost and won."""
+    made, top = (
+        codec([(50 * i, 50.0 * (i + 1), {"classification": (0, 0)}) for i in range(len(flips) + 1)]),
+        0.9,
+    )
+    points = [made.points[0].model_copy(update={"tasks": {"classification": {"top1": top}}})]
+    for point, (lost, won) in zip(made.points[1:], flips, strict=True):
+        top += (won - lost) / 1000
+        figures = {"tasks": {"classification": {"top1": top}}, "flips": {"classification": (lost, won)}}
+        points.append(point.model_copy(update=figures))
+    return made.model_copy(update={"points": tuple(points)})
+
+
+def test_a_fall_that_chance_explains_is_told_from_one_that_it_does_not():
+    made = rate_span({"bundle": flipped((1, 30), (5, 2))})
+    assert reached(made)["monotonic in bytes and quality"] == ("not in classification", False)
+    # Of seven that change five or more lost: (21 + 7 + 1) of 128.
+    assert reached(made)[SIGN] == ("p = 23% or more", True)
+    assert made.notes == (
+        "classification from quality 50 to 100: 5 pictures lost, 2 won; chance alone does so with p = 23%",
+    )
+    worse = rate_span({"bundle": flipped((1, 30), (5, 2), (9, 1))})
+    assert reached(worse)[SIGN] == ("p = 1% or more", False)
+    assert len(worse.notes) == 2
+    assert reached(rate_span({"bundle": flipped((1, 30), (2, 2))}))[SIGN] == ("no fall", True)
+
+
+def test_flips_are_of_the_same_pictures_and_the_next_lower_quality():
+    right = {
+        0: [np.array([True, True, False]), np.array([False, True])],
+        50: [np.array([True, False, True]), np.array([False, False])],
+        25: [np.array([True, True, True]), np.array([True, True])],
+    }
+    assert flips(right, 25) == (0, 2)
+    assert flips(right, 50) == (3, 0)
 
 
 def test_a_level_is_held_against_the_codec_of_its_own_lambda():
@@ -291,6 +340,11 @@ def test_priors_are_compared_at_equal_distortion():
     def curve(factor: float) -> Measured:
         return codec([(q, factor * 50 * 2**q, {"normals": (9, 0.4 / 2**q)}) for q in (0, 1, 2)], default=1)
 
+    longer = {"first": curve(1.0), "first-factorised": curve(1.1)}
+    by_title = {one.title: one for one in findings(longer, dict.fromkeys(NEEDED, "no"))}
+    told = by_title["Codebook hyperprior against other priors, trained longer"]
+    assert told.columns == ("quality", "sum of lambda d", "codebook bytes", "factorised bytes")
+    assert told.rows[-1][-1] == "+10.0%"
     made = priors({"codec": curve(1.0), "prior-hyperprior": curve(1.2)})
     assert made.columns == ("quality", "sum of lambda d", "codebook bytes", "hyperprior bytes")
     assert made.rows[1] == ("1 (default)", "200", "100.0", "120.0")
@@ -336,6 +390,7 @@ def test_a_report_is_markdown_of_every_section():
                 "only-normals",
                 "level-low",
                 "level-high",
+                "first",
                 "bundle-codec",
             ),
             "x is missing",
