@@ -10,7 +10,7 @@
 #
 # Can be killed at any time and started again: each step goes on where it stopped. Sizes for two CPU cores are those of
 # the shipped bundle; with a GPU, which nobody has tried yet, there are more steps of larger batches. What is compared is
-# trained alike, for fewer steps than the bundle.
+# trained alike, for fewer steps than the bundle; the priors also for as many as the bundle's codec before it went on.
 set -euo pipefail
 work=${1:-runs/rooms}
 mkdir -p "$work"
@@ -26,7 +26,8 @@ fi
 steps() { echo "--steps $(($1 * times))"; }
 layers=image,category,normals,semantic
 scales=0.06,0.2,0.5,1,2
-cls=(--network "$work/network" --lambda 4000 --distortion distill)
+wider=0.04,0.2,0.5,1,3
+cls=(--network "$work/network" --lambda 12000 --distortion distill)
 normals=(--network "$work/normals" --lambda 14000 --distortion feature)
 segmentation=(--network "$work/segmentation" --lambda 14000 --distortion feature)
 
@@ -53,12 +54,19 @@ network segmentation --task segmentation $(steps 3600) $dense --init "$work/fron
 multi() { # multi NAME options: one codec
     local name=$1
     shift
-    step isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" --crop 6 --learning-rate 2e-3 \
-        $codec --resume "$@"
+    step isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" --crop 6 $codec --resume "$@"
 }
-multi bundle-codec $(steps 6000) "${cls[@]}" "${normals[@]}" --scales 0.04,0.2,0.5,1,3
+first() { # first NAME options: what the bundle's codec begins with, or one to compare with it
+    local name=$1
+    shift
+    multi "$name" $(steps 6000) --learning-rate 2e-3 --network "$work/network" --lambda 4000 --distortion distill \
+        "${normals[@]}" --scales $wider "$@"
+}
+first first
+multi bundle-codec $(steps 8000) --learning-rate 1e-3 --init "$work/first" --distortion-first 0 --rate-ramp 0 \
+    "${cls[@]}" "${normals[@]}" --scales $wider
 if [ ! -d "$work/bundle" ]; then
-    step isthmus train build "$work/bundle-codec" --default-quality 95 --data "$data" --out "$work/bundle" --name rooms \
+    step isthmus train build "$work/bundle-codec" --default-quality 96 --data "$data" --out "$work/bundle" --name rooms \
         --licence Apache-2.0
 fi
 later() { # later NAME options: a run for the task that comes later
@@ -69,7 +77,7 @@ later() { # later NAME options: a run for the task that comes later
 }
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
     later task $(steps 2600) --learning-rate 2e-3
-    later task-longer $(steps 3000) --learning-rate 1e-3 --init "$work/task/task"
+    later task-longer $(steps 5000) --learning-rate 1e-3 --init "$work/task/task"
     step isthmus cloud add-task "$work/bundle" "$work/task-longer/task"
 fi
 networks=(--network "$work/network" --network "$work/normals" --network "$work/segmentation")
@@ -79,7 +87,7 @@ if [ -n "${COMPARE:-}" ]; then
     compared() { # compared NAME options
         local name=$1
         shift
-        multi "$name" $(steps 1000) "$@"
+        multi "$name" $(steps 1000) --learning-rate 2e-3 "$@"
     }
     compared codec "${cls[@]}" "${normals[@]}" --scales $scales
     compared only-classification "${cls[@]}" --scales $scales
@@ -90,10 +98,12 @@ if [ -n "${COMPARE:-}" ]; then
         compared "$1" --network "$work/network" --lambda "$2" --distortion distill \
             --network "$work/normals" --lambda "$3" --distortion feature --scales 1
     }
-    level level-low 800 2800
-    level level-middle 2000 7000
-    level level-high 4000 14000
+    level level-low 2400 2800
+    level level-middle 6000 7000
+    level level-high 12000 14000
     compared prior-factorised "${cls[@]}" "${normals[@]}" --scales $scales --prior factorised
     compared prior-hyperprior "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior
+    first first-factorised --prior factorised
+    first first-hyperprior --prior hyperprior
     step isthmus bench rooms "$work" --count 1000
 fi
