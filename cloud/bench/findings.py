@@ -26,11 +26,8 @@ SINGLE = {
 }
 ALONE = ("level-low", "level-middle", "level-high")
 PRIORS = {"codebook": "codec", "factorised": "prior-factorised", "hyperprior": "prior-hyperprior"}
-FIRST = {
-    "codebook": "first",
-    "factorised": "first-factorised",
-    "hyperprior": "first-hyperprior",
-}  # six times as long
+# The same for six times as many steps.
+FIRST = {"codebook": "first", "factorised": "first-factorised", "hyperprior": "first-hyperprior"}
 LONGER = "bundle-codec"  # the codec that the bundle is built of; it goes on from `first`
 CODECS = (
     "codec",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cloud.training.split_networks import Head, SplitNetworks, as_map
 from shared.errors import DataError
 
-# z beyond this is clamped by edge.onnx, so that whatever the network does fits int32 on every runtime.
+# v and z beyond this are clamped by extractor.onnx, so that whatever the network does fits int32 on every runtime.
 Z_REACH = 30_000
 
 
