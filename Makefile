@@ -35,9 +35,9 @@ proto:  ## generate shared/wire from the .proto
 
 .PHONY: demo
 demo:  ## a cloud and an edge on this machine, sample rooms through both
-	isthmus demo --out demo
+	isthmus demo
 
 .PHONY: clean
 clean:  ## remove what tests, tools and the demo leave behind (not runs/, not data/)
-	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf isthmus-demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -not -path './.venv/*' -prune -exec rm -rf {} +

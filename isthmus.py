@@ -2,7 +2,7 @@
 
 A group's module is imported when the group is used, so that an edge command loads no torch, no server and no gRPC. Here
 does an error become one line on stderr and an exit status: 2 for what the user can mend, 1 for the other side. (A
-command on several files tells each file's error itself, by `shared.commands`.)
+command on several files tells each file's error itself, by `shared.process.cli`.)
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ except KeyboardInterrupt:  # most of a short command's time is importing
 GROUPS = {
     "edge": ("edge.commands", "The camera side: encode images, analyze them, serve the local HTTP API."),
     "cloud": ("cloud.commands", "The server side: serve gRPC and HTTP, decode bitstreams."),
-    "train": ("cloud.training.commands", "Render data, train networks and codecs, build bundles."),
-    "bench": ("cloud.bench.commands", "Measure bundles and codecs against targets and peers."),
+    "train": ("train.commands.commands", "Render data, train networks and codecs, build bundles."),
+    "bench": ("bench.commands", "Measure bundles and codecs against targets and peers."),
 }
 # What a group needs beyond the base install, by the extra that brings it.
 EXTRAS = {"cloud": "cloud", "train": "train", "bench": "bench"}
@@ -67,6 +67,10 @@ def _import_group(name: str) -> typer.Typer:
 
 def _not_installed(error: ModuleNotFoundError, group: str | None) -> IsthmusError:
     extra = EXTRAS.get(group or "", "cloud")
+    if error.name in ("train", "bench", "demo"):
+        return DataError(
+            f"{error.name} runs from a clone of the repository: pip install -c constraints.txt -e '.[{extra}]'"
+        )
     return DataError(f"{error.name} is not installed; pip install -c constraints.txt -e '.[{extra}]'")
 
 
@@ -100,7 +104,9 @@ def demo(
     images: Annotated[
         list[Path] | None, typer.Argument(help="images to send beside the sample rooms")
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder for result.json, sheet.png and the maps")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="folder for result.json, sheet.png and the maps")] = Path(
+        "isthmus-demo"
+    ),
     bundle: Annotated[
         Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")
     ] = None,
@@ -113,7 +119,7 @@ def demo(
     ] = None,
 ) -> None:
     """Start a cloud and an edge here, send sample rooms through both, show what came back."""
-    from cloud.demo import run_demo
+    from demo.demo import run_demo
     from shared.bundle import default_bundle
 
     run_demo(images or [], out, bundle or default_bundle(), quality, bytes_max)
@@ -129,7 +135,7 @@ def split(
 ) -> None:
     """List a network's layers, and where it can be cut into an edge's and a cloud's half."""
     try:
-        layers = importlib.import_module("cloud.training.layers")
+        layers = importlib.import_module("train.commands.list_layers")
     except ModuleNotFoundError as error:
         raise _not_installed(error, "train") from None
     layers.show(network, size, every)
@@ -141,7 +147,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show every field of a bitstream or of a bundle."""
-    from shared.inspect import inspect_path
+    from shared.process.inspect import inspect_path
 
     report = inspect_path(path)
     typer.echo(report.as_json() if as_json else report.as_text())
@@ -157,7 +163,15 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
         # An edge's image has no package `cloud`; any other module of ours that is missing is a fault of the program.
-        if (error.name or "").split(".")[0] in {"isthmus", "edge", "cloud", "shared"} - {error.name}:
+        if (error.name or "").split(".")[0] in {
+            "isthmus",
+            "edge",
+            "cloud",
+            "shared",
+            "train",
+            "bench",
+            "demo",
+        } - {error.name}:
             raise
         missing = _not_installed(error, next((name for name in sys.argv[1:2] if name in GROUPS), None))
         _end(str(missing), exit_of(missing).status)
@@ -187,7 +201,7 @@ def _end_usage(error: Any) -> NoReturn:
 
 
 def _end(text: str, status: int) -> NoReturn:
-    from shared.commands import complain  # brings pydantic, which --help does without
+    from shared.process.cli import complain  # brings pydantic, which --help does without
 
     complain(text)
     sys.exit(status)

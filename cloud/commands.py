@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared.bundle import Bundle, default_bundle
-from shared.commands import Failures, MapFolder, MapsOption, read_stream, told, wanted_of
 from shared.errors import RequestError
+from shared.process.cli import Failures, MapFolder, MapsOption, read_stream, told, wanted_of
 from shared.types import Analysis, Wanted, new_request_id
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def serve(
     """Serve gRPC and HTTP. Says where it listens, and when it is ready, as JSON lines on stdout."""
     from cloud.server import serve as serve_cloud
     from cloud.settings import CloudSettings
-    from shared.serving import log_to_stderr
+    from shared.process.process import log_to_stderr
 
     settings = CloudSettings(
         bundle or default_bundle(),
@@ -98,7 +98,7 @@ def add_task(
     task_dir: Annotated[Path, typer.Argument(help="task folder, as `isthmus train task` writes it")],
 ) -> None:
     """Add a task to a bundle. Its fingerprint stays, edges notice nothing; a server takes the task up by itself."""
-    from cloud.tasks import add_task as add
+    from cloud.task_folders import add_task as add
 
     task = add(bundle, task_dir).task
     typer.echo(f"{bundle}: task {task.name} ({task.kind}) added; edges and their bitstreams stay as they are")
@@ -107,7 +107,7 @@ def add_task(
 @app.command()
 def remove_task(bundle: BundleArgument, name: Annotated[str, typer.Argument(help="an added task")]) -> None:
     """Take an added task out of a bundle, also one that is damaged."""
-    from cloud.tasks import remove_task as remove
+    from cloud.task_folders import remove_task as remove
 
     remove(bundle, name)
     typer.echo(f"{bundle}: task {name} taken out")
@@ -130,7 +130,7 @@ def replay(
     force: Annotated[bool, typer.Option("--force", help="replace --out where it exists")] = False,
 ) -> None:
     """Run a task over what an archive holds. A server may write to it meanwhile."""
-    from cloud.replay import Question, parse_time, replay_archive
+    from cloud.archive.replay import Question, parse_time, replay_archive
 
     since, until = parse_time("--from", from_), parse_time("--to", to)
     question = Question(archive, since, until, camera, task, top_k, maps)
@@ -175,11 +175,11 @@ async def _decode(
     folder: MapFolder,
     as_json: bool,
 ) -> None:
+    from cloud.engine.load import load
     from cloud.pipeline import Pipeline
-    from cloud.server import load
 
     failures = Failures()
-    loaded = load(bundle, settings)
+    loaded = load(bundle, settings.device, settings.threads, settings.encode_threads)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
     try:
         for path in files:

@@ -1,7 +1,7 @@
 """A packet -> features -> answers: the cloud's whole way, top to bottom. Knows neither gRPC nor HTTP.
 
     bytes -> Bitstream.unpack -> is it of this bundle? -> which tasks?           (at once, in the event loop)
-          -> queue -> a batch of one latent grid                                 (cloud.batcher)
+          -> queue -> a batch of one latent grid                                 (cloud.engine.batcher)
           -> LatentCodec.decode -> z -> CloudModel.answer -> results             (in the batch thread)
           -> Analysis, remembered by its request id; the bytes to the archive, where there is one
 
@@ -26,12 +26,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.answers import AnswerCache
-from cloud.batcher import Batcher
+from cloud.answer_cache import AnswerCache
+from cloud.engine.batcher import Batcher
 from cloud.settings import CloudSettings
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
-from shared.codec.codec import LatentCodec
+from shared.codec.latent_codec import LatentCodec
 from shared.encoder import Encoder, count_bytes
 from shared.errors import (
     BundleMismatchError,
@@ -56,7 +56,7 @@ Results = dict[str, TaskResult]
 
 
 class Model(Protocol):
-    """What the pipeline needs of `cloud.model.CloudModel`."""
+    """What the pipeline needs of `cloud.engine.bundle_model.CloudModel`."""
 
     codec: LatentCodec
 
@@ -69,7 +69,7 @@ class Model(Protocol):
 
 
 class Keeper(Protocol):
-    """What the pipeline needs of `cloud.archive.Archive`."""
+    """What the pipeline needs of `cloud.archive.archive.Archive`."""
 
     def append(self, camera: str, received_at: datetime, request_id: str, data: bytes) -> bool:
         """Never waits and never raises."""

@@ -9,28 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from cloud.api import build_app
-from cloud.archive import Archive
+from cloud.archive.archive import Archive
+from cloud.engine.load import load
+from cloud.faces.grpc_face import Servicer, StreamLimit
+from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
-from cloud.servicer import Servicer, StreamLimit
 from cloud.settings import CloudSettings
-from cloud.tasks import TaskWatch
+from cloud.task_watch import TaskWatch
 from shared.bundle import Bundle
-from shared.encoder import Encoder
-from shared.errors import BundleDamagedError, NotReadyError, RequestError
-from shared.serving import HttpServer, announce, at, listen, stop_signal
+from shared.errors import NotReadyError, RequestError
+from shared.process.process import HttpServer, announce, at, listen, stop_signal
 from shared.wire import analyzer_pb2
 from shared.wire.analyzer_pb2_grpc import add_AnalyzerServicer_to_server
-
-if TYPE_CHECKING:
-    from cloud.model import CloudModel
 
 log = logging.getLogger("isthmus.cloud")
 
@@ -65,28 +60,6 @@ class Slot:
         pipeline, self._pipeline, self._watch = self._pipeline, None, None
         self._why = "the server is ending; send the request again"
         return pipeline
-
-
-@dataclass(frozen=True)
-class Loaded:
-    model: CloudModel
-    encoder: Encoder
-
-
-def load(bundle: Bundle, settings: CloudSettings) -> Loaded:
-    """Blocking: reads the bundle's files and answers once, so that the first request meets a warm model.
-
-    Raises BundleError.
-    """
-    from cloud.model import CloudModel  # brings torch, seconds; the ports are open before it
-
-    try:
-        model = CloudModel(bundle, settings.device, settings.threads)
-        encoder = Encoder(bundle, settings.encode_threads)
-    except (KeyError, ValueError) as error:  # tensors that are intact and still do not make a codec
-        raise BundleDamagedError(f"{bundle.path} does not make a model: {error}") from error
-    model.warm_up()
-    return Loaded(model, encoder)
 
 
 async def serve(settings: CloudSettings) -> None:
@@ -143,7 +116,7 @@ async def _load_and_watch(
     health_servicer: health.aio.HealthServicer,
     archive: Archive | None,
 ) -> None:
-    loaded = await asyncio.to_thread(load, bundle, settings)
+    loaded = await asyncio.to_thread(load, bundle, settings.device, settings.threads, settings.encode_threads)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings, archive)
     watch = TaskWatch(pipeline, loaded.model)
     await watch.look()

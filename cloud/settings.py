@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from cloud.archive import BYTES_MIN
+from cloud.archive.archive import BYTES_MIN
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.image import MAX_FILE_BYTES

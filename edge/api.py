@@ -22,7 +22,7 @@ from shared.errors import (
     RemoteError,
     RequestError,
 )
-from shared.http import (
+from shared.process.http import (
     BytesMaxQuery,
     QualityQuery,
     add_health,

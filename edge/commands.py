@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared.bundle import Bundle, default_bundle
-from shared.commands import Failures, MapFolder, MapsOption, told, wanted_of
 from shared.errors import RequestError
 from shared.files import write_atomically
+from shared.process.cli import Failures, MapFolder, MapsOption, told, wanted_of
 from shared.types import Analysis, Wanted, new_request_id
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def serve(
 
     from edge.server import serve as serve_edge
     from edge.settings import EdgeSettings
-    from shared.serving import log_to_stderr
+    from shared.process.process import log_to_stderr
 
     settings = EdgeSettings(
         bundle or default_bundle(),

@@ -15,7 +15,7 @@ from edge.settings import EdgeSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.errors import NotReadyError
-from shared.serving import HttpServer, announce, stop_signal
+from shared.process.process import HttpServer, announce, stop_signal
 
 log = logging.getLogger("isthmus.edge")
 

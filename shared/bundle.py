@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from shared.codec.bitstream import FINGERPRINT_BYTES
-from shared.codec.codec import Levels, fingerprint, levels_of
+from shared.codec.latent_codec import Levels, fingerprint, levels_of
 from shared.errors import BundleDamagedError, BundleNotFoundError, UnknownTaskError
 from shared.types import BundleInfo, Frozen, TaskInfo, TaskKind
 

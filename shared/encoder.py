@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from shared.bundle import EDGE, EXTRACTOR, Bundle
 from shared.codec.bitstream import Bitstream
-from shared.codec.codec import LatentCodec
+from shared.codec.latent_codec import LatentCodec
 from shared.errors import BundleDamagedError, BundleError, RequestError
 from shared.image import fit, read_image, to_input
 from shared.types import ByteCount, Times

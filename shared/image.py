@@ -6,6 +6,7 @@ Pillow decodes; only formats that cameras and people use are let in, sizes are c
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from shared.bundle import Preprocess
-from shared.errors import ImageError, ImageTooLargeError, NotAnImageError
+from shared.errors import DataError, ImageError, ImageTooLargeError, NotAnImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 MAX_PIXELS = 25_000_000
@@ -191,3 +192,11 @@ def to_input(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.fl
     shift = np.array(preprocess.mean, np.float32) / np.array(preprocess.std, np.float32)
     x = pixels.astype(np.float32) * scale - shift
     return np.ascontiguousarray(np.moveaxis(x, -1, -3))
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Parses "HEIGHTxWIDTH" into (height, width), each 1 to 4096. Raises DataError."""
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
+    if match is None or max(int(match[1]), int(match[2])) > 4096:
+        raise DataError(f"--size {text!r} is not HEIGHTxWIDTH, as in 224x224, up to 4096 each")
+    return int(match[1]), int(match[2])

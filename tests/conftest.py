@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+pytest_plugins = ["support.serving_fixtures"]
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -41,8 +43,8 @@ def patches() -> tuple[Patches, Patches]:
 @pytest.fixture(scope="session")
 def tiny_network(tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches]) -> Path:
     """A trained network folder: three classes, a feature of 8 x 4 x 4."""
-    from cloud.models.networks import ClassifierConfig
-    from cloud.training.network import NetworkRecipe, train_network
+    from cloud.networks.networks import ClassifierConfig
+    from train.networks.train_network import NetworkRecipe, train_network
 
     out = tmp_path_factory.mktemp("tiny") / "network"
     sizes = ClassifierConfig(classes=3, widths=(8, 8, 16, 16), head_widths=(16,))
@@ -56,8 +58,8 @@ def tiny_run(
     tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches], tiny_network: Path
 ) -> Path:
     """A codec's run folder, trained for a few steps."""
-    from cloud.training.codec_recipe import CodecRecipe, Part
-    from cloud.training.joint import train_codec
+    from train.codec.codec_recipe import CodecRecipe, Part
+    from train.codec.train_codec import train_codec
 
     out = tmp_path_factory.mktemp("tiny") / "codec"
     part = Part(network=str(tiny_network), lambda_=300.0)
@@ -71,7 +73,7 @@ def tiny_bundle(
     tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches], tiny_run: Path
 ) -> Path:
     """A whole bundle: one task "classification" of three labels, pictures of 64 x 64, latent grid 2 x 2."""
-    from cloud.training.build import build
+    from train.bundle.build import build
 
     out = tmp_path_factory.mktemp("tiny") / "bundle"
     build(tiny_run, out, "tiny", patches[1])

@@ -1,4 +1,4 @@
-"""Who may know whom: read from the source, and once from a running edge."""
+"""Who may import whom: the house's table, read from the source, and once from running processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted(p for folder in ("shared", "edge", "cloud") for p in (ROOT / folder).rglob("*.py"))
+# Every room, and the packages of ours that it may import besides itself; "cloud.engine" names that part alone.
+MAY_IMPORT = {
+    "shared": (),
+    "edge": ("shared",),
+    "cloud": ("shared",),
+    "train": ("cloud.engine", "cloud.networks", "shared"),
+    "bench": ("train", "cloud", "edge", "shared"),
+    "demo": ("shared",),
+}
+# Rooms with an order inside: each may import those behind it, and none before it.
+INSIDE = {
+    "train": ("commands", "tasks", "bundle", "codec", "networks", "loop", "data", "rooms"),
+    "shared": ("process", "wire", "codec"),
+}
+SOURCES = sorted(p for folder in MAY_IMPORT for p in (ROOT / folder).rglob("*.py"))
 ALL = [*SOURCES, ROOT / "isthmus.py"]
 GRPC = {"grpc", "grpc_health", "grpc_reflection", "grpc_status", "grpc_tools"}
 TORCH = {"torch", "torchvision", "compressai"}
@@ -61,21 +75,129 @@ def test_the_reader_of_imports_sees_every_form() -> None:
         "import torch.nn as nn, os\n"
         "from torch import Tensor\n"
         "def f():\n    import grpc\n"
-        "if TYPE_CHECKING:\n    from cloud.model import Model\n"
+        "if TYPE_CHECKING:\n    from cloud.engine.bundle_model import Model\n"
         "importlib.import_module('ray.serve')\n__import__('pickle')\n"
     )
     found = {name for _, name in imports(ast.parse(text))}
-    assert found == {"torch.nn", "os", "torch.Tensor", "grpc", "cloud.model.Model", "ray.serve", "pickle"}
+    assert found == {
+        "torch.nn",
+        "os",
+        "torch.Tensor",
+        "grpc",
+        "cloud.engine.bundle_model.Model",
+        "ray.serve",
+        "pickle",
+    }
     assert len(SOURCES) > 20
 
 
-def test_edge_and_cloud_do_not_know_each_other() -> None:
-    assert offences(under("edge/"), {"cloud"}) == []
-    assert offences(under("cloud/"), {"edge"}) == []
+def names_of_ours(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import of a room's."""
+    for line, name in imports(ast.parse(path.read_text("utf-8"))):
+        if name.split(".")[0] in MAY_IMPORT:
+            yield line, name
 
 
-def test_shared_knows_neither() -> None:
-    assert offences(under("shared/"), {"edge", "cloud", "isthmus"}) == []
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def breaks_the_table(room: str, name: str) -> bool:
+    return not any(within(name, package) for package in (room, *MAY_IMPORT[room]))
+
+
+def test_rooms_import_what_the_table_allows() -> None:
+    found = [
+        f"{where(path)}:{line} imports {name}"
+        for path in SOURCES
+        for line, name in names_of_ours(path)
+        if breaks_the_table(path.relative_to(ROOT).parts[0], name)
+    ]
+    assert found == []
+
+
+def test_the_table_refuses() -> None:
+    assert breaks_the_table("cloud", "train.loop.run")
+    assert breaks_the_table("cloud", "edge.client.Client")
+    assert breaks_the_table("train", "cloud.server")
+    assert breaks_the_table("train", "cloud.networks_of_old")
+    assert breaks_the_table("shared", "edge.client")
+    assert not breaks_the_table("train", "cloud.networks.sizes.CodecConfig")
+    assert not breaks_the_table("bench", "edge.client")
+
+
+def floor_of(name: str, order: tuple[str, ...]) -> int | None:
+    parts = name.split(".")
+    return order.index(parts[1]) if len(parts) > 1 and parts[1] in order else None
+
+
+@pytest.mark.parametrize("room", INSIDE)
+def test_no_import_runs_back_up_inside_a_room(room: str) -> None:
+    found = []
+    for path in under(f"{room}/"):
+        floor = floor_of(where(path).removesuffix(".py").replace("/", "."), INSIDE[room])
+        for line, name in names_of_ours(path):
+            other = floor_of(name, INSIDE[room]) if within(name, room) else None
+            if floor is not None and other is not None and other < floor:
+                found.append(f"{where(path)}:{line} imports {name}")
+    assert found == []
+
+
+def test_the_renderer_knows_shared_at_most() -> None:
+    allowed = ("train.rooms", "shared")
+    found = [
+        f"{where(path)}:{line} imports {name}"
+        for path in under("train/rooms/")
+        for line, name in names_of_ours(path)
+        if not any(within(name, package) for package in allowed)
+    ]
+    assert found == []
+
+
+def module_of(path: Path) -> str:
+    return where(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def import_graph(paths: list[Path]) -> dict[str, set[str]]:
+    """Modules of ours by the modules of ours that they import, lazily or not."""
+    known = {module_of(path) for path in paths}
+
+    def target(name: str) -> str | None:
+        parts = name.split(".")
+        return next((m for k in range(len(parts), 0, -1) if (m := ".".join(parts[:k])) in known), None)
+
+    return {
+        module_of(path): {
+            t for _, name in names_of_ours(path) if (t := target(name)) and t != module_of(path)
+        }
+        for path in paths
+    }
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Chains of modules that end where they began, each once. A package's own __init__ does not count: its modules
+    may name their package."""
+    found, done = [], set()
+
+    def visit(module: str, chain: list[str]) -> None:
+        if module in chain:
+            found.append([*chain[chain.index(module) :], module])
+            return
+        if module in done:
+            return
+        for other in sorted(graph.get(module, ())):
+            if not within(module, other):
+                visit(other, [*chain, module])
+        done.add(module)
+
+    for module in sorted(graph):
+        visit(module, [])
+    return found
+
+
+def test_no_circle() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [["a", "b", "c", "a"]]
+    assert circles(import_graph(SOURCES)) == []
 
 
 def test_nobody_imports_the_command_line_or_the_tests() -> None:
@@ -86,33 +208,26 @@ def test_grpc_is_touched_at_the_wire_only() -> None:
     allowed = (
         "shared/wire/",
         "edge/client.py",
-        "cloud/servicer.py",
+        "cloud/faces/grpc_face.py",
         "cloud/server.py",
-        "cloud/bench/cloud_load.py",
+        "bench/throughput/load.py",
     )
     assert offences([*outside(*allowed), ROOT / "isthmus.py"], GRPC) == []
 
 
-def test_torch_is_clouds() -> None:
-    assert offences([*outside("cloud/"), ROOT / "isthmus.py"], TORCH) == []
+def test_the_edge_and_shared_know_no_torch() -> None:
+    assert offences([*outside("cloud/", "train/", "bench/"), ROOT / "isthmus.py"], TORCH) == []
 
 
 def test_training_libraries_do_not_reach_the_server() -> None:
     """`pip install isthmus[cloud]` brings neither numba nor onnx nor tensorboard nor Fabric nor torchvision."""
-    training = ("cloud/training/", "cloud/models/compat.py", "cloud/models/cutting.py")
-    serving = [path for path in under("cloud/") if not where(path).startswith(training)]
-    assert (
-        offences(
-            [*outside("cloud/"), *serving],
-            {"numba", "onnx", "onnxscript", "tensorboard", "torchvision", "lightning_fabric"},
-        )
-        == []
-    )
+    training = {"numba", "onnx", "onnxscript", "tensorboard", "torchvision", "lightning_fabric"}
+    assert offences(outside("train/", "bench/"), training) == []
 
 
 def test_torchvision_is_imported_in_one_place() -> None:
     """It needs care beside a CPU build of torch; once that was taken, cutting names the nodes of a graph with it."""
-    allowed = ("cloud/models/compat.py", "cloud/models/cutting.py")
+    allowed = ("train/networks/torchvision_shim.py", "train/networks/cutting.py")
     assert offences([*outside(*allowed), ROOT / "isthmus.py"], {"torchvision"}) == []
     cutting = ast.parse((ROOT / allowed[1]).read_text("utf-8"))
     assert [name for _, name in imports(cutting) if name.startswith("torchvision")] == [
@@ -131,7 +246,7 @@ def test_codec_knows_no_network_task_bundle_or_transport() -> None:
         "shared.encoder",
         "shared.image",
         "shared.wire",
-        "shared.http",
+        "shared.process.http",
     )
     found = [
         f"{where(path)}:{line} imports {name}"
@@ -183,7 +298,18 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-HEAVY = TORCH | {"ray", "numba", "onnx", "onnxscript", "tensorboard", "scipy", "pandas", "cloud"}
+HEAVY = TORCH | {
+    "ray",
+    "numba",
+    "onnx",
+    "onnxscript",
+    "tensorboard",
+    "scipy",
+    "pandas",
+    "cloud",
+    "train",
+    "bench",
+}
 
 
 def test_a_running_edge_holds_no_torch() -> None:
@@ -195,10 +321,18 @@ def test_a_running_edge_holds_no_torch() -> None:
     assert loaded & HEAVY == set()
 
 
-def test_a_serving_cloud_holds_no_torchvision() -> None:
-    loaded = loaded_by("import cloud.server, cloud.model, cloud.api, cloud.tasks, cloud.commands")
+def test_a_serving_cloud_holds_no_training() -> None:
+    loaded = loaded_by("\n".join(f"import {module_of(path)}" for path in under("cloud/")))
     assert "torch" in loaded
     assert loaded & {"torchvision", "onnx", "onnxscript", "numba", "tensorboard"} == set()
+    assert loaded & {"train", "bench", "demo", "edge"} == set()
+
+
+def test_loading_a_model_needs_no_server() -> None:
+    names = ("cloud.engine.load", "cloud.engine.bundle_model", "cloud.pipeline", "cloud.archive.replay")
+    loaded = loaded_by("\n".join(f"import {name}" for name in names))
+    assert "torch" in loaded
+    assert loaded & {"grpc", "grpc_health", "fastapi", "starlette", "uvicorn"} == set()
 
 
 def test_the_command_line_loads_little() -> None:
@@ -222,7 +356,7 @@ def test_edge_encode_loads_neither_torch_nor_a_server(tiny_bundle: Path, tmp_pat
     assert loaded & (HEAVY | {"fastapi", "uvicorn", "starlette", "grpc"}) == set()
 
 
-@pytest.mark.parametrize("folder", ["shared", "edge", "cloud"])
+@pytest.mark.parametrize("folder", MAY_IMPORT)
 def test_each_module_says_what_it_is(folder: str) -> None:
     missing = [
         where(path)

@@ -64,7 +64,7 @@ def test_every_command_that_is_shown_exists(line):
 def test_the_demo_answers_as_shown(tmp_path):
     assert "isthmus demo" in COMMANDS
     done = subprocess.run(
-        [sys.executable, "-m", "isthmus", "demo", "--out", "demo"],
+        [sys.executable, "-m", "isthmus", "demo", "--out", "isthmus-demo"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -77,9 +77,9 @@ def test_the_demo_answers_as_shown(tmp_path):
     )
     assert len(shown) == 8
     assert printed == shown
-    images = json.loads((tmp_path / "demo" / "result.json").read_text())["images"]
+    images = json.loads((tmp_path / "isthmus-demo" / "result.json").read_text())["images"]
     maps = [name for image in images for name in image["maps"].values()]
-    there = sorted(path.name for path in (tmp_path / "demo").iterdir())
+    there = sorted(path.name for path in (tmp_path / "isthmus-demo").iterdir())
     assert there == sorted(["result.json", "sheet.png", *maps])
 
 

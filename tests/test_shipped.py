@@ -32,7 +32,7 @@ def bundle() -> Bundle:
 def encoded_rooms(bundle: Bundle, count: int) -> tuple[list[bytes], np.ndarray, float]:
     """Bitstreams of unseen rooms, at all qualities in turn, their z, and the integer model's ideal length in bits, in
     sum."""
-    from cloud.training.rooms import TEST_SEED_START, render
+    from train.rooms import TEST_SEED_START, render
 
     encoder = Encoder(bundle)
     lowest, highest = bundle.levels.lowest, bundle.levels.highest
@@ -120,9 +120,9 @@ def test_its_figures_keep_what_is_promised(bundle):
 @pytest.mark.slow
 def test_its_figures_can_be_measured_again(bundle):
     """The first 200 of the 1,000 rooms of the manifest, from pixels to bytes to answers, at the default quality."""
-    from cloud.model import CloudModel
-    from cloud.training.metrics import AngularError, Confusion, Top1
-    from cloud.training.rooms import TEST_SEED_START, category_of, render
+    from cloud.engine.bundle_model import CloudModel
+    from train.loop.metrics import AngularError, Confusion, Top1
+    from train.rooms import TEST_SEED_START, category_of, render
 
     encoder, model = Encoder(bundle), CloudModel(bundle)
     quality, sizes = bundle.quality(None), []

@@ -19,7 +19,7 @@ A varint holds 7 bits a byte, least significant first, top bit set on all but th
 four bytes at most. Over b_v + b_z the container adds 15 bytes for short streams
 (h, w, b_v and b_z below 128), 20 at most while b_z is below 16 KiB.
 
-Golden bytes: tests/codec/test_bitstream.py.
+Golden bytes: tests/shared/codec/test_bitstream.py.
 """
 
 from __future__ import annotations

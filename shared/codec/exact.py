@@ -47,7 +47,7 @@ class InexactError(ValueError):
 
 
 class Backend(Protocol):
-    """The few operations that the path needs. numpy's and torch's are below and in `cloud.exact_torch`."""
+    """The few operations that the path needs. numpy's and torch's are below and in `cloud.engine.exact_torch`."""
 
     def array(self, values: NDArray[Any], wide: bool) -> Any:
         """To the backend, as float64 where `wide`, else float32."""

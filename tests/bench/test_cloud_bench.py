@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from cloud.bench.cloud import throughput
-from cloud.bench.cloud_load import Loaded, Reply
-from cloud.bench.cloud_report import Asked, Cloud, Round, Stages, plot, sections
-from cloud.bench.report import About
+from bench.report.report import About
+from bench.throughput.load import Loaded, Reply
+from bench.throughput.throughput import throughput
+from bench.throughput.throughput_report import Asked, Cloud, Round, Stages, plot, sections
 from shared.bundle import default_bundle
 from support.processes import refused, run_here
 

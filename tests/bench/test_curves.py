@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cloud.bench.curves import Curve, Read, bd_rate
+from bench.report.curves import Curve, Read, bd_rate
 
 
 def logarithmic(factor: float, low: float = 0.0, high: float = 4.0) -> Curve:

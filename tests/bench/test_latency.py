@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cloud.bench.latency import equal_quality
-from cloud.bench.latency_edge import Answered
-from cloud.bench.latency_report import (
+from bench.latency.edge_site import Answered
+from bench.latency.latency import equal_quality
+from bench.latency.latency_report import (
     LOOPBACK,
     MIDDLE,
     SLOW,
@@ -27,7 +27,7 @@ from cloud.bench.latency_report import (
     targets,
     write_latency,
 )
-from cloud.bench.link import (
+from bench.link import (
     QUEUE_BYTES,
     Direction,
     Link,
@@ -38,12 +38,12 @@ from cloud.bench.link import (
     namespaces_work,
     open_link,
 )
-from cloud.bench.report import About
-from cloud.processes import ROOT, server
-from cloud.training.rooms import write_rooms
+from bench.report.report import About
 from shared.errors import DataError, IsthmusError
+from shared.process.child_process import ROOT, server
 from support.processes import refused, run
 from support.service import png
+from train.rooms import write_rooms
 
 STAGES = ("decode image", "fronts", "transform", "extractor", "exact path", "range coder", "container")
 
@@ -80,10 +80,10 @@ def link(request: pytest.FixtureRequest) -> Iterator[Link]:
 def test_a_link_reaches_what_it_is_told_to_be(link: Link) -> None:
     shape = Shape(mbit=2, delay_ms=30)
     code = (
-        "import sys; from cloud.bench.link import *\n"
+        "import sys; from bench.link import *\n"
         "print(measure(sys.argv[1], Shape.model_validate_json(sys.argv[2])).model_dump_json())"
     )
-    with server("echo", [*link.cloud, *module("cloud.bench.link", "echo", link.host)], ROOT) as echo:
+    with server("echo", [*link.cloud, *module("bench.link", "echo", link.host)], ROOT) as echo:
         address = link.reach(echo.wait_for("listening")["address"])
         link.shape(shape)
         command = [*link.edge, sys.executable, "-c", code, address]
@@ -98,13 +98,15 @@ def test_a_link_reaches_what_it_is_told_to_be(link: Link) -> None:
 
 
 def test_without_namespaces_an_echo_is_measured_at_once() -> None:
-    with server("echo", module("cloud.bench.link", "echo", "127.0.0.1"), ROOT) as echo:
+    with server("echo", module("bench.link", "echo", "127.0.0.1"), ROOT) as echo:
         reached = measure(echo.wait_for("listening")["address"], Shape(mbit=10, delay_ms=0))
     assert reached.mbit > 1
 
 
 def test_the_whole_network_server_answers_what_the_network_says(tiny_network: Path) -> None:
-    with server("whole", module("cloud.bench.whole", "127.0.0.1", "1", str(tiny_network)), ROOT) as whole:
+    with server(
+        "whole", module("bench.latency.whole_network_server", "127.0.0.1", "1", str(tiny_network)), ROOT
+    ) as whole:
         address = whole.wait_for("listening")["http"]
         answer = httpx.post(f"http://{address}/analyze", content=png(), timeout=60)
         (result,) = answer.json().values()
@@ -113,7 +115,7 @@ def test_the_whole_network_server_answers_what_the_network_says(tiny_network: Pa
 
 
 def test_the_edges_side_loads_no_torch() -> None:
-    code = "import sys, cloud.bench.latency_edge, cloud.bench.link; print('torch' in sys.modules)"
+    code = "import sys, bench.latency.edge_site, bench.link; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "False", done.stderr
 

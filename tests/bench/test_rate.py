@@ -16,18 +16,18 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from cloud.bench import rate_ways
-from cloud.bench.curves import Read
-from cloud.bench.rate_findings import Race, _saved, all_tasks, equal_quality, goals
-from cloud.bench.rate_ways import MeasuredWay, Networks, Point, raw_way
-from cloud.training.build import build
-from cloud.training.data import Rooms
-from cloud.training.rooms import write_rooms
-from cloud.training.tally import labels_digest
-from cloud.training.views import open_views
+from bench.rate import contenders as rate_ways
+from bench.rate.contenders import MeasuredWay, Networks, Point, raw_way
+from bench.rate.findings import Race, _saved, all_tasks, equal_quality, goals
+from bench.report.curves import Read
 from shared.bundle import Bundle
 from shared.errors import DataError
 from support.untrained import SIZE, random_network, random_run
+from train.bundle.build import build
+from train.data.dataset import Rooms
+from train.data.open_dataset import open_views
+from train.loop.scoring import labels_digest
+from train.rooms import write_rooms
 
 IMAGES = {"JPEG", "JPEG at half size", "WebP", "AVIF", "AVIF at half size", "HEVC intra"}
 
@@ -85,9 +85,9 @@ def test_every_way_is_measured_for_its_tasks(results):
 
 
 def test_isthmus_is_what_evaluation_says(work, results):
-    from cloud.training.evaluate import evaluate_bundle
-    from cloud.training.views import open_views
     from shared.bundle import Bundle
+    from train.bundle.evaluate import evaluate_bundle
+    from train.data.open_dataset import open_views
 
     views = open_views(work / "test", ["classification", "normals"])
     told = evaluate_bundle(

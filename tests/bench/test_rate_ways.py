@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cloud.bench.hybrid import send_hevc, send_raw, tile, untile, without_parameter_sets
-from cloud.bench.image_codecs import IMAGE_CODECS, LOSSLESS, ImageCodec, decode_hevc, encode_hevc
+from bench.rate.feature_codecs import send_hevc, send_raw, tile, untile, without_parameter_sets
+from bench.rate.image_codecs import IMAGE_CODECS, LOSSLESS, ImageCodec, decode_hevc, encode_hevc
 
 
 @pytest.fixture(scope="module")

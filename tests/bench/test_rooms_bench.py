@@ -14,8 +14,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cloud.bench import measure as measure_module
-from cloud.bench.findings import (
+from bench.report.report import About, markdown
+from bench.rooms import measure as measure_module
+from bench.rooms.findings import (
     Section,
     findings,
     joint_against_separate,
@@ -26,16 +27,15 @@ from cloud.bench.findings import (
     through_the_codec,
     uncompressed,
 )
-from cloud.bench.measure import Measured, Point
-from cloud.bench.report import About, markdown
-from cloud.tasks import add_task
-from cloud.training.build import build
-from cloud.training.data import Rooms
-from cloud.training.evaluate import flips
-from cloud.training.rooms import write_rooms
+from bench.rooms.measure import Measured, Point
+from cloud.task_folders import add_task
 from shared.errors import DataError
 from support.tasks import write_task
 from support.untrained import SCALES, SIZE, random_network, random_run
+from train.bundle.build import build
+from train.bundle.evaluate import flips
+from train.data.dataset import Rooms
+from train.rooms import write_rooms
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +109,16 @@ def test_the_bundle_is_measured_on_true_bytes_and_its_streams_do_not_change(resu
 
 
 def test_distortions_are_those_of_whole_maps_against_the_network(work):
-    from cloud.training.distortion import distortion
-    from cloud.training.joint import evaluate
-    from cloud.training.split_networks import load_run
-    from cloud.training.views import open_views
+    from train.codec.distortion import distortion
+    from train.codec.split_networks import load_run
+    from train.codec.train_codec import evaluate
+    from train.data.open_dataset import open_views
 
     model, recipe, cards = load_run(work / "codec")
     views = open_views(work / "test", [card.task for card in cards])
     figures = evaluate(model, recipe, views, cards[0].preprocess, model, distances=True)
     assert "normals/distortion@0" not in evaluate(model, recipe, views, cards[0].preprocess, model)
-    from cloud.training.data import network_input
+    from train.data.dataset import network_input
 
     x = network_input(views[0].pixels(torch.arange(6).numpy()), cards[0].preprocess)
     with torch.no_grad():

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save
 
 from shared.bundle import CLOUD, EDGE, ENTROPY, EXTRACTOR, FILES, MANIFEST, Bundle, default_bundle, seal
-from shared.codec.codec import LatentCodec, fingerprint
+from shared.codec.latent_codec import LatentCodec, fingerprint
 from shared.errors import BundleDamagedError, BundleError, BundleNotFoundError, RequestError, UnknownTaskError
 from support.random_codec import Tensors, random_tensors
 

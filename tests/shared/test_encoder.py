@@ -19,7 +19,7 @@ from PIL import Image
 
 from shared.bundle import EDGE, EXTRACTOR, MANIFEST, Bundle, seal
 from shared.codec.bitstream import Bitstream
-from shared.codec.codec import LatentCodec
+from shared.codec.latent_codec import LatentCodec
 from shared.encoder import Encoder, highest_fitting
 from shared.errors import BundleDamagedError, RequestError
 from shared.image import to_input

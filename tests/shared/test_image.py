@@ -351,7 +351,7 @@ SETTINGS = [
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_resize_is_the_usual_way_of_classifiers(size, cut, resize, interpolation) -> None:
     """Scale the shorter side, cut the middle: as torchvision's Resize and CenterCrop."""
-    from cloud.models.compat import import_torchvision
+    from train.networks.torchvision_shim import import_torchvision
 
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     picture = Image.fromarray(noise)

@@ -28,13 +28,13 @@ def join_streams(streams: list[bytes]) -> bytes:
 def main(bundle: str, streams: str, batch: str, backend: str, threads: str) -> None:
     from shared.bundle import Bundle
     from shared.codec.bitstream import Bitstream
-    from shared.codec.codec import LatentCodec
+    from shared.codec.latent_codec import LatentCodec
 
     chosen = None
     if backend == "torch":
         import torch
 
-        from cloud.exact_torch import TorchBackend
+        from cloud.engine.exact_torch import TorchBackend
 
         torch.set_num_threads(int(threads))
         chosen = TorchBackend()

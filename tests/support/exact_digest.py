@@ -41,7 +41,7 @@ def digest(backend: Backend | None = None) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["torch"]:
-        from cloud.exact_torch import TorchBackend
+        from cloud.engine.exact_torch import TorchBackend
 
         print(digest(TorchBackend()))
     else:

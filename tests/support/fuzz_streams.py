@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.codec.bitstream import FINGERPRINT_BYTES, MAX_GRID_CELLS, Bitstream
-from shared.codec.codec import LatentCodec, fingerprint
+from shared.codec.latent_codec import LatentCodec, fingerprint
 from shared.errors import BundleMismatchError, IsthmusError
 from support.random_codec import Tensors, random_latents, random_tensors
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save
 
 from shared.bundle import CLOUD, EDGE, ENTROPY, EXTRACTOR, MANIFEST, seal
-from shared.codec.codec import fingerprint
+from shared.codec.latent_codec import fingerprint
 from support.random_codec import random_tensors
 
 SIZE, N, V = 64, 6, 5

@@ -1,7 +1,7 @@
-"""`isthmus ARGUMENTS`, whose trainings log every step: torchrun starts this in tests/training/test_team.py."""
+"""`isthmus ARGUMENTS`, whose trainings log every step: torchrun starts this in tests/train/loop/test_distributed.py."""
 
 import isthmus
-from cloud.training import run
+from train.loop import run
 
 run.LOG_EVERY = 1
 isthmus.main()

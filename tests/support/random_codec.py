@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.codec.codec import LEVELS
 from shared.codec.exact import MEAN_STEPS, SCALE_STEPS
+from shared.codec.latent_codec import LEVELS
 from shared.codec.rangecoder import TOTAL
 
 Tensors = dict[str, NDArray[Any]]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shared.codec.codec import LatentCodec
+from shared.codec.latent_codec import LatentCodec
 from shared.types import ClassificationResult, ClassScore, TaskQuery
 
 LABELS = ("red", "green", "blue")

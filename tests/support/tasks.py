@@ -36,9 +36,9 @@ def write_task(
     import torch
     from safetensors.torch import save
 
-    from cloud.models.networks import build_network, feature_shape, split
-    from cloud.models.sizes import CodecConfig
-    from cloud.models.transforms import FeatureReconstruction
+    from cloud.networks.networks import build_network, feature_shape, split
+    from cloud.networks.sizes import CodecConfig
+    from cloud.networks.transforms import FeatureReconstruction
 
     manifest = Bundle.open_without_added(bundle).manifest
     config = CodecConfig.model_validate(manifest.codec)

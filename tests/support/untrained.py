@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from cloud.models.networks import ClassifierConfig, DenseConfig, build_network
-from cloud.models.priors import Prior
-from cloud.training.codec_recipe import CodecRecipe, Part
-from cloud.training.network import NetworkCard, save_network
-from cloud.training.rooms import CATEGORIES, SEMANTIC_CLASSES
-from cloud.training.split_networks import CARDS, SplitNetworks, load_networks
+from cloud.networks.networks import ClassifierConfig, DenseConfig, build_network
 from shared.bundle import Preprocess
 from shared.types import TaskKind
+from train.codec.codec_recipe import CodecRecipe, Part
+from train.codec.priors import Prior
+from train.codec.split_networks import CARDS, SplitNetworks, load_networks
+from train.networks.train_network import NetworkCard, save_network
+from train.rooms import CATEGORIES, SEMANTIC_CLASSES
 
 SIZE = 64  # pixels, high and wide
 SCALES = (0.25, 1.0, 16.0)

@@ -1,0 +1,1 @@
+"""Bytes against quality for every task, beside image codecs and feature codecs."""

@@ -1,0 +1,1 @@
+"""What every bench writes with: sections, targets, curves, tables, plots."""

@@ -1,0 +1,1 @@
+"""How many answers a second one server gives, beside a bare batched forward pass."""

@@ -1,0 +1,1 @@
+"""Keeps the bitstreams that were answered, and asks them new questions."""

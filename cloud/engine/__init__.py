@@ -1,0 +1,1 @@
+"""From a decoded latent to every task's answer: loading, batching, tails."""

@@ -1,0 +1,283 @@
+"""The cloud half of a bundle: z -> reconstruction -> tail of every task asked for. Knows no bytes and no requests.
+
+A task that was added later has a reconstruction of its own: z -> that -> its tail.
+
+Legend: B pictures, N latent channels, h x w latent grid.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from cloud.engine.exact_torch import TorchBackend
+from cloud.engine.onnx_tail import OnnxTail
+from cloud.engine.postprocess import results_of
+from cloud.networks.networks import as_feature, build_network, feature_shape, split
+from cloud.networks.sizes import CodecConfig, common_grid, spatial
+from cloud.networks.transforms import FeatureReconstruction, FeatureSeparation, Scaling, interpolated
+from shared.bundle import CLOUD, ONNX, TAIL, TASK, TASKS, WEIGHTS, AddedTask, Bundle, Task, tail_file
+from shared.codec.latent_codec import LatentCodec
+from shared.errors import BundleDamagedError, RequestError
+from shared.types import TaskQuery, TaskResult
+
+
+class AddedHead(nn.Module):
+    """An added task: z (B, N, h, w) float -> the feature of its own network -> the output of that network's tail.
+
+    files: those of its folder, by name. grid: h, w of the bundle; picture: rows and columns of its pictures. Raises
+    BundleDamagedError, also where weights that load do not make what task.json says. Sizes of what is not ONNX are
+    checked on torch's meta device, before they take memory.
+    """
+
+    def __init__(
+        self,
+        added: AddedTask,
+        files: Mapping[str, bytes],
+        latent_channels: int,
+        grid: tuple[int, int],
+        picture: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        task = self.task = added.task
+        try:
+            tensors = load_safetensors(files[WEIGHTS])
+            config = CodecConfig.model_validate(added.codec)
+            with torch.device("meta"):
+                self.reconstruction = FeatureReconstruction(task.feature[0], config)
+                self.scaling = Scaling(task.feature[0]) if config.scaled else None
+                if task.network != ONNX:
+                    front, self.tail = split(
+                        build_network(task.network, task.network_config), _number(task.split)
+                    )
+                    self.eval()
+                    feature = feature_shape(front, *picture)
+                    if feature != task.feature:
+                        raise ValueError(f"the feature is {list(feature)}, not {list(task.feature)}")
+                    self._check_output(self(torch.zeros(1, latent_channels, *grid)), picture)
+            _load(self.reconstruction, tensors, "reconstruction.", assign=True)
+            if self.scaling:
+                _load(self.scaling, tensors, "scaling.", assign=True)
+            if task.network == ONNX:
+                self.tail = OnnxTail(files[TAIL])
+            else:
+                _load(self.tail, tensors, "tail.", assign=True)
+            self.eval()
+            with torch.inference_mode():
+                self._check_output(self(torch.zeros(1, latent_channels, *grid)), picture)
+        except (SafetensorError, ValidationError, ValueError, TypeError, LookupError, RuntimeError) as error:
+            reason = " ".join(str(error).split())  # torch tells missing tensors on lines of their own
+            which = TAIL if task.network == ONNX else WEIGHTS
+            raise BundleDamagedError(f"task {task.name!r}: {which} does not fit {TASK}: {reason}") from None
+
+    def _check_output(self, output: Tensor, picture: tuple[int, int]) -> None:
+        """Raises ValueError where it is none of the task's kind and labels, or larger than the picture."""
+        task, shape = self.task, list(output.shape[1:])
+        if task.kind == "classification":
+            if math.prod(shape) != len(task.labels):
+                raise ValueError(f"{math.prod(shape)} outputs for {len(task.labels)} labels")
+        elif len(shape) != 3 or math.prod(shape[1:]) > math.prod(picture):
+            raise ValueError(f"an output of {shape} is no map of the picture")
+        elif shape[0] != (wanted := 3 if task.kind == "normals" else len(task.labels)):
+            raise ValueError(f"{shape[0]} channels of a map of {task.kind}, not {wanted}")
+
+    def _feature(self, z: Tensor) -> Tensor:
+        feature = self.task.feature
+        y_hat = self.reconstruction(z, spatial(feature))
+        return as_feature(self.scaling.back(y_hat) if self.scaling else y_hat, feature)
+
+    def forward(self, z: Tensor) -> Tensor:
+        output: Tensor = self.tail(self._feature(z))
+        return output
+
+
+class Trunk(nn.Module):
+    """The bundle's own tasks: z x inverse gain -> reconstruction -> separation -> tails. Raises what torch raises.
+
+    tails: the ONNX models of those whose network is not a reference network, by task.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        config: CodecConfig,
+        tensors: dict[str, Tensor],
+        tails: Mapping[str, bytes],
+    ) -> None:
+        super().__init__()
+        features = [task.feature for task in tasks]
+        self.grid = common_grid(features)
+        self.reconstruction = FeatureReconstruction(sum(feature[0] for feature in features), config)
+        self.separation = FeatureSeparation(features, config)
+        self.features = {task.name: (which, task.feature) for which, task in enumerate(tasks)}
+        self.tails = nn.ModuleDict()
+        for task in tasks:
+            if task.network == ONNX:
+                self.tails[task.name] = OnnxTail(tails[task.name])
+                continue
+            network = build_network(task.network, task.network_config)
+            _, self.tails[task.name] = split(network, _number(task.split))
+            _load(self.tails[task.name], tensors, f"tails.{task.name}.")
+        _load(self.reconstruction, tensors, "reconstruction.")
+        _load(self.separation, tensors, "separation.")
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """z (B, N, h, w) -> the joint feature."""
+        y_hat: Tensor = self.reconstruction(z, self.grid)
+        return y_hat
+
+    def forward(self, name: str, y_hat: Tensor) -> Tensor:
+        """The output of one task."""
+        which, feature = self.features[name]
+        output: Tensor = self.tails[name](as_feature(self.separation(y_hat, which), feature))
+        return output
+
+
+def _inverse_gains(tensors: dict[str, Tensor], levels: int, channels: int) -> Tensor | None:
+    """(L, N), or None for one level. Raises ValueError."""
+    log_inverse = tensors.get("gains.log_inverse")
+    if levels > 1 and (log_inverse is None or log_inverse.shape != (levels, channels)):
+        raise ValueError(f"no inverse gains of {levels} levels by {channels} channels")
+    return log_inverse if levels > 1 else None
+
+
+class CloudModel:
+    """Loads reconstruction and tails. Not for use from several threads at once. Raises BundleError.
+
+    device: torch's name of it. threads: of torch on a CPU; None leaves torch's own choice.
+    """
+
+    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.bundle = bundle
+        try:
+            self.device = torch.device(device)
+            torch.empty(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:  # what torch raises where the device is not there
+            raise RequestError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+        backend = None if self.device.type == "cpu" else TorchBackend(device)
+        self.codec = LatentCodec(bundle.entropy(), backend)
+        manifest = bundle.manifest
+        try:
+            tensors = load_safetensors(bundle.read(CLOUD))
+            config = CodecConfig.model_validate(manifest.codec)
+            self._log_inverse = _inverse_gains(tensors, len(manifest.qualities), config.latent_channels)
+            tails = {t.name: bundle.read(tail_file(t.name)) for t in manifest.tasks if t.network == ONNX}
+            self._trunk = Trunk(manifest.tasks, config, tensors, tails)
+        except (SafetensorError, ValidationError, ValueError, RuntimeError) as error:
+            raise BundleDamagedError(f"{bundle.path}: {CLOUD} does not fit the manifest: {error}") from None
+        self._trunk.to(self.device).eval()
+        if self._log_inverse is not None:
+            self._log_inverse = self._log_inverse.to(self.device)
+        self._added = {added.task.name: self._head(added) for added in bundle.added}
+
+    def with_added(self, added: AddedTask) -> CloudModel:
+        """A model that answers one task more, or another one of that name; this one stays as it is.
+
+        Everything else is shared between both. The new part has run once when it is given back. May be called while
+        another thread uses this model. Raises BundleDamagedError.
+        """
+        more = copy.copy(self)
+        more._added = self._added | {added.task.name: self._head(added)}
+        more.bundle = self.bundle.with_added(added)
+        return more
+
+    def without_added(self, name: str) -> CloudModel:
+        """A model that answers one added task less; this one stays as it is."""
+        less = copy.copy(self)
+        less._added = {n: head for n, head in self._added.items() if n != name}
+        less.bundle = self.bundle.without_added(name)
+        return less
+
+    def _head(self, added: AddedTask) -> AddedHead:
+        head = load_head(self.bundle, added, self.bundle.path / TASKS / added.task.name).to(self.device)
+        if self.device.type != "cpu":
+            config = CodecConfig.model_validate(self.bundle.manifest.codec)
+            with torch.inference_mode():
+                head(torch.zeros(1, config.latent_channels, *config.grid, device=self.device))
+        return head
+
+    @torch.inference_mode()
+    def answer(
+        self, z: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]], qualities: Sequence[int] = ()
+    ) -> list[dict[str, TaskResult]]:
+        """z (B, N, h, w) int32, and for each picture the tasks that it asks for -> one answer a task, by its name.
+
+        qualities: of the pictures' streams; not needed where the bundle has one level. A tail runs once, on those
+        pictures of the batch that ask for it. Raises UnknownTaskError.
+        """
+        for picture in queries:
+            for query in picture:
+                self.bundle.task(query.name)
+        asked = {
+            task.name: [(i, q) for i, picture in enumerate(queries) for q in picture if q.name == task.name]
+            for task in self.bundle.tasks
+        }
+        wanted = {name: [i for i, _ in pairs] for name, pairs in asked.items() if pairs}
+        outputs = self.outputs(z, wanted, qualities)
+        answers: list[dict[str, TaskResult]] = [{} for _ in queries]
+        for name, output in outputs.items():
+            task = self.bundle.task(name)
+            results = results_of(task.kind, output, task.labels, [query for _, query in asked[name]])
+            for (i, _), result in zip(asked[name], results, strict=True):
+                answers[i][name] = result
+        return answers
+
+    @torch.inference_mode()
+    def outputs(
+        self, z: NDArray[np.int32], wanted: Mapping[str, Sequence[int]], qualities: Sequence[int] = ()
+    ) -> dict[str, Tensor]:
+        """What the tails give for the R rows of z that are wanted: logits (R, K), or a map (R, K or 3, H, W)."""
+        latent = torch.from_numpy(z).to(self.device, torch.float32)
+        if self._log_inverse is not None:
+            at = [self.bundle.position(quality) for quality in qualities]
+            latent = latent * interpolated(self._log_inverse, torch.tensor(at, device=self.device))
+        own = {name for name in wanted if name not in self._added}
+        y_hat = self._trunk.reconstruct(latent) if own else None
+        out = {}
+        for name, rows in wanted.items():
+            given = y_hat if name in own else latent
+            assert given is not None
+            given = given[list(rows)] if len(rows) < len(z) else given
+            out[name] = self._trunk(name, given) if name in own else self._added[name](given)
+        return out
+
+    def warm_up(self) -> None:
+        """One picture of zeros through everything, so that the first request does not pay for it."""
+        config = CodecConfig.model_validate(self.bundle.manifest.codec)
+        z = np.zeros((1, config.latent_channels, *config.grid), np.int32)
+        v = np.zeros(self.codec.path.v_size, np.int32)
+        quality = self.bundle.quality(None)
+        streams = [self.codec.encode(v, z[0], quality)]
+        queries = [TaskQuery(name=task.name) for task in self.bundle.tasks]
+        self.answer(self.codec.decode_batch(streams, *config.grid, [quality]), [queries], [quality])
+
+
+def load_head(bundle: Bundle, added: AddedTask, folder: Path) -> AddedHead:
+    """A task of this bundle, or for it, whose weights lie in `folder`. Raises BundleDamagedError."""
+    config = CodecConfig.model_validate(bundle.manifest.codec)
+    picture = bundle.manifest.preprocess.height, bundle.manifest.preprocess.width
+    return AddedHead(added, added.read(folder), config.latent_channels, config.grid, picture)
+
+
+def _number(layer: int | str) -> int:
+    """The layer at which a reference network is cut. Raises ValueError."""
+    if not isinstance(layer, int):
+        raise ValueError(f"a reference network is cut at a number, not at {layer!r}")
+    return layer
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor], prefix: str, assign: bool = False) -> None:
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    module.load_state_dict(own, assign=assign)

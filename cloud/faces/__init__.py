@@ -1,0 +1,1 @@
+"""The server's two protocols, gRPC and HTTP, over one pipeline."""

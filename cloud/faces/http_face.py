@@ -1,0 +1,130 @@
+"""The HTTP face of the cloud: an image or a bitstream in, JSON out. Knows no model.
+
+A client without an edge sends its image here; it is encoded in the server as an edge would, and answered the same way.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from cloud.pipeline import Pipeline
+from cloud.settings import CloudSettings
+from cloud.task_watch import Reloaded, TaskWatch
+from shared.codec.bitstream import MAX_STREAM_BYTES, MEDIA_TYPE
+from shared.errors import (
+    BitstreamError,
+    BundleMismatchError,
+    DeadlineError,
+    ImageError,
+    ImageTooLargeError,
+    NotAnImageError,
+    NotReadyError,
+    OverloadedError,
+    PayloadTooLargeError,
+    RequestError,
+    StreamTooLargeError,
+    UnauthorizedError,
+    UnknownTaskError,
+)
+from shared.process.http import (
+    BytesMaxQuery,
+    QualityQuery,
+    add_health,
+    answer_doc,
+    body_doc,
+    camera,
+    create_app,
+    media_type,
+    problem_doc,
+    read_body,
+    transport_docs,
+    wanted,
+)
+from shared.types import Analysis, BundleInfo, Wanted
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: answer_doc(),
+    **transport_docs(),
+    400: problem_doc(ImageError, BitstreamError),
+    404: problem_doc(UnknownTaskError),
+    409: problem_doc(BundleMismatchError),
+    413: problem_doc(PayloadTooLargeError, ImageTooLargeError, StreamTooLargeError),
+    415: problem_doc(NotAnImageError),
+    422: problem_doc(RequestError),
+    429: problem_doc(OverloadedError),
+    503: problem_doc(NotReadyError),
+    504: problem_doc(DeadlineError),
+}
+
+
+def build_app(
+    pipeline: Callable[[], Pipeline],
+    settings: CloudSettings,
+    watch: Callable[[], TaskWatch] | None = None,
+) -> FastAPI:
+    """pipeline: gives the pipeline, or raises NotReadyError while there is none. watch: likewise, for the admin call,
+    which is there where the settings have a token."""
+    app = create_app(
+        "Isthmus cloud",
+        "Answers vision tasks from a few hundred bytes an image.",
+        settings.requests_max,
+        settings.bodies_bytes_max,
+    )
+    add_health(app, pipeline)
+
+    @app.post(
+        "/analyze",
+        tags=["analyze"],
+        summary="One picture: an image file, or an Isthmus bitstream",
+        responses=ANSWERS,
+        response_model_exclude_none=True,
+        openapi_extra=body_doc("image/*", MEDIA_TYPE),
+    )
+    async def analyze(
+        request: Request,
+        asked: Annotated[Wanted, Depends(wanted)],
+        taken_by: Annotated[str, Depends(camera)],
+        quality: QualityQuery = None,
+        bytes_max: BytesMaxQuery = None,
+    ) -> Analysis:
+        """The body is the file as it is (no multipart). `quality`, `bytes_max`: of images; a bitstream has its own."""
+        ready = pipeline()
+        request_id = request.state.request_id
+        if media_type(request, MEDIA_TYPE) == MEDIA_TYPE:
+            stream = await read_body(request, MAX_STREAM_BYTES)
+            return await ready.analyze(stream, asked, request_id, camera=taken_by)
+        image = await read_body(request, settings.image_bytes_max)
+        return await ready.analyze_image(image, asked, request_id, quality, bytes_max, taken_by)
+
+    @app.get(
+        "/v1/bundles",
+        tags=["describe"],
+        summary="The bundles served, their tasks, labels and quality levels",
+        responses={503: ANSWERS[503]},
+    )
+    async def bundles() -> list[BundleInfo]:
+        return [pipeline().info()]
+
+    if watch is not None and settings.admin_token is not None:
+        _add_admin(app, watch, settings.admin_token)
+    return app
+
+
+def _add_admin(app: FastAPI, watch: Callable[[], TaskWatch], token: str) -> None:
+    @app.post(
+        "/admin/reload",
+        tags=["admin"],
+        summary="Take up now the tasks that were added to the bundle's folder or taken out of it",
+        responses={401: problem_doc(UnauthorizedError), 503: ANSWERS[503]},
+    )
+    async def reload(
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+    ) -> Reloaded:
+        if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
+            raise UnauthorizedError("this call needs the header Authorization: Bearer, and the admin token")
+        return await watch().look(again=True)

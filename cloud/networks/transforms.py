@@ -1,0 +1,248 @@
+"""The codec's transforms: from the features of networks to what is rounded, and from z back to one feature a task.
+
+Legend: B pictures, C feature channels, N latent channels, h x w latent grid, L quality levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cloud.networks.sizes import CodecConfig, Shape, common_grid, spatial
+
+
+def chain(
+    inputs: int, widths: tuple[int, ...], outputs: int, strides: tuple[int, ...] | None = None
+) -> nn.Sequential:
+    """3 x 3 convolutions with ReLU between them, none after the last."""
+    layers: list[nn.Module] = []
+    sizes = (inputs, *widths, outputs)
+    for i, (a, b) in enumerate(pairwise(sizes)):
+        layers += [nn.Conv2d(a, b, 3, strides[i] if strides else 1, 1), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Beside(nn.Module):
+    """A chain of convolutions and a linear layer beside it, which carries what the chain has not learnt yet.
+
+    Its rectifiers pass half of what comes: without the linear way a joint codec's reconstruction of its features stayed
+    coarse at any rate. stride: of the chain; up: the chain makes its output finer by it, not coarser.
+    """
+
+    def __init__(
+        self, chain: nn.Module, inputs: int, outputs: int, stride: int = 1, *, up: bool = False
+    ) -> None:
+        super().__init__()
+        self.chain, self.stride = chain, stride
+        kind = nn.ConvTranspose2d if up else nn.Conv2d
+        self.linear = kind(inputs, outputs, stride, stride, bias=False)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """size: rows and columns of what comes out, where it is made finer."""
+        if size is not None:
+            out: Tensor = self.chain(x, size) + self.linear(x)[..., : size[0], : size[1]]
+            return out
+        missing = [-side % self.stride for side in x.shape[2:]]  # a strided chain rounds odd sizes up
+        whole = F.pad(x, (0, missing[1], 0, missing[0])) if any(missing) else x
+        added: Tensor = self.chain(x) + self.linear(whole)
+        return added
+
+
+def _beside(chain: nn.Module, inputs: int, outputs: int, config: CodecConfig, stride: int = 1) -> nn.Module:
+    return Beside(chain, inputs, outputs, stride) if config.shortcut else chain
+
+
+class Scaling(nn.Module):
+    """A feature's channels to mean 0 and variance 1, and back.
+
+    A network's inner features may have any scale, and each channel its own (docs/LOG.md says what came of leaving it).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(channels, 1, 1))
+
+    @torch.no_grad()
+    def measure(self, y: Tensor) -> None:
+        """Of features y (B, C, H, W). A channel that hardly moves is taken for one of a twentieth of the mean power."""
+        deviation, mean = torch.std_mean(y.float(), (0, 2, 3), keepdim=True, correction=0)
+        self.mean.copy_(mean[0])
+        self.deviation.copy_(deviation[0].clamp(min=0.05 * float(deviation.square().mean().sqrt()) or 1.0))
+
+    def forward(self, y: Tensor) -> Tensor:
+        scaled: Tensor = (y - self.mean) / self.deviation
+        return scaled
+
+    def back(self, y: Tensor) -> Tensor:
+        own: Tensor = y * self.deviation + self.mean
+        return own
+
+
+def _scalings(features: Sequence[Shape], config: CodecConfig) -> nn.ModuleList:
+    return nn.ModuleList(Scaling(feature[0]) for feature in features if config.scaled)
+
+
+class FeatureFusion(nn.Module):
+    """Feature fusion: one subnet a feature, all brought to the common grid, channels concatenated.
+
+    Features (B, C_k, H_k, W_k) -> y (B, sum C_k, H', W'). A single feature passes as it is.
+    """
+
+    def __init__(self, features: Sequence[Shape], config: CodecConfig) -> None:
+        super().__init__()
+        self.grid = common_grid(features)
+        self.scalings = _scalings(features, config)
+        several = len(features) > 1
+        self.subnets = nn.ModuleList(
+            _beside(chain(f[0], config.fusion, f[0]), f[0], f[0], config) for f in features if several
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        if self.scalings:
+            features = [scaling(y) for scaling, y in zip(self.scalings, features, strict=True)]
+        if not self.subnets:
+            return features[0]
+        parts = [subnet(y) for subnet, y in zip(self.subnets, features, strict=True)]
+        return torch.cat([p if p.shape[2:] == self.grid else F.interpolate(p, self.grid) for p in parts], 1)
+
+
+class FeatureSeparation(nn.Module):
+    """One subnet a task: y_hat (B, sum C_k, H', W') -> (B, C_k, H_k, W_k). A single feature passes as it is."""
+
+    def __init__(self, features: Sequence[Shape], config: CodecConfig) -> None:
+        super().__init__()
+        self.grids = [spatial(feature) for feature in features]
+        self.scalings = _scalings(features, config)
+        channels = sum(feature[0] for feature in features)
+        several = len(features) > 1
+        self.subnets = nn.ModuleList(
+            _beside(chain(channels, config.separation, f[0]), channels, f[0], config)
+            for f in features
+            if several
+        )
+
+    def forward(self, y_hat: Tensor, which: int) -> Tensor:
+        """The feature of task number `which`."""
+        y = y_hat
+        if self.subnets:
+            y = self.subnets[which](y_hat)
+            y = y if y.shape[2:] == self.grids[which] else F.adaptive_avg_pool2d(y, self.grids[which])
+        return self.scalings[which].back(y) if self.scalings else y
+
+
+class Gains(nn.Module):
+    """Gain units: one pair of vectors a level, by which z is scaled before rounding and after decoding.
+
+    Between two levels they are interpolated geometrically (Cui et al., 2021, "Asymmetric gained deep image compression
+    with continuous rate adaptation"). Kept as logarithms, (L, N) each.
+    """
+
+    def __init__(self, levels: int, channels: int) -> None:
+        super().__init__()
+        self.log_gain = nn.Parameter(torch.zeros(levels, channels))
+        self.log_inverse = nn.Parameter(torch.zeros(levels, channels))
+
+    @torch.no_grad()
+    def start(self, scales: Sequence[float]) -> None:
+        """Start values. scales: of lambda, one a level; at high rates the best step goes with its square root."""
+        steps = torch.tensor(scales, dtype=torch.float32).log()[:, None] / 2
+        self.log_gain.copy_(steps.expand_as(self.log_gain))
+        self.log_inverse.copy_(-steps.expand_as(self.log_inverse))
+
+    def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """position (B,) -> gain and inverse gain, (B, N, 1, 1) each."""
+        return interpolated(self.log_gain, position), interpolated(self.log_inverse, position)
+
+
+def interpolated(logs: Tensor, position: Tensor) -> Tensor:
+    """Rows of logs (L, N) at position (B,) -> their exponentials (B, N, 1, 1)."""
+    low = position.floor().clamp(0, len(logs) - 1)
+    share = (position - low)[:, None]
+    rows = low.long()
+    above = (rows + 1).clamp(max=len(logs) - 1)
+    return torch.exp(logs[rows] * (1 - share) + logs[above] * share)[:, :, None, None]
+
+
+class FeatureTransform(nn.Module):
+    """Analysis transform g_a: y (B, C, H', W') -> u, which is z before gain and rounding, (B, N, h, w).
+
+    The method's table is lost; this mirrors FeatureReconstruction.
+    """
+
+    def __init__(self, channels: int, config: CodecConfig) -> None:
+        super().__init__()
+        layers = chain(channels, config.transform, config.latent_channels, config.strides)
+        self.layers = _beside(layers, channels, config.latent_channels, config, config.stride)
+
+    def forward(self, y: Tensor) -> Tensor:
+        u: Tensor = self.layers(y)
+        return u
+
+
+class FeatureReconstruction(nn.Module):
+    """Synthesis transform g_s: z (B, N, h, w) -> y_hat (B, C, H', W'), where (H', W') is the feature's grid."""
+
+    def __init__(self, channels: int, config: CodecConfig) -> None:
+        super().__init__()
+        self.stride = config.stride
+        layers = _Finer(channels, config)
+        self.layers = (
+            Beside(layers, config.latent_channels, channels, config.stride, up=True)
+            if config.shortcut
+            else layers
+        )
+
+    def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """size: rows and columns of the feature, on the grid that z was made from or, of a later task, on any other."""
+        own = all(-(-side // self.stride) == cells for side, cells in zip(size, z.shape[2:], strict=True))
+        grid = size if own else (z.shape[2] * self.stride, z.shape[3] * self.stride)
+        y_hat: Tensor = self.layers(z, grid)
+        if grid == size:
+            return y_hat
+        if size[0] <= grid[0] and size[1] <= grid[1]:
+            return F.adaptive_avg_pool2d(y_hat, size)
+        return F.interpolate(y_hat, size, mode="bilinear", align_corners=False)
+
+
+class _Finer(nn.Module):
+    """3 x 3 convolutions with ReLU between them, of which only the last two run on the feature's grid, where they cost
+    the most. Before them each layer makes the grid twice as fine, from the last backwards, as often as it takes; what
+    is left falls to the last of them. A strided transform rounds odd sizes up; what is too much is cut."""
+
+    def __init__(self, channels: int, config: CodecConfig) -> None:
+        super().__init__()
+        sizes = (config.latent_channels, *config.reconstruction, channels)
+        coarse = len(sizes) - 3  # layers that may make it finer
+        halvings = config.stride.bit_length() - 1
+        spread = [0] * max(0, coarse - halvings) + [1] * min(coarse, halvings)
+        spread[-1] += max(0, halvings - coarse)
+        self.finer = [2**n for n in spread]  # by layer
+        self.layers = nn.ModuleList(
+            nn.Conv2d(a, b * (self.finer[i] ** 2 if i < coarse else 1), 3, 1, 1)
+            for i, (a, b) in enumerate(pairwise(sizes))
+        )
+
+    def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        left = math.prod(self.finer)
+        for i, layer in enumerate(self.layers):
+            z = layer(F.relu(z) if i else z)
+            if i < len(self.finer) and self.finer[i] > 1:
+                left //= self.finer[i]
+                # Each of the finer cells has channels of its own: repeating one cell's could not tell them apart.
+                z = F.pixel_shuffle(z, self.finer[i])[..., : -(-size[0] // left), : -(-size[1] // left)]
+        return z
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming's scale for convolutions and linear layers, biases 0; a transposed convolution keeps torch's own."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,1 @@
+"""A cloud and an edge on this machine, and what they answer for sample images."""

@@ -1,0 +1,323 @@
+"""`isthmus demo`: a cloud and an edge as two real processes on this machine, and what they make of some images.
+
+    check the images -> start `isthmus cloud serve`, `isthmus edge serve` -> POST each image to the edge
+                     -> both processes ended -> the maps, sheet.png, result.json, a table
+
+Speaks HTTP to the edge like any client, and loads neither torch nor a network itself.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+from demo.contact_sheet import Colour, Tile, draw_sheet
+from shared.bundle import Bundle, Preprocess, Task
+from shared.errors import RemoteError, RemoteRejectedError, RequestError, exit_of
+from shared.files import write_atomically
+from shared.image import fit, read_image
+from shared.maps import CLASSES_MAX, palette
+from shared.process.child_process import ISTHMUS, SAMPLES, server
+from shared.types import Analysis, ClassificationResult, ClassScore, MapPng, SegmentationResult, TaskResult
+
+JPEG_QUALITY = 75
+SHOWN_MAX = 3  # classes of a segmentation, and ways that a surface can face
+
+_HEADERS = {"classification": ("class", "score"), "normals": ("facing",), "segmentation": ("areas",)}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to send. name: no other's, for files. fitted: as the network sees it; jpeg_bytes: that, as JPEG of
+    quality 75, for scale."""
+
+    path: Path
+    name: str
+    fitted: Image.Image
+    jpeg_bytes: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture and what came back for it."""
+
+    picture: Picture
+    analysis: Analysis
+
+    @property
+    def best(self) -> ClassScore | None:
+        """The best class of the first classification, if there is one."""
+        results = self.analysis.results.values()
+        return next((result.top[0] for result in results if isinstance(result, ClassificationResult)), None)
+
+    @property
+    def maps(self) -> dict[str, bytes]:
+        """By task, the PNG file of its map."""
+        maps = {name: getattr(result, "map", None) for name, result in self.analysis.results.items()}
+        return {name: given.file() for name, given in maps.items() if isinstance(given, MapPng)}
+
+    @property
+    def ratio(self) -> float:
+        return self.picture.jpeg_bytes / self.analysis.bytes.total
+
+    @property
+    def edge_ms(self) -> float:
+        times = self.analysis.times
+        return sum(t or 0 for t in (times.read_ms, times.front_ms, times.code_ms))
+
+    @property
+    def cloud_ms(self) -> float:
+        times = self.analysis.times
+        return sum(t or 0 for t in (times.queue_ms, times.decode_ms, times.tails_ms))
+
+
+def run_demo(
+    images: Sequence[Path], out: Path, bundle: Path, quality: int | None = None, bytes_max: int | None = None
+) -> None:
+    """The whole demo. quality, bytes_max: asked of the edge, the bundle's default and no limit without them.
+
+    Raises ImageError and its kin, BundleError or RequestError before any server starts; IsthmusError, or
+    RequestError for what the user can mend, after.
+    """
+    opened = Bundle.open(bundle)
+    opened.quality(quality)
+    paths = [*sorted(SAMPLES.glob("*.png")), *images]
+    if not paths:
+        raise RequestError(f"there are no sample rooms in {SAMPLES}; name images: isthmus demo room.jpg")
+    preprocess, tasks = opened.manifest.preprocess, opened.tasks
+    pictures = [_picture(path, name, preprocess) for path, name in zip(paths, _names(paths), strict=True)]
+    mapped = [task.name for task in tasks if task.kind != "classification"]
+    maps = [_map_file(picture, task) for picture in pictures for task in mapped]
+    _check_writable(out, ["result.json", "sheet.png", *maps])
+    # By their names: another task may be added to the bundle meanwhile.
+    asked = {"tasks": ",".join(task.name for task in tasks), "maps": "png"}
+    limits = {"quality": quality, "bytes_max": bytes_max}
+    query = asked | {key: str(value) for key, value in limits.items() if value is not None}
+    with _two_processes(bundle) as edge, httpx.Client(base_url=f"http://{edge}", timeout=60) as client:
+        rows = [Row(picture, _ask(client, picture.path, query)) for picture in pictures]
+    for row in rows:
+        for task, data in row.maps.items():
+            write_atomically(out / _map_file(row.picture, task), data)
+    write_atomically(out / "sheet.png", _sheet(rows))
+    write_atomically(out / "result.json", _result(rows).encode())
+    _print_table(rows, tasks)
+    beside = f", and the maps, {out / '*.TASK.png'}" if maps else ""
+    print(f"written: {out / 'result.json'}, {out / 'sheet.png'}{beside}")
+
+
+def _check_writable(out: Path, names: Sequence[str]) -> None:
+    """Make the folder, and try it before any server starts. Raises RequestError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot make the folder {out}: {error.strerror}") from None
+    for name in names:
+        if (out / name).is_dir():
+            raise RequestError(f"cannot write {out / name}: it is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise RequestError(f"cannot write into {out}: {error.strerror}") from None
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The files' names without their endings; kitchen-2 for a second kitchen."""
+    names: list[str] = []
+    for path in paths:
+        tries = (path.stem if n == 1 else f"{path.stem}-{n}" for n in itertools.count(1))
+        names.append(next(name for name in tries if name not in names))
+    return names
+
+
+def _map_file(picture: Picture, task: str) -> str:
+    return f"{picture.name}.{task}.png"
+
+
+def _picture(path: Path, name: str, preprocess: Preprocess) -> Picture:
+    fitted = fit(read_image(path), preprocess)
+    jpeg = io.BytesIO()
+    fitted.save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    return Picture(path, name, fitted, jpeg.tell())
+
+
+def _ask(client: httpx.Client, path: Path, query: Mapping[str, str]) -> Analysis:
+    """POST /analyze on the edge. Raises RequestError or RemoteRejectedError with the problem's text, or RemoteError."""
+    headers = {"Content-Type": "application/octet-stream"}
+    try:
+        answer = client.post("/analyze", params=query, content=path.read_bytes(), headers=headers)
+    except httpx.HTTPError as error:
+        raise RemoteError(f"{path}: the edge did not answer: {error}") from None
+    if answer.status_code == exit_of(RequestError()).http:
+        raise RequestError(f"{path}: {answer.json()['detail']}")
+    if answer.status_code != httpx.codes.OK:
+        raise RemoteRejectedError(str(answer.status_code), f"{path}: {answer.json()['detail']}")
+    return Analysis.model_validate_json(answer.content)
+
+
+@contextmanager
+def _two_processes(bundle: Path) -> Iterator[str]:
+    """A cloud and an edge, ready; gives the edge's host:port. Both have ended when it is left, however it is left."""
+    with ExitStack() as stack:
+        stack.enter_context(_sigterm_as_interrupt())
+        ports = ("--grpc-port", "0", "--http-port", "0")
+        cloud = stack.enter_context(
+            server("cloud", [*ISTHMUS, "cloud", "serve", "--bundle", str(bundle), *ports])
+        )
+        grpc = cloud.wait_for("listening")["grpc"]
+        where = ("--port", "0", "--cloud", grpc)
+        edge = stack.enter_context(
+            server("edge", [*ISTHMUS, "edge", "serve", "--bundle", str(bundle), *where])
+        )
+        address: str = edge.wait_for("listening")["http"]
+        edge.wait_for("ready")
+        cloud.wait_for("ready")
+        yield address
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM unwinds the stack like Ctrl-C, so that the two processes are ended with this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _result(rows: Sequence[Row]) -> str:
+    images = [
+        {
+            "image": str(row.picture.path),
+            "label": row.best and row.best.label,
+            "score": row.best and row.best.score,
+            "jpeg_bytes": row.picture.jpeg_bytes,
+            "jpeg_ratio": row.ratio,
+            "edge_ms": row.edge_ms,
+            "cloud_ms": row.cloud_ms,
+            "maps": {task: _map_file(row.picture, task) for task in row.maps},
+            "analysis": row.analysis.model_dump(
+                mode="json", exclude_none=True, exclude={"results": {"__all__": {"map"}}}
+            ),
+        }
+        for row in rows
+    ]
+    means = {
+        "bytes": sum(row.analysis.bytes.total for row in rows) / len(rows),
+        "jpeg_bytes": sum(row.picture.jpeg_bytes for row in rows) / len(rows),
+    }
+    result = {
+        "bundle": rows[0].analysis.bundle,
+        "fingerprint": rows[0].analysis.fingerprint,
+        "jpeg_quality": JPEG_QUALITY,
+        "mean": means,
+        "images": images,
+    }
+    return json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+
+
+def _print_table(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(caption=_caption(rows[0].picture.fitted, tasks))
+    table.add_column("image", overflow="fold")
+    for task in tasks:
+        # Of two tasks of a kind each column has the name of its task.
+        alone = [other.kind for other in tasks].count(task.kind) == 1
+        name, *more = _HEADERS[task.kind]
+        table.add_column(name if alone else task.name, overflow="fold")
+        for name in more:
+            table.add_column(name, justify="right")
+    for name in ("b_v", "b_z", "bytes", "JPEG", "ratio", "edge\nms", "cloud\nms"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        size = row.analysis.bytes
+        table.add_row(
+            Text(row.picture.path.name),
+            *(Text(cell) for task in tasks for cell in _cells(row.analysis.results[task.name])),
+            str(size.b_v),
+            str(size.b_z),
+            str(size.total),
+            str(row.picture.jpeg_bytes),
+            f"{row.ratio:.0f}x",
+            f"{row.edge_ms:.0f}",
+            f"{row.cloud_ms:.0f}",
+        )
+    console = Console()
+    # Cut to 80 columns, a table in a log or a pipe would fold its figures.
+    Console(width=None if console.is_terminal else 200).print(table)
+
+
+def _caption(fitted: Image.Image, tasks: Sequence[Task]) -> str:
+    width, height = fitted.size
+    jpeg = (
+        f"JPEG: bytes of the same picture at the network's {width} x {height}, as a JPEG file of quality 75"
+    )
+    shares = "areas, facing: the largest shares of the picture"
+    return f"{jpeg}\n{shares}" if any(task.kind != "classification" for task in tasks) else jpeg
+
+
+def _cells(result: TaskResult) -> list[str]:
+    """One for each of _HEADERS."""
+    if isinstance(result, ClassificationResult):
+        return [result.top[0].label, f"{result.top[0].score:.2f}"]
+    return ["\n".join(_shares(result))]
+
+
+def _shares(result: TaskResult) -> list[str]:
+    """The largest shares of a picture, largest first; of a classification none."""
+    if isinstance(result, ClassificationResult):
+        return []
+    if isinstance(result, SegmentationResult):
+        shares = [(area.label, area.share) for area in result.areas]
+    else:
+        shares = sorted(result.facing.model_dump().items(), key=lambda way: -way[1])
+    return [f"{name} {share:.0%}" for name, share in shares[:SHOWN_MAX] if share]
+
+
+def _sheet(rows: Sequence[Row]) -> bytes:
+    """Every picture as the network sees it beside its maps, with what was answered and the sizes; PNG."""
+    return draw_sheet([_tiles(row) for row in rows], _legend(rows))
+
+
+def _tiles(row: Row) -> list[Tile]:
+    results = row.analysis.results
+    classes = [
+        " ".join(_cells(result)) for result in results.values() if isinstance(result, ClassificationResult)
+    ]
+    sizes = f"{row.analysis.bytes.total} bytes; JPEG {row.picture.jpeg_bytes}"
+    tiles = [Tile(row.picture.fitted, ", ".join(classes) or row.picture.path.name, sizes)]
+    for task, data in row.maps.items():
+        with Image.open(io.BytesIO(data)) as opened:
+            tiles.append(Tile(opened.copy(), task, ", ".join(_shares(results[task]))))
+    return tiles
+
+
+def _legend(rows: Sequence[Row]) -> dict[str, list[tuple[Colour, str]]]:
+    """By segmentation, the colour and the name of each class that is in a picture, in the order of its labels."""
+    found: dict[str, dict[int, str]] = {}
+    for row in rows:
+        for task, result in row.analysis.results.items():
+            if isinstance(result, SegmentationResult):
+                found.setdefault(task, {}).update((area.index, area.label) for area in result.areas)
+    colours = palette(CLASSES_MAX).tolist()
+    return {
+        task: [((*colours[index],), label) for index, label in sorted(classes.items())]
+        for task, classes in found.items()
+    }

@@ -1,0 +1,266 @@
+"""The contract: the committed stubs are those of the .proto, and packets survive the way there and back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import descriptor_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import (
+    EXITS,
+    BundleMismatchError,
+    ChecksumError,
+    CloudUnreachableError,
+    DeadlineError,
+    NotReadyError,
+    OverloadedError,
+    RemoteError,
+    RemoteRejectedError,
+    RequestError,
+    UnknownTaskError,
+)
+from shared.maps import classes_array, classes_png
+from shared.types import (
+    Analysis,
+    ByteCount,
+    ClassArea,
+    ClassificationResult,
+    ClassScore,
+    Facing,
+    MapArray,
+    MapPng,
+    NormalsResult,
+    SegmentationResult,
+    TaskQuery,
+    Times,
+    Wanted,
+)
+from shared.wire import analyzer_pb2 as pb
+from shared.wire import convert
+
+ROOT = Path(__file__).parents[3]
+
+
+def compiled(tmp_path: Path, text: str) -> descriptor_pb2.FileDescriptorProto:
+    (tmp_path / "analyzer.proto").write_text(text)
+    out = tmp_path / "set.bin"
+    command = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        f"-Ishared/wire={tmp_path}",
+        f"--descriptor_set_out={out}",
+    ]
+    subprocess.run([*command, str(tmp_path / "analyzer.proto")], check=True, timeout=60)
+    [file] = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
+    for message in file.message_type:
+        for field in message.field:
+            field.ClearField("json_name")  # protoc writes it into sets, and not into stubs
+    return file
+
+
+def test_the_stubs_are_those_of_the_proto(tmp_path: Path) -> None:
+    text = (ROOT / "proto/isthmus/v1/analyzer.proto").read_text()
+    ours = descriptor_pb2.FileDescriptorProto()
+    pb.DESCRIPTOR.CopyToProto(ours)
+    assert compiled(tmp_path, text) == ours, "stubs and .proto differ; run `make proto`"
+    assert compiled(tmp_path, text.replace("uint32 top_k = 4;", "uint32 top_k = 15;")) != ours
+
+
+def test_the_typed_stub_names_every_method() -> None:
+    typed = (ROOT / "shared/wire/analyzer_pb2_grpc.pyi").read_text()
+    for method in pb.DESCRIPTOR.services_by_name["Analyzer"].methods:
+        assert f"    {method.name}: Callable" in typed
+        assert f"    def {method.name}(" in typed
+
+
+ANALYSIS = Analysis(
+    request_id="a",
+    bundle="rooms",
+    fingerprint="0123abcd",
+    quality=50,
+    results={
+        "second": ClassificationResult(top=(ClassScore(label="kitchen", index=3, score=0.123456789012345),)),
+        "first": ClassificationResult(top=()),
+    },
+    bytes=ByteCount(b_v=1, b_z=2, total=18, bits_per_pixel=0.25),
+    times=Times(queue_ms=0.0, decode_ms=1.5),
+)
+
+
+def test_an_analysis_survives_the_wire() -> None:
+    message = pb.AnalyzeResponse.FromString(convert.response_message(ANALYSIS).SerializeToString())
+    back = convert.analysis_of(message)
+    assert back == ANALYSIS
+    assert list(back.results) == ["second", "first"]
+
+
+SHARE = st.floats(0, 1)
+ARRAY = st.builds(
+    MapArray,
+    dtype=st.sampled_from(["int8", "uint8"]),
+    shape=st.lists(st.integers(1, 4096), min_size=2, max_size=3).map(tuple),
+    data=st.binary(max_size=50),
+)
+MAP = st.none() | st.binary(max_size=50).map(MapPng.of) | ARRAY
+INDEX = st.integers(0, 2**32 - 1)
+RESULT = st.one_of(
+    st.builds(
+        ClassificationResult,
+        top=st.lists(st.builds(ClassScore, label=st.text(max_size=9), index=INDEX, score=SHARE)).map(tuple),
+    ),
+    st.builds(
+        NormalsResult,
+        mean=st.tuples(*[st.floats(-1, 1)] * 3),
+        facing=st.builds(Facing, **dict.fromkeys(Facing.model_fields, SHARE)),
+        map=MAP,
+    ),
+    st.builds(
+        SegmentationResult,
+        areas=st.lists(st.builds(ClassArea, label=st.text(max_size=9), index=INDEX, share=SHARE)).map(tuple),
+        map=MAP,
+    ),
+)
+
+
+@given(st.dictionaries(st.text(max_size=9), RESULT, max_size=4))
+def test_results_of_every_kind_survive_the_wire(results: dict[str, Any]) -> None:
+    sent = ANALYSIS.model_copy(update={"results": results})
+    message = pb.AnalyzeResponse.FromString(convert.response_message(sent).SerializeToString())
+    back = convert.analysis_of(message)
+    assert back == sent
+    assert list(back.results) == list(results)
+
+
+@given(st.dictionaries(st.text(max_size=9), RESULT, max_size=4))
+def test_results_without_arrays_survive_json(results: dict[str, Any]) -> None:
+    for name, result in results.items():
+        if isinstance(getattr(result, "map", None), MapArray):
+            results[name] = result.model_copy(update={"map": None})
+    sent = ANALYSIS.model_copy(update={"results": results})
+    assert Analysis.model_validate_json(sent.model_dump_json(exclude_none=True)) == sent
+
+
+def test_a_request_survives_the_wire() -> None:
+    wanted = Wanted(tasks=(TaskQuery(name="a", top_k=3), TaskQuery(name="b", top_k=100)), top_k=7)
+    message = convert.request_message("id", b"\0\xff", wanted, "door-1")
+    back = pb.AnalyzeRequest.FromString(message.SerializeToString())
+    assert convert.wanted_of(back) == wanted
+    assert (back.request_id, back.bitstream, back.camera) == ("id", b"\0\xff", "door-1")
+    assert convert.request_message("id", b"", wanted).camera == ""
+
+
+def test_a_query_says_its_own_maps_or_takes_the_requests() -> None:
+    tasks = (TaskQuery(name="a", maps="arrays"), TaskQuery(name="b", maps="none"))
+    wanted = Wanted(tasks=tasks, maps="png")
+    message = convert.request_message("id", b"", wanted)
+    assert convert.wanted_of(message) == wanted
+    message.tasks.add(name="c")
+    assert [query.maps for query in convert.wanted_of(message).tasks] == ["arrays", "none", "png"]
+    assert convert.wanted_of(pb.AnalyzeRequest(tasks=[pb.TaskQuery(name="a")])).tasks[0].maps == "none"
+    for bad in (pb.AnalyzeRequest(maps=9), pb.AnalyzeRequest(tasks=[pb.TaskQuery(name="a", maps=9)])):
+        with pytest.raises(RequestError, match="maps: 9"):
+            convert.wanted_of(bad)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda array: array.shape.append(5000),
+        lambda array: array.ClearField("shape"),
+        lambda array: setattr(array, "dtype", "object"),
+        lambda array: setattr(array, "compression", "lzma"),
+    ],
+)
+def test_a_map_that_is_none_is_a_remote_error(spoil: Callable[[pb.ArrayMap], None]) -> None:
+    result = SegmentationResult(areas=(), map=classes_array(np.zeros((2, 3))))
+    message = convert.response_message(ANALYSIS.model_copy(update={"results": {"a": result}}))
+    spoil(message.results[0].segmentation.map.array)
+    with pytest.raises(RemoteError, match="cannot be read"):
+        convert.analysis_of(message)
+
+
+def test_a_share_beyond_the_whole_is_a_remote_error() -> None:
+    message = convert.response_message(
+        ANALYSIS.model_copy(
+            update={"results": {"a": SegmentationResult(areas=(ClassArea(label="a", index=0, share=1),))}}
+        )
+    )
+    message.results[0].segmentation.areas[0].share = float("nan")
+    with pytest.raises(RemoteError, match="share"):
+        convert.analysis_of(message)
+
+
+def test_a_png_travels_as_its_bytes() -> None:
+    png = classes_png(np.zeros((64, 64)), 2)
+    result = SegmentationResult(areas=(), map=png)
+    message = convert.response_message(ANALYSIS.model_copy(update={"results": {"a": result}}))
+    assert message.results[0].segmentation.map.png == png.file()
+
+
+def test_nonsense_from_a_cloud_is_a_remote_error() -> None:
+    message = convert.response_message(ANALYSIS)
+    message.quality = 1000
+    with pytest.raises(RemoteError, match="quality"):
+        convert.analysis_of(message)
+    message = convert.response_message(ANALYSIS)
+    message.results.add(task="depth")
+    with pytest.raises(RemoteError, match=r"'depth'.*unknown here"):
+        convert.analysis_of(message)
+    with pytest.raises(RemoteError, match="kind"):
+        convert.bundles_of(pb.DescribeResponse(bundles=[pb.Bundle(tasks=[pb.Task(name="a", kind="?")])]))
+
+
+def test_every_error_has_a_status_that_grpc_knows() -> None:
+    for exit_ in EXITS.values():
+        assert grpc.StatusCode[exit_.grpc]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ChecksumError("crc"), "INVALID_ARGUMENT", "crc"),
+        (RequestError("no"), "INVALID_ARGUMENT", "no"),
+        (UnknownTaskError("x", ["a", "b"]), "NOT_FOUND", "a, b"),
+        (BundleMismatchError("00", "11"), "FAILED_PRECONDITION", "00"),
+        (OverloadedError("full"), "RESOURCE_EXHAUSTED", "full"),
+        (NotReadyError("loading"), "UNAVAILABLE", "loading"),
+        (DeadlineError("late"), "DEADLINE_EXCEEDED", "late"),
+        (KeyError("secret"), "INTERNAL", "the server's log"),
+    ],
+)
+def test_statuses(error: Exception, code: str, text: str) -> None:
+    status, told = convert.status_of(error)
+    assert status.name == code
+    assert text in told
+    assert "secret" not in told
+    assert convert.error_message(error).code == status.value[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, CloudUnreachableError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, OverloadedError),
+        (grpc.StatusCode.NOT_FOUND, RemoteRejectedError),
+        (grpc.StatusCode.INTERNAL, RemoteRejectedError),
+    ],
+)
+def test_what_a_client_raises(code: grpc.StatusCode, kind: type[Exception]) -> None:
+    error = convert.error_of(code, "text")
+    assert type(error) is kind
+    assert str(error) == "text"
+
+
+def test_a_long_text_is_cut_to_what_trailers_hold() -> None:
+    assert len(convert.status_of(RequestError("x" * 10_000))[1]) <= 2_000

@@ -1,0 +1,1 @@
+"""Builds and evaluates bundles: integers, ONNX export, figures."""

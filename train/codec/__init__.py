@@ -1,0 +1,1 @@
+"""The learned codec: its modules, its losses and its training."""

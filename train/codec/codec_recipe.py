@@ -1,0 +1,146 @@
+"""What `isthmus train single` and `train multi` are told: a codec's recipe, and what follows from it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
+from torch import Tensor
+
+from cloud.networks.sizes import PRESETS, CodecConfig, Shape, common_grid
+from shared.errors import DataError
+from shared.types import Frozen
+from train.codec.priors import Prior
+from train.loop.run import Seed
+from train.networks.load import Source
+
+GRID_MOST = 32  # cells of z, high or wide, unless the recipe says so
+T = TypeVar("T", float, Tensor)
+Distortion = Literal["task", "distill", "feature", "distill-hint", "task-hint"]
+LABELLED = ("task", "task-hint")  # those that need labels
+# Feature cells; in a file and in a flag 0 stands for None, the whole map.
+Crop = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(lambda cells: cells or None)]
+
+
+class Part(Source):
+    """One network of a codec. name: of its task, by default what the network was trained for.
+
+    distortion: against the labels (task), the network's own output (distill) or its feature, or both. lambda_: weight
+    of the distortion, in bits.
+    """
+
+    name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
+    distortion: Distortion = "distill"
+    lambda_: float = Field(gt=0, validation_alias=AliasChoices("lambda", "lambda_"))
+
+
+class CodecRecipe(Frozen):
+    """Everything that decides how a codec comes out.
+
+    scales: of lambda, one a quality level, ascending. qualities: the levels' numbers in 0..100, ascending; as many.
+    crop: feature cells, high and wide, of the piece of a map on which its distillation is computed; None: all of it.
+    stride: feature cells that a cell of z is wide and high; None: the preset's, or as many as it takes to bring a
+    finer feature to GRID_MOST cells. width: how many times as wide as the preset's the modules around z are.
+    init: a codec's run folder to start from; its levels may have been others.
+    balance: a level of scale s counts s ** -balance in the loss. With 0 all count alike in bits; as the high ones have
+    more of them, they shape the transform most.
+    prior: of z; the others than the codebook are there to be compared with. hyper: of the codebook, as in CodecConfig;
+    1 is what recipes of before there was a 2 mean.
+    """
+
+    data: str
+    validation: str | None = None
+    parts: tuple[Part, ...] = Field(min_length=1)
+    scales: tuple[float, ...] = Field((1.0,), min_length=1)
+    qualities: tuple[int, ...] = (50,)
+    preset: Literal["reference", "small"] = "small"
+    stride: int | None = Field(None, ge=1)
+    width: float = Field(1.0, gt=0, le=16)
+    scaled: bool | None = None
+    init: str | None = None
+    balance: float = Field(0.0, ge=0, le=1)
+    prior: Prior = "codebook"
+    hyper: Literal[1, 2] = 1
+    form: Literal["rd", "dr"] = "rd"
+    steps: int = Field(ge=1)
+    batch: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    distortion_first: float = Field(0.1, ge=0, le=1, description="share of the steps without any rate")
+    rate_ramp: float = Field(
+        0.3, ge=0, le=1, description="share of the steps in which the rate's weight grows to 1"
+    )
+    crop: Crop = 8
+    flips: bool = True
+    train_all: bool = False
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _agree(self) -> CodecRecipe:
+        if self.form == "dr" and len(self.parts) > 1:
+            raise ValueError("form dr has one lambda, on the rate: it is for one network")
+        if len(self.qualities) != len(self.scales):
+            raise ValueError(f"{len(self.scales)} scales need as many qualities, not {len(self.qualities)}")
+        for name, values in (("scales", self.scales), ("qualities", self.qualities)):
+            if any(b <= a for a, b in pairwise(values)):
+                raise ValueError(f"{name} must ascend")
+        if min(self.scales) <= 0 or not 0 <= min(self.qualities) <= max(self.qualities) <= 100:
+            raise ValueError("scales are above 0, qualities within 0..100")
+        return self
+
+    @property
+    def default_quality(self) -> int:
+        """That of the level whose scale is the nearest to 1."""
+        nearest = min(range(len(self.scales)), key=lambda i: abs(np.log(self.scales[i])))
+        return self.qualities[nearest]
+
+
+def spread(levels: int) -> tuple[int, ...]:
+    """Qualities of so many levels, evenly over 0..100."""
+    return tuple(round(100 * i / (levels - 1)) for i in range(levels)) if levels > 1 else (50,)
+
+
+def sizes_of(recipe: CodecRecipe, features: Sequence[Shape]) -> CodecConfig:
+    """Of a codec for these features. Raises DataError."""
+    config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
+    cells, stride = max(common_grid(features)), recipe.stride or config.stride
+    while recipe.stride is None and cells > GRID_MOST * stride:
+        stride *= 2
+    try:
+        return config.with_stride(stride).widened(recipe.width).with_hyper(recipe.hyper)
+    except ValueError as error:
+        raise DataError(f"--stride: {error}") from None
+
+
+def rate_weight(done: float, recipe: CodecRecipe) -> float:
+    """The share of the rate's weight that counts when `done` (0..1) of the steps are over."""
+    if recipe.rate_ramp == 0:
+        return float(done >= recipe.distortion_first)
+    return min(1.0, max(0.0, (done - recipe.distortion_first) / recipe.rate_ramp))
+
+
+def shares(recipe: CodecRecipe) -> list[float]:
+    """Of each part's distortion in the whole: its lambda's of their sum."""
+    return [part.lambda_ / total_of(recipe) for part in recipe.parts] if recipe.form == "rd" else [1.0]
+
+
+def total_of(recipe: CodecRecipe) -> float:
+    """What a loss in bits a picture is divided by in training; in form "dr" it is no loss in bits, and stays."""
+    return sum(part.lambda_ for part in recipe.parts) if recipe.form == "rd" else 1.0
+
+
+def lambdas_of(recipe: CodecRecipe) -> list[float]:
+    """Weight of each part's distortion, in bits, at scale 1. In form "dr" lambda is the rate's weight instead."""
+    return [part.lambda_ if recipe.form == "rd" else 1 / part.lambda_ for part in recipe.parts]
+
+
+def level_loss(recipe: CodecRecipe, scale: T, distance: T, bits: T, ramp: float = 1.0) -> T:
+    """What training lowers, of pictures (B,) or one. distance: by `shares`; ramp: the rate's, of `rate_weight`.
+
+    The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda. A level's
+    scale weighs the distortion and not the rate, so that no level's share of the gradient drowns the others'.
+    """
+    rate = 1 / total_of(recipe) if recipe.form == "rd" else recipe.parts[0].lambda_
+    return scale**-recipe.balance * (scale * distance + ramp * rate * bits)

@@ -1,0 +1,243 @@
+"""The codec of features, made of `transforms` and `entropy`: the method's names, the field's term beside each.
+
+Legend: B pictures, C feature channels, N latent channels, h x w latent grid, V elements of v, n groups (n = N),
+tau codebook entries, L quality levels.
+
+    features -> FeatureFusion -> y (B, C, ., .) -> FeatureTransform -> u (B, N, h, w)
+    u x gain of the level, rounded -> z -> HyperpriorExtractor -> v (B, V)
+    v -> HyperpriorGenerator -> A (B, n, tau);  A x Codebook -> maps (B, n, h, w) -> ProbabilityPredictor -> mean, scale
+    z x inverse gain -> FeatureReconstruction -> y_hat -> FeatureSeparation -> one feature a task
+
+A level is a position, a float in 0..L-1: between two trained levels the gains are interpolated. With one level there
+are no gains.
+
+The modules are float, for training. `train.codec.quantise` turns generator, codebook, predictor and prior into the
+integers that are deployed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cloud.networks.sizes import CodecConfig, Shape
+from cloud.networks.transforms import (
+    Beside,
+    FeatureFusion,
+    FeatureReconstruction,
+    FeatureSeparation,
+    FeatureTransform,
+    Gains,
+    initialise,
+    interpolated,
+)
+from train.codec.entropy_model import (
+    SPEED,
+    Codebook,
+    FactorisedPrior,
+    HyperpriorExtractor,
+    HyperpriorGenerator,
+    ProbabilityPredictor,
+    gaussian_bits,
+    level_of,
+    on_grid,
+    round_straight,
+)
+
+
+class Coded(NamedTuple):
+    """What one pass through the codec gives: y_hat, and the bits of z and of v a picture, (B,) each."""
+
+    y_hat: Tensor
+    bits_z: Tensor
+    bits_v: Tensor
+
+
+class FeatureCodec(nn.Module):
+    """The codec of one feature y, as it is trained.
+
+    In training the rate is that of z and v with uniform noise in place of rounding, and everything that reads z or v
+    reads them rounded straight through (Minnen and Singh, 2020, "Channel-wise autoregressive entropy models", mix the
+    two so). In evaluation all is rounded. position (B,): the level of each picture; None where there is only one.
+    noise(x): uniform in 0..1, of the shape of x; where several processes train, each has its share of one draw.
+    """
+
+    noise: Callable[[Tensor], Tensor]
+
+    def __init__(self, channels: int, config: CodecConfig) -> None:
+        super().__init__()
+        self.config, self.noise = config, torch.rand_like
+        self.transform = FeatureTransform(channels, config)
+        self.gains = Gains(config.levels, config.latent_channels) if config.levels > 1 else None
+        self._make_entropy_model()
+        self.reconstruction = FeatureReconstruction(channels, config)
+        self._initialise()
+
+    def _make_entropy_model(self) -> None:
+        config = self.config
+        self.extractor = HyperpriorExtractor(config)
+        self.prior = FactorisedPrior(
+            config.hyper_size, config.levels, speed=SPEED if config.hyper > 1 else 1.0
+        )
+        self.generator = HyperpriorGenerator(config)
+        self.codebook = Codebook(config)
+        self.predictor = ProbabilityPredictor(config)
+
+    def _initialise(self) -> None:
+        """Kaiming's scale, so that deep chains neither vanish nor explode: z and v start near unit variance, a few
+        bits an element. The predictor starts near mean 0 and scale 1."""
+        self._initialise_transforms()
+        for last in (self.predictor.mean[-1], self.predictor.log_scale[-1]):
+            last.weight.data *= 0.1
+        if self.config.hyper > 1:
+            self.predictor.hand_through()
+            self.generator.last.weight.data *= 0.1
+
+    @torch.no_grad()
+    def _initialise_transforms(self) -> None:
+        """Kaiming's scale; of linear ways one an orthogonal matrix and the other its transpose, the chains beside them
+        faint: so the codec begins as a linear one that loses nothing, or as little as its latent has room for."""
+        initialise(self)
+        if not self.config.shortcut:
+            return
+        analysis, synthesis = self.transform.layers, self.reconstruction.layers
+        nn.init.orthogonal_(analysis.linear.weight.flatten(1))
+        synthesis.linear.weight.copy_(analysis.linear.weight)
+        for last in (analysis.chain[-1], synthesis.chain.layers[-1]):
+            last.weight.mul_(0.1)
+
+    @torch.no_grad()
+    def start_from(self, y: Tensor) -> None:
+        """Make the linear ways the Karhunen-Loeve transform of y (B, C, H', W') and its transpose: of linear ones it
+        has the most of the power in the fewest elements of z. z has as many of its components as it has channels."""
+        if not self.config.shortcut:
+            return
+        stride = self.config.stride
+        whole = y[:, :, : y.shape[2] // stride * stride, : y.shape[3] // stride * stride]
+        cells = F.pixel_unshuffle(whole, stride).transpose(0, 1).flatten(1)
+        if not cells.shape[1]:
+            return
+        components = torch.linalg.eigh(cells @ cells.T / cells.shape[1]).eigenvectors.flip(1).T
+        weight = self.transform.layers.linear.weight
+        rows = min(len(weight), len(components))
+        weight.zero_()
+        weight[:rows] = components[:rows].reshape(rows, *weight.shape[1:])
+        self.reconstruction.layers.linear.weight.copy_(weight)
+
+    def z_of(self, u: Tensor, position: Tensor | None = None) -> Tensor:
+        """z before rounding."""
+        return u if self.gains is None else u * interpolated(self.gains.log_gain, _given(position))
+
+    def latents(self, y: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z and v as the edge makes them: rounded, still floats."""
+        z = self.z_of(self.transform(y), position).round()
+        return z, self.extract(z).round()
+
+    def reconstruct(self, z: Tensor, position: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """z (B, N, h, w), rounded -> y_hat (B, C, *size)."""
+        if self.gains is not None:
+            z = z * interpolated(self.gains.log_inverse, _given(position))
+        y_hat: Tensor = self.reconstruction(z, size)
+        return y_hat
+
+    def extract(self, z: Tensor) -> Tensor:
+        """v before rounding."""
+        v: Tensor = self.extractor(z)
+        return v
+
+    def hyper_bits(self, v: Tensor, position: Tensor | None) -> Tensor:
+        """Bits of v a picture, (B,)."""
+        return self.prior.bits(v, level_of(position)).sum(1)
+
+    def gaussians(self, v: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
+        """Mean, on the grid of the deployed tables, and log scale of every element of z."""
+        mean, log_scale = self.predictor(self.codebook(self.generator(v), h, w))
+        return on_grid(mean), log_scale
+
+    def latent_bits(self, z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+        """Bits of z a picture, (B,)."""
+        return gaussian_bits(z, mean, log_scale).sum((1, 2, 3))
+
+    def rounded_bits(self, y: Tensor, position: Tensor | None = None) -> Tensor:
+        """Bits a picture (B,) as they will be written, where `forward` in training gives those under noise."""
+        with torch.autocast(y.device.type, enabled=False):
+            z = self.z_of(self.transform(y.float()), position).round()
+            return sum(self.rate(z, z, position))
+
+    def rate(
+        self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Bits of z and of v a picture, (B,) each. z_hat: what v is extracted from; z_rate: what is coded. noisy: v is
+        coded with noise in place of rounding."""
+        v = self.extract(z_hat)
+        v_hat = round_straight(v)
+        v_rate = v + self.noise(v) - 0.5 if noisy else v_hat
+        mean, log_scale = self.gaussians(v_hat, z_hat.shape[2], z_hat.shape[3])
+        return self.latent_bits(z_rate, mean, log_scale), self.hyper_bits(v_rate, position)
+
+    def forward(self, y: Tensor, position: Tensor | None = None) -> Coded:
+        # Mixed precision ends here: a probability in 16 bits is no probability.
+        with torch.autocast(y.device.type, enabled=False):
+            z = self.z_of(self.transform(y.float()), position)
+            z_hat = round_straight(z)
+            z_rate = z + self.noise(z) - 0.5 if self.training else z_hat
+            bits_z, bits_v = self.rate(z_hat, z_rate, position, noisy=self.training)
+        return Coded(self.reconstruct(z_hat, position, (y.shape[2], y.shape[3])), bits_z, bits_v)
+
+
+def _given(position: Tensor | None) -> Tensor:
+    if position is None:
+        raise ValueError("a codec of several levels needs the level of each picture")
+    return position
+
+
+class JointCodec(nn.Module):
+    """The whole codec of n features: fusion, the codec of what was fused, separation. n = 1: the plain codec."""
+
+    def __init__(
+        self, features: Sequence[Shape], config: CodecConfig, core: type[FeatureCodec] = FeatureCodec
+    ) -> None:
+        super().__init__()
+        self.features = tuple(features)
+        self.fusion = FeatureFusion(features, config)
+        self.grid = self.fusion.grid
+        self.core = core(sum(f[0] for f in features), config.for_feature(*self.grid))
+        self.separation = FeatureSeparation(features, config)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Kaiming's scale; linear ways hand each feature through as it is, the chains beside them faint."""
+        for part in (self.fusion, self.separation):
+            initialise(part)
+        own = torch.eye(sum(feature[0] for feature in self.features))[:, :, None, None]
+        rows = own.split([feature[0] for feature in self.features])
+        for k, weight in enumerate(rows):
+            for subnet, linear in (
+                (self.fusion.subnets[k : k + 1], torch.eye(len(weight))[:, :, None, None]),
+                (self.separation.subnets[k : k + 1], weight),
+            ):
+                for beside in subnet:
+                    if isinstance(beside, Beside):
+                        beside.linear.weight.copy_(linear)
+                        beside.chain[-1].weight.mul_(0.1)
+
+    def measure(self, features: Sequence[Tensor]) -> None:
+        """Take what training starts from of a sample of the features, (B, C_k, H_k, W_k) each: their scaling, and the
+        directions in which they vary most."""
+        for part in (self.fusion, self.separation):
+            for scaling, y in zip(part.scalings, features, strict=False):
+                scaling.measure(y)
+        with torch.no_grad():
+            self.core.start_from(self.fusion(features))
+
+    def forward(
+        self, features: Sequence[Tensor], position: Tensor | None = None
+    ) -> tuple[list[Tensor], Coded]:
+        """Features (B, C_k, H_k, W_k) -> theirs reconstructed, and what the core gave."""
+        coded = self.core(self.fusion(features), position)
+        return [self.separation(coded.y_hat, k) for k in range(len(self.features))], coded

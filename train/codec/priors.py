@@ -1,0 +1,119 @@
+"""What the codebook hyperprior is compared with: codecs of the same transforms and gains, with another model of z.
+
+Legend: N latent channels, h x w latent grid, W hyper-latent channels. None of them can be deployed: `isthmus train
+build` knows the codebook only.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cloud.networks.sizes import CodecConfig
+from cloud.networks.transforms import chain
+from train.codec.entropy_model import SPEED, FactorisedPrior, bounded_log_scale, level_of, on_grid
+from train.codec.feature_codec import FeatureCodec
+
+Prior = Literal["codebook", "factorised", "hyperprior", "compressai-factorised", "compressai-hyperprior"]
+
+
+class FactorisedCodec(FeatureCodec):
+    """No hyperprior: each channel of z has one learned density a level, wherever on the grid. v has no bits."""
+
+    def _make_entropy_model(self) -> None:
+        self.prior = FactorisedPrior(self.config.latent_channels, self.config.levels, speed=SPEED)
+
+    def _initialise(self) -> None:
+        self._initialise_transforms()
+
+    def rate(
+        self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        bits_z = cell_bits(self.prior, z_rate, position)
+        return bits_z, bits_z.new_zeros(len(bits_z))
+
+
+class HyperAnalysis(nn.Module):
+    """z (B, N, h, w) -> hyper-latent w before rounding (B, W, h/4, w/4), odd sizes rounded up."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        width = config.extractor[-1]
+        self.layers = chain(config.latent_channels, (width, width), config.hyper_size, (1, 2, 2))
+
+    def forward(self, z: Tensor) -> Tensor:
+        w: Tensor = self.layers(z)
+        return w
+
+
+class HyperSynthesis(nn.Module):
+    """w (B, W, h/4, w/4) -> mean and log standard deviation of every element of z, each (B, N, h, w)."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        sizes = (config.hyper_size, *config.generator, 2 * config.latent_channels)
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, 1, 1) for a, b in pairwise(sizes))
+
+    def forward(self, w: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        finer = [(-(-rows // 2), -(-columns // 2)), (rows, columns)]
+        for i, layer in enumerate(self.layers):
+            w = F.relu(w) if i else w
+            if i < len(finer):
+                w = F.interpolate(w, scale_factor=2.0, mode="nearest")[..., : finer[i][0], : finer[i][1]]
+            w = layer(w)
+        mean, log_scale = w.chunk(2, 1)
+        return mean, bounded_log_scale(log_scale)
+
+
+class HyperpriorCodec(FeatureCodec):
+    """The usual convolutional mean-scale hyperprior (Minnen, Balle and Toderici, 2018), without context model.
+
+    Its hidden widths are those that the configuration has for the codebook's extractor and generator.
+    """
+
+    def _make_entropy_model(self) -> None:
+        self.analysis = HyperAnalysis(self.config)
+        self.prior = FactorisedPrior(self.config.hyper_size, self.config.levels, speed=SPEED)
+        self.synthesis = HyperSynthesis(self.config)
+
+    def _initialise(self) -> None:
+        self._initialise_transforms()
+        self.synthesis.layers[-1].weight.data *= 0.1
+
+    def extract(self, z: Tensor) -> Tensor:
+        w: Tensor = self.analysis(z)
+        return w
+
+    def hyper_bits(self, v: Tensor, position: Tensor | None) -> Tensor:
+        return cell_bits(self.prior, v, position)
+
+    def gaussians(self, v: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
+        mean, log_scale = self.synthesis(v, h, w)
+        return on_grid(mean), log_scale
+
+
+def cell_bits(prior: FactorisedPrior, z: Tensor, position: Tensor | None) -> Tensor:
+    """Bits a picture (B,) of z (B, N, h, w) under a factorised prior of its N channels."""
+    level = level_of(position)
+    cells = z.flatten(2).transpose(1, 2)
+    return prior.bits(cells, level if isinstance(level, int) else level[:, None]).sum((1, 2))
+
+
+# Those that need nothing else.
+CODECS: dict[Prior, type[FeatureCodec]] = {
+    "codebook": FeatureCodec,
+    "factorised": FactorisedCodec,
+    "hyperprior": HyperpriorCodec,
+}
+
+
+def codec_of(prior: Prior) -> type[FeatureCodec]:
+    """The codec with a prior. Raises DataError where compressai is needed and not installed."""
+    if prior in CODECS:
+        return CODECS[prior]
+    from train.codec.compressai_priors import PEERS
+
+    return PEERS[prior]

@@ -1,0 +1,1 @@
+"""Data sets as arrays: formats, labels, augmentation, cached features."""

@@ -1,0 +1,127 @@
+"""Pictures beside label maps: CamVid's layouts and Cityscapes'."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from shared.errors import DataError
+from train.data.dataset import IGNORE
+from train.data.formats.folders import subfolders
+from train.data.formats.listing import (
+    Item,
+    Listing,
+    mixed,
+    no_label,
+    picture_item,
+    pictures_under,
+    read_classes,
+    read_lines,
+    table_of,
+)
+
+CLASSES = "classes.txt"
+CITYSCAPES = "leftImg8bit"
+
+# The 19 classes that Cityscapes is measured on, by the number in its labelIds files; all others are ignored.
+CITYSCAPES_CLASSES = {
+    7: "road",
+    8: "sidewalk",
+    11: "building",
+    12: "wall",
+    13: "fence",
+    17: "pole",
+    19: "traffic light",
+    20: "traffic sign",
+    21: "vegetation",
+    22: "terrain",
+    23: "sky",
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
+}
+
+
+def label_maps(root: Path, split: str | None) -> Listing:
+    """An image + label-map folder. Raises DataError."""
+    return _cityscapes(root, split) if (root / CITYSCAPES).is_dir() else _camvid(root, split)
+
+
+def pair_of(root: Path, split: str | None) -> tuple[Path, Path] | None:
+    """The folders of the pictures and of the maps, if the layout has them."""
+    pairs = [("images", "labels")]
+    if split:
+        pairs = [
+            (f"{split}/images", f"{split}/labels"),
+            (f"images/{split}", f"labels/{split}"),
+            (split, f"{split}annot"),
+        ]
+    for pictures, maps in pairs:
+        if (root / pictures).is_dir() and (root / maps).is_dir():
+            return root / pictures, root / maps
+    return None
+
+
+def _camvid(root: Path, split: str | None) -> Listing:
+    """Maps have their pictures' names but for the suffix; a pixel is a line of classes.txt, counted from 0."""
+    pair = pair_of(root, split)
+    if pair is None:
+        wanted = f"{split}/images and {split}/labels" if split else "images and labels"
+        splits = [path.name for path in subfolders(root) if pair_of(root, path.name)]
+        hint = f"; it has the splits {', '.join(splits)}: labels:{root}#{splits[0]}" if splits else ""
+        raise DataError(f"{root} has no folders {wanted}{hint}")
+    listed = [path for path in (root / CLASSES, pair[0].parent / CLASSES) if path.is_file()]
+    if not listed:
+        raise DataError(
+            f"{root / CLASSES} is missing: the names of the classes in the label maps, one a line"
+        )
+    table, known, names = table_of(read_lines(listed[0]))
+    pictures, maps = (
+        {path.relative_to(folder).with_suffix(""): path for path in pictures_under(folder)} for folder in pair
+    )
+    items = [
+        picture_item(
+            path,
+            {
+                "segmentation": partial(read_classes, maps[stem], table, known)
+                if stem in maps
+                else no_label(f"{path} has no label map {stem} in {pair[1]}")
+            },
+        )
+        for stem, path in pictures.items()
+    ]
+    alone = tuple(
+        f"{maps[stem]} has no picture in {pair[0]}" for stem in sorted(maps.keys() - pictures.keys())
+    )
+    return Listing(mixed(items, root), {"segmentation": names}, alone)
+
+
+def _cityscapes(root: Path, split: str | None) -> Listing:
+    splits = [path.name for path in subfolders(root / CITYSCAPES)]
+    if split not in splits:
+        there = f"it has {', '.join(splits)}: labels:{root}#{splits[0]}" if splits else "it has none"
+        raise DataError(f"{root / CITYSCAPES}: {f'no split {split}' if split else 'name a split'}; {there}")
+    ids = np.array(list(CITYSCAPES_CLASSES))
+    from_ids = np.full(256, IGNORE, np.uint8)
+    from_ids[ids] = np.arange(len(ids))
+    any_value = np.ones(256, np.bool_)
+    train_ids, known, names = table_of(tuple(CITYSCAPES_CLASSES.values()))
+
+    def item(path: Path) -> Item:
+        start = path.name.removesuffix(f"_{CITYSCAPES}.png")
+        folder = root / "gtFine" / path.parent.relative_to(root / CITYSCAPES)
+        trained, plain = (folder / f"{start}_gtFine_{kind}.png" for kind in ("labelTrainIds", "labelIds"))
+        if trained.is_file():
+            return picture_item(path, {"segmentation": partial(read_classes, trained, train_ids, known)})
+        return picture_item(path, {"segmentation": partial(read_classes, plain, from_ids, any_value)})
+
+    folder = root / CITYSCAPES / split
+    pictures = [path for path in pictures_under(folder) if path.name.endswith(f"_{CITYSCAPES}.png")]
+    return Listing(mixed(map(item, pictures), root), {"segmentation": names})

@@ -1,0 +1,1 @@
+"""What every training shares: steps, checkpoints, processes, scores."""

@@ -1,0 +1,240 @@
+"""The processes that train together, joined by Lightning Fabric; mostly one. Knows no model and no loss.
+
+    torchrun --nproc-per-node 2 -m isthmus train network ...
+
+Each process takes its share of each step's batch, every size-th item from its rank on, and the gradients are averaged:
+the steps are those of one process. For that
+
+- a mean over something else than pictures divides by `mean_count`, as the shares may hold unequally many;
+- what is drawn for each picture is drawn for the whole batch, of which each process keeps its `share` (`rand_like`);
+- batch normalisation sees the whole batch (`Team.setup`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+import torch.distributed
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+
+from shared.errors import DataError
+
+Precision = Literal["auto", "32", "bf16-mixed"]
+PATIENCE = timedelta(days=1)  # of processes that wait for what the leader computes first
+
+
+class Metric(Protocol):
+    """An accumulator of `train.loop.metrics`."""
+
+    def merge(self, other: Any) -> None: ...
+
+
+M = TypeVar("M", bound=Metric)
+T = TypeVar("T")
+
+
+def started_by_torchrun() -> bool:
+    return torch.distributed.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
+
+
+class Team:
+    """This process and the others of its training.
+
+    rank: 0..size - 1; the process of rank 0 leads: it alone writes and shows. device: of this process. precision:
+    "auto" is bf16-mixed on a GPU, otherwise 32. all_used: every trained parameter has a part in each loss; where
+    that is not so, say so, or torch raises RuntimeError. Raises DataError.
+    """
+
+    def __init__(self, place: torch.device, precision: Precision = "auto", all_used: bool = True) -> None:
+        if place.type not in ("cpu", "cuda", "mps"):
+            raise DataError(f"--device {place.type}: training takes cpu, cuda or mps")
+        if precision == "auto":
+            precision = "bf16-mixed" if place.type == "cuda" else "32"
+        self.precision = precision
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets each process
+        kind: Any = "32-true" if precision == "32" else precision
+        if started_by_torchrun():
+            here = int(os.environ["LOCAL_WORLD_SIZE"])
+            if place.type == "cuda" and torch.cuda.device_count() < here:
+                raise DataError(
+                    f"torchrun started {here} processes, one a GPU, but there are {torch.cuda.device_count()}"
+                )
+            self._fabric = Fabric(
+                accelerator=place.type,
+                devices=here,
+                num_nodes=int(os.environ["WORLD_SIZE"]) // here,
+                strategy=DDPStrategy(find_unused_parameters=not all_used, timeout=PATIENCE),
+                precision=kind,
+            )
+        else:
+            devices: Any = 1 if place.type == "cpu" else [place.index or 0]
+            self._fabric = Fabric(
+                accelerator=place.type, devices=devices, plugins=[LightningEnvironment()], precision=kind
+            )
+        self._fabric.launch()
+        self.rank, self.size, self.device = (
+            self._fabric.global_rank,
+            self._fabric.world_size,
+            self._fabric.device,
+        )
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def check_batch(self, size: int) -> None:
+        """Raises DataError for a batch that cannot be shared out evenly."""
+        if size % self.size:
+            raise DataError(
+                f"a batch of {size} does not divide among {self.size} processes; "
+                "change --batch, or torchrun's --nproc-per-node"
+            )
+
+    def share(self, items: NDArray[Any]) -> NDArray[Any]:
+        """This process's part of what stands for a whole batch, (B, ...). Raises DataError."""
+        self.check_batch(len(items))
+        return items[self.rank :: self.size]
+
+    def part(self, batches: Iterable[T]) -> Iterator[T]:
+        """This process's part of a validation: every size-th batch, which may be one less than another's."""
+        return itertools.islice(batches, self.rank, None, self.size)
+
+    def rand_like(self, x: Tensor) -> Tensor:
+        """Uniform noise of the shape of x, (B / size, ...): the share of what one process would draw for (B, ...)."""
+        return self._drawn(torch.rand, x)
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """The same of normal noise."""
+        return self._drawn(torch.randn, x)
+
+    def _drawn(self, draw: Callable[..., Tensor], x: Tensor) -> Tensor:
+        whole = draw((len(x) * self.size, *x.shape[1:]), dtype=x.dtype, device=x.device)
+        return whole[self.rank :: self.size]
+
+    def variance(self, x: Tensor, over: tuple[int, ...] | None = None) -> Tensor:
+        """Of all that the processes have, equally many each; a constant to gradients. over: dimensions, the pictures'
+        among them, which remain with size 1; by default all, and none remains."""
+        x, keep = x.detach(), over is not None
+        over = over or tuple(range(x.dim()))
+        if self.size == 1:
+            return x.var(over, keepdim=keep)
+        mean: Any = self._fabric.all_reduce(x.mean(over, keepdim=True), reduce_op="mean")
+        squares: Any = self._fabric.all_reduce((x - mean).square().sum(over, keepdim=keep), reduce_op="sum")
+        return squares / (x.numel() // mean.numel() * self.size - 1)
+
+    def mean_count(self, count: Tensor) -> Tensor:
+        """What a sum over `count` things is divided by, so that the processes' mean is that over all things.
+
+        At least one thing in all: a sum over nothing stays 0.
+        """
+        total: Any = self._fabric.all_reduce(count.detach().clone(), reduce_op="sum")
+        return total.clamp(min=1) / self.size
+
+    def mean(self, scalars: Mapping[str, float]) -> dict[str, float]:
+        """The means over the processes; all have the same names."""
+        if self.size == 1:
+            return dict(scalars)
+        values = torch.tensor(list(scalars.values()), dtype=torch.float32, device=self.device)
+        return dict(zip(scalars, self._fabric.all_reduce(values, reduce_op="mean").tolist(), strict=True))
+
+    def merged(self, metric: M) -> M:
+        """What all processes have counted, in each of them."""
+        if self.size > 1:
+            counted: list[Any] = [None] * self.size
+            torch.distributed.all_gather_object(counted, metric)
+            metric = counted[0]
+            for other in counted[1:]:
+                metric.merge(other)
+        return metric
+
+    def setup(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[Any, Any]:
+        """Both as Fabric wraps them: a call of the module is under the precision, and joins the gradients."""
+        if self.size > 1:
+            if self.device.type == "cuda":
+                module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+            else:
+                _share_batch_norms(module)
+        return self._fabric.setup(module, optimiser)
+
+    def backward(self, loss: Tensor) -> None:
+        self._fabric.backward(loss)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self._fabric.barrier()
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The others do what is within when the leader has done it, and find what it left on disk."""
+        if not self.leads:
+            self.wait()
+        yield
+        if self.leads:
+            self.wait()
+
+    def say(self, text: str) -> None:
+        """Tell the user, once."""
+        if self.leads:
+            Console(soft_wrap=True, highlight=False).print(text, markup=False)
+
+
+class _Sum(torch.autograd.Function):
+    """Of a tensor over all processes, and so of its gradient; torch's own is deprecated for a private one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Sum.forward(ctx, grad)
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over the pictures of all processes; torch's own SyncBatchNorm does that on GPUs only."""
+
+    @classmethod
+    def of(cls, plain: nn.BatchNorm2d) -> SharedBatchNorm:
+        """With the very parameters and statistics of `plain`."""
+        shared = cls(plain.num_features, plain.eps, plain.momentum, plain.affine, plain.track_running_stats)
+        for kind in ("_parameters", "_buffers"):
+            getattr(shared, kind).update(getattr(plain, kind))
+        return shared.train(plain.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.running_mean is None or self.running_var is None:
+            return super().forward(x)
+        processes = torch.distributed.get_world_size()
+        count = processes * x.numel() // x.shape[1]
+        mean = _Sum.apply(x.mean((0, 2, 3))) / processes
+        centred = x - mean[:, None, None]
+        variance = _Sum.apply(centred.square().mean((0, 2, 3))) / processes
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, weight)
+            self.running_var.lerp_(variance * count / (count - 1), weight)
+        out = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+        return out * self.weight[:, None, None] + self.bias[:, None, None] if self.affine else out
+
+
+def _share_batch_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            setattr(module, name, SharedBatchNorm.of(child))
+        else:
+            _share_batch_norms(child)

@@ -1,0 +1,1 @@
+"""Task networks: training, loading, cutting in two."""

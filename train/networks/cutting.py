@@ -1,0 +1,329 @@
+"""Any network, cut at any layer. torch.fx traces and cuts it, torchvision names the nodes. Knows no codec and no task.
+
+A layer is a node of the traced graph whose value is a tensor: a module or an operation, under the module's path; layer
+0 is the input. Cutting after a layer puts it and what it needs into the front, and what follows into the tail. The
+layer's own tensor has to be the only one that crosses: where others do (inside a branch, beside a shortcut) the cut is
+refused with their names.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+from torch.utils.flop_counter import FlopCounterMode
+
+from shared.errors import DataError
+from train.networks.torchvision_shim import import_torchvision
+
+INPUT, OUTPUT = "input", "output"
+OUT = "out"
+_OPERATORS = {
+    getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv")
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A place to cut.
+
+    number: of the layers before it. shape: of one picture's value, without the batch. parameters, multiply_adds: of
+    all layers up to it. crossing: the names of what the rest of the network needs of them.
+    """
+
+    number: int
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+    crossing: tuple[str, ...]
+
+    @property
+    def refused(self) -> str:
+        """Why this is no place to cut; empty where it is one."""
+        if not self.shape:
+            return "its first dimension is not the pictures"
+        if self.crossing != (self.name,):
+            return f"{len(self.crossing)} tensors cross there: {', '.join(self.crossing)}"
+        if len(self.shape) not in (1, 3):
+            return f"its output {list(self.shape)} is neither a map (C, H, W) nor a vector (C,)"
+        return ""
+
+
+class Traced:
+    """A network's graph, for pictures of one size, and its layers. The network's modules are shared, not copied.
+
+    whole: kinds of modules that are one layer each, whatever they hold.
+
+    Raises DataError where torch.fx cannot follow the network, or the network cannot take such pictures.
+    """
+
+    def __init__(
+        self, network: nn.Module, height: int, width: int, whole: tuple[type[nn.Module], ...] = ()
+    ) -> None:
+        network = network.eval()
+        self._module, names = _trace(network, whole)
+        values, more = (_values(self._module, batch, height, width) for batch in (2, 3))
+        _out_of_place(self._module, values)
+        self._count = _fixed_shapes(self._module, values, more)
+        _check(self._module, network, height, width)
+        order = list(self._module.graph.nodes)
+        free = _without_picture(order, self._count)
+        self._nodes = [
+            node
+            for node in order
+            if node not in free and node.op != "output" and isinstance(values[node].value, Tensor)
+        ]
+        names[self._nodes[0]] = INPUT
+        self.layers: list[Layer] = []
+        parameters = multiply_adds = 0
+        for number, node in enumerate(self._nodes):
+            parameters += _parameters(self._module, node)
+            multiply_adds += values[node].multiply_adds
+            at = order.index(node)
+            later = set(order[at + 1 :])
+            crossing = [
+                names.get(other, other.name)
+                for other in order[: at + 1]
+                if other not in free and not later.isdisjoint(other.users)
+            ]
+            shape = tuple(values[node].value.shape[1:]) if _first_is_batch(values[node], more[node]) else ()
+            kind = _kind(self._module, node)
+            self.layers.append(
+                Layer(number, names[node], kind, shape, parameters, multiply_adds, tuple(crossing))
+            )
+
+    def layer(self, where: int | str) -> Layer:
+        """By number or name; "input" and "output" are the first and the last. What can be read as a number is one, also
+        where the name of a layer is a number. Raises DataError."""
+        if where == OUTPUT:
+            return self.layers[-1]
+        by_number = {str(layer.number): layer for layer in self.layers}
+        by_name = {layer.name: layer for layer in self.layers}
+        if found := by_number.get(str(where)) or by_name.get(str(where)):
+            return found
+        raise DataError(
+            f"the network has no layer {where!r}; it has 0..{len(self.layers) - 1}, from {INPUT} to "
+            f"{self.layers[-1].name} (`isthmus split` lists them)"
+        )
+
+    def cut(self, where: int | str) -> tuple[nn.Module, nn.Module]:
+        """Front and tail; the front is empty at the input, the tail at the output. Raises DataError."""
+        layer = self.layer(where)
+        if layer.refused:
+            raise DataError(
+                f"the network cannot be cut at {layer.name}: {layer.refused} (`isthmus split` marks where it can)"
+            )
+        node, number = self._nodes[layer.number], layer.number
+        front = nn.Sequential() if number == 0 else self._part(node, front=True)
+        tail = nn.Sequential() if number == len(self._nodes) - 1 else self._part(node, front=False)
+        return front, tail
+
+    def _part(self, node: fx.Node, front: bool) -> nn.Module:
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        result = graph.graph_copy(self._module.graph, copies)
+        own, given = copies[node], copies[self._nodes[0]]
+        if front:
+            graph.output(own)
+        else:
+            with graph.inserting_after(given):
+                y = graph.placeholder("y")
+            own.replace_all_uses_with(y)
+            with graph.inserting_after(y):
+                copies[self._count].replace_all_uses_with(graph.call_method("size", (y, 0)))
+            graph.output(result)
+        part = fx.GraphModule(self._module, graph)
+        graph = part.graph
+        graph.eliminate_dead_code()
+        if not front:
+            graph.erase_node(next(iter(graph.nodes)))
+        part.delete_all_unused_submodules()
+        part.recompile()
+        return part
+
+
+class _Value(NamedTuple):
+    value: Any
+    multiply_adds: int
+
+
+Values = dict[fx.Node, _Value]
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps what each node gave, and its multiply-adds a picture."""
+
+    def __init__(self, module: fx.GraphModule, batch: int) -> None:
+        super().__init__(module)
+        self._batch = batch
+        self.values: Values = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            value = super().run_node(n)
+        self.values[n] = _Value(value, counter.get_total_flops() // (2 * self._batch))
+        return value
+
+
+def _trace(
+    network: nn.Module, whole: tuple[type[nn.Module], ...]
+) -> tuple[fx.GraphModule, dict[fx.Node, str]]:
+    """The graph, and its nodes' names. Raises DataError."""
+    import_torchvision()
+    from torchvision.models.feature_extraction import NodePathTracer  # type: ignore[import-untyped]
+
+    tracer = NodePathTracer(leaf_modules=whole)
+    try:
+        graph = tracer.trace(network)
+    except Exception as error:  # whatever the network's own code makes of a proxy
+        raise DataError(
+            f"torch.fx cannot trace {type(network).__name__}, so it cannot be cut: {_line(error)}"
+        ) from None
+    for node in graph.nodes:
+        if node.op == "output":
+            node.args = (_one_tensor(node.args[0]),)
+    return fx.GraphModule(tracer.root, graph), dict(tracer.node_to_qualname)
+
+
+def _one_tensor(output: Any) -> Any:
+    """What the network gives: of several things the one named "out" (as torchvision's segmentation networks have), or
+    the only one. Raises DataError."""
+    if isinstance(output, dict) and (OUT in output or len(output) == 1):
+        return output.get(OUT, next(iter(output.values())))
+    if isinstance(output, Sequence) and len(output) == 1:
+        return output[0]
+    if isinstance(output, fx.Node | Tensor):
+        return output
+    raise DataError(f"the network gives several things ({output}); wrap it so that it gives one tensor")
+
+
+def _fixed_shapes(module: fx.GraphModule, two: Values, three: Values) -> fx.Node:
+    """No shape has to cross a cut: what the network computes of shapes alone becomes a constant where it is the same
+    for any number of pictures, and is read from one node where it is that number. Gives that node.
+
+    two, three: the nodes' values for so many pictures.
+    """
+    graph = module.graph
+    given = next(iter(graph.nodes))
+    with graph.inserting_after(given):
+        count = graph.call_method("size", (given, 0))
+    for node in list(two):
+        value, other = two[node].value, three[node].value
+        if isinstance(value, Tensor) or value is None or node.op in ("placeholder", "output"):
+            continue
+        if (value, other) == (2, 3):
+            node.replace_all_uses_with(count)
+        elif _same(value, other):
+            for user in list(node.users):
+                user.args = map_arg(user.args, lambda n, node=node, c=value: c if n is node else n)
+                user.kwargs = map_arg(user.kwargs, lambda n, node=node, c=value: c if n is node else n)
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node is not count and not node.is_impure():
+            graph.erase_node(node)
+    module.recompile()
+    return count
+
+
+def _without_picture(order: Sequence[fx.Node], count: fx.Node) -> set[fx.Node]:
+    """The nodes that need no more than the number of pictures: parameters, and what is computed of such alone."""
+    free = {count}
+    for node in order:
+        if node.op not in ("placeholder", "output") and free.issuperset(node.all_input_nodes):
+            free.add(node)
+    return free
+
+
+def _first_is_batch(two: _Value, three: _Value) -> bool:
+    shapes = two.value.shape, three.value.shape
+    return bool(shapes[0]) and shapes[0][0] == 2 and shapes[1][0] == 3
+
+
+def _out_of_place(module: fx.GraphModule, values: Values) -> None:
+    """Nothing works in place any more, since a feature that is kept must stay what it was: what comes after such a node
+    reads that node's result instead of the tensor that it overwrote."""
+    for node in list(module.graph.nodes):
+        if not isinstance(values[node].value, Tensor) or not _made_pure(module, node):
+            continue
+        overwritten = node.args[0] if node.args else node.kwargs["input"]
+        overwritten.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
+    module.recompile()
+
+
+def _made_pure(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Make a node that works in place give a new tensor; whether it did."""
+    if node.op == "call_module":
+        layer = module.get_submodule(str(node.target))
+        if not getattr(layer, "inplace", False):
+            return False
+        pure = copy.copy(layer)
+        pure.inplace = False  # type: ignore[assignment]
+        module.set_submodule(str(node.target), pure)
+        return True
+    if node.kwargs.get("inplace"):
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return True
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if node.target in _OPERATORS:
+        node.target = _OPERATORS[node.target]  # type: ignore[index]
+        return True
+    name = _kind(module, node)
+    home = torch.Tensor if node.op == "call_method" else torch
+    if not name.endswith("_") or name.endswith("__") or not hasattr(home, name[:-1]):
+        return False
+    node.target = name[:-1] if node.op == "call_method" else getattr(torch, name[:-1])
+    return True
+
+
+def _check(module: fx.GraphModule, network: nn.Module, height: int, width: int) -> None:
+    """Raises DataError where the graph, in which nothing works in place, is not the network."""
+    x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = _one_tensor(network(x.clone()))
+        made = module(x)
+    if not torch.allclose(made, wanted, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise DataError(
+            f"{type(network).__name__} cannot be cut: traced by torch.fx it gives something else than itself, as where "
+            "it overwrites parts of its tensors or draws random numbers"
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    plain = (int, float, bool, str, torch.Size, torch.dtype, torch.device)
+    if isinstance(one, tuple | list) and not isinstance(one, torch.Size):
+        return all(isinstance(value, plain) for value in one) and one == other
+    return isinstance(one, plain) and bool(one == other)
+
+
+@torch.no_grad()
+def _values(module: fx.GraphModule, batch: int, height: int, width: int) -> Values:
+    recorder = _Recorder(module, batch)
+    try:
+        recorder.run(torch.zeros(batch, 3, height, width))
+    except Exception as error:  # whatever a module makes of a size that is not its own
+        raise DataError(f"the network cannot take pictures of {width} x {height}: {_line(error)}") from None
+    return recorder.values
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _parameters(module: fx.GraphModule, node: fx.Node) -> int:
+    if node.op != "call_module":
+        return 0
+    return sum(parameter.numel() for parameter in module.get_submodule(str(node.target)).parameters())
+
+
+def _kind(module: fx.GraphModule, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))).__name__
+    return "" if node.op == "placeholder" else getattr(node.target, "__name__", str(node.target))

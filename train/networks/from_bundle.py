@@ -1,0 +1,147 @@
+"""The networks of a bundle, from its own files (`isthmus train recover`).
+
+Whoever has a bundle and not the trainings that it came from can measure it against its uncompressed networks, train
+codecs and tasks for them, or begin a new task's network with the layers that cameras run already. The export folds a
+batch normalisation into the convolution before it: what comes back computes the same, its normalisation is nothing but
+a bias.
+
+    edge.onnx -> the front of each network coded together;  cloud.safetensors, tasks/NAME/task.safetensors -> the tails
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load as load_tensors
+from torch import Tensor, nn
+
+from cloud.networks.networks import build_network, split
+from shared.bundle import CLOUD, EDGE, ONNX, TASKS, WEIGHTS, Bundle, Task
+from shared.errors import DataError
+from train.data.dataset import IGNORE
+from train.networks.train_network import NetworkCard
+
+
+class Convolution(NamedTuple):
+    """weight (O, I, k, k), bias (O,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class Recovered(NamedTuple):
+    """A task's network, in evaluation mode."""
+
+    name: str
+    network: nn.Module
+    card: NetworkCard
+
+
+def recovered_networks(bundle: Bundle) -> Iterator[Recovered | str]:
+    """The networks of the bundle's tasks, or, of one that its files do not hold, a sentence that says why.
+
+    An added task's front is in none of the bundle's files. Where the recipes say that it is, untrained, the one that
+    another network began with and kept as well, it is that one's. Raises DataError, BundleError.
+    """
+    manifest = bundle.manifest
+    recipes = manifest.training.get("networks", {})
+    edge = _Edge(bundle)
+    tensors = load_tensors(bundle.read(CLOUD))
+    for which, task in enumerate(manifest.tasks):
+        if task.network == ONNX:
+            yield f"{task.name}: {task.network_config.get('of', 'its network')} is none of ours; import it again"
+            continue
+        tail = _with_prefix(tensors, f"tails.{task.name}.")
+        yield _network(bundle, task, edge.front(which), tail, recipes.get(task.name, {}))
+    for added in bundle.added:
+        recipe = added.training.get("network", {})
+        same = [
+            which
+            for which, task in enumerate(manifest.tasks)
+            if _same_front(added.task, recipe, task, recipes.get(task.name, {}))
+        ]
+        if added.task.network == ONNX or not same:
+            yield f"{added.task.name}: was added later, and its front is in none of the bundle's files"
+            continue
+        tail = _with_prefix(load_tensors(added.read(bundle.path / TASKS / added.task.name)[WEIGHTS]), "tail.")
+        yield _network(bundle, added.task, edge.front(same[0]), tail, recipe)
+
+
+def _same_front(added: Task, recipe: Mapping[str, Any], task: Task, other: Mapping[str, Any]) -> bool:
+    """Whether both networks kept all layers of their fronts as one network gave them to both."""
+    kept = recipe.get("freeze", 0) >= int(added.split or 0) and other.get("freeze", 0) >= int(task.split or 0)
+    return task.network != ONNX and kept and recipe.get("init") == other.get("init")
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _network(
+    bundle: Bundle, task: Task, front: list[Convolution], tail: dict[str, Tensor], recipe: Any
+) -> Recovered:
+    network = build_network(task.network, task.network_config).eval()
+    own, rest = split(network, int(task.split or 0))
+    try:
+        rest.load_state_dict(tail)
+        convolutions = [module for module in own.modules() if isinstance(module, nn.Conv2d)]
+        norms = iter([module for module in own.modules() if isinstance(module, nn.BatchNorm2d)])
+        with torch.no_grad():
+            for convolution, (weight, bias) in zip(convolutions, front, strict=True):
+                convolution.weight.copy_(weight)
+                if convolution.bias is not None:
+                    convolution.bias.copy_(bias)
+                    continue
+                norm = next(norms)
+                norm.weight.fill_((1 + norm.eps) ** 0.5)  # of a variance of 1
+                norm.bias.copy_(bias)
+    except (RuntimeError, ValueError) as error:
+        raise DataError(
+            f"{task.name}: the bundle's files are not its network: {str(error).splitlines()[0]}"
+        ) from None
+    card = NetworkCard(
+        network=task.network,
+        task=task.kind,
+        config=task.network_config,
+        split=task.split,
+        labels=task.labels,
+        preprocess=bundle.manifest.preprocess,
+        recipe=dict(recipe),
+        figures={},
+        ignored=IGNORE if task.kind == "segmentation" else None,
+    )
+    return Recovered(task.name, network, card)
+
+
+class _Edge:
+    """What edge.onnx holds."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        import onnx
+        from onnx import numpy_helper
+
+        graph = onnx.load_from_string(bundle.read(EDGE)).graph
+        self._nodes = list(graph.node)
+        self._values = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
+        self._makers = {name: node for node in graph.node for name in node.output}
+
+    def front(self, which: int) -> list[Convolution]:
+        """The convolutions of a reference network's front, in order: the way back from where the codec takes its
+        feature. Several fronts may have the first ones in common."""
+        first = next(
+            node
+            for part in (f"fusion.subnets.{which}.", "transform.")
+            for node in self._nodes
+            if any(name.startswith(part) for name in node.input)
+        )
+        found: list[Convolution] = []
+        at = first.input[0]
+        while at in self._makers:
+            node = self._makers[at]
+            if node.op_type == "Conv":
+                weight, *bias = (self._values[name] for name in node.input[1:])
+                found.insert(0, Convolution(weight, bias[0] if bias else torch.zeros(len(weight))))
+            at = node.input[0]
+        return found

@@ -1,0 +1,148 @@
+"""Where a codec's networks come from: a folder that training wrote, or any other, with what has to be said of it.
+
+`isthmus train single`, `multi` and `task` take one as it is named; `isthmus train import` puts one into a folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from torch import nn
+
+from cloud.networks.networks import split as split_reference
+from shared.bundle import Preprocess
+from shared.errors import DataError
+from shared.image import size_of
+from shared.types import Frozen
+from train.networks.cutting import Traced
+from train.networks.external_networks import (
+    ABSENT,
+    TORCHVISION,
+    give_weights,
+    is_foreign,
+    make,
+    published_labels,
+    published_preprocess,
+)
+from train.networks.train_network import NetworkCard, NetworkTask, load_network
+
+
+class Source(Frozen):
+    """A network and, of one that is not in a folder of ours, what its name does not tell.
+
+    network: a folder, "torchvision:NAME" or "package.module:factory". weights: a file, "DEFAULT" or "none". task: what
+    its output is; by default classification for a vector. size: HxW of its pictures, where they differ from
+    torchvision's own. labels: a file with the name of a class a line. split: layer after which it is cut.
+    """
+
+    network: str
+    split: int | str | None = None
+    weights: str | None = None
+    task: NetworkTask | None = None
+    size: str | None = Field(None, description="HxW")
+    labels: str | None = None
+
+
+def load_source(source: Source) -> tuple[nn.Module, NetworkCard]:
+    """The network, in evaluation mode. Raises DataError."""
+    if not is_foreign(source.network):
+        given = [key for key in ("weights", "task", "size", "labels") if getattr(source, key) is not None]
+        if given:
+            raise DataError(
+                f"{source.network} is a trained network's folder and says itself what --{given[0]} is"
+            )
+        network, card = load_network(Path(source.network))
+        return network, card if source.split is None else card.model_copy(update={"split": source.split})
+    labels = label_names(Path(source.labels)) if source.labels else ()
+    config: dict[str, Any] = (
+        {"classes": len(labels)} if labels and source.network.startswith(TORCHVISION) else {}
+    )
+    network = make(source.network, config).eval()
+    if source.weights is None and source.network.startswith(TORCHVISION):
+        raise DataError(f"{source.network}: say which --weights: a file, DEFAULT or {ABSENT}")
+    give_weights(network, source.network, source.weights or ABSENT)
+    preprocess = preprocess_of(source)
+    output = Traced(network, preprocess.height, preprocess.width).layers[-1].shape
+    task = source.task or _task_of(source.network, output)
+    return network, NetworkCard(
+        network=source.network,
+        task=task,
+        config=config,
+        split=source.split,
+        labels=_labels(source, task, output, labels),
+        preprocess=preprocess,
+        recipe=source.model_dump(mode="json"),
+        figures={},
+    )
+
+
+def cut(network: nn.Module, card: NetworkCard) -> tuple[nn.Module, nn.Module]:
+    """Front and tail of a network at its card's layer. Raises DataError.
+
+    The layers of a reference network may be numbered as its modules are, so that it can be put together again anywhere.
+    """
+    if card.split is None:
+        raise DataError(
+            f"{card.network}: say after which layer it is cut: --split LAYER (`isthmus split` lists them)"
+        )
+    if reference_cut(card):
+        try:
+            return split_reference(network, int(card.split))  # type: ignore[arg-type]
+        except ValueError as error:
+            raise DataError(str(error)) from None
+    return Traced(network, card.preprocess.height, card.preprocess.width).cut(card.split)
+
+
+def reference_cut(card: NetworkCard) -> bool:
+    """Whether the tail can be built from a reference network's name and a number, without its graph."""
+    return not is_foreign(card.network) and str(card.split).isdecimal()
+
+
+def preprocess_of(source: Source) -> Preprocess:
+    """How its pictures are prepared. Raises DataError."""
+    known = published_preprocess(source.network)
+    if source.size is not None:
+        height, width = size_of(source.size)
+        known |= {"height": height, "width": width, "resize": None}
+    if not known:
+        raise DataError(f"{source.network}: say the size of its pictures: --size HEIGHTxWIDTH")
+    try:
+        return Preprocess.model_validate(known)
+    except ValidationError as error:
+        raise DataError(f"--size {source.size}: {error.errors()[0]['msg']}") from None
+
+
+def _task_of(name: str, output: tuple[int, ...]) -> NetworkTask:
+    if len(output) == 1 or set(output[1:]) == {1}:
+        return "classification"
+    raise DataError(f"{name} gives {list(output)}: say what that is with --task segmentation or normals")
+
+
+def _labels(
+    source: Source, task: NetworkTask, output: tuple[int, ...], given: tuple[str, ...]
+) -> tuple[str, ...]:
+    """A name an output. Raises DataError."""
+    if task == "normals":
+        labels: tuple[str, ...] = ("x", "y", "z")
+    else:
+        labels = given or published_labels(source.network)
+        if not given and len(labels) != output[0]:
+            labels = tuple(f"class {i}" for i in range(output[0]))
+    if (len(output) == 3) != (task != "classification" or set(output[1:]) == {1}):
+        raise DataError(f"{source.network} gives {list(output)}, which is no {task}")
+    if len(labels) != output[0]:
+        raise DataError(f"{source.network} has {output[0]} outputs for {len(labels)} labels")
+    return labels
+
+
+def label_names(path: Path) -> tuple[str, ...]:
+    """Names of classes, one a line. Raises DataError."""
+    try:
+        labels = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--labels {path}: {error}") from None
+    if not labels:
+        raise DataError(f"--labels {path} is empty; it holds the name of a class a line")
+    return labels

@@ -1,0 +1,1 @@
+"""Flow 3: a new task's reconstruction for bitstreams that exist."""
