@@ -1,12 +1,13 @@
-"""The reference networks, and a network's split into front and tail. Knows no codec.
+"""The reference networks, and the split of a network into front and tail. Knows no codec.
 
-Legend: B pictures, H x W pixels, C feature channels, s stride of the feature.
+Legend: B images, H x W pixels, C feature channels, s stride of the feature.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
@@ -19,8 +20,8 @@ REFERENCE_DENSE = "reference-dense"
 class FrontConfig(Frozen):
     """Sizes of a reference network's front.
 
-    stride: pixels per feature cell, a power of two. feature_channels: C. widths: channels at strides 2, 4, 8 ..., the
-    last repeated as needed.
+    stride: pixels per feature cell, a power of two. feature_channels: C. widths: channels at strides 2, 4, 8 ...; the
+    last repeats as needed.
     """
 
     stride: int = Field(16, ge=2, le=64)
@@ -40,8 +41,11 @@ class FrontConfig(Frozen):
 
 
 class ClassifierConfig(FrontConfig):
-    """Sizes of the reference classifier. head_widths: channels of the tail's convolutions. dilations: as of
-    `DenseConfig`; with the same ones it has the front of a network for maps, and can start from its weights."""
+    """Sizes of the reference classifier.
+
+    head_widths: channels of the tail's convolutions. dilations: see `DenseConfig`; with the same ones the classifier
+    has the front of a map network, and can start from its weights.
+    """
 
     classes: int = Field(ge=2)
     dilations: tuple[int, ...] = (1,)
@@ -51,10 +55,10 @@ class ClassifierConfig(FrontConfig):
 class DenseConfig(FrontConfig):
     """Sizes of the reference network for maps.
 
-    outputs: channels of the map: 3 for normals, the number of classes for segmentation. dilations: of the front's
-    convolution blocks at its last stride; without them a cell sees 63 pixels of the image, too few to tell a wall
-    from a ceiling. tail_widths: channels of the tail at strides s, s/2, s/4 ..., the last repeated as needed.
-    bilinear: the last doubling is a convolution to the outputs and an interpolation; otherwise a deconvolution.
+    outputs: channels of the map, such as 3 for normals or the number of classes for segmentation. dilations: dilations
+    of the front's convolution blocks at its last stride; without them a cell sees 63 pixels of the image, too few to
+    distinguish a wall from a ceiling. tail_widths: channels of the tail at strides s, s/2, s/4 ...; the last repeats as
+    needed. bilinear: the last doubling is a convolution and an interpolation; otherwise a transposed convolution.
     """
 
     outputs: int = Field(ge=1)
@@ -83,7 +87,7 @@ def _double(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _front(config: FrontConfig, dilations: tuple[int, ...]) -> list[nn.Module]:
-    """One convolution block per halving, one a dilation at the last stride, and a convolution to C channels."""
+    """One convolution block per halving, one per dilation at the last stride, and a convolution to C channels."""
     layers: list[nn.Module] = []
     channels = 3
     for i in range(config.halvings):
@@ -118,9 +122,9 @@ class ReferenceClassifier(nn.Sequential):
 class ReferenceDense(nn.Sequential):
     """Image (B, 3, H, W) -> map (B, outputs, H, W); H and W multiples of the stride. Any layer can be the split.
 
-    Layers 1..m: the front. Then a convolution to 128 channels, a deconvolution to 64 at stride s/2, and
-    deconvolutions that halve the channels. Normals come out at any length: whoever reads them normalises them. The
-    first convolution's 5 x 5, the 4 x 4 of the deconvolutions and the halt at 16 channels are ours.
+    Layers 1..m: the front. Then a convolution to 128 channels, a transposed convolution to 64 at stride s/2, and
+    transposed convolutions that halve the channels. Normals come out unnormalised. The 5 x 5 of the first convolution,
+    the 4 x 4 of the transposed ones and the floor of 16 channels are ours.
     """
 
     def __init__(self, config: DenseConfig) -> None:
@@ -146,7 +150,7 @@ ReferenceNetwork = ReferenceClassifier | ReferenceDense
 
 
 def build_network(name: str, config: dict[str, Any]) -> ReferenceNetwork:
-    """A network from its name and plain values, as a manifest or a checkpoint holds them. Raises ValueError."""
+    """Builds a network from its name and plain values, as a manifest or a checkpoint holds them. Raises ValueError."""
     if name == REFERENCE_CLASSIFIER:
         return ReferenceClassifier(ClassifierConfig.model_validate(config))
     if name == REFERENCE_DENSE:
@@ -155,9 +159,9 @@ def build_network(name: str, config: dict[str, Any]) -> ReferenceNetwork:
 
 
 def split(network: nn.Sequential, layer: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Front (layers 1..layer) and tail (the rest), sharing the network's modules; either may be empty.
+    """Returns front (layers 1..layer) and tail (the rest), which share the network's modules; either may be empty.
 
-    Raises ValueError where the network has no such layer.
+    Raises ValueError if the network has no such layer.
     """
     if not 0 <= layer <= len(network):
         raise ValueError(f"split layer {layer}: the network has layers 0..{len(network)}")
@@ -166,9 +170,7 @@ def split(network: nn.Sequential, layer: int) -> tuple[nn.Sequential, nn.Sequent
 
 
 def feature_shape(front: nn.Module, height: int, width: int) -> tuple[int, ...]:
-    """Shape of one picture's feature, without the batch."""
-    import torch
-
+    """Returns the shape of one image's feature, without the batch axis."""
     was = front.training
     front.eval()
     with torch.no_grad():
@@ -178,7 +180,7 @@ def feature_shape(front: nn.Module, height: int, width: int) -> tuple[int, ...]:
 
 
 def as_feature(y: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """What a codec gave, (B, C, H, W), as the tail takes it: a feature that is a vector, `shape` (C,), as (B, C)."""
+    """Shapes a codec's output (B, C, H, W) as the tail takes it: (B, C) where the feature is a vector, `shape` (C,)."""
     return y.flatten(1) if len(shape) == 1 else y
 
 

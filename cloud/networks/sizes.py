@@ -1,4 +1,4 @@
-"""Sizes of a codec and of what it codes."""
+"""The sizes of a codec's modules, and the shapes of the features that it codes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from shared.types import Frozen
 
 
 class CodecConfig(Frozen):
-    """Sizes of a codec. Channels of a module are those between its given input and output.
+    """Sizes of a codec. A module's channels are its hidden ones; input and output follow from its neighbours.
 
-    strides: of the transform's layers. grid: of the codebook's entries. fusion, separation: of one subnet each, used
-    where there are several features. levels: L. shortcut: a linear layer beside each chain of convolutions. scaled:
-    features are brought to mean 0 and variance 1, channel by channel, before anything else, and back after all.
-    hyper: 1, or 2, whose extractor knows places and adds up over the grid instead of taking the mean, whose predictor
-    begins with the codebook's own combination for a mean, and whose prior of v learns faster (docs/LOG.md).
+    transform, strides: channels and strides of the transform's layers. grid: rows and columns of a codebook entry.
+    fusion, separation: channels of one subnet each; unused with a single feature. levels: number L of quality levels.
+    shortcut: adds a linear path beside each chain of convolutions. scaled: normalises each feature channel to mean 0
+    and variance 1 first, and undoes it last. hyper: version of the hyperprior. Version 2 has an extractor that sees
+    positions and sums over the grid instead of averaging, a predictor that starts with the codebook's combination as
+    its mean, and a faster learning rate for the prior of v (docs/LOG.md).
     """
 
     transform: tuple[int, ...] = (128, 256, 512, 1024, 1024)
@@ -44,27 +45,31 @@ class CodecConfig(Frozen):
         if len(self.strides) != len(self.transform) + 1:
             raise ValueError(f"{len(self.transform) + 1} transform layers need as many strides")
         if any(s not in (1, 2) for s in self.strides):
-            raise ValueError("a transform layer's stride is 1 or 2")
+            raise ValueError("the stride of a transform layer is 1 or 2")
         if self.hyper > 1 and (len(self.predictor) != 1 or self.predictor[0] < 2 * self.latent_channels):
-            raise ValueError("with hyper 2 the predictor has one hidden layer, twice as wide as the latent")
+            raise ValueError(
+                "with hyper 2 the predictor needs one hidden layer of twice the latent's channels"
+            )
         return self
 
     @property
     def stride(self) -> int:
-        """Feature cells that a latent cell is wide and high."""
+        """Feature cells per latent cell, in each direction."""
         return math.prod(self.strides)
 
     def with_stride(self, stride: int) -> CodecConfig:
-        """These sizes with another stride, of the transform's second layer first. Raises ValueError."""
+        """Returns these sizes with another total stride; the second layer is strided first. Raises ValueError."""
         halvings = stride.bit_length() - 1
         if stride < 1 or stride & (stride - 1) or halvings > len(self.strides):
-            raise ValueError(f"a stride is a power of two up to {2 ** len(self.strides)}, not {stride}")
+            raise ValueError(
+                f"the stride must be a power of two up to {2 ** len(self.strides)}, not {stride}"
+            )
         last = len(self.strides)
         halved = {i % last for i in range(1, halvings + 1)}
         return self.model_copy(update={"strides": tuple(2 if i in halved else 1 for i in range(last))})
 
     def widened(self, factor: float) -> CodecConfig:
-        """These sizes with all channels of z and of the modules around it multiplied."""
+        """Returns these sizes with the channels of z and of the modules around it multiplied by `factor`."""
 
         def wide(*widths: int) -> tuple[int, ...]:
             return tuple(max(1, round(width * factor)) for width in widths)
@@ -80,16 +85,16 @@ class CodecConfig(Frozen):
         )
 
     def with_hyper(self, hyper: Literal[1, 2]) -> CodecConfig:
-        """These sizes with that hyperprior."""
+        """Returns these sizes with that version of the hyperprior."""
         predictor = (2 * self.latent_channels,) if hyper > 1 else self.predictor
         return self.model_copy(update={"hyper": hyper, "predictor": predictor})
 
     def for_feature(self, height: int, width: int) -> CodecConfig:
-        """These sizes, with the codebook's grid set to that of z for a feature of height x width cells."""
+        """Returns these sizes with the codebook's grid set to the latent grid of a feature of height x width cells."""
         return self.model_copy(update={"grid": (-(-height // self.stride), -(-width // self.stride))})
 
 
-# The method's worked example (feature 8 x 4 x 4: a 256 x 256 picture at stride 64), and what the shipped bundle uses.
+# The method's worked example (an 8 x 4 x 4 feature: 256 x 256 pixels at stride 64), and the shipped bundle's sizes.
 PRESETS = {
     "reference": CodecConfig(),
     "small": CodecConfig(
@@ -111,15 +116,15 @@ PRESETS = {
 }
 
 
-Shape = tuple[int, ...]  # of one picture's feature: (C, H', W'), or (C,) for a vector
+Shape = tuple[int, ...]  # one image's feature: (C, H', W'), or (C,) for a vector
 
 
 def spatial(feature: Shape) -> tuple[int, int]:
-    """Rows and columns of a feature; one that is a vector (a network's output) has one cell."""
+    """Returns rows and columns of a feature; a vector (a network's output) has one cell."""
     return (feature[1], feature[2]) if len(feature) == 3 else (1, 1)
 
 
 def common_grid(features: Sequence[Shape]) -> tuple[int, int]:
-    """The grid on which features meet: the finest of theirs, so that none loses a cell before it is coded."""
+    """Returns the finest grid of the features, on which they are fused, so that none loses a cell before coding."""
     grids = [spatial(feature) for feature in features]
     return max(h for h, _ in grids), max(w for _, w in grids)

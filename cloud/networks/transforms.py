@@ -1,6 +1,6 @@
-"""The codec's transforms: from the features of networks to what is rounded, and from z back to one feature a task.
+"""The codec's transforms: from network features to the unrounded latent, and from z back to one feature per task.
 
-Legend: B pictures, C feature channels, N latent channels, h x w latent grid, L quality levels.
+Legend: B images, C feature channels, N latent channels, h x w latent grid, L quality levels.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def chain(
     return nn.Sequential(*layers[:-1])
 
 
-class Beside(nn.Module):
-    """A chain of convolutions and a linear layer beside it, which carries what the chain has not learnt yet.
+class WithSkip(nn.Module):
+    """A chain of convolutions plus a linear skip path around it.
 
-    Its rectifiers pass half of what comes: without the linear way a joint codec's reconstruction of its features stayed
-    coarse at any rate. stride: of the chain; up: the chain makes its output finer by it, not coarser.
+    The chain's ReLUs block half of their input: without the skip path a joint codec reconstructed its features coarsely
+    at any rate. stride: total stride of the chain. up: the chain upsamples by the stride instead of downsampling.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Beside(nn.Module):
         self.linear = kind(inputs, outputs, stride, stride, bias=False)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """size: rows and columns of what comes out, where it is made finer."""
+        """size: rows and columns of the output; given when upsampling."""
         if size is not None:
             out: Tensor = self.chain(x, size) + self.linear(x)[..., : size[0], : size[1]]
             return out
@@ -53,15 +53,20 @@ class Beside(nn.Module):
         return added
 
 
-def _beside(chain: nn.Module, inputs: int, outputs: int, config: CodecConfig, stride: int = 1) -> nn.Module:
-    return Beside(chain, inputs, outputs, stride) if config.shortcut else chain
+def _with_skip(
+    chain: nn.Module, inputs: int, outputs: int, config: CodecConfig, stride: int = 1
+) -> nn.Module:
+    return WithSkip(chain, inputs, outputs, stride) if config.shortcut else chain
 
 
 class Scaling(nn.Module):
-    """A feature's channels to mean 0 and variance 1, and back.
+    """Normalises each channel of a feature to mean 0 and variance 1, and undoes it.
 
-    A network's inner features may have any scale, and each channel its own (docs/LOG.md says what came of leaving it).
+    Inner features of networks have any scale, and each channel its own; what happens without this is in docs/LOG.md.
     """
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -70,7 +75,7 @@ class Scaling(nn.Module):
 
     @torch.no_grad()
     def measure(self, y: Tensor) -> None:
-        """Of features y (B, C, H, W). A channel that hardly moves is taken for one of a twentieth of the mean power."""
+        """Measures features y (B, C, H, W). Nearly constant channels count as 1/20 of the mean deviation."""
         deviation, mean = torch.std_mean(y.float(), (0, 2, 3), keepdim=True, correction=0)
         self.mean.copy_(mean[0])
         self.deviation.copy_(deviation[0].clamp(min=0.05 * float(deviation.square().mean().sqrt()) or 1.0))
@@ -89,9 +94,9 @@ def _scalings(features: Sequence[Shape], config: CodecConfig) -> nn.ModuleList:
 
 
 class FeatureFusion(nn.Module):
-    """Feature fusion: one subnet a feature, all brought to the common grid, channels concatenated.
+    """Feature fusion: one subnet per feature, resized to the common grid, channels concatenated.
 
-    Features (B, C_k, H_k, W_k) -> y (B, sum C_k, H', W'). A single feature passes as it is.
+    Features (B, C_k, H_k, W_k) -> y (B, sum C_k, H', W'). A single feature passes unchanged.
     """
 
     def __init__(self, features: Sequence[Shape], config: CodecConfig) -> None:
@@ -100,7 +105,7 @@ class FeatureFusion(nn.Module):
         self.scalings = _scalings(features, config)
         several = len(features) > 1
         self.subnets = nn.ModuleList(
-            _beside(chain(f[0], config.fusion, f[0]), f[0], f[0], config) for f in features if several
+            _with_skip(chain(f[0], config.fusion, f[0]), f[0], f[0], config) for f in features if several
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -113,7 +118,7 @@ class FeatureFusion(nn.Module):
 
 
 class FeatureSeparation(nn.Module):
-    """One subnet a task: y_hat (B, sum C_k, H', W') -> (B, C_k, H_k, W_k). A single feature passes as it is."""
+    """One subnet per task: y_hat (B, sum C_k, H', W') -> (B, C_k, H_k, W_k). A single feature passes unchanged."""
 
     def __init__(self, features: Sequence[Shape], config: CodecConfig) -> None:
         super().__init__()
@@ -122,25 +127,26 @@ class FeatureSeparation(nn.Module):
         channels = sum(feature[0] for feature in features)
         several = len(features) > 1
         self.subnets = nn.ModuleList(
-            _beside(chain(channels, config.separation, f[0]), channels, f[0], config)
+            _with_skip(chain(channels, config.separation, f[0]), channels, f[0], config)
             for f in features
             if several
         )
 
     def forward(self, y_hat: Tensor, which: int) -> Tensor:
-        """The feature of task number `which`."""
+        """Returns the feature of task number `which`."""
         y = y_hat
         if self.subnets:
             y = self.subnets[which](y_hat)
             y = y if y.shape[2:] == self.grids[which] else F.adaptive_avg_pool2d(y, self.grids[which])
-        return self.scalings[which].back(y) if self.scalings else y
+        scaling = self.scalings[which] if self.scalings else None
+        return scaling.back(y) if isinstance(scaling, Scaling) else y
 
 
 class Gains(nn.Module):
-    """Gain units: one pair of vectors a level, by which z is scaled before rounding and after decoding.
+    """Gain units: one pair of vectors per level, which scale z before rounding and after decoding.
 
     Between two levels they are interpolated geometrically (Cui et al., 2021, "Asymmetric gained deep image compression
-    with continuous rate adaptation"). Kept as logarithms, (L, N) each.
+    with continuous rate adaptation"). Stored as logarithms, (L, N) each.
     """
 
     def __init__(self, levels: int, channels: int) -> None:
@@ -150,7 +156,7 @@ class Gains(nn.Module):
 
     @torch.no_grad()
     def start(self, scales: Sequence[float]) -> None:
-        """Start values. scales: of lambda, one a level; at high rates the best step goes with its square root."""
+        """Sets the start values. scales: lambda multipliers, one per level; gains go with their root."""
         steps = torch.tensor(scales, dtype=torch.float32).log()[:, None] / 2
         self.log_gain.copy_(steps.expand_as(self.log_gain))
         self.log_inverse.copy_(-steps.expand_as(self.log_inverse))
@@ -161,7 +167,7 @@ class Gains(nn.Module):
 
 
 def interpolated(logs: Tensor, position: Tensor) -> Tensor:
-    """Rows of logs (L, N) at position (B,) -> their exponentials (B, N, 1, 1)."""
+    """Interpolates rows of logs (L, N) at positions (B,); returns their exponentials (B, N, 1, 1)."""
     low = position.floor().clamp(0, len(logs) - 1)
     share = (position - low)[:, None]
     rows = low.long()
@@ -170,7 +176,7 @@ def interpolated(logs: Tensor, position: Tensor) -> Tensor:
 
 
 class FeatureTransform(nn.Module):
-    """Analysis transform g_a: y (B, C, H', W') -> u, which is z before gain and rounding, (B, N, h, w).
+    """Analysis transform g_a: y (B, C, H', W') -> u (B, N, h, w), the latent before gain and rounding.
 
     The method's table is lost; this mirrors FeatureReconstruction.
     """
@@ -178,7 +184,7 @@ class FeatureTransform(nn.Module):
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
         layers = chain(channels, config.transform, config.latent_channels, config.strides)
-        self.layers = _beside(layers, channels, config.latent_channels, config, config.stride)
+        self.layers = _with_skip(layers, channels, config.latent_channels, config, config.stride)
 
     def forward(self, y: Tensor) -> Tensor:
         u: Tensor = self.layers(y)
@@ -186,20 +192,20 @@ class FeatureTransform(nn.Module):
 
 
 class FeatureReconstruction(nn.Module):
-    """Synthesis transform g_s: z (B, N, h, w) -> y_hat (B, C, H', W'), where (H', W') is the feature's grid."""
+    """Synthesis transform g_s: z (B, N, h, w) -> y_hat (B, C, H', W') on the feature's grid."""
 
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
         self.stride = config.stride
-        layers = _Finer(channels, config)
+        layers = _Upsampling(channels, config)
         self.layers = (
-            Beside(layers, config.latent_channels, channels, config.stride, up=True)
+            WithSkip(layers, config.latent_channels, channels, config.stride, up=True)
             if config.shortcut
             else layers
         )
 
     def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
-        """size: rows and columns of the feature, on the grid that z was made from or, of a later task, on any other."""
+        """size: rows and columns of the feature. For an added task they may differ from the grid that z came from."""
         own = all(-(-side // self.stride) == cells for side, cells in zip(size, z.shape[2:], strict=True))
         grid = size if own else (z.shape[2] * self.stride, z.shape[3] * self.stride)
         y_hat: Tensor = self.layers(z, grid)
@@ -210,37 +216,40 @@ class FeatureReconstruction(nn.Module):
         return F.interpolate(y_hat, size, mode="bilinear", align_corners=False)
 
 
-class _Finer(nn.Module):
-    """3 x 3 convolutions with ReLU between them, of which only the last two run on the feature's grid, where they cost
-    the most. Before them each layer makes the grid twice as fine, from the last backwards, as often as it takes; what
-    is left falls to the last of them. A strided transform rounds odd sizes up; what is too much is cut."""
+class _Upsampling(nn.Module):
+    """3 x 3 convolutions with ReLU between them that upsample z to the feature's grid.
+
+    Only the last two run on the full grid, where layers cost the most. The layers before them double the resolution,
+    starting from the last and going backwards; if there are too few, the last one upsamples by the rest. A strided
+    transform rounds odd sizes up, so the surplus is cut off.
+    """
 
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
         sizes = (config.latent_channels, *config.reconstruction, channels)
-        coarse = len(sizes) - 3  # layers that may make it finer
+        coarse = len(sizes) - 3  # layers that may upsample
         halvings = config.stride.bit_length() - 1
         spread = [0] * max(0, coarse - halvings) + [1] * min(coarse, halvings)
         spread[-1] += max(0, halvings - coarse)
-        self.finer = [2**n for n in spread]  # by layer
+        self.factors = [2**n for n in spread]  # upsampling per layer
         self.layers = nn.ModuleList(
-            nn.Conv2d(a, b * (self.finer[i] ** 2 if i < coarse else 1), 3, 1, 1)
+            nn.Conv2d(a, b * (self.factors[i] ** 2 if i < coarse else 1), 3, 1, 1)
             for i, (a, b) in enumerate(pairwise(sizes))
         )
 
     def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
-        left = math.prod(self.finer)
+        left = math.prod(self.factors)
         for i, layer in enumerate(self.layers):
             z = layer(F.relu(z) if i else z)
-            if i < len(self.finer) and self.finer[i] > 1:
-                left //= self.finer[i]
-                # Each of the finer cells has channels of its own: repeating one cell's could not tell them apart.
-                z = F.pixel_shuffle(z, self.finer[i])[..., : -(-size[0] // left), : -(-size[1] // left)]
+            if i < len(self.factors) and self.factors[i] > 1:
+                left //= self.factors[i]
+                # Each new cell gets channels of its own; repeating one cell's channels would make them all equal.
+                z = F.pixel_shuffle(z, self.factors[i])[..., : -(-size[0] // left), : -(-size[1] // left)]
         return z
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming's scale for convolutions and linear layers, biases 0; a transposed convolution keeps torch's own."""
+    """Initialises convolutions and linear layers by Kaiming, with zero biases; transposed ones keep torch's values."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

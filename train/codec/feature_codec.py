@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from cloud.networks.sizes import CodecConfig, Shape
 from cloud.networks.transforms import (
-    Beside,
     FeatureFusion,
     FeatureReconstruction,
     FeatureSeparation,
     FeatureTransform,
     Gains,
+    WithSkip,
     initialise,
     interpolated,
 )
@@ -222,7 +222,7 @@ class JointCodec(nn.Module):
                 (self.separation.subnets[k : k + 1], weight),
             ):
                 for beside in subnet:
-                    if isinstance(beside, Beside):
+                    if isinstance(beside, WithSkip):
                         beside.linear.weight.copy_(linear)
                         beside.chain[-1].weight.mul_(0.1)
 
