@@ -20,6 +20,7 @@ try:
     from typer.core import TyperGroup
 
     from shared.errors import DataError, IsthmusError, RequestError, exit_of
+    from shared.process.commands import CommandTable
 except KeyboardInterrupt:  # most of a short command's time is importing
     sys.exit(INTERRUPTED)
 
@@ -74,7 +75,7 @@ def _not_installed(error: ModuleNotFoundError, group: str | None) -> IsthmusErro
     return DataError(f"{error.name} is not installed; pip install -c constraints.txt -e '.[{extra}]'")
 
 
-app = typer.Typer(
+app = CommandTable(
     cls=LazyGroups,
     no_args_is_help=True,
     add_completion=False,

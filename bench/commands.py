@@ -12,12 +12,13 @@ import typer
 from bench.latency.command import latency
 from bench.rate.command import rate
 from bench.throughput.command import cloud
+from shared.process.commands import CommandTable
 from train.commands.commands import OneLine
 from train.commands.options import Device
 
 QUICK = 100  # rooms
 
-app = typer.Typer(cls=OneLine, help="Measure against targets and peers.", no_args_is_help=True)
+app = CommandTable(cls=OneLine, help="Measure against targets and peers.", no_args_is_help=True)
 
 
 @app.callback()

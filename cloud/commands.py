@@ -13,12 +13,13 @@ import typer
 from shared.bundle import Bundle, default_bundle
 from shared.errors import RequestError
 from shared.process.cli import Failures, MapFolder, MapsOption, read_stream, told, wanted_of
+from shared.process.commands import CommandTable
 from shared.types import Analysis, Wanted, new_request_id
 
 if TYPE_CHECKING:
     from cloud.settings import CloudSettings
 
-app = typer.Typer(no_args_is_help=True, help="The server side: bytes -> answers.")
+app = CommandTable(no_args_is_help=True, help="The server side: bytes -> answers.")
 
 BundleOption = Annotated[
     Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")

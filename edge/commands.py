@@ -12,6 +12,7 @@ from shared.bundle import Bundle, default_bundle
 from shared.errors import RequestError
 from shared.files import write_atomically
 from shared.process.cli import Failures, MapFolder, MapsOption, told, wanted_of
+from shared.process.commands import CommandTable
 from shared.types import Analysis, Wanted, new_request_id
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".isthmus"
 
-app = typer.Typer(no_args_is_help=True, help="The camera side: image -> bytes -> cloud.")
+app = CommandTable(no_args_is_help=True, help="The camera side: image -> bytes -> cloud.")
 
 
 def _path(text: str) -> Path:

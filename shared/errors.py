@@ -39,7 +39,16 @@ from dataclasses import dataclass
 
 
 class IsthmusError(Exception):
-    """Base of all errors that are told to a user."""
+    """Base of all errors that are shown to a user.
+
+    setting: name of the setting that the error is about, as its owner spells it ("holdout", "network.stride"). Code
+    below the command line knows no flags: the command line adds the one that stands for the setting
+    (`shared.process.commands`), or the place in a file that gave it.
+    """
+
+    def __init__(self, text: str = "", *, setting: str | None = None) -> None:
+        super().__init__(text)
+        self.setting = setting
 
 
 class RequestError(IsthmusError): ...

@@ -195,8 +195,8 @@ def to_input(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.fl
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """Parses "HEIGHTxWIDTH" into (height, width), each 1 to 4096. Raises DataError."""
+    """Parses "HEIGHTxWIDTH" into (height, width), each 1 to 4096. Raises DataError of the setting `size`."""
     match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
     if match is None or max(int(match[1]), int(match[2])) > 4096:
-        raise DataError(f"--size {text!r} is not HEIGHTxWIDTH, as in 224x224, up to 4096 each")
+        raise DataError(f"{text!r} is not HEIGHTxWIDTH, as in 224x224, up to 4096 each", setting="size")
     return int(match[1]), int(match[2])

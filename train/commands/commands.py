@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 
 from shared.errors import DataError
 from shared.image import size_of
+from shared.process.commands import CommandTable
 from train.commands.bundle_commands import build, evaluate, import_, recover
 from train.commands.codec_commands import multi, single, task
 from train.commands.options import (
@@ -52,7 +53,7 @@ class OneLine(TyperGroup):
             raise DataError(f"{where}{error.strerror or error}") from None
 
 
-app = typer.Typer(cls=OneLine, help="Train networks and codecs, and build bundles.", no_args_is_help=True)
+app = CommandTable(cls=OneLine, help="Train networks and codecs, and build bundles.", no_args_is_help=True)
 
 
 @app.command()

@@ -75,7 +75,7 @@ def test_classes_in_folders_and_sets_that_do_not_fit(tmp_path, camvid):
     assert load_network(tmp_path / "run")[1].labels == ("bright", "dark")
     (tmp_path / "val" / "dark" / "0.png").write_bytes(b"none")
     for flags, said in [
-        ((*both, "--size", "32"), "--size '32' is not HEIGHTxWIDTH"),
+        ((*both, "--size", "32"), "'32' is not HEIGHTxWIDTH, as in 224x224, up to 4096 each (--size)"),
         ((*both, "--size", "32x5000"), "is not HEIGHTxWIDTH"),
         ((*both, "--size", "32x32"), "1 damaged or missing: "),
         ((*both[:2], "--task", "normals"), "has no labels for normals"),

@@ -1,0 +1,65 @@
+"""Tables of commands, whose errors name the flag of the setting that they are about.
+
+Errors carry a setting's name (`IsthmusError.setting`) because what raises them knows no flags. A command adds the
+flag: "... leaves no image to train on (--holdout)". Where settings come from files too, `name_settings` says how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from shared.errors import IsthmusError
+
+# Gives a setting's name as a user knows it, None where the command has no such setting.
+Naming = Callable[[str], "str | None"]
+_naming: ContextVar[Naming] = ContextVar("naming", default=lambda setting: None)
+
+
+def name_settings(naming: Naming) -> None:
+    """Names the settings of the running command from here on, in place of its flags alone."""
+    _naming.set(naming)
+
+
+def with_setting_named(error: IsthmusError) -> IsthmusError:
+    """The same error; its text ends with the flag, or the place in a file, that gave the setting it is about."""
+    name = _naming.get()(error.setting) if error.setting else None
+    if name is not None:
+        error.args, error.setting = (f"{error} ({name})",), None
+    return error
+
+
+class Command(TyperCommand):
+    """A command of Isthmus."""
+
+    def invoke(self, ctx: Any) -> Any:
+        token = _naming.set(lambda setting: flag_of(setting, self))
+        try:
+            return super().invoke(ctx)
+        except IsthmusError as error:
+            raise with_setting_named(error) from error.__cause__
+        finally:
+            _naming.reset(token)
+
+
+def flag_of(setting: str, command: Any) -> str | None:
+    """The flag or argument of a command that gives a setting, None if it has none: "size" -> "--size"."""
+    flag = "--" + setting.strip("_").replace("_", "-")
+    for parameter in command.params:
+        if flag in parameter.opts:
+            return flag
+        if parameter.name == setting:
+            longest: str = max(parameter.opts, key=len)
+            return longest if longest.startswith("-") else longest.upper()
+    return None
+
+
+class CommandTable(typer.Typer):
+    """A Typer app whose commands name the settings in their errors. Takes what `typer.Typer` takes."""
+
+    def command(self, name: str | None = None, *, cls: Any = Command, **how: Any) -> Any:
+        return super().command(name, cls=cls, **how)
