@@ -1,4 +1,4 @@
-"""The container of one picture's bytes. Knows neither bundle files nor entropy coding.
+"""The container of one image's bytes. Knows neither bundle files nor entropy coding.
 
 Format, version 1. A change of layout is a new version, and the old version still decodes.
 
@@ -15,9 +15,9 @@ Format, version 1. A change of layout is a new version, and the old version stil
             len(b_z)   b_z, the range-coded latent
             4          CRC-32 (zlib's polynomial) of all bytes before it, little endian
 
-A varint holds 7 bits a byte, least significant first, top bit set on all but the last byte, in its shortest form,
-four bytes at most. Over b_v + b_z the container adds 15 bytes for short streams
-(h, w, b_v and b_z below 128), 20 at most while b_z is below 16 KiB.
+A varint holds 7 bits per byte, least significant first, with the top bit set on all but the last byte. It is written in
+its shortest form, in at most four bytes. The container adds 15 bytes to b_v + b_z for short streams (h, w, b_v and b_z
+below 128), and at most 20 while b_z is below 16 KiB.
 
 Golden bytes: tests/shared/codec/test_bitstream.py.
 """
@@ -54,7 +54,7 @@ _FIXED_BYTES = 2 + FINGERPRINT_BYTES + 1
 
 @dataclass(frozen=True)
 class Bitstream:
-    """One picture as it travels. fingerprint: 4 bytes; quality: 0..100; h, w: latent grid in cells."""
+    """One image's bytes on their way. fingerprint: 4 bytes; quality: 0..100; h, w: latent grid in cells."""
 
     fingerprint: bytes
     quality: int
@@ -64,10 +64,7 @@ class Bitstream:
     b_z: bytes
 
     def pack(self) -> bytes:
-        """The bytes of the container.
-
-        Raises StreamTooLargeError where a size is beyond the format's limits.
-        """
+        """Returns the container's bytes. Raises StreamTooLargeError if a size exceeds the format's limits."""
         if len(self.fingerprint) != FINGERPRINT_BYTES:
             raise ValueError(f"a fingerprint has {FINGERPRINT_BYTES} bytes, not {len(self.fingerprint)}")
         if not 0 <= self.quality <= 100:
@@ -85,7 +82,7 @@ class Bitstream:
 
     @classmethod
     def unpack(cls, data: bytes) -> Bitstream:
-        """Parse a container. Nothing larger than `data` is allocated.
+        """Parses a container; allocates nothing larger than `data`.
 
         Raises NotABitstreamError, UnsupportedVersionError, MalformedHeaderError, TruncatedError, TrailingBytesError,
         StreamTooLargeError or ChecksumError.
@@ -126,7 +123,7 @@ class Bitstream:
         actual = zlib.crc32(data[:end])
         if stored != actual:
             raise ChecksumError(
-                f"the bitstream is damaged: CRC-32 is {actual:08x}, its own note says {stored:08x}; send it again"
+                f"the bitstream is damaged: its CRC-32 is {actual:08x}, not {stored:08x} as stored; send it again"
             )
         fingerprint = bytes(data[2 : 2 + FINGERPRINT_BYTES])
         return cls(

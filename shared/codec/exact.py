@@ -1,6 +1,6 @@
-"""The exact path: hyperprior v -> which table codes each element of z. Integers only, the same on every machine.
+"""The exact path: hyperprior v -> the table that codes each element of z. Integers only, the same on every machine.
 
-Legend: B pictures, V elements of v, n groups (= channels of z), tau codebook entries, h x w latent grid, P = h * w.
+Legend: B images, V elements of v, n groups (= channels of z), tau codebook entries, h x w latent grid, P = h * w.
 
     v (B, V)  -> HyperpriorGenerator: linear layers, ReLU between     -> A (B, n, tau)
     A x Codebook (tau, h, w)                                           -> maps (B, n, P)
@@ -13,9 +13,9 @@ bound is proven from its weights when the path is loaded (`ExactPath.bounds`), a
 it holds.
 
 The last generator layer and the codebook are both linear, with no rounding between them, so for one grid they fold
-into a single matrix; where that is less work it is used, and gives the same integers.
+into a single matrix. It is used where that is less work, and gives the same integers.
 
-Works on numpy arrays and, given torch as its `Backend`, on torch tensors of any device; imports neither torch nor any
+It works on numpy arrays and, with a torch `Backend`, on torch tensors of any device. It imports neither torch nor any
 bundle code.
 """
 
@@ -43,14 +43,14 @@ Tensors = Mapping[str, NDArray[Any]]
 
 
 class InexactError(ValueError):
-    """A layer's partial sums could pass 2**53, so that its result might differ between machines."""
+    """A layer's partial sums could exceed 2**53, so its result might differ between machines."""
 
 
 class Backend(Protocol):
     """The few operations that the path needs. numpy's and torch's are below and in `cloud.engine.exact_torch`."""
 
     def array(self, values: NDArray[Any], wide: bool) -> Any:
-        """To the backend, as float64 where `wide`, else float32."""
+        """Converts to the backend, as float64 if `wide`, else float32."""
 
     def cast(self, x: Any, wide: bool) -> Any: ...
 
@@ -130,11 +130,11 @@ class _Layer:
 
 
 class ExactPath:
-    """Table indices and offsets of z from v.
+    """Computes the table indices and offsets of z from v.
 
     tensors: the integers of `entropy.safetensors`: generator.{i}.weight/bias/rounding, last.weight/bias,
     codebook.entries (tau, h0, w0), codebook.rounding, mean.{i}.*, scale.{i}.*, v.reach.
-    Raises InexactError where a bound cannot be proven, ValueError or KeyError where the tensors do not fit together.
+    Raises InexactError if a bound cannot be proven, ValueError or KeyError if the tensors do not fit together.
     """
 
     def __init__(self, tensors: Tensors, backend: Backend | None = None) -> None:
@@ -158,7 +158,7 @@ class ExactPath:
         rows = _row_reach("last", self._last_weight, self._last_bias, reach).reshape(self.groups, self.tau)
         entry_reach = np.abs(self._entries).max(axis=(1, 2)).astype(object)
         half = 1 << (self._maps_rounding.shift - 1)
-        # Holds for the folded matrix too, and on every grid: a resized entry never passes its largest value.
+        # Holds for the folded matrix too, and on every grid: a resized entry never exceeds its largest value.
         self._maps_bound = max(int((rows * entry_reach).sum(axis=1).max()) + half, int(rows.max()))
         self._wide = _wide("codebook", self._maps_bound)
         reach = self._maps_rounding.reach
@@ -169,13 +169,13 @@ class ExactPath:
         last = self._scale[-1].rounding
         if (last.low, last.high) != (0, SCALE_STEPS - 1):
             raise ValueError(f"the scale branch must end in 0..{SCALE_STEPS - 1}")
-        # Matrices of one grid, ready for use; small, because a camera seldom changes its size.
+        # Matrices per grid, ready for use; few are kept, because a camera seldom changes its image size.
         self._grids: OrderedDict[tuple[int, int, bool], Any] = OrderedDict()
         self._last: tuple[Any, Any] | None = None
         self._lock = threading.Lock()
 
     def _layers(self, name: str, tensors: Tensors, inputs: int, reach: int) -> tuple[list[_Layer], int, int]:
-        """{name}.0, {name}.1 and so on, how many outputs the last of them has, and how far those reach."""
+        """Reads {name}.0, {name}.1 and so on; also returns the last one's number of outputs and how far these reach."""
         layers: list[_Layer] = []
         while f"{name}.{len(layers)}.weight" in tensors:
             layer = _Layer(f"{name}.{len(layers)}", tensors, inputs, reach, self._xp)
@@ -184,7 +184,7 @@ class ExactPath:
         return layers, inputs, reach
 
     def bounds(self) -> dict[str, tuple[int, str]]:
-        """Each layer's proven largest partial sum, and the float that it therefore runs in."""
+        """Returns each layer's proven largest partial sum, and the float type that it therefore runs in."""
         layers = {f"generator.{i}": layer for i, layer in enumerate(self._generator)}
         layers |= {f"mean.{i}": layer for i, layer in enumerate(self._mean)}
         layers |= {f"scale.{i}": layer for i, layer in enumerate(self._scale)}
@@ -195,12 +195,13 @@ class ExactPath:
     def __call__(
         self, v: NDArray[np.int32], h: int, w: int, fold: bool | None = None
     ) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
-        """v (B, V) int32 -> table index (B, n, h, w) and offset (B, n, h, w); an element of z is coded minus its
-        offset. fold: force or forbid the folded matrix; None takes what is less work.
+        """Maps v (B, V) int32 to table indices and offsets, (B, n, h, w) each; z is coded minus its offset.
+
+        fold: forces or forbids the folded matrix; None takes whichever is less work.
         """
         xp = self._xp
         clamped = np.clip(v, -self.v_reach, self.v_reach)
-        x: Any = xp.array(clamped.T, False)  # (V, B): each weight is read once for all pictures
+        x: Any = xp.array(clamped.T, False)  # (V, B): each weight is read once for all images
         for layer in self._generator:
             x = layer(x)
         x = xp.cast(x, self._wide)
@@ -242,14 +243,14 @@ class ExactPath:
     def _folded(self, entries: NDArray[np.int64]) -> tuple[Any, Any]:
         weight = self._last_weight.astype(np.float64).reshape(self.groups, self.tau, -1)
         bias = self._last_bias.astype(np.float64).reshape(self.groups, self.tau)
-        # In float64, exact by the bound above, because int64 matrix products are many times slower.
+        # In float64, which the bound above makes exact; int64 matrix products are many times slower.
         flat = entries.T.astype(np.float64) @ weight  # (n, P, K)
         shift = bias @ entries.astype(np.float64)  # (n, P)
         array = self._xp.array
         return array(flat.reshape(-1, flat.shape[-1]), self._wide), array(shift.reshape(-1, 1), self._wide)
 
     def _unfolded(self) -> tuple[Any, Any]:
-        """The last layer as it is: one copy for every grid, because it is by far the largest matrix."""
+        """Returns the unfolded last layer: one copy for all grids, because it is by far the largest matrix."""
         if self._last is None:
             array = self._xp.array
             self._last = array(self._last_weight, self._wide), array(self._last_bias[:, None], self._wide)
@@ -257,7 +258,7 @@ class ExactPath:
 
 
 def resize_entries(entries: NDArray[np.int64], h: int, w: int) -> NDArray[np.int64]:
-    """The codebook on another grid: bilinear between cell centres, in integers. (tau, h0, w0) -> (tau, h, w)."""
+    """Resizes the codebook, bilinearly between cell centres, in integers: (tau, h0, w0) -> (tau, h, w)."""
     if entries.shape[1:] == (h, w):
         return entries
     for axis, size in ((1, h), (2, w)):
@@ -278,15 +279,15 @@ def _check_shapes(name: str, weight: NDArray[Any], bias: NDArray[Any]) -> None:
 
 
 def _check_reach(name: str, values: NDArray[Any]) -> None:
-    """Within 32 bits, so that the sums of the proof itself cannot overflow."""
+    """Checks that values fit 32 bits, so that the sums of the proof itself cannot overflow. Raises InexactError."""
     if values.size == 0 or not -_INT32_REACH <= int(values.min()) <= int(values.max()) <= _INT32_REACH:
-        raise InexactError(f"{name}: a weight passes {_INT32_REACH}; use fewer bits")
+        raise InexactError(f"{name}: a weight exceeds {_INT32_REACH}; use fewer bits")
 
 
 def _row_reach(name: str, weight: NDArray[Any], bias: NDArray[Any], reach: int) -> NDArray[Any]:
-    """The largest |partial sum| of each row for inputs within +-reach, as Python integers that cannot overflow."""
+    """Returns each row's largest |partial sum| for inputs within +-reach, as Python integers that cannot overflow."""
     _check_reach(name, weight)
-    # The two signs apart: |x| of the lowest int8 is no int8, and a wider copy of 33 million weights is large.
+    # Both signs separately: |x| of the lowest int8 is no int8, and a wider copy of 33 million weights is large.
     rows = weight.clip(min=0).sum(axis=1, dtype=np.int64) - weight.clip(max=0).sum(axis=1, dtype=np.int64)
     return np.asarray(rows.astype(object) * reach + np.abs(bias.astype(object)))
 

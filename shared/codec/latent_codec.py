@@ -1,11 +1,11 @@
-"""Latents to bytes and back: v and z -> b_v and b_z -> v and z. Knows no network, no task and no file.
+"""Codes latents as bytes and back: v and z -> b_v and b_z -> v and z. Knows no network, no task and no file.
 
 Both sides hold the same integers (`entropy.safetensors` of a bundle):
 
     encode    v --tables of v--> b_v        v -> exact path -> table of each z;   z - offset --tables--> b_z
     decode    b_v --tables of v--> v        v -> exact path -> table of each z;   b_z --tables--> z - offset
 
-A codec of several quality levels has tables of v for each of them, and everything else in common.
+A codec with several quality levels has tables of v for each level; everything else is shared.
 
 Legend: N channels of z, h x w latent grid, V elements of v, L levels.
 """
@@ -38,7 +38,7 @@ Ints = NDArray[np.int32]
 class Levels:
     """The quality levels that a codec was trained for. Every whole quality from the first to the last can be used.
 
-    qualities: of the levels, rising, within 0..100. Raises ValueError for others.
+    qualities: one per level, ascending, within 0..100. Raises ValueError otherwise.
     """
 
     qualities: tuple[int, ...]
@@ -63,7 +63,7 @@ class Levels:
         return str(self.lowest) if len(self.qualities) == 1 else f"{self.lowest} to {self.highest}"
 
     def position(self, quality: int) -> float:
-        """Where a quality lies among the levels, 0..L-1; linear between two. Raises RequestError for one outside."""
+        """Returns a quality's position among the levels, 0..L-1, linear between two. Raises RequestError."""
         level = self._at_or_below(quality)
         if quality == self.qualities[level]:
             return float(level)
@@ -71,7 +71,7 @@ class Levels:
         return level + (quality - below) / (above - below)
 
     def nearest(self, quality: int) -> int:
-        """The level whose position is the nearest, the upper one of two. Raises RequestError for one outside."""
+        """Returns the nearest level; of two equally near, the upper. Raises RequestError."""
         level = self._at_or_below(quality)
         if quality == self.qualities[level]:
             return level
@@ -85,7 +85,7 @@ class Levels:
 
 
 def levels_of(tensors: Tensors) -> Levels | None:
-    """The levels that the tensors name; None: one level, whatever its quality. Raises ValueError."""
+    """Reads the levels from the tensors; None means one level, whatever its quality. Raises ValueError."""
     return Levels(tuple(tensors[LEVELS].ravel().tolist())) if LEVELS in tensors else None
 
 
@@ -101,7 +101,7 @@ def fingerprint(tensors: Tensors) -> bytes:
 
 
 def tables_of(tensors: Tensors, prefix: str) -> Tables:
-    """The tables stored as {prefix}.counts, .starts and .firsts."""
+    """Reads the tables stored as {prefix}.counts, .starts and .firsts."""
     counts, starts, firsts = (tensors[f"{prefix}.{part}"] for part in ("counts", "starts", "firsts"))
     return Tables(counts.astype(np.uint32), starts.astype(np.int64), firsts.astype(np.int32))
 
@@ -109,8 +109,8 @@ def tables_of(tensors: Tensors, prefix: str) -> Tables:
 class LatentCodec:
     """The entropy coder of one bundle.
 
-    Wherever a quality is asked for, None stands for the first level's. Raises ValueError, KeyError or InexactError
-    where the tensors do not make a codec.
+    Wherever a quality is expected, None stands for the first level's. Raises ValueError, KeyError or InexactError
+    if the tensors do not form a codec.
     """
 
     def __init__(self, tensors: Tensors, backend: Backend | None = None) -> None:
@@ -133,14 +133,14 @@ class LatentCodec:
         return self.path.groups
 
     def encode(self, v: Ints, z: Ints, quality: int | None = None) -> tuple[bytes, bytes]:
-        """v (V,) and z (N, h, w), int32 -> b_v, b_z. Every int32 is codable. Raises RequestError for the quality."""
+        """Codes v (V,) and z (N, h, w), int32, as b_v and b_z; every int32 is codable. Raises RequestError."""
         index, offset = self.path(v[None], z.shape[1], z.shape[2])
         shifted = _wrap(z.astype(np.int64) - offset[0])
         b_v = rangecoder.encode(v, self._indices(quality), self.v_tables)
         return b_v, rangecoder.encode(shifted.ravel(), index[0].ravel(), self.z_tables)
 
     def bits(self, v: Ints, z: Ints, quality: int | None = None) -> tuple[float, float]:
-        """H_v and H_z: the ideal lengths in bits under the integer tables. Raises RequestError for the quality."""
+        """Returns H_v and H_z, the ideal lengths in bits under the integer tables. Raises RequestError."""
         index, offset = self.path(v[None], z.shape[1], z.shape[2])
         shifted = _wrap(z.astype(np.int64) - offset[0])
         return (
@@ -149,18 +149,18 @@ class LatentCodec:
         )
 
     def decode(self, b_v: bytes, b_z: bytes, h: int, w: int, quality: int | None = None) -> Ints:
-        """z (N, h, w) int32. Raises CorruptPayloadError."""
+        """Decodes z (N, h, w) int32. Raises CorruptPayloadError."""
         z: Ints = self.decode_batch([(b_v, b_z)], h, w, [quality])[0]
         return z
 
     def decode_v(self, b_v: bytes, quality: int | None = None) -> Ints:
-        """v (V,) int32. Raises CorruptPayloadError."""
+        """Decodes v (V,) int32. Raises CorruptPayloadError."""
         try:
             indices = self._indices(quality)
         except RequestError as error:
             raise CorruptPayloadError(f"the payload cannot be read: {error}") from None
         v = rangecoder.decode(b_v, indices, self.v_tables)
-        # One v has one b_v: what decodes but would be written otherwise did not come from an encoder.
+        # Each v has exactly one b_v: bytes that decode but would be encoded differently did not come from an encoder.
         if rangecoder.encode(v, indices, self.v_tables) != b_v:
             raise CorruptPayloadError("the payload is damaged: b_v is not what an encoder writes")
         return v
@@ -172,7 +172,7 @@ class LatentCodec:
         w: int,
         qualities: Sequence[int | None] | None = None,
     ) -> Ints:
-        """(b_v, b_z) of B pictures on one grid, and the quality of each -> z (B, N, h, w) int32.
+        """Decodes (b_v, b_z) of B images on one grid, each with its quality, into z (B, N, h, w) int32.
 
         Raises CorruptPayloadError.
         """
@@ -186,7 +186,7 @@ class LatentCodec:
         return z
 
     def _indices(self, quality: int | None) -> NDArray[np.intp]:
-        """(V,): the tables of v at a quality. Raises RequestError."""
+        """Returns the tables of v (V,) at a quality. Raises RequestError."""
         indices: NDArray[np.intp] = self._v_indices[
             0 if self.levels is None or quality is None else self.levels.nearest(quality)
         ]
@@ -194,5 +194,5 @@ class LatentCodec:
 
 
 def _wrap(numbers: NDArray[np.int64]) -> Ints:
-    """Modulo 2**32 into int32, so that z - offset and back is the identity for every int32."""
+    """Wraps modulo 2**32 into int32, so that z - offset and back is the identity for every int32."""
     return numbers.astype(np.uint32).view(np.int32)

@@ -1,16 +1,17 @@
 """Range coding of integer symbols with integer tables. Knows no latent and no model.
 
 The coder is `constriction`'s (https://bamler-lab.github.io/constriction). A `Tables` holds many integer probability
-tables; a symbol is coded with the table that its index names. Symbols are coded grouped by table, groups in rising
-order of their index, symbols of a group in their given order: both sides know the indices, so both know the order.
+tables; each symbol is coded with the table that its index names. Symbols are coded grouped by table: groups in
+ascending order of their index, symbols within a group in their given order. Both sides know the indices, so both know
+the order.
 
 A table covers the integers first .. first + len - 2; its last entry is an escape. Escaped values follow after all
-groups, in their given order: how far outside (zigzag, so that both signs are small) as an Elias-gamma-like pair of
-bit length and bits, all of it uniform. So every int32 is codable.
+groups, in their given order: the distance outside (zigzag, so that both signs are small) as an Elias-gamma-like pair of
+bit length and bits, all uniform. So every int32 is codable.
 
-Two things are ours. Counts go in as floats that hold integers, made so that constriction's fixed-point tables equal
-ours to the last count. And the end of the stream: constriction seals with whole 32-bit words; we take the shortest
-string of bytes inside the coder's final interval, and the reader supplies zeros behind the end.
+Two things are ours. Counts are passed as floats that hold integers, chosen so that constriction's fixed-point tables
+equal ours to the last count. And the end of the stream: constriction seals with whole 32-bit words; we take the
+shortest byte string inside the coder's final interval, and the reader appends zeros.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _MAX_ESCAPE_BITS = 34
 class Tables:
     """T integer probability tables.
 
-    counts: uint32, all tables behind one another, each >= 1, each table's sum 2**24; the last entry of a table is its
+    counts: uint32, all tables one after another, each count >= 1, each table's sum 2**24; a table's last entry is its
     escape. starts: int64 (T + 1,), where each table begins. firsts: int32 (T,), the integer that entry 0 stands for.
     """
 
@@ -50,7 +51,7 @@ class Tables:
     _models: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the tables do not hold together."""
+        """Raises ValueError if the tables are inconsistent."""
         if (
             len(self.starts) != len(self.firsts) + 1
             or self.starts[0] != 0
@@ -70,12 +71,12 @@ class Tables:
 
     @cached_property
     def covered(self) -> NDArray[np.int64]:
-        """(T,): how many integers each table covers."""
+        """The number of integers that each table covers, (T,)."""
         covered: NDArray[np.int64] = np.diff(self.starts) - 1
         return covered
 
     def model(self, index: int) -> Any:
-        """constriction's model of one table, built when first used."""
+        """Returns constriction's model of one table, built on first use."""
         model = self._models.get(index)
         if model is None:
             counts = self.counts[self.starts[index] : self.starts[index + 1]]
@@ -86,7 +87,7 @@ class Tables:
         return model
 
     def bits(self, values: Ints, indices: NDArray[np.intp]) -> float:
-        """Ideal code length in bits of `values` under the tables that `indices` name, escapes included."""
+        """Returns the ideal code length in bits of `values` under the tables that `indices` name, escapes included."""
         first = self.firsts[indices].astype(np.int64)
         covered = self.covered[indices]
         at = values.astype(np.int64) - first
@@ -99,7 +100,7 @@ class Tables:
 
 
 def encode(values: Ints, indices: NDArray[np.intp], tables: Tables) -> bytes:
-    """Code `values` (M,) int32, each with the table that `indices` (M,) names."""
+    """Codes `values` (M,) int32, each with the table that `indices` (M,) names."""
     encoder = constriction.stream.queue.RangeEncoder()
     at = values.astype(np.int64) - tables.firsts[indices]
     covered = tables.covered[indices]
@@ -114,10 +115,10 @@ def encode(values: Ints, indices: NDArray[np.intp], tables: Tables) -> bytes:
 
 
 def decode(data: bytes, indices: NDArray[np.intp], tables: Tables) -> Ints:
-    """The inverse of `encode`: values (M,) int32.
+    """Inverts `encode`; returns values (M,) int32.
 
-    Raises CorruptPayloadError where `data` cannot have been made by `encode` with these indices. Damage that happens
-    to decode is not noticed here; the container's CRC is there for that.
+    Raises CorruptPayloadError if `data` cannot come from `encode` with these indices. Damage that happens to decode is
+    not noticed here; the container's CRC catches it.
     """
     padded = data + bytes(-len(data) % 4 + 8)
     decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
@@ -131,16 +132,16 @@ def decode(data: bytes, indices: NDArray[np.intp], tables: Tables) -> Ints:
         for position in np.flatnonzero(at == covered):
             distance = _decode_escape(decoder)
             values[position] = _value_outside(distance, int(firsts[position]), int(covered[position]))
-    except AssertionError as error:  # constriction's word for bits that no symbol of the model has
+    except AssertionError as error:  # what constriction raises for bits that belong to no symbol of the model
         raise CorruptPayloadError(f"the payload is damaged: {error}") from None
     return values
 
 
 def _grouped(indices: NDArray[np.intp], tables: int) -> tuple[NDArray[np.intp], list[tuple[int, int, int]]]:
-    """The order of coding, and of each table that is named: itself, where its symbols begin in that order, and end.
+    """Returns the coding order and, for each table in use, (table, start, end) of its symbols in that order.
 
-    Everything that can be done for all symbols at once is done outside of the loop over these: with few symbols a
-    table, numpy calls for each of them took four fifths of the coder's time.
+    Whatever can be done for all symbols at once is done outside the loop over these groups: with few symbols per table,
+    numpy calls for each group took four fifths of the coder's time.
     """
     narrow = indices.astype(np.uint16) if tables <= 1 << 16 else indices  # sorted by radix: five times faster
     order = np.argsort(narrow, kind="stable")
@@ -151,7 +152,7 @@ def _grouped(indices: NDArray[np.intp], tables: int) -> tuple[NDArray[np.intp], 
 
 
 def _outside(at: NDArray[np.int64], covered: NDArray[np.int64] | np.int64) -> NDArray[np.int64]:
-    """How far outside a table a value is: 0, 2, 4 .. above, 1, 3, 5 .. below."""
+    """Returns how far values lie outside their tables: 0, 2, 4 .. above, 1, 3, 5 .. below."""
     return np.where(at >= covered, 2 * (at - covered), -2 * at - 1)
 
 
@@ -187,7 +188,7 @@ def _uniform(size: int) -> Any:
 
 
 def _shortest(encoder: Any) -> bytes:
-    """The shortest bytes that lie in the encoder's final interval when zeros follow them."""
+    """Returns the shortest bytes that, followed by zeros, lie in the encoder's final interval."""
     words = encoder.get_compressed()
     position, (lower, width) = encoder.pos()
     scale = _WORD * position + _STATE_BITS  # bits behind the point, as far as the state reaches
