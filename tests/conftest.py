@@ -44,7 +44,8 @@ def patches() -> tuple[Patches, Patches]:
 def tiny_network(tmp_path_factory: pytest.TempPathFactory, patches: tuple[Patches, Patches]) -> Path:
     """A trained network folder: three classes, a feature of 8 x 4 x 4."""
     from cloud.networks.networks import ClassifierConfig
-    from train.networks.train_network import NetworkRecipe, train_network
+    from train.networks.network_recipe import NetworkRecipe
+    from train.networks.train_network import train_network
 
     out = tmp_path_factory.mktemp("tiny") / "network"
     sizes = ClassifierConfig(classes=3, widths=(8, 8, 16, 16), head_widths=(16,))

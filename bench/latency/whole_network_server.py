@@ -20,7 +20,7 @@ from cloud.engine.postprocess import results_of
 from shared.image import fit, read_image, to_input
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.types import TaskQuery, TaskResult
-from train.networks.train_network import NetworkCard, load_network
+from train.networks.network_folder import NetworkCard, load_network
 
 Networks = Sequence[tuple[nn.Module, NetworkCard]]
 

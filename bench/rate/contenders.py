@@ -34,7 +34,7 @@ from train.data.dataset import in_order, network_input
 from train.data.feature_cache import weights_digest
 from train.loop.scoring import Metric, View, count, labelled, metric_of, target_of
 from train.networks.load import Source, cut, load_source
-from train.networks.train_network import NetworkCard
+from train.networks.network_folder import NetworkCard
 
 Family = Literal["uncompressed", "isthmus", "image", "feature", "learned"]
 Sizes = NDArray[np.number[Any]]

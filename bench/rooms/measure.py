@@ -31,7 +31,7 @@ from train.data.feature_cache import Pixels, identity, weights_digest
 from train.data.open_dataset import open_views
 from train.loop.run import training_device
 from train.loop.scoring import count, metric_of, truth_of
-from train.networks.train_network import load_network
+from train.networks.network_folder import load_network
 
 Kept = TypeVar("Kept", bound=Frozen)
 

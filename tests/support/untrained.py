@@ -12,9 +12,9 @@ from cloud.networks.networks import ClassifierConfig, DenseConfig, build_network
 from shared.bundle import Preprocess
 from shared.types import TaskKind
 from train.codec.codec_recipe import CodecRecipe, Part
-from train.codec.priors import Prior
+from train.codec.prior_choice import Prior
 from train.codec.split_networks import CARDS, SplitNetworks, load_networks
-from train.networks.train_network import NetworkCard, save_network
+from train.networks.network_folder import NetworkCard, save_network
 from train.rooms import CATEGORIES, SEMANTIC_CLASSES
 
 SIZE = 64  # pixels, high and wide

@@ -35,7 +35,7 @@ from train.data import feature_cache as features
 from train.data.feature_cache import Kept, kept_features
 from train.loop.distributed import Team
 from train.loop.run import Schedule, batches
-from train.networks.train_network import load_network
+from train.networks.network_folder import load_network
 from train.tasks.train_task import FOLDER, TaskRecipe, train_task
 
 
@@ -91,7 +91,8 @@ def test_a_second_start_and_another_recipe_are_refused(tmp_path, patches, tiny_n
 
 def test_a_start_that_fails_leaves_nothing_in_the_way_of_the_next(tmp_path, patches, tiny_network):
     from cloud.networks.networks import ClassifierConfig
-    from train.networks.train_network import NetworkRecipe, train_network
+    from train.networks.network_recipe import NetworkRecipe
+    from train.networks.train_network import train_network
 
     out = tmp_path / "run"
     with pytest.raises(DataError, match=r"split layer 99: the network has layers 0\.\.10"):

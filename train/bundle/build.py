@@ -57,7 +57,7 @@ from train.codec.split_networks import SplitNetworks, load_run
 from train.data.dataset import in_order, network_input
 from train.data.feature_cache import Pixels
 from train.networks.load import reference_cut
-from train.networks.train_network import NetworkCard
+from train.networks.network_folder import NetworkCard
 
 NAME: TypeAdapter[str] = TypeAdapter(Annotated[str, Manifest.model_fields["name"]])
 

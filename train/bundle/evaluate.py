@@ -21,7 +21,7 @@ from shared.image import to_input
 from shared.types import Frozen
 from train.data.dataset import in_order
 from train.loop.scoring import Tally, Target, View, answers, labelled, truth_of
-from train.networks.train_network import load_network
+from train.networks.network_folder import load_network
 
 # By task: those of train.loop.metrics against labels, and with AGREEMENT before them against the network.
 Figures = dict[str, dict[str, float]]

@@ -13,7 +13,7 @@ from torch import Tensor
 from cloud.networks.sizes import PRESETS, CodecConfig, Shape, common_grid
 from shared.errors import DataError
 from shared.types import Frozen
-from train.codec.priors import Prior
+from train.codec.prior_choice import Prior
 from train.loop.run import Seed
 from train.networks.load import Source
 

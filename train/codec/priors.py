@@ -7,7 +7,6 @@ build` knows the codebook only.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,8 +15,6 @@ from cloud.networks.sizes import CodecConfig
 from cloud.networks.transforms import chain
 from train.codec.entropy_model import SPEED, FactorisedPrior, bounded_log_scale, level_of, on_grid
 from train.codec.feature_codec import FeatureCodec
-
-Prior = Literal["codebook", "factorised", "hyperprior", "compressai-factorised", "compressai-hyperprior"]
 
 
 class FactorisedCodec(FeatureCodec):
@@ -100,20 +97,3 @@ def cell_bits(prior: FactorisedPrior, z: Tensor, position: Tensor | None) -> Ten
     level = level_of(position)
     cells = z.flatten(2).transpose(1, 2)
     return prior.bits(cells, level if isinstance(level, int) else level[:, None]).sum((1, 2))
-
-
-# Those that need nothing else.
-CODECS: dict[Prior, type[FeatureCodec]] = {
-    "codebook": FeatureCodec,
-    "factorised": FactorisedCodec,
-    "hyperprior": HyperpriorCodec,
-}
-
-
-def codec_of(prior: Prior) -> type[FeatureCodec]:
-    """The codec with a prior. Raises DataError where compressai is needed and not installed."""
-    if prior in CODECS:
-        return CODECS[prior]
-    from train.codec.compressai_priors import PEERS
-
-    return PEERS[prior]

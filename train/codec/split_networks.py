@@ -18,10 +18,10 @@ from shared.errors import DataError
 from shared.types import TaskKind
 from train.codec.codec_recipe import CodecRecipe, Part, sizes_of
 from train.codec.feature_codec import JointCodec
-from train.codec.priors import codec_of
+from train.codec.prior_choice import codec_of
 from train.data.feature_cache import Pixels
 from train.networks.load import cut, load_source, reference_cut
-from train.networks.train_network import NetworkCard, network_of
+from train.networks.network_folder import NetworkCard, network_of
 
 CARDS = "networks.json"
 

@@ -17,7 +17,7 @@ from train.data.dataset import network_input
 from train.data.feature_cache import Kept, Pixels, kept_features, weights_digest
 from train.loop.run import sha256_of
 from train.networks.load import Source
-from train.networks.train_network import WEIGHTS
+from train.networks.network_folder import WEIGHTS
 
 
 def network_inputs(sources: Sequence[Source], modules: Sequence[nn.Module]) -> dict[str, str]:

@@ -94,7 +94,7 @@ def evaluate(
     from train.bundle.build import add_figures
     from train.bundle.evaluate import evaluate_bundle
     from train.data.open_dataset import open_views
-    from train.networks.train_network import load_network
+    from train.networks.network_folder import load_network
 
     opened = Bundle.open(bundle)
     kinds: dict[str, Path] = {}
@@ -147,7 +147,7 @@ def recover(
     """The uncompressed networks of a bundle, from its files: to measure it, or to train for the cameras that run it."""
     from shared.bundle import Bundle
     from train.networks.from_bundle import Recovered, recovered_networks
-    from train.networks.train_network import save_network
+    from train.networks.network_folder import save_network
 
     found = list(recovered_networks(Bundle.open(bundle)))
     taken = [str(out / one.name) for one in found if isinstance(one, Recovered) and (out / one.name).exists()]
@@ -175,7 +175,7 @@ def import_(
 ) -> None:
     """Put any trained network into a folder, as `isthmus train network` leaves its own."""
     from train.networks.load import Source, cut, is_foreign, load_source
-    from train.networks.train_network import save_network
+    from train.networks.network_folder import save_network
 
     if not is_foreign(network):
         raise DataError(f"{network!r} is neither torchvision:NAME nor package.module:factory")

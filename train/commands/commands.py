@@ -141,7 +141,7 @@ def network(
 ) -> None:
     """Train a reference network, uncompressed: a classifier, or one that makes a map."""
     from train.data.augment import SCALES
-    from train.networks.train_maps import DenseRecipe
+    from train.networks.network_recipe import DenseRecipe
 
     flags = {
         "data": data,
@@ -229,7 +229,8 @@ class NetworkAsked:
 
 
 def _train_classifier(asked: NetworkAsked) -> None:
-    from train.networks.train_network import NetworkRecipe, train_network
+    from train.networks.network_recipe import NetworkRecipe
+    from train.networks.train_network import train_network
 
     training, validation = asked.data.open("classification")
     height, width = training.size
@@ -247,7 +248,8 @@ def _train_classifier(asked: NetworkAsked) -> None:
 
 def _train_dense(asked: NetworkAsked, task: str, for_maps: dict[str, Any]) -> None:
     from train.data.dataset import DenseTask
-    from train.networks.train_maps import DenseRecipe, train_dense
+    from train.networks.network_recipe import DenseRecipe
+    from train.networks.train_maps import train_dense
 
     known = get_args(DenseTask)
     if task not in known:

@@ -21,7 +21,7 @@ from cloud.networks.networks import build_network, split
 from shared.bundle import CLOUD, EDGE, ONNX, TASKS, WEIGHTS, Bundle, Task
 from shared.errors import DataError
 from train.data.dataset import IGNORE
-from train.networks.train_network import NetworkCard
+from train.networks.network_folder import NetworkCard
 
 
 class Convolution(NamedTuple):

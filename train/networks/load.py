@@ -26,7 +26,7 @@ from train.networks.external_networks import (
     published_labels,
     published_preprocess,
 )
-from train.networks.train_network import NetworkCard, NetworkTask, load_network
+from train.networks.network_folder import NetworkCard, NetworkTask, load_network
 
 
 class Source(Frozen):

@@ -1,6 +1,6 @@
 """Trains the reference networks for normals and segmentation, uncompressed: `isthmus train network --task ...`.
 
-Legend: B pictures, H x W pixels, K classes. The folder that comes out is that of `network`.
+Legend: B pictures, H x W pixels, K classes. The result is a folder as `network_folder` describes it.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
-from cloud.networks.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense
+from cloud.networks.networks import REFERENCE_DENSE, ReferenceDense
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from train.data.augment import zoom_maps
@@ -26,23 +25,12 @@ from train.loop import scoring as tally
 from train.loop.distributed import Precision, Team
 from train.loop.metrics import NothingMeasuredError
 from train.loop.run import LOG_EVERY, Better, Schedule, fit, training_device
-from train.networks.train_network import Learner, NetworkCard, TrainingRecipe, finish, open_run, steps_of
+from train.networks.learner import Learner, finish, open_run, steps_of
+from train.networks.network_folder import NetworkCard
+from train.networks.network_recipe import DenseRecipe
 from train.rooms import CATEGORIES
 
 MAIN_FIGURE: dict[str, Better] = {"normals": ("mean_deg", "min"), "segmentation": ("miou", "max")}
-
-
-class DenseRecipe(TrainingRecipe):
-    """Everything that decides how a network for maps comes out.
-
-    label_stride: 2 computes the loss at a quarter of the pixels, which of each 2 x 2 being drawn for each step.
-    category: weight of telling the pictures' categories from the feature's cells (`appearance.Things`).
-    """
-
-    task: DenseTask
-    label_stride: Literal[1, 2] = 1
-    category: float = Field(0.0, ge=0)
-    network: DenseConfig
 
 
 class Batch(NamedTuple):

@@ -12,7 +12,7 @@ from shared.errors import DataError
 from train.bundle.build import build
 from train.codec.codec_recipe import CodecRecipe, Part
 from train.codec.entropy_model import gaussian_bits
-from train.codec.priors import codec_of
+from train.codec.prior_choice import codec_of
 from train.codec.split_networks import SplitNetworks, load_networks, load_run, start_from
 from train.codec.train_codec import train_codec
 from train.networks.torchvision_shim import import_torchvision

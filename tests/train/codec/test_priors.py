@@ -18,7 +18,8 @@ from shared.errors import DataError
 from train.bundle.build import build
 from train.codec.codec_recipe import CodecRecipe, Part
 from train.codec.entropy_model import gaussian_bits
-from train.codec.priors import CODECS, FactorisedCodec, HyperpriorCodec, codec_of
+from train.codec.prior_choice import CODECS, codec_of
+from train.codec.priors import FactorisedCodec, HyperpriorCodec
 from train.codec.split_networks import load_run
 from train.codec.train_codec import train_codec
 from train.data.feature_cache import kept_features

@@ -21,7 +21,7 @@ from cloud.networks.networks import (
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from support.torchrun import start
-from train.networks.train_network import NetworkCard, save_network
+from train.networks.network_folder import NetworkCard, save_network
 from train.rooms import write_rooms
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shared.errors import DataError
-from train.networks.train_network import load_network
+from train.networks.network_folder import load_network
 from train.rooms import write_rooms
 
 ROOT = Path(__file__).parents[3]
@@ -109,7 +109,7 @@ def test_the_example_is_what_the_flags_say_by_default():
     import tomllib
 
     from train.commands.commands import network
-    from train.networks.train_maps import DenseRecipe
+    from train.networks.network_recipe import DenseRecipe
 
     example = tomllib.loads((ROOT / "docs" / "network.toml").read_text())
     defaults = {name: p.default for name, p in inspect.signature(network).parameters.items()}

@@ -14,7 +14,7 @@ from shared.bundle import Preprocess
 from shared.errors import DataError
 from train.data.augment import draw_zooms, zoom_maps, zoom_pictures
 from train.data.dataset import IGNORE
-from train.networks.train_network import load_network
+from train.networks.network_folder import load_network
 
 PLAIN = Preprocess(height=20, width=30, mean=(0, 0, 0))
 

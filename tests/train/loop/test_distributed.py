@@ -20,7 +20,7 @@ from train.codec.codec_recipe import CodecRecipe, Part
 from train.data.dataset import Rooms
 from train.loop.distributed import Team
 from train.loop.run import Run, Schedule, fit
-from train.networks.train_network import NetworkRecipe
+from train.networks.network_recipe import NetworkRecipe
 from train.rooms import write_rooms
 
 ROOT = Path(__file__).parents[3]

@@ -22,7 +22,7 @@ from train.commands.commands import app
 from train.data.dataset import network_input
 from train.networks.from_bundle import Recovered, _same_front, recovered_networks
 from train.networks.load import cut
-from train.networks.train_network import load_network
+from train.networks.network_folder import load_network
 from train.tasks.train_task import FOLDER, TaskRecipe, train_task
 
 SAMPLES = Path(__file__).parents[3] / "deploy" / "samples"

@@ -19,8 +19,10 @@ from shared.maps import palette
 from train.data.dataset import IGNORE, DenseRooms, mirror, network_input
 from train.loop.distributed import Team
 from train.networks.auxiliary_losses import Appearance, Things
-from train.networks.train_maps import DenseRecipe, dense_loss, sheet, train_dense
-from train.networks.train_network import CARD, Learner, NetworkCard, load_network
+from train.networks.learner import Learner
+from train.networks.network_folder import CARD, NetworkCard, load_network
+from train.networks.network_recipe import DenseRecipe
+from train.networks.train_maps import dense_loss, sheet, train_dense
 from train.rooms import write_rooms
 
 OUTPUTS = {"normals": 3, "segmentation": 17}
