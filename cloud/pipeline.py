@@ -41,6 +41,7 @@ from shared.errors import (
     StreamTooLargeError,
 )
 from shared.maps import CLASSES_MAX
+from shared.times import captured_at_number
 from shared.types import (
     Analysis,
     BundleInfo,
@@ -152,23 +153,25 @@ class Pipeline:
         request_id: str,
         deadline_s: float | None = None,
         camera: str = "",
+        captured_at: datetime | None = None,
     ) -> Analysis:
-        """A packed bitstream -> its answer. deadline_s: from now; None or more than the settings': the settings'.
+        """Answers a packed bitstream.
 
-        camera: that took the picture, for the archive; empty: it has no name.
+        deadline_s: from now; None, or more than the settings allow, means the settings' deadline.
+        camera: its name, for the archive; empty if it has none. captured_at: with its zone; None if unknown.
 
-        Raises BitstreamError and its kin, BundleMismatchError, UnknownTaskError, RequestError, OverloadedError,
+        Raises BitstreamError or a subclass, BundleMismatchError, UnknownTaskError, RequestError, OverloadedError,
         NotReadyError or DeadlineError.
         """
         received_at = datetime.now(UTC)
         check_request_id(request_id)
         check_camera(camera)
         stream = Bitstream.unpack(data)
-        self._check(stream)
+        # Taken once: tasks may be swapped while this request waits, and it ends with those it began with.
         served = self._served
+        self._check(stream, served.bundle)
         queries = _queries(served.bundle, wanted)
-        # Over what was asked, not over what it means now: "every task" stays the same request when a task is added.
-        content = hashlib.sha256(wanted.model_dump_json().encode() + b"\0" + data).digest()
+        content = _digest(wanted, captured_at, data)
 
         async def compute() -> Analysis:
             done, queue_ms = await self._batcher.submit(_Job(stream, queries, served))
@@ -176,12 +179,13 @@ class Pipeline:
                 self._archive.append(camera, received_at, request_id, data)
             return Analysis(
                 request_id=request_id,
-                bundle=self.bundle.manifest.name,
-                fingerprint=self.bundle.fingerprint.hex(),
+                bundle=served.bundle.manifest.name,
+                fingerprint=served.bundle.fingerprint.hex(),
                 quality=stream.quality,
                 results={query.name: done.results[query.name] for query in queries},
-                bytes=count_bytes(stream, len(data), self.bundle),
+                bytes=count_bytes(stream, len(data), served.bundle),
                 times=Times(queue_ms=queue_ms, decode_ms=done.decode_ms, tails_ms=done.tails_ms),
+                captured_at=captured_at,
             )
 
         async with self._deadline(deadline_s):
@@ -195,20 +199,24 @@ class Pipeline:
         quality: int | None = None,
         bytes_max: int | None = None,
         camera: str = "",
+        captured_at: datetime | None = None,
     ) -> Analysis:
-        """An image file's bytes -> its answer, by way of the same bitstream that an edge would send.
+        """Answers an image file's bytes by way of the same bitstream that an edge would send.
 
-        quality, bytes_max: as of `Encoder.encode`.
+        quality, bytes_max: see `Encoder.encode`. camera, captured_at: see `analyze`.
 
-        Raises what `analyze` raises, and ImageError and its kin.
+        Raises what `analyze` raises, and ImageError or a subclass.
         """
         check_request_id(request_id)
-        _queries(self.bundle, wanted)  # an unknown task is told before the work of encoding
+        check_camera(camera)
+        _queries(self.bundle, wanted)  # an unknown task is refused before the work of encoding
         loop = asyncio.get_running_loop()
         async with self._deadline(None):
             encode = self.encoder.encode
             encoded = await loop.run_in_executor(self._encoding, encode, image, quality, bytes_max)
-            analysis = await self.analyze(encoded.data, wanted, request_id, camera=camera)
+            analysis = await self.analyze(
+                encoded.data, wanted, request_id, camera=camera, captured_at=captured_at
+            )
         edge = encoded.times
         times = analysis.times.model_copy(
             update={"read_ms": edge.read_ms, "front_ms": edge.front_ms, "code_ms": edge.code_ms}
@@ -231,10 +239,10 @@ class Pipeline:
         except TimeoutError:
             raise DeadlineError(f"no answer within {deadline_s * 1e3:.0f} ms") from None
 
-    def _check(self, stream: Bitstream) -> None:
-        if stream.fingerprint != self.bundle.fingerprint:
-            raise BundleMismatchError(stream.fingerprint.hex(), self.bundle.fingerprint.hex())
-        self.bundle.quality(stream.quality)
+    def _check(self, stream: Bitstream, bundle: Bundle) -> None:
+        if stream.fingerprint != bundle.fingerprint:
+            raise BundleMismatchError(stream.fingerprint.hex(), bundle.fingerprint.hex())
+        bundle.quality(stream.quality)
         if stream.h * stream.w > self._cells_max:
             raise StreamTooLargeError(
                 f"a latent grid of {stream.h} x {stream.w}; this server answers {self._cells_max} cells at most"
@@ -259,6 +267,12 @@ class Pipeline:
             else z
             for z in latents
         ]
+
+
+def _digest(wanted: Wanted, captured_at: datetime | None, data: bytes) -> bytes:
+    """What makes two requests the same one. "Every task" stays the same request when a task is added."""
+    head = f"{wanted.model_dump_json()}\0{captured_at_number(captured_at)}\0"
+    return hashlib.sha256(head.encode() + data).digest()
 
 
 def _queries(bundle: Bundle, wanted: Wanted) -> tuple[TaskQuery, ...]:

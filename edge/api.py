@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -29,6 +30,7 @@ from shared.process.http import (
     answer_doc,
     body_doc,
     camera,
+    captured_at,
     create_app,
     media_type,
     problem_doc,
@@ -42,6 +44,8 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     200: answer_doc(),
     **transport_docs(),
     400: problem_doc(ImageError),
+    401: problem_doc(REJECTED["UNAUTHENTICATED"]),
+    403: problem_doc(REJECTED["PERMISSION_DENIED"]),
     404: problem_doc(REJECTED["NOT_FOUND"]),
     409: problem_doc(REJECTED["FAILED_PRECONDITION"]),
     413: problem_doc(PayloadTooLargeError, ImageTooLargeError),
@@ -76,6 +80,7 @@ def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastA
         request: Request,
         asked: Annotated[Wanted, Depends(wanted)],
         taken_by: Annotated[str, Depends(camera)],
+        taken_at: Annotated[datetime | None, Depends(captured_at)],
         quality: QualityQuery = None,
         bytes_max: BytesMaxQuery = None,
     ) -> Analysis:
@@ -83,6 +88,8 @@ def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastA
         ready = pipeline()
         media_type(request)
         image = await read_body(request, settings.image_bytes_max)
-        return await ready.analyze(image, asked, request.state.request_id, quality, bytes_max, taken_by)
+        return await ready.analyze(
+            image, asked, request.state.request_id, quality, bytes_max, taken_by, taken_at
+        )
 
     return app

@@ -7,6 +7,7 @@ are used up. The cloud computes an id once, so that sending it again is harmless
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Protocol
 
 import grpc
@@ -83,13 +84,23 @@ class Client:
         # Measured: of 2,000 requests at once on one channel, 7 to 10 % end CANCELLED.
         self._places = asyncio.Semaphore(settings.in_flight_max)
 
-    async def analyze(self, request_id: str, bitstream: bytes, wanted: Wanted, camera: str = "") -> Analysis:
-        """The cloud's answer to a packed bitstream. camera: that took the picture; empty: the settings'.
+    async def analyze(
+        self,
+        request_id: str,
+        bitstream: bytes,
+        wanted: Wanted,
+        camera: str = "",
+        captured_at: datetime | None = None,
+    ) -> Analysis:
+        """The cloud's answer to a packed bitstream.
+
+        camera: its name; if empty, the one in the settings. captured_at: with its zone; None if unknown.
 
         Raises CloudUnreachableError, DeadlineError, OverloadedError, RemoteRejectedError, or RemoteError for an answer
         that cannot be read.
         """
-        message = convert.request_message(request_id, bitstream, wanted, camera or self._settings.camera)
+        camera = camera or self._settings.camera
+        message = convert.request_message(request_id, bitstream, wanted, camera, captured_at)
         until = asyncio.get_running_loop().time() + self._settings.deadline_ms / 1e3
         try:
             async with asyncio.timeout_at(until), self._places:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 from edge.client import Client
@@ -31,16 +32,19 @@ class Pipeline:
         quality: int | None = None,
         bytes_max: int | None = None,
         camera: str = "",
+        captured_at: datetime | None = None,
     ) -> Analysis:
-        """One image, a file or its bytes. quality, bytes_max: as of `Encoder.encode`. camera: that took it; empty:
-        the settings'.
+        """One image, a file or its bytes.
 
-        Raises what `Encoder.encode` raises, RemoteError and its kin, OverloadedError.
+        quality, bytes_max: see `Encoder.encode`. camera: its name; if empty, the one in the settings.
+        captured_at: with its zone; None if unknown.
+
+        Raises what `Encoder.encode` raises, RemoteError or a subclass, or OverloadedError.
         """
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(self._encoding, self.encoder.encode, image, quality, bytes_max)
         sent = time.perf_counter()
-        answer = await self.client.analyze(request_id, encoded.data, wanted, camera)
+        answer = await self.client.analyze(request_id, encoded.data, wanted, camera, captured_at)
         edge = encoded.times.model_copy(update={"send_ms": (time.perf_counter() - sent) * 1e3})
         times = answer.times.model_copy(update=edge.model_dump(exclude_none=True))
         # The sizes are those that this side sent, not those that the other says it received.

@@ -8,6 +8,7 @@ and what to do; it is shown to users as it is, on one line.
         UnknownTaskError
         PayloadTooLargeError
         UnauthorizedError       no token, or a wrong one
+        PermissionDeniedError   a known caller who may not do this
       ImageError                the input image
         NotAnImageError
         ImageTooLargeError
@@ -63,6 +64,9 @@ class PayloadTooLargeError(RequestError): ...
 
 
 class UnauthorizedError(RequestError): ...
+
+
+class PermissionDeniedError(RequestError): ...
 
 
 class ImageError(IsthmusError): ...
@@ -167,6 +171,7 @@ EXITS: dict[type[Exception], Exit] = {
     UnknownTaskError: Exit("NOT_FOUND", 404, "Unknown task"),
     PayloadTooLargeError: Exit("RESOURCE_EXHAUSTED", 413, "Request too large"),
     UnauthorizedError: Exit("UNAUTHENTICATED", 401, "Unauthorized"),
+    PermissionDeniedError: Exit("PERMISSION_DENIED", 403, "Permission denied"),
     ImageError: Exit("INVALID_ARGUMENT", 400, "Unreadable image"),
     NotAnImageError: Exit("INVALID_ARGUMENT", 415, "Not an image"),
     ImageTooLargeError: Exit("INVALID_ARGUMENT", 413, "Image too large"),
@@ -188,6 +193,8 @@ INTERNAL = EXITS[IsthmusError]
 # What the cloud refused leaves an edge with the status that the cloud itself would have given.
 REJECTED: dict[str, Exit] = {
     "INVALID_ARGUMENT": Exit("INVALID_ARGUMENT", 422, "Refused by the cloud", status=1),
+    "UNAUTHENTICATED": Exit("UNAUTHENTICATED", 401, "Not authenticated to the cloud", status=1),
+    "PERMISSION_DENIED": Exit("PERMISSION_DENIED", 403, "Not permitted by the cloud", status=1),
     "NOT_FOUND": Exit("NOT_FOUND", 404, "Unknown to the cloud", status=1),
     "FAILED_PRECONDITION": Exit("FAILED_PRECONDITION", 409, "Cloud has another bundle", status=1),
 }

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.errors import RequestError
+from shared.times import Moment
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 TASKS_MAX = 64  # of one request
@@ -182,6 +183,14 @@ class Analysis(Frozen):
     results: dict[str, TaskResult] = Field(description="one result a task, by the task's name")
     bytes: ByteCount
     times: Times
+    captured_at: Moment | None = Field(
+        default=None,
+        description="when the image was captured, as the client said; RFC 3339 in UTC; absent or null if unknown",
+    )
+    warnings: tuple[str, ...] = Field(
+        default=(),
+        description="for people: what may be wrong with this answer although it was given; their wording may change",
+    )
 
 
 class TaskInfo(Frozen):

@@ -8,12 +8,14 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
 from shared.errors import DeadlineError, IsthmusError, OverloadedError, RequestError
+from shared.times import captured_at_of
 from shared.types import Analysis, BundleInfo, Wanted, new_request_id
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
@@ -36,6 +38,7 @@ class Analyzer(Protocol):
         request_id: str,
         deadline_s: float | None = None,
         camera: str = "",
+        captured_at: datetime | None = None,
     ) -> Analysis: ...
 
 
@@ -205,9 +208,9 @@ class Servicer(AnalyzerServicer):
     async def _answer(
         self, request: pb.AnalyzeRequest, request_id: str, deadline_s: float | None
     ) -> pb.AnalyzeResponse:
-        wanted = convert.wanted_of(request)
+        wanted, captured_at = convert.wanted_of(request), captured_at_of(request.captured_at)
         analysis = await self._analyzer().analyze(
-            request.bitstream, wanted, request_id, deadline_s, request.camera
+            request.bitstream, wanted, request_id, deadline_s, request.camera, captured_at
         )
         return convert.response_message(analysis)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -38,6 +39,7 @@ from shared.process.http import (
     answer_doc,
     body_doc,
     camera,
+    captured_at,
     create_app,
     media_type,
     problem_doc,
@@ -89,6 +91,7 @@ def build_app(
         request: Request,
         asked: Annotated[Wanted, Depends(wanted)],
         taken_by: Annotated[str, Depends(camera)],
+        taken_at: Annotated[datetime | None, Depends(captured_at)],
         quality: QualityQuery = None,
         bytes_max: BytesMaxQuery = None,
     ) -> Analysis:
@@ -97,9 +100,9 @@ def build_app(
         request_id = request.state.request_id
         if media_type(request, MEDIA_TYPE) == MEDIA_TYPE:
             stream = await read_body(request, MAX_STREAM_BYTES)
-            return await ready.analyze(stream, asked, request_id, camera=taken_by)
+            return await ready.analyze(stream, asked, request_id, camera=taken_by, captured_at=taken_at)
         image = await read_body(request, settings.image_bytes_max)
-        return await ready.analyze_image(image, asked, request_id, quality, bytes_max, taken_by)
+        return await ready.analyze_image(image, asked, request_id, quality, bytes_max, taken_by, taken_at)
 
     @app.get(
         "/v1/bundles",

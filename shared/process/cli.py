@@ -85,9 +85,11 @@ def wanted_of(tasks: Iterable[str] | None, top_k: int, maps: Path | None = None)
 
 
 def told(head: str, analysis: Analysis) -> str:
-    """An answer for a person: the line `head`, a line for each class of a classification, one for any other task."""
+    """An answer for a person: the line `head`, a line for each warning, each class of a classification and each
+    other task."""
+    warnings = [f"  warning: {text}" for text in analysis.warnings]
     lines = [f"  {task}: {line}" for task, result in analysis.results.items() for line in _lines(result)]
-    return "\n".join([head, *lines])
+    return "\n".join([head, *warnings, *lines])
 
 
 def _lines(result: TaskResult) -> list[str]:

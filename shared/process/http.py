@@ -16,6 +16,7 @@ import io
 import json
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -37,6 +38,7 @@ from shared.errors import (
     RequestError,
     exit_of,
 )
+from shared.times import parse_captured_at
 from shared.types import (
     Analysis,
     ByteCount,
@@ -289,6 +291,19 @@ def camera(
 ) -> str:
     """The header X-Camera, for `Depends`; empty where there is none. Raises RequestError."""
     return check_camera(x_camera)
+
+
+def captured_at(
+    x_captured_at: Annotated[
+        str,
+        Header(description="when the image was captured: RFC 3339 with a zone, as 2026-11-22T13:00:00.250Z"),
+    ] = "",
+) -> datetime | None:
+    """The header X-Captured-At, for `Depends`; None where there is none. Raises RequestError."""
+    try:
+        return parse_captured_at(x_captured_at)
+    except RequestError as error:
+        raise RequestError(f"X-Captured-At: {error}") from None
 
 
 def add_health(app: FastAPI, check_ready: Callable[[], object]) -> None:

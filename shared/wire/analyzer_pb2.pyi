@@ -19,20 +19,22 @@ MAPS_PNG: Maps
 MAPS_ARRAYS: Maps
 
 class AnalyzeRequest(_message.Message):
-    __slots__ = ("request_id", "bitstream", "tasks", "top_k", "camera", "maps")
+    __slots__ = ("request_id", "bitstream", "tasks", "top_k", "camera", "maps", "captured_at")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BITSTREAM_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     CAMERA_FIELD_NUMBER: _ClassVar[int]
     MAPS_FIELD_NUMBER: _ClassVar[int]
+    CAPTURED_AT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     bitstream: bytes
     tasks: _containers.RepeatedCompositeFieldContainer[TaskQuery]
     top_k: int
     camera: str
     maps: Maps
-    def __init__(self, request_id: _Optional[str] = ..., bitstream: _Optional[bytes] = ..., tasks: _Optional[_Iterable[_Union[TaskQuery, _Mapping]]] = ..., top_k: _Optional[int] = ..., camera: _Optional[str] = ..., maps: _Optional[_Union[Maps, str]] = ...) -> None: ...
+    captured_at: int
+    def __init__(self, request_id: _Optional[str] = ..., bitstream: _Optional[bytes] = ..., tasks: _Optional[_Iterable[_Union[TaskQuery, _Mapping]]] = ..., top_k: _Optional[int] = ..., camera: _Optional[str] = ..., maps: _Optional[_Union[Maps, str]] = ..., captured_at: _Optional[int] = ...) -> None: ...
 
 class TaskQuery(_message.Message):
     __slots__ = ("name", "top_k", "maps")
@@ -45,7 +47,7 @@ class TaskQuery(_message.Message):
     def __init__(self, name: _Optional[str] = ..., top_k: _Optional[int] = ..., maps: _Optional[_Union[Maps, str]] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
-    __slots__ = ("request_id", "bundle", "fingerprint", "quality", "results", "bytes", "times")
+    __slots__ = ("request_id", "bundle", "fingerprint", "quality", "results", "bytes", "times", "captured_at", "warnings")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +55,8 @@ class AnalyzeResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     TIMES_FIELD_NUMBER: _ClassVar[int]
+    CAPTURED_AT_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     bundle: str
     fingerprint: str
@@ -60,7 +64,9 @@ class AnalyzeResponse(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[TaskResult]
     bytes: ByteCount
     times: Times
-    def __init__(self, request_id: _Optional[str] = ..., bundle: _Optional[str] = ..., fingerprint: _Optional[str] = ..., quality: _Optional[int] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., bytes: _Optional[_Union[ByteCount, _Mapping]] = ..., times: _Optional[_Union[Times, _Mapping]] = ...) -> None: ...
+    captured_at: int
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., bundle: _Optional[str] = ..., fingerprint: _Optional[str] = ..., quality: _Optional[int] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., bytes: _Optional[_Union[ByteCount, _Mapping]] = ..., times: _Optional[_Union[Times, _Mapping]] = ..., captured_at: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TaskResult(_message.Message):
     __slots__ = ("task", "classification", "normals", "segmentation")

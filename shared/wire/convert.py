@@ -7,6 +7,7 @@ network is checked as it is turned into a packet.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import grpc
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from shared.errors import (
     RequestError,
     exit_of,
 )
+from shared.times import captured_at_number, captured_at_of
 from shared.types import (
     TASKS_MAX,
     Analysis,
@@ -51,7 +53,14 @@ _MAPS_BACK = {number: name for name, number in _MAPS.items()}
 _TEXT_MAX = 2000  # a status travels in HTTP/2 trailers, which have a limit of 8 KiB
 
 
-def request_message(request_id: str, bitstream: bytes, wanted: Wanted, camera: str = "") -> pb.AnalyzeRequest:
+def request_message(
+    request_id: str,
+    bitstream: bytes,
+    wanted: Wanted,
+    camera: str = "",
+    captured_at: datetime | None = None,
+) -> pb.AnalyzeRequest:
+    """A request. Raises RequestError for a capture time without a zone or not after the start of 1970."""
     return pb.AnalyzeRequest(
         request_id=request_id,
         bitstream=bitstream,
@@ -59,6 +68,7 @@ def request_message(request_id: str, bitstream: bytes, wanted: Wanted, camera: s
         top_k=wanted.top_k,
         camera=camera,
         maps=_MAPS[wanted.maps],
+        captured_at=captured_at_number(captured_at),
     )
 
 
@@ -93,6 +103,8 @@ def response_message(analysis: Analysis) -> pb.AnalyzeResponse:
             b_v=count.b_v, b_z=count.b_z, total=count.total, bits_per_pixel=count.bits_per_pixel
         ),
         times=pb.Times(queue_ms=times.queue_ms, decode_ms=times.decode_ms, tails_ms=times.tails_ms),
+        captured_at=captured_at_number(analysis.captured_at),
+        warnings=analysis.warnings,
     )
 
 
@@ -114,9 +126,13 @@ def analysis_of(message: pb.AnalyzeResponse) -> Analysis:
                 decode_ms=times.decode_ms if times.HasField("decode_ms") else None,
                 tails_ms=times.tails_ms if times.HasField("tails_ms") else None,
             ),
+            captured_at=captured_at_of(message.captured_at),
+            warnings=tuple(message.warnings),
         )
     except ValidationError as error:
         raise RemoteError(f"the cloud's answer cannot be read: {_first(error)}") from None
+    except RequestError as error:
+        raise RemoteError(f"the cloud's answer cannot be read: {error}") from None
 
 
 def describe_message(bundles: Sequence[BundleInfo]) -> pb.DescribeResponse:

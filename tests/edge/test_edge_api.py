@@ -25,6 +25,7 @@ from shared.errors import (
     RemoteRejectedError,
 )
 from shared.process.http import PROBLEM_TYPE
+from shared.times import captured_at_of
 from shared.types import Analysis
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
@@ -43,9 +44,11 @@ class ToPipeline:
     async def analyze(self, request: pb.AnalyzeRequest, timeout_s: float) -> pb.AnalyzeResponse:
         if self.error is not None:
             raise self.error
-        wanted = convert.wanted_of(request)
+        wanted, when = convert.wanted_of(request), captured_at_of(request.captured_at)
         return convert.response_message(
-            await self.pipeline.analyze(request.bitstream, wanted, request.request_id, timeout_s)
+            await self.pipeline.analyze(
+                request.bitstream, wanted, request.request_id, timeout_s, request.camera, when
+            )
         )
 
     async def describe(self, timeout_s: float) -> pb.DescribeResponse:
@@ -80,6 +83,12 @@ async def test_an_image(http: httpx.AsyncClient, packed: list[bytes]) -> None:
     assert analysis.bytes.total == len(packed[0])
     assert len(analysis.results["classification"].top) == 2
     assert len(answer.json()["times"]) == 7
+
+
+async def test_the_capture_time_goes_to_the_cloud_and_comes_back(http: httpx.AsyncClient) -> None:
+    headers = IMAGE | {"X-Captured-At": "2026-11-22T14:00:00+01:00"}
+    answer = await http.post("/analyze", content=png(0), headers=headers)
+    assert answer.json()["captured_at"] == "2026-11-22T13:00:00Z"
 
 
 async def test_edge_and_cloud_are_ready_apart(http: httpx.AsyncClient, transport: ToPipeline) -> None:
@@ -120,6 +129,7 @@ async def test_what_the_cloud_does(
         ("/analyze", png(0)[:2000], IMAGE, 400, "damaged"),
         ("/analyze", bomb(), IMAGE, 413, "megapixels"),
         ("/analyze", bytes(100_001), IMAGE, 413, "100000 bytes"),
+        ("/analyze", png(0), IMAGE | {"X-Captured-At": "noon"}, 422, "X-Captured-At: 'noon' is not"),
         ("/analyze?tasks=nope", png(0), IMAGE, 404, "classification"),
         ("/analyze?quality=99", png(0), IMAGE, 422, "quality 99"),
     ],

@@ -64,6 +64,18 @@ async def test_a_bitstream(http: httpx.AsyncClient, packed: list[bytes]) -> None
     assert len(answer.json()["results"]["classification"]["top"]) == 1
 
 
+@pytest.mark.parametrize("kind", ["image", "stream"])
+async def test_the_capture_time_comes_back_in_utc(
+    http: httpx.AsyncClient, packed: list[bytes], kind: str
+) -> None:
+    body, headers = (png(0), IMAGE) if kind == "image" else (packed[0], STREAM)
+    timed = headers | {"X-Captured-At": "2026-11-22T14:00:00.5+01:00"}
+    answer = await http.post("/analyze", content=body, headers=timed)
+    assert answer.json()["captured_at"] == "2026-11-22T13:00:00.500000Z"
+    assert answer.json()["warnings"] == []
+    assert "captured_at" not in (await http.post("/analyze", content=body, headers=headers)).json()
+
+
 async def test_a_repeat_is_computed_once(
     http: httpx.AsyncClient, packed: list[bytes], model: GatedModel
 ) -> None:
@@ -98,6 +110,8 @@ async def test_a_repeat_is_computed_once(
         ("/analyze?quality=99", png(0), IMAGE, 422, "quality 99"),
         ("/analyze?quality=101", png(0), IMAGE, 422, "quality"),
         ("/analyze", png(0), IMAGE | {"X-Request-Id": "a b"}, 422, "X-Request-Id"),
+        ("/analyze", png(0), IMAGE | {"X-Captured-At": "2026-11-22T13:00:00"}, 422, "X-Captured-At: "),
+        ("/analyze", png(0), IMAGE | {"X-Captured-At": "noon"}, 422, "RFC 3339 with a zone"),
         ("/nothing", b"", {}, 404, "/docs"),
     ],
     ids=lambda value: "" if isinstance(value, bytes | dict) else None,

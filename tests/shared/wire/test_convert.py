@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from shared.errors import (
     EXITS,
@@ -23,9 +26,11 @@ from shared.errors import (
     DeadlineError,
     NotReadyError,
     OverloadedError,
+    PermissionDeniedError,
     RemoteError,
     RemoteRejectedError,
     RequestError,
+    UnauthorizedError,
     UnknownTaskError,
 )
 from shared.maps import classes_array, classes_png
@@ -94,6 +99,8 @@ ANALYSIS = Analysis(
     },
     bytes=ByteCount(b_v=1, b_z=2, total=18, bits_per_pixel=0.25),
     times=Times(queue_ms=0.0, decode_ms=1.5),
+    captured_at=datetime(2026, 11, 22, 13, 0, 0, 1, tzinfo=UTC),
+    warnings=("the image file is cut off", "é"),
 )
 
 
@@ -102,6 +109,24 @@ def test_an_analysis_survives_the_wire() -> None:
     back = convert.analysis_of(message)
     assert back == ANALYSIS
     assert list(back.results) == ["second", "first"]
+
+
+def test_an_analysis_without_time_and_warnings_survives_the_wire() -> None:
+    bare = ANALYSIS.model_copy(update={"captured_at": None, "warnings": ()})
+    message = convert.response_message(bare)
+    assert message.captured_at == 0
+    assert convert.analysis_of(message) == bare
+
+
+def test_json_holds_the_capture_time_as_rfc_3339_in_utc() -> None:
+    zone = timezone(timedelta(hours=2))
+    there = Analysis.model_validate(
+        ANALYSIS.model_dump() | {"captured_at": datetime(2026, 11, 22, 15, tzinfo=zone)}
+    )
+    assert json.loads(there.model_dump_json())["captured_at"] == "2026-11-22T13:00:00Z"
+    assert json.loads(there.model_dump_json())["warnings"] == list(ANALYSIS.warnings)
+    with pytest.raises(ValidationError, match="timezone"):
+        Analysis.model_validate(ANALYSIS.model_dump() | {"captured_at": datetime(2026, 11, 22)})
 
 
 SHARE = st.floats(0, 1)
@@ -152,11 +177,14 @@ def test_results_without_arrays_survive_json(results: dict[str, Any]) -> None:
 
 def test_a_request_survives_the_wire() -> None:
     wanted = Wanted(tasks=(TaskQuery(name="a", top_k=3), TaskQuery(name="b", top_k=100)), top_k=7)
-    message = convert.request_message("id", b"\0\xff", wanted, "door-1")
+    when = datetime(2026, 11, 22, 13, tzinfo=UTC)
+    message = convert.request_message("id", b"\0\xff", wanted, "door-1", when)
     back = pb.AnalyzeRequest.FromString(message.SerializeToString())
     assert convert.wanted_of(back) == wanted
     assert (back.request_id, back.bitstream, back.camera) == ("id", b"\0\xff", "door-1")
-    assert convert.request_message("id", b"", wanted).camera == ""
+    assert back.captured_at == 1_795_352_400_000_000
+    bare = convert.request_message("id", b"", wanted)
+    assert (bare.camera, bare.captured_at) == ("", 0)
 
 
 def test_a_query_says_its_own_maps_or_takes_the_requests() -> None:
@@ -213,6 +241,10 @@ def test_nonsense_from_a_cloud_is_a_remote_error() -> None:
     with pytest.raises(RemoteError, match="quality"):
         convert.analysis_of(message)
     message = convert.response_message(ANALYSIS)
+    message.captured_at = -1
+    with pytest.raises(RemoteError, match="captured_at is -1"):
+        convert.analysis_of(message)
+    message = convert.response_message(ANALYSIS)
     message.results.add(task="depth")
     with pytest.raises(RemoteError, match=r"'depth'.*unknown here"):
         convert.analysis_of(message)
@@ -230,6 +262,8 @@ def test_every_error_has_a_status_that_grpc_knows() -> None:
     [
         (ChecksumError("crc"), "INVALID_ARGUMENT", "crc"),
         (RequestError("no"), "INVALID_ARGUMENT", "no"),
+        (UnauthorizedError("token"), "UNAUTHENTICATED", "token"),
+        (PermissionDeniedError("not yours"), "PERMISSION_DENIED", "not yours"),
         (UnknownTaskError("x", ["a", "b"]), "NOT_FOUND", "a, b"),
         (BundleMismatchError("00", "11"), "FAILED_PRECONDITION", "00"),
         (OverloadedError("full"), "RESOURCE_EXHAUSTED", "full"),

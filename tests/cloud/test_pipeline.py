@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -51,6 +52,39 @@ async def test_an_answer_has_every_field(pipeline: Pipeline, packed: list[bytes]
     times = analysis.times
     assert all(t is not None and t >= 0 for t in (times.queue_ms, times.decode_ms, times.tails_ms))
     assert times.front_ms is None
+    assert analysis.captured_at is None
+    assert analysis.warnings == ()
+
+
+async def test_the_capture_time_is_returned_and_is_a_part_of_the_request(
+    pipeline: Pipeline, packed: list[bytes], model: GatedModel
+) -> None:
+    when = datetime(2026, 11, 22, 13, tzinfo=UTC)
+    for _ in range(2):
+        analysis = await pipeline.analyze(packed[0], ALL, "timed", captured_at=when)
+        assert analysis.captured_at == when
+    assert len(model.batches) == 1
+    with pytest.raises(RequestError, match="used before"):
+        await pipeline.analyze(packed[0], ALL, "timed")
+    image = await pipeline.analyze_image(png(1), ALL, "image", captured_at=when)
+    assert image.captured_at == when
+
+
+async def test_a_swap_of_bundles_leaves_running_requests_with_theirs(
+    pipeline: Pipeline, packed: list[bytes], model: GatedModel, bundle: Bundle
+) -> None:
+    model.gate.clear()
+    running = asyncio.create_task(pipeline.analyze(packed[0], ALL, "running"))
+    await asyncio.to_thread(model.entered.wait, 30)
+    # Another bundle altogether: another name and another fingerprint.
+    manifest = bundle.manifest.model_copy(update={"name": "next", "fingerprint": "00" * 32})
+    pipeline.swap(Bundle(bundle.path, manifest), model)
+    assert pipeline.info().name == "next"
+    model.gate.set()
+    analysis = await running
+    assert (analysis.bundle, analysis.fingerprint) == (bundle.manifest.name, bundle.fingerprint.hex())
+    with pytest.raises(BundleMismatchError, match="bundle 00000000 is loaded"):
+        await pipeline.analyze(packed[0], ALL, "later")
 
 
 async def test_an_image_gets_the_answer_of_its_bitstream(
