@@ -1,39 +1,39 @@
 """The bundle: the one folder that is deployed. Reads and checks it; knows neither torch nor ONNX.
 
-    manifest.json         what this module's `Manifest` holds, with the SHA-256 of every other file and of itself
+    manifest.json         a `Manifest`, with the SHA-256 of every other file and of itself
     edge.onnx             edge: image -> u, which is z before gain and rounding (fronts, fusion, transform)
-    extractor.onnx        edge: u and a quality's position among the levels -> v and z (gain, rounding, extractor)
+    extractor.onnx        edge: u and the position of a quality among the levels -> v and z (gain, rounding, extractor)
     entropy.safetensors   both: the integers of the exact path and of the tables
     cloud.safetensors     cloud: reconstruction, separation, tails of the reference networks
-    tail.NAME.onnx        cloud: the tail of a task whose network is any other; none, or one for each such task
-    tasks/NAME/           cloud: a task that was added later; none, or any number
-      task.json           what `AddedTask` holds, with the SHA-256 of the file beside it and of itself
-      task.safetensors    reconstruction.*: from z to the feature of its own network; tail.* of a reference network
-      tail.onnx           the tail of any other
+    tail.NAME.onnx        cloud: the tail of a task with any other network; one for each such task, or none
+    tasks/NAME/           cloud: a task that was added later; any number, or none
+      task.json           an `AddedTask`, with the SHA-256 of the files in its folder and of itself
+      task.safetensors    reconstruction.*: from z to its own network's feature; tail.* of a reference network
+      tail.onnx           the tail of any other network
 
 The fingerprint is computed from the integers in entropy.safetensors alone, so that a task added later, or a better
 reconstruction, leaves it and every stored bitstream valid. Adding a task writes its folder and nothing else. Entries
-of tasks/ whose name begins with a dot are half-written folders, which nobody reads.
+of tasks/ whose name begins with a dot are half-written folders and are never read.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from shared.codec.bitstream import FINGERPRINT_BYTES
 from shared.codec.latent_codec import Levels, fingerprint, levels_of
 from shared.errors import BundleDamagedError, BundleNotFoundError, UnknownTaskError
+from shared.sealed import FileEntry, Sealed, read_checked, read_sealed
 from shared.types import BundleInfo, Frozen, TaskInfo, TaskKind
 
 MANIFEST = "manifest.json"
@@ -46,17 +46,19 @@ TASKS = "tasks"
 TASK = "task.json"
 WEIGHTS = "task.safetensors"
 TAIL = "tail.onnx"
-ONNX = "onnx"  # network of a task whose tail is a file of its own
+ONNX = "onnx"  # the network of a task whose tail is an ONNX file
 
 
 def tail_file(task: str) -> str:
-    """In a bundle, the file of such a task's tail."""
+    """The name of the file that holds a task's ONNX tail in a bundle."""
     return f"tail.{task}.onnx"
 
 
 def default_bundle() -> Path:
-    """The bundle used where none is named: $ISTHMUS_BUNDLE, or the shipped one, beside the code or in the folder that
-    the program was started in (for an installed package, which does not carry it)."""
+    """The bundle that is used where none is named: $ISTHMUS_BUNDLE, otherwise the shipped one.
+
+    The shipped one lies in the clone; an installed package does not carry it and looks in the working directory.
+    """
     named = os.environ.get("ISTHMUS_BUNDLE")
     if named:
         return Path(named)
@@ -65,16 +67,11 @@ def default_bundle() -> Path:
     return beside if beside.is_dir() else shipped
 
 
-class FileEntry(Frozen):
-    sha256: str
-    bytes: int
-
-
 class Preprocess(Frozen):
-    """From any picture to the network's input (3, height, width) float32, exactly as in training.
+    """How any image becomes the network's input (3, height, width) float32, exactly as in training.
 
-    With `resize` the picture's shorter side is scaled to so many pixels first, and the middle height x width of that is
-    cut out, as classifiers of photographs are used to.
+    With `resize`, the image's shorter side is first scaled to that many pixels, and the middle height x width is then
+    cut out, as is usual for classifiers of photographs.
     """
 
     height: int = Field(ge=1, le=4096)
@@ -99,7 +96,7 @@ class Preprocess(Frozen):
 
 
 class Quality(Frozen):
-    """One level of the codec. quality: the header's number; lambda_: weight of the distortion in training."""
+    """One level of the codec. quality: the number in the header; lambda_: weight of the distortion in training."""
 
     quality: int = Field(ge=0, le=100)
     lambda_: float = Field(alias="lambda", gt=0)
@@ -108,8 +105,8 @@ class Quality(Frozen):
 class Task(Frozen):
     """One task of a bundle.
 
-    network and network_config say how to build the tail, or that it is an ONNX model ("onnx"); split: the layer that
-    ends the front, by number or name; feature: shape of one picture's feature there, without the batch.
+    network, network_config: how to build the tail; the network "onnx" is an ONNX file. split: the layer that ends the
+    front, by number or name. feature: the shape of one image's feature there, without the batch.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")
@@ -121,20 +118,11 @@ class Task(Frozen):
     feature: tuple[int, ...] = Field(min_length=1)
 
 
-class Sealed(Frozen):
-    """A JSON file that tells when it was changed after it was made."""
-
-    def sealed_json(self) -> bytes:
-        """The file's bytes, with a key "sha256" over all the others, so that a changed label does not go unnoticed."""
-        raw = self.model_dump(mode="json", by_alias=True)
-        return json.dumps({**raw, "sha256": seal(raw)}, indent=1).encode() + b"\n"
-
-
 class Manifest(Sealed):
     """manifest.json.
 
-    codec: sizes of the codec's modules. qualities: the levels that it was trained for, rising; with several, every
-    whole quality between them can be used, too. default_quality: absent: the first level's.
+    codec: sizes of the codec's modules. qualities: the levels that it was trained for, ascending; with several, every
+    whole quality between them can be used as well. default_quality: if absent, that of the first level.
     """
 
     format: Literal[2] = 2
@@ -164,7 +152,7 @@ class Manifest(Sealed):
 
     @property
     def edge_sha256(self) -> str:
-        """One SHA-256, hex, over those of the two files that make z on the edge."""
+        """The SHA-256, hex, over those of the two files that make z on the edge."""
         both = "".join(self.files[name].sha256 for name in (EDGE, EXTRACTOR))
         return hashlib.sha256(both.encode()).hexdigest()
 
@@ -172,9 +160,9 @@ class Manifest(Sealed):
 class AddedTask(Sealed):
     """task.json.
 
-    fingerprint, edge_sha256: of the bundle that it was trained for; another edge with the same integers would
-    make another z. codec: sizes of its reconstruction, as in a manifest. file: task.safetensors. tail: tail.onnx,
-    where the task's network is not a reference network.
+    fingerprint, edge_sha256: those of the bundle that the task was trained for; another edge with the same integers
+    would make another z. codec: sizes of the task's reconstruction, as in a manifest. file: task.safetensors. tail:
+    tail.onnx, if the task's network is not a reference network.
     """
 
     format: Literal[1] = 1
@@ -190,68 +178,15 @@ class AddedTask(Sealed):
     tail: FileEntry | None = None
 
     def read(self, folder: Path) -> dict[str, bytes]:
-        """The files in `folder` beside task.json, by name, checked. Raises BundleDamagedError."""
+        """The other files in the folder of task.json, by name, checked. Raises BundleDamagedError."""
         files = {WEIGHTS: self.file} | ({TAIL: self.tail} if self.tail else {})
         return {
-            name: _read_checked(folder / name, entry, TASK, "the task folder")
-            for name, entry in files.items()
+            name: read_checked(folder / name, entry, TASK, "the task folder") for name, entry in files.items()
         }
 
 
-def seal(raw: dict[str, Any]) -> str:
-    """SHA-256, hex, over a manifest's keys and values but for "sha256", whatever the spaces between them."""
-    rest = {key: value for key, value in raw.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-SealedFile = TypeVar("SealedFile", bound=Sealed)
-
-
-def _read_sealed(path: Path, kind: type[SealedFile], what: str) -> SealedFile:
-    """what: the thing whose folder the file lies in. Raises FileNotFoundError or BundleDamagedError."""
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        raise
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleDamagedError(f"cannot read {path}: {error}") from None
-    try:
-        raw = json.loads(text)
-        known = kind.model_fields["format"].default
-        if isinstance(raw, dict) and raw.get("format") not in (None, known):
-            raise BundleDamagedError(
-                f"{path.parent} has {what} format {raw['format']}; this release reads format {known}"
-            )
-        given = raw.pop("sha256", None) if isinstance(raw, dict) else None
-        document = kind.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BundleDamagedError(f"{path}: {where}: {first['msg']}") from None
-    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
-        raise BundleDamagedError(f"{path} is not JSON: {error}; copy the {what} again") from None
-    if given != seal(raw):
-        raise BundleDamagedError(
-            f"{path} was changed after it was made (its SHA-256 differs); copy the {what} again"
-        )
-    return document
-
-
-def _read_checked(path: Path, entry: FileEntry, listed_in: str, what: str) -> bytes:
-    """A file's bytes. Raises BundleDamagedError where they are not those of `entry`."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BundleDamagedError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise BundleDamagedError(
-            f"{path} is not the file that the {listed_in} lists (its SHA-256 differs); copy {what} again"
-        )
-    return data
-
-
 def task_folders(bundle: Path) -> list[Path]:
-    """What lies in a bundle's tasks/, by name, without hidden entries. Raises BundleDamagedError."""
+    """The entries of a bundle's tasks/, sorted by name, without hidden ones. Raises BundleDamagedError."""
     try:
         return sorted(entry for entry in (bundle / TASKS).iterdir() if not entry.name.startswith("."))
     except FileNotFoundError:
@@ -262,9 +197,9 @@ def task_folders(bundle: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle. Files are read when asked for, and checked against the manifest as they are read.
+    """A checked bundle. Its files are read on demand, and checked against the manifest as they are read.
 
-    added: the tasks that were added to it, by name.
+    added: the tasks that were added to it, sorted by name.
     """
 
     path: Path
@@ -273,8 +208,9 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
-        """Read and validate the manifest, and the task.json of each added task. Their files are checked when they are
-        read: an edge needs not all of them.
+        """Reads and validates the manifest and the task.json of each added task.
+
+        All other files are checked when they are read: an edge does not need all of them.
 
         Raises BundleNotFoundError or BundleDamagedError.
         """
@@ -290,12 +226,12 @@ class Bundle:
 
     @classmethod
     def open_without_added(cls, path: str | Path) -> Bundle:
-        """The same, whatever lies in tasks/. Raises BundleNotFoundError or BundleDamagedError."""
+        """Like `open`, but ignores tasks/. Raises BundleNotFoundError or BundleDamagedError."""
         path = Path(path)
         if not path.is_dir():
             raise BundleNotFoundError(f"no bundle at {path}: a bundle is a folder with a {MANIFEST} in it")
         try:
-            manifest = _read_sealed(path / MANIFEST, Manifest, "bundle")
+            manifest = read_sealed(path / MANIFEST, Manifest, "bundle")
         except FileNotFoundError:
             raise BundleNotFoundError(f"no {MANIFEST} in {path}: this folder is not a bundle") from None
         for name in FILES:
@@ -304,12 +240,12 @@ class Bundle:
         return cls(path, manifest)
 
     def read_task(self, folder: Path) -> AddedTask:
-        """The task in `folder`, wherever it lies: sound, made for this bundle, and no task of its manifest.
+        """The task in any folder, checked: it is intact, made for this bundle, and not a task of its manifest.
 
         Raises BundleDamagedError.
         """
         try:
-            added = _read_sealed(folder / TASK, AddedTask, "task")
+            added = read_sealed(folder / TASK, AddedTask, "task")
         except FileNotFoundError:
             raise BundleDamagedError(f"no {TASK} in {folder}: this is not a task folder") from None
         manifest, name = self.manifest, added.task.name
@@ -329,7 +265,7 @@ class Bundle:
         return added
 
     def read_added(self, folder: Path) -> AddedTask:
-        """The task in a folder of this bundle's tasks/, which must have its name. Raises BundleDamagedError."""
+        """The task in a folder of this bundle's tasks/; the folder must have its name. Raises BundleDamagedError."""
         added = self.read_task(folder)
         if added.task.name != folder.name:
             raise BundleDamagedError(
@@ -338,16 +274,17 @@ class Bundle:
         return added
 
     def with_added(self, added: AddedTask) -> Bundle:
-        """This bundle with one task more, or in place of the added one of that name."""
+        """This bundle with one more task, which replaces an added one of the same name."""
         rest = self.without_added(added.task.name).added
         return replace(self, added=tuple(sorted((*rest, added), key=lambda one: one.task.name)))
 
     def without_added(self, name: str) -> Bundle:
+        """This bundle without the added task of that name, if there is one."""
         return replace(self, added=tuple(one for one in self.added if one.task.name != name))
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """Those of the manifest in its order, then the added ones by name."""
+        """The tasks of the manifest in its order, then the added ones by name."""
         return self.manifest.tasks + tuple(one.task for one in self.added)
 
     @property
@@ -359,7 +296,7 @@ class Bundle:
         """A file's bytes, checked. Raises BundleDamagedError."""
         if name not in self.manifest.files:
             raise BundleDamagedError(f"{self.path / MANIFEST} does not list {name}")
-        return _read_checked(self.path / name, self.manifest.files[name], "manifest", "the bundle")
+        return read_checked(self.path / name, self.manifest.files[name], "manifest", "the bundle")
 
     def entropy(self) -> dict[str, NDArray[Any]]:
         """The integers of the entropy model, checked against the fingerprint. Raises BundleDamagedError."""
@@ -383,7 +320,7 @@ class Bundle:
         return tensors
 
     def task(self, name: str) -> Task:
-        """Raises UnknownTaskError."""
+        """The task of that name. Raises UnknownTaskError."""
         for task in self.tasks:
             if task.name == name:
                 return task
@@ -394,7 +331,7 @@ class Bundle:
         return self.manifest.levels
 
     def quality(self, quality: int | None) -> int:
-        """The quality to use: the one given, or the bundle's default. Raises RequestError for one that it has not."""
+        """The quality to use: the given one, or the bundle's default. Raises RequestError for one it does not have."""
         if quality is None:
             default = self.manifest.default_quality
             return self.levels.lowest if default is None else default
@@ -402,10 +339,11 @@ class Bundle:
         return quality
 
     def position(self, quality: int) -> float:
-        """Where a quality lies among the levels, 0..L-1. Raises RequestError for one that the bundle has not."""
+        """The position of a quality among the levels, 0..L-1. Raises RequestError for one the bundle does not have."""
         return self.levels.position(quality)
 
     def info(self) -> BundleInfo:
+        """What Describe and GET /v1/bundles report of this bundle."""
         manifest = self.manifest
         return BundleInfo(
             name=manifest.name,

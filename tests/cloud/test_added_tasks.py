@@ -455,7 +455,7 @@ async def test_the_admin_call_looks_again_at_what_was_refused(
 ) -> None:
     add_task(own, mood)
     with monkeypatch.context() as patched:  # the disk gave other bytes than it holds
-        patched.setattr("shared.bundle._read_checked", lambda *a: _raise(BundleDamagedError("unreadable")))
+        patched.setattr("shared.bundle.read_checked", lambda *a: _raise(BundleDamagedError("unreadable")))
         assert "unreadable" in (await running.watch.look()).refused["mood"]
     assert list((await running.watch.look()).refused) == ["mood"]
     answer = await running.http.post("/admin/reload", headers={"Authorization": f"Bearer {TOKEN}"})

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from shared.bundle import CLOUD, EDGE, ENTROPY, EXTRACTOR, FILES, MANIFEST, Bundle, default_bundle, seal
+from shared.bundle import CLOUD, EDGE, ENTROPY, EXTRACTOR, FILES, MANIFEST, Bundle, default_bundle
 from shared.codec.latent_codec import LatentCodec, fingerprint
 from shared.errors import BundleDamagedError, BundleError, BundleNotFoundError, RequestError, UnknownTaskError
+from shared.sealed import seal
 from support.random_codec import Tensors, random_tensors
 
 ONE_LEVEL = random_tensors(3)

@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shared.bundle import EDGE, EXTRACTOR, MANIFEST, Bundle, seal
+from shared.bundle import EDGE, EXTRACTOR, MANIFEST, Bundle
 from shared.codec.bitstream import Bitstream
 from shared.codec.latent_codec import LatentCodec
 from shared.encoder import Encoder, highest_fitting
 from shared.errors import BundleDamagedError, RequestError
 from shared.image import to_input
+from shared.sealed import seal
 from support.levels import QUALITIES, SIZE, write_levels
 from support.service import png
 

@@ -15,8 +15,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save
 
-from shared.bundle import CLOUD, EDGE, ENTROPY, EXTRACTOR, MANIFEST, seal
+from shared.bundle import CLOUD, EDGE, ENTROPY, EXTRACTOR, MANIFEST
 from shared.codec.latent_codec import fingerprint
+from shared.sealed import seal
 from support.random_codec import random_tensors
 
 SIZE, N, V = 64, 6, 5

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from shared.bundle import TASK, WEIGHTS, AddedTask, Bundle, FileEntry
+from shared.bundle import TASK, WEIGHTS, AddedTask, Bundle
+from shared.sealed import FileEntry
 from shared.types import TaskKind
 
 SIZES = {"stride": 16, "feature_channels": 5, "widths": [4, 4, 8, 8], "classes": 4, "head_widths": [8]}

@@ -38,7 +38,6 @@ from shared.bundle import (
     MANIFEST,
     ONNX,
     Bundle,
-    FileEntry,
     Manifest,
     Preprocess,
     Quality,
@@ -49,6 +48,7 @@ from shared.codec.bitstream import Bitstream
 from shared.codec.latent_codec import LatentCodec, Levels, fingerprint
 from shared.errors import DataError
 from shared.files import write_atomically
+from shared.sealed import FileEntry
 from shared.types import Frozen
 from train.bundle.export import EdgeHalf, ExtractorHalf, export, export_tail
 from train.codec.codec_recipe import lambdas_of

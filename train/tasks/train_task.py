@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from cloud.networks.networks import feature_shape
 from cloud.networks.sizes import CodecConfig, spatial
 from cloud.networks.transforms import FeatureReconstruction, Scaling, initialise, interpolated
-from shared.bundle import CLOUD, ONNX, TAIL, TASK, WEIGHTS, AddedTask, Bundle, FileEntry, Task
+from shared.bundle import CLOUD, ONNX, TAIL, TASK, WEIGHTS, AddedTask, Bundle, Task
 from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.files import write_atomically
+from shared.sealed import FileEntry
 from train.bundle.build import named, tail_told
 from train.bundle.export import export_tail
 from train.codec.codec_recipe import LABELLED, Crop, Distortion
