@@ -329,7 +329,7 @@ class Running:
 async def running(own: Path) -> AsyncIterator[Running]:
     settings = CloudSettings(own, batch_wait_ms=0, deadline_ms=20_000, admin_token=TOKEN)
     bundle = Bundle.open(own)
-    loaded = await asyncio.to_thread(load, bundle, settings)
+    loaded = await asyncio.to_thread(load, bundle)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
     watch = TaskWatch(pipeline, loaded.model)
     app = build_app(lambda: pipeline, settings, lambda: watch)
@@ -508,7 +508,7 @@ async def test_the_watch_outlives_an_error_that_nobody_thought_of(
         await until(lambda: ticks.empty() and bool(waiting))
 
     with monkeypatch.context() as patched:
-        patched.setattr("cloud.task_folders.task_folders", lambda _: 1 / 0)
+        patched.setattr("cloud.task_watch.task_folders", lambda _: 1 / 0)
         await tick()
     assert "ZeroDivisionError" in caplog.text
     add_task(own, mood)
@@ -674,7 +674,7 @@ async def test_a_task_answers_bytes_that_were_archived_before_it(
     assert [line["request_id"] for line in lines] == [f"n{i}" for i in range(8)]
     settings = CloudSettings(own, deadline_ms=20_000)
     bundle = Bundle.open(own)
-    loaded = await asyncio.to_thread(load, bundle, settings)
+    loaded = await asyncio.to_thread(load, bundle)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
     for i, line in enumerate(lines):
         [result] = (await pipeline.analyze(packed[i], MOOD, f"n{i}")).results.values()

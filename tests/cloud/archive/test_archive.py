@@ -441,7 +441,7 @@ async def test_a_replay_gives_the_answers_that_were_served(
     from cloud.engine.load import load
 
     settings = CloudSettings(tiny_bundle, batch_wait_ms=0, deadline_ms=20_000)
-    loaded = await asyncio.to_thread(load, bundle, settings)
+    loaded = await asyncio.to_thread(load, bundle)
     served: dict[str, Analysis] = {}
     with archive_at(tmp_path / "kept") as archive:
         pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings, archive)
