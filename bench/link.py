@@ -29,7 +29,7 @@ from typing import Any
 
 from shared.errors import IsthmusError
 from shared.process.child_process import ROOT, Server, server
-from shared.process.process import announce, at, listen
+from shared.process.process import address_of, announce, listen
 from shared.types import Frozen
 
 QUEUE_BYTES = 128 << 10  # that wait for the link; more are dropped, as by a router
@@ -148,7 +148,7 @@ async def _run_proxy() -> None:
             await asyncio.gather(_pump(both, 0, reader, back), _pump(both, 1, there, writer))
 
         listening = await asyncio.start_server(connect, "127.0.0.1", 0)
-        return at(*listening.sockets[0].getsockname()[:2])
+        return address_of(*listening.sockets[0].getsockname()[:2])
 
     await _obey(both, reach)
 
@@ -291,7 +291,7 @@ async def _echo(host: str) -> None:
 
     listening = listen(host, 0)
     await asyncio.start_server(serve, sock=listening)
-    announce("listening", address=at(host, listening.getsockname()[1]))
+    announce("listening", address=address_of(host, listening.getsockname()[1]))
     await asyncio.Event().wait()
 
 

@@ -31,6 +31,9 @@ class CloudSettings:
     at once; more are turned away. grid_cells_max: latent cells of a picture (a small stream may claim a large grid; the
     bundle's own grid is always allowed).
     answers_kept: answers remembered by request id. answers_bytes_max: memory that they take, about.
+    connections_max: open connections of each port; None takes a quarter of the process's descriptors. head_ms: time
+    for the head of an HTTP request, and for the preface of an HTTP/2 connection. keep_alive_ms: an HTTP connection
+    without a request for so long is closed.
     drain_ms: time to finish what runs when the process is told to end.
     tasks_poll_ms: how often the bundle's folder is looked at for tasks that were added or taken out.
     admin_token: what POST /admin/reload asks for; None: there is no such call.
@@ -60,6 +63,9 @@ class CloudSettings:
     grid_cells_max: int = 1024
     answers_kept: int = 1024
     answers_bytes_max: int = 64 << 20
+    connections_max: int | None = None
+    head_ms: int = 10_000
+    keep_alive_ms: int = 30_000
     drain_ms: int = 10_000
     tasks_poll_ms: int = 1000
     admin_token: str | None = field(default=None, repr=False)

@@ -71,10 +71,12 @@ class TaskWatch:
         """Look for ever, each time that `wait` is over."""
         while True:
             await wait()
-            try:
-                await self.look()
-            except Exception:  # the outermost boundary: the server goes on with the tasks that it has
-                log.exception("unexpected error while looking at %s", self._path / TASKS)
+            await self.look()
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Why a folder was not loaded by the last scan, by the folder's name; TASKS stands for all of them."""
+        return self._refused
 
     async def look(self, *, again: bool = False) -> Reloaded:
         """One look, and what follows from it: when this returns, new requests see the tasks on the disk. again: also
@@ -82,7 +84,13 @@ class TaskWatch:
         async with self._one_at_a_time:
             if again and self._refused:
                 self._seen = None
-            model, refused, stamp = await asyncio.to_thread(self._load)
+            try:
+                model, refused, stamp = await asyncio.to_thread(self._load)
+            except (
+                Exception
+            ) as error:  # the outermost boundary: the server goes on with the tasks that it has
+                model, stamp = self._model, None
+                refused = {TASKS: f"unexpected {type(error).__name__}: {error}"}
             if model is not self._model:
                 self._model = model
                 self._pipeline.swap(model.bundle, model)

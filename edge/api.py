@@ -37,6 +37,7 @@ from shared.process.http import (
     read_body,
     transport_docs,
     wanted,
+    while_connected,
 )
 from shared.types import Analysis, Wanted
 
@@ -59,7 +60,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastAPI:
-    """pipeline: gives the pipeline, or raises NotReadyError while there is none."""
+    """The edge's HTTP API. pipeline: returns the pipeline, or raises NotReadyError while there is none."""
     app = create_app(
         "Isthmus edge",
         "Encodes an image into a few hundred bytes and asks the cloud.",
@@ -88,8 +89,7 @@ def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastA
         ready = pipeline()
         media_type(request)
         image = await read_body(request, settings.image_bytes_max)
-        return await ready.analyze(
-            image, asked, request.state.request_id, quality, bytes_max, taken_by, taken_at
-        )
+        work = ready.analyze(image, asked, request.state.request_id, quality, bytes_max, taken_by, taken_at)
+        return await while_connected(request, work)
 
     return app

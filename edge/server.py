@@ -14,14 +14,16 @@ from edge.pipeline import Pipeline
 from edge.settings import EdgeSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
-from shared.errors import NotReadyError
+from shared.process.connections import ConnectionLimits
 from shared.process.process import HttpServer, announce, stop_signal
+from shared.process.ready import Ready
+from shared.process.sockets import connections_allowed
 
 log = logging.getLogger("isthmus.edge")
 
 
 def load(bundle: Bundle, threads: int) -> Encoder:
-    """Blocking: an encoder that has encoded one grey picture. Raises BundleError."""
+    """An encoder that has encoded one grey image. Blocks. Raises BundleError."""
     encoder = Encoder(bundle, threads)
     size = bundle.manifest.preprocess
     grey = io.BytesIO()
@@ -31,33 +33,36 @@ def load(bundle: Bundle, threads: int) -> Encoder:
 
 
 async def serve(settings: EdgeSettings) -> None:
-    """Run until SIGTERM or SIGINT. Raises BundleError, or RequestError where the port cannot be bound.
+    """Runs until SIGTERM or SIGINT. Raises BundleError, or RequestError if the port cannot be bound.
 
-    Ready means that this edge can encode; that its cloud is away is told to each request (503), not by /readyz.
+    Ready means that this edge can encode; that its cloud is away is reported to each request (503), not by /readyz.
     """
     bundle = Bundle.open(settings.bundle)
-    ready: list[Pipeline] = []
-
-    def pipeline() -> Pipeline:
-        if not ready:
-            raise NotReadyError("the edge is loading its bundle; send the request again")
-        return ready[0]
-
-    http = HttpServer(build_app(pipeline, settings), settings.host, settings.http_port, settings.drain_ms)
+    ready: Ready[Pipeline] = Ready("the edge")
+    limits = ConnectionLimits(
+        settings.connections_max or connections_allowed(),
+        settings.head_ms / 1e3,
+        settings.keep_alive_ms / 1e3,
+    )
+    app = build_app(ready, settings)
+    http = HttpServer(app, settings.host, settings.http_port, settings.drain_ms, limits)
     stop = stop_signal()
     http_task = asyncio.create_task(http.serve())
     announce("listening", http=http.address)
     log.info("listening on %s; loading %s", http.address, settings.bundle)
+    pipeline: Pipeline | None = None
     try:
         encoder = await asyncio.to_thread(load, bundle, settings.threads)
-        ready.append(Pipeline(encoder, Client(settings)))
+        pipeline = Pipeline(encoder, Client(settings))
+        ready.fill(pipeline)
         announce("ready")
         log.info("ready: bundle %s; cloud %s", bundle.manifest.name, settings.cloud)
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, http_task}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         log.info("ending")
+        ready.empty()
         http.stop()
         await asyncio.gather(http_task, return_exceptions=True)
-        if ready:
-            await ready[0].close()
+        if pipeline is not None:
+            await pipeline.close()

@@ -22,8 +22,10 @@ class EdgeSettings:
     in_flight_max: requests that the cloud works on for this edge at once; more wait, within their deadline.
     requests_max: requests of the local API at once; more are turned away.
     message_bytes_max, answer_bytes_max: a gRPC message to the cloud, and one from it. image_bytes_max: an HTTP body.
-    bodies_bytes_max: the HTTP bodies that are held at once; more are turned away. drain_ms: time to finish what runs
-    when the process is told to end.
+    bodies_bytes_max: the HTTP bodies that are held at once; more are turned away.
+    connections_max: open HTTP connections; None takes a quarter of the process's descriptors. head_ms: time for the
+    head of a request. keep_alive_ms: a connection without a request for so long is closed.
+    drain_ms: time to finish what runs when the process is told to end.
     """
 
     bundle: Path
@@ -40,6 +42,9 @@ class EdgeSettings:
     answer_bytes_max: int = 256 << 20
     image_bytes_max: int = MAX_FILE_BYTES
     bodies_bytes_max: int = 64 << 20
+    connections_max: int | None = None
+    head_ms: int = 10_000
+    keep_alive_ms: int = 30_000
     drain_ms: int = 10_000
 
     def __post_init__(self) -> None:

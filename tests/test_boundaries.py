@@ -208,8 +208,7 @@ def test_grpc_is_touched_at_the_wire_only() -> None:
     allowed = (
         "shared/wire/",
         "edge/client.py",
-        "cloud/faces/grpc_face.py",
-        "cloud/server.py",
+        "cloud/faces/grpc_",
         "bench/throughput/load.py",
     )
     assert offences([*outside(*allowed), ROOT / "isthmus.py"], GRPC) == []

@@ -104,6 +104,7 @@ class Archive:
             raise RequestError(f"an archive of {age_max_s} s; its age is above 0")
         self.path = Path(path)
         self.written = self.dropped = 0
+        self.trouble = ""  # why the last batch was not written
         self._age_max_us = int(min(age_max_s * 1e6, 1 << 62))
         self._log_max = min(_LOG_MAX, bytes_max // 4)
         self._pages_max = (bytes_max - self._log_max - _SMALL_FILES) // _PAGE
@@ -215,11 +216,12 @@ class Archive:
                 self._insert(self._db, batch)
                 self._files = self._there()
                 self.written += unwritten
-                unwritten = 0
+                self.trouble, unwritten = "", 0
             return self._tidy(self._db)
         except (sqlite3.Error, DataError, OSError) as error:
+            self.trouble = f"the disk refused: {error}"
             with self._changed:
-                self._drop(unwritten, f"the disk refused: {error}")
+                self._drop(unwritten, self.trouble)
             # A connection that met an I/O error may be of no more use; the next step opens another.
             if self._db is not None:
                 self._db.close()

@@ -46,6 +46,7 @@ from shared.process.http import (
     read_body,
     transport_docs,
     wanted,
+    while_connected,
 )
 from shared.types import Analysis, BundleInfo, Wanted
 
@@ -68,16 +69,20 @@ def build_app(
     pipeline: Callable[[], Pipeline],
     settings: CloudSettings,
     watch: Callable[[], TaskWatch] | None = None,
+    troubles: Callable[[], dict[str, str]] = dict,
 ) -> FastAPI:
-    """pipeline: gives the pipeline, or raises NotReadyError while there is none. watch: likewise, for the admin call,
-    which is there where the settings have a token."""
+    """The cloud's HTTP API.
+
+    pipeline: returns the pipeline, or raises NotReadyError while there is none. watch: likewise, for the admin call,
+    which exists if the settings have a token. troubles: see `add_health`.
+    """
     app = create_app(
         "Isthmus cloud",
         "Answers vision tasks from a few hundred bytes an image.",
         settings.requests_max,
         settings.bodies_bytes_max,
     )
-    add_health(app, pipeline)
+    add_health(app, pipeline, troubles)
 
     @app.post(
         "/analyze",
@@ -100,9 +105,11 @@ def build_app(
         request_id = request.state.request_id
         if media_type(request, MEDIA_TYPE) == MEDIA_TYPE:
             stream = await read_body(request, MAX_STREAM_BYTES)
-            return await ready.analyze(stream, asked, request_id, camera=taken_by, captured_at=taken_at)
-        image = await read_body(request, settings.image_bytes_max)
-        return await ready.analyze_image(image, asked, request_id, quality, bytes_max, taken_by, taken_at)
+            work = ready.analyze(stream, asked, request_id, camera=taken_by, captured_at=taken_at)
+        else:
+            image = await read_body(request, settings.image_bytes_max)
+            work = ready.analyze_image(image, asked, request_id, quality, bytes_max, taken_by, taken_at)
+        return await while_connected(request, work)
 
     @app.get(
         "/v1/bundles",

@@ -1,6 +1,6 @@
 """What the HTTP APIs of edge and cloud share: request ids, limits, bodies, and errors as problem details.
 
-Knows neither edge nor cloud. Each API is `create_app(...)` plus its routes. Around every request stands `Frame`:
+Knows neither edge nor cloud. Each API is `create_app(...)` plus its routes. Around every request stands `RequestGuard`:
 
     X-Request-Id taken or made -> room for one more request? -> route -> answer, or a problem (RFC 9457)
                                                                   `read_body`: room for its bytes?
@@ -15,10 +15,10 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -54,6 +54,8 @@ from shared.types import (
 
 log = logging.getLogger("isthmus.http")
 
+T = TypeVar("T")
+
 PROBLEM_TYPE = "application/problem+json"
 BODY_TIMEOUT_S = 30.0
 
@@ -69,6 +71,15 @@ class Problem(BaseModel):
     detail: str = Field(description="what was wrong and what to do, one line")
     instance: str = Field(description="this occurrence, by its request id")
     request_id: str
+
+
+class Readiness(BaseModel):
+    """What /readyz answers once the server is ready."""
+
+    status: Literal["ready"] = "ready"
+    troubles: dict[str, str] | None = Field(
+        default=None, description="why optional parts, such as the archive, do not work now; absent if all do"
+    )
 
 
 def problem_response(exit_: Exit, detail: str, request_id: str) -> Response:
@@ -145,11 +156,11 @@ def create_app(title: str, summary: str, requests_max: int, bodies_bytes_max: in
     app.add_exception_handler(IsthmusError, told)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, routed)
-    app.add_middleware(Frame, requests_max=requests_max, budget=BodyBudget(bodies_bytes_max))
+    app.add_middleware(RequestGuard, requests_max=requests_max, budget=BodyBudget(bodies_bytes_max))
     return app
 
 
-class Frame:
+class RequestGuard:
     """ASGI middleware around every request: its id, the limits of all requests, and the outermost error boundary."""
 
     def __init__(self, app: ASGIApp, requests_max: int, budget: BodyBudget) -> None:
@@ -234,6 +245,29 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     return body.getvalue()
 
 
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client disconnects. The body must have been read.
+
+    Raises ClientDisconnect, and whatever `work` raises.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return await working
+    finally:
+        # Also where this call is itself cancelled: nobody would use the result.
+        for task in (working, leaving):
+            task.cancel()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def media_type(request: Request, *also: str) -> str:
     """The body's media type, lower case; "" where none is given.
 
@@ -306,10 +340,14 @@ def captured_at(
         raise RequestError(f"X-Captured-At: {error}") from None
 
 
-def add_health(app: FastAPI, check_ready: Callable[[], object]) -> None:
+def add_health(
+    app: FastAPI,
+    check_ready: Callable[[], object],
+    troubles: Callable[[], dict[str, str]] = dict,
+) -> None:
     """GET and HEAD of /healthz (the process answers) and /readyz.
 
-    check_ready: raises NotReadyError until a warm-up has run.
+    check_ready: raises NotReadyError until a warm-up has run. troubles: why optional parts do not work now, by name.
     """
 
     @app.head("/healthz", include_in_schema=False)
@@ -317,16 +355,17 @@ def add_health(app: FastAPI, check_ready: Callable[[], object]) -> None:
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.head("/readyz", include_in_schema=False)
+    @app.head("/readyz", include_in_schema=False, response_model_exclude_none=True)
     @app.get(
         "/readyz",
         tags=["health"],
         summary="Is it ready to answer? Only after a warm-up analysis.",
+        response_model_exclude_none=True,
         responses={503: problem_doc(NotReadyError)},
     )
-    async def readyz() -> dict[str, str]:
+    async def readyz() -> Readiness:
         check_ready()
-        return {"status": "ready"}
+        return Readiness(troubles=troubles() or None)
 
 
 def problem_doc(*errors: type[IsthmusError] | Exit) -> dict[str, Any]:

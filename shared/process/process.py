@@ -1,6 +1,6 @@
-"""How a server process starts, says where it listens, and ends. Knows neither edge nor cloud.
+"""How a server process starts, reports where it listens, and ends. Knows neither edge nor cloud.
 
-What a starting program needs to know goes to stdout as JSON lines, logs go to stderr:
+What the program that started it needs to know goes to stdout as JSON lines; logs go to stderr:
 
     {"event": "listening", "http": "127.0.0.1:8080", "grpc": "127.0.0.1:50051"}
     {"event": "ready"}
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -17,16 +18,19 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from shared.errors import RequestError
+from shared.process.connections import Connection, ConnectionLimits, Connections, report_accept_failures
+
+BACKLOG = 256  # connections that wait in the kernel
 
 
 def announce(event: str, **fields: Any) -> None:
-    """One JSON line on stdout, at once."""
+    """Prints one JSON line on stdout, at once."""
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
@@ -44,21 +48,21 @@ def stop_signal() -> asyncio.Event:
     return stop
 
 
-def at(host: str, port: int) -> str:
+def address_of(host: str, port: int) -> str:
     """host:port, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Raises RequestError where the address cannot be bound."""
+    """A listening TCP socket. Raises RequestError if the address cannot be bound."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.create_server((host, port), family=family, backlog=256)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        # Its own text of a taken port repeats the address, as a tuple.
+        # The error's own text for a taken port repeats the address, as a tuple.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise RequestError(f"cannot listen on {at(host, port)}: {reason}") from None
-    # Connections inherit it. asyncio sets it on sockets that it made itself alone; without it an answer in two writes
+        raise RequestError(f"cannot listen on {address_of(host, port)}: {reason}") from None
+    # Connections inherit it. asyncio sets it only on sockets that it made itself; without it an answer in two writes
     # waits 40 ms for the other side's delayed acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
@@ -67,17 +71,30 @@ def listen(host: str, port: int) -> socket.socket:
 class HttpServer:
     """uvicorn on a socket of our own, so that the port is known at once; without its signal handlers.
 
-    port 0 takes a free one. Raises RequestError where the address cannot be bound.
+    port 0 takes a free one. limits: of its connections. drain_ms: how long requests that run at `stop` may take.
+    Raises RequestError if the address cannot be bound.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int, drain_ms: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        drain_ms: int,
+        limits: ConnectionLimits,
+    ) -> None:
         self._socket = listen(host, port)
-        self.address = at(host, self._socket.getsockname()[1])
+        self.address = address_of(host, self._socket.getsockname()[1])
+        self.connections = Connections(limits)
         self._server = _Server(
             uvicorn.Config(
                 app,
+                # uvicorn calls it like a class, once for each connection.
+                http=cast(Any, functools.partial(Connection, self.connections)),
                 log_config=None,
                 log_level="warning",
+                backlog=BACKLOG,
+                timeout_keep_alive=max(1, round(limits.keep_alive_s)),
                 timeout_graceful_shutdown=-(-drain_ms // 1000),
                 server_header=False,
                 h11_max_incomplete_event_size=16_384,
@@ -86,6 +103,7 @@ class HttpServer:
 
     async def serve(self) -> None:
         """Serve until `stop`; requests that run then are finished."""
+        report_accept_failures(asyncio.get_running_loop(), self.connections)
         await self._server.serve(sockets=[self._socket])
 
     def stop(self) -> None:

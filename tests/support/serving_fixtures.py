@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 
 from cloud.faces.grpc_face import Servicer
+from cloud.faces.grpc_guard import ReadableMessages
 from cloud.pipeline import Pipeline
 from cloud.settings import CloudSettings
 from shared.bundle import Bundle
@@ -78,7 +79,7 @@ async def grpc_server(
     analyzer: Callable[[], Any], stream_idle_s: float = 60.0, **options: Any
 ) -> AsyncIterator[tuple[str, AnalyzerStub]]:
     """A real gRPC server on a free port: its address, and a stub for it."""
-    server = grpc.aio.server(**options)
+    server = grpc.aio.server(**{"interceptors": [ReadableMessages()]} | options)
     add_AnalyzerServicer_to_server(Servicer(analyzer, 4, stream_idle_s), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

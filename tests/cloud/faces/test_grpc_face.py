@@ -13,14 +13,15 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from cloud.faces.grpc_face import StreamLimit
+from cloud.faces.grpc_guard import StreamLimit
+from cloud.faces.grpc_server import GrpcServer
 from cloud.pipeline import Pipeline
-from cloud.server import Slot, _grpc_server
 from cloud.settings import CloudSettings
 from edge.client import GrpcTransport
 from shared.bundle import Bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES, Bitstream
 from shared.errors import NotReadyError
+from shared.process.ready import Ready
 from shared.types import Analysis
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
@@ -28,6 +29,12 @@ from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 from support.service import GatedModel, until
 
 Code = grpc.StatusCode
+
+
+def filled(pipeline: Pipeline) -> Ready[Pipeline]:
+    ready: Ready[Pipeline] = Ready("the server")
+    ready.fill(pipeline)
+    return ready
 
 
 async def refused(call: Any) -> grpc.aio.AioRpcError:
@@ -259,30 +266,26 @@ async def test_more_tasks_than_a_request_may_name(stub: AnalyzerStub, packed: li
 async def test_an_answer_may_be_larger_than_any_request(
     settings: CloudSettings, pipeline: Pipeline, packed: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slot = Slot()
-    slot.fill(pipeline)
     whole = convert.response_message
     monkeypatch.setattr(
         convert,
         "response_message",
         lambda analysis: pb.AnalyzeResponse(bundle="x" * 50_000, request_id=whole(analysis).request_id),
     )
-    server, _, address = await _grpc_server(slot, replace(settings, grpc_port=0, message_bytes_max=10_000))
+    server = GrpcServer(filled(pipeline), replace(settings, grpc_port=0, message_bytes_max=10_000))
     await server.start()
-    transport = GrpcTransport(address, 10_000, 100_000)
+    transport = GrpcTransport(server.address, 10_000, 100_000)
     try:
         assert len((await transport.analyze(request(packed[0]), 20)).bundle) == 50_000
     finally:
         await transport.close()
-        await server.stop(0)
+        await server.end(0)
 
 
 async def test_idle_streams_shut_nobody_out(pipeline: Pipeline, settings: CloudSettings) -> None:
-    slot = Slot()
-    slot.fill(pipeline)
-    server, _, address = await _grpc_server(slot, replace(settings, grpc_port=0))
+    server = GrpcServer(filled(pipeline), replace(settings, grpc_port=0))
     await server.start()
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(server.address) as channel:
         stub, health = AnalyzerStub(channel), HealthStub(channel)
         opened = [stub.AnalyzeStream() for _ in range(130)]
         opened += [health.Watch(HealthCheckRequest()) for _ in range(130)]
@@ -298,7 +301,7 @@ async def test_idle_streams_shut_nobody_out(pipeline: Pipeline, settings: CloudS
         again = stub.AnalyzeStream()
         await again.done_writing()
         assert await again.read() is grpc.aio.EOF
-    await server.stop(0)
+    await server.end(0)
 
 
 async def test_a_stream_whose_answers_nobody_takes_is_ended(
@@ -310,8 +313,8 @@ async def test_a_stream_whose_answers_nobody_takes_is_ended(
         stream = stub.AnalyzeStream()
         for i in range(4):
             await stream.write(request(packed[0], f"{i}"))
-        await until(lambda: sum(limit._open.values()) == 1)
-        await until(lambda: sum(limit._open.values()) == 0)
+        await until(lambda: sum(limit.open.values()) == 1)
+        await until(lambda: sum(limit.open.values()) == 0)
         again = stub.AnalyzeStream()
         await again.write(request(packed[1], "other"))
         assert (await again.read()).request_id == "other"

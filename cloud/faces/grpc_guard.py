@@ -1,0 +1,192 @@
+"""What stands between gRPC and every method: bounds on open streams, bytes that are no message, and the server's end.
+
+Knows no method by name. gRPC's own answers to these cases are a Python class name in UNKNOWN and a traceback for each
+unreadable message, and CANCELLED for calls that arrive while a server stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from shared.errors import IsthmusError, OverloadedError, RequestError
+from shared.wire import convert
+
+log = logging.getLogger("isthmus.cloud.grpc")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
+
+
+async def abort(context: Context, error: Exception) -> None:
+    """Ends a call with an error's status; one that was not raised on purpose is logged and answered INTERNAL."""
+    log_unexpected(error)
+    code, text = convert.status_of(error)
+    await context.abort(code, text)
+
+
+def log_unexpected(error: Exception) -> None:
+    if not isinstance(error, IsthmusError):
+        log.error("unexpected error", exc_info=error)
+
+
+class _Unreadable:
+    """Stands for a message whose bytes cannot be parsed, until the method's wrapper refuses it."""
+
+
+class ReadableMessages(grpc.aio.ServerInterceptor):
+    """Answers bytes that are no message of the method's type with INVALID_ARGUMENT, for every method."""
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_deserializer is None:
+            return handler
+        method = str(handler_call_details.method)
+        parse = handler.request_deserializer
+
+        def deserialize(data: bytes) -> Any:
+            try:
+                return parse(data)
+            except Exception:  # protobuf's class for it differs between its implementations
+                return _Unreadable()
+
+        name = _behaviour_name(handler)
+        checked = _checked(getattr(handler, name), method, handler.request_streaming)
+        return handler._replace(request_deserializer=deserialize, **{name: checked})
+
+
+def _checked(behaviour: Callable[..., Any], method: str, request_streaming: bool) -> Callable[..., Any]:
+    """The behaviour of a method, never called with a request that could not be read."""
+
+    def check(request: Any) -> Any:
+        if isinstance(request, _Unreadable):
+            raise RequestError(f"the bytes sent are not a message that {method} takes")
+        return request
+
+    async def each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield check(request)
+
+    def prepared(request: Any) -> Any:
+        return each(request) if request_streaming else check(request)
+
+    async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async for answer in behaviour(prepared(request), context):
+                yield answer
+        except IsthmusError as error:
+            await abort(context, error)
+
+    async def answer(request: Any, context: Context) -> Any:
+        try:
+            return await behaviour(prepared(request), context)
+        except IsthmusError as error:
+            await abort(context, error)
+
+    # grpc.aio distinguishes the two in the same way.
+    return answers if inspect.isasyncgenfunction(behaviour) else answer
+
+
+class StreamLimit(grpc.aio.ServerInterceptor):
+    """At most `streams_max` open calls of each method that answers with a stream; more are refused.
+
+    Such a call may stay open for ever (reflection and Health.Watch too), and each counts as one of the server's calls:
+    without this limit idle streams would shut everybody out, health checks among them.
+    """
+
+    def __init__(self, streams_max: int) -> None:
+        self._streams_max = streams_max
+        self.open: Counter[str] = Counter()
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler.response_streaming:
+            return handler
+        method = str(handler_call_details.method)
+        name = _behaviour_name(handler)
+        return handler._replace(**{name: self._limited(getattr(handler, name), method)})
+
+    def _limited(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
+        async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
+            await self._enter(method, context)
+            async for answer in behaviour(request, context):
+                yield answer
+
+        async def writes(request: Any, context: Context) -> None:
+            await self._enter(method, context)
+            await behaviour(request, context)
+
+        # grpc.aio distinguishes the two in the same way.
+        return answers if inspect.isasyncgenfunction(behaviour) else writes
+
+    async def _enter(self, method: str, context: Context) -> None:
+        def leave(_: Any) -> None:
+            self.open[method] -= 1
+
+        if self.open[method] >= self._streams_max:
+            text = f"{self._streams_max} streams of {method} are open already; try again later"
+            await abort(context, OverloadedError(text))
+        self.open[method] += 1
+        context.add_done_callback(leave)
+
+
+class RunningCalls(grpc.aio.ServerInterceptor):
+    """Counts the calls of one service that were accepted and have not ended, so that a server can wait for them."""
+
+    def __init__(self, service: str) -> None:
+        self._prefix = f"/{service}/"
+        self._running = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or not str(handler_call_details.method).startswith(self._prefix):
+            return handler
+        name = _behaviour_name(handler)
+        return handler._replace(**{name: self._counted(getattr(handler, name))})
+
+    async def ended(self) -> None:
+        """Waits until no call runs."""
+        await self._none.wait()
+
+    def _counted(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
+            self._enter(context)
+            async for answer in behaviour(request, context):
+                yield answer
+
+        async def answer(request: Any, context: Context) -> Any:
+            self._enter(context)
+            return await behaviour(request, context)
+
+        return answers if inspect.isasyncgenfunction(behaviour) else answer
+
+    def _enter(self, context: Context) -> None:
+        def leave(_: Any) -> None:
+            self._running -= 1
+            if not self._running:
+                self._none.set()
+
+        self._running += 1
+        self._none.clear()
+        context.add_done_callback(leave)
+
+
+def _behaviour_name(handler: Any) -> str:
+    """The field of a method handler that holds its behaviour, for example "unary_stream"."""
+    kinds = {False: "unary", True: "stream"}
+    return f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"

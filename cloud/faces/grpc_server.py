@@ -1,0 +1,113 @@
+"""The cloud's gRPC server: its options and limits, the services on it, and how it ends.
+
+start -> calls are answered -> end: new calls get UNAVAILABLE, accepted ones are finished -> connections are closed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cloud.faces.grpc_face import Servicer
+from cloud.faces.grpc_guard import ReadableMessages, RunningCalls, StreamLimit
+from cloud.pipeline import Pipeline
+from cloud.settings import CloudSettings
+from shared.errors import RequestError
+from shared.process.process import address_of, listen
+from shared.process.ready import Ready
+from shared.process.sockets import close_connections, connections_allowed
+from shared.wire import analyzer_pb2
+from shared.wire.analyzer_pb2_grpc import add_AnalyzerServicer_to_server
+
+SERVICE = analyzer_pb2.DESCRIPTOR.services_by_name["Analyzer"].full_name
+
+PING_INTERVAL_MIN_MS = (
+    30_000  # edges ask once a minute whether the link is alive, also when they send nothing
+)
+CONNECTION_IDLE_MS = 600_000  # an edge reconnects with its next request and does not notice
+
+
+def server_options(message_bytes_max: int, connections_max: int, head_ms: int) -> list[tuple[str, int]]:
+    """The arguments of the gRPC server, by the names that its core knows (not always those of the C macros)."""
+    return [
+        ("grpc.max_receive_message_length", message_bytes_max),
+        # Answers are as large as the bundle's maps, whatever the limit of a request.
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
+        # Two servers on one port would share its requests without anyone noticing.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_allowed_incoming_connections", connections_max),
+        # Also the time that a connection has for its HTTP/2 preface and settings.
+        ("grpc.server_handshake_timeout_ms", head_ms),
+        ("grpc.max_connection_idle_ms", CONNECTION_IDLE_MS),
+    ]
+
+
+class GrpcServer:
+    """gRPC on a port of its own: the Analyzer, health and reflection. Must be made in a running event loop.
+
+    port 0 takes a free one. Raises RequestError if the address cannot be bound.
+    """
+
+    def __init__(self, ready: Ready[Pipeline], settings: CloudSettings) -> None:
+        self._calls = RunningCalls(SERVICE)
+        self._server = grpc.aio.server(
+            options=server_options(
+                settings.message_bytes_max,
+                settings.connections_max or connections_allowed(),
+                settings.head_ms,
+            ),
+            interceptors=[self._calls, StreamLimit(settings.streams_max), ReadableMessages()],
+            maximum_concurrent_rpcs=settings.rpcs_max,
+        )
+        self._servicer = Servicer(ready, settings.stream_requests_max, settings.stream_idle_ms / 1e3)
+        add_AnalyzerServicer_to_server(self._servicer, self._server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self._port = _bind(self._server, settings.host, settings.grpc_port)
+        self.address = address_of(settings.host, self._port)
+
+    async def start(self) -> None:
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.start()
+
+    async def serving(self) -> None:
+        """Health checks answer SERVING from here on."""
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def end(self, drain_s: float) -> None:
+        """Finishes the calls that run, for `drain_s` at most, and closes every connection.
+
+        The caller withdraws the pipeline first, so that new calls get UNAVAILABLE.
+        """
+        await self._health.enter_graceful_shutdown()
+        self._servicer.end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._calls.ended()
+        # gRPC ends calls that arrive while it stops with CANCELLED, which clients do not repeat. Calls on a connection
+        # that is closed under them end UNAVAILABLE, so the connections are closed before gRPC stops.
+        close_connections(self._port)
+        await self._server.stop(0)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    """The bound port. Raises RequestError."""
+    # Tried first, because gRPC reports a taken port in lines of its own on stderr, and without the reason.
+    listen(host, port).close()
+    address = address_of(host, port)
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError:
+        raise RequestError(f"cannot listen on {address}") from None
