@@ -6,19 +6,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from shared.errors import RequestError
-from shared.types import (
-    Analysis,
-    ClassificationResult,
-    MapArray,
-    MapPng,
-    NormalsResult,
-    TaskResult,
-)
+from shared.frozen import Frozen
+from shared.types import Analysis
 
-# About the memory of an answer without its results, and of one class in a result.
-_ANSWER_BYTES, _CLASS_BYTES = 4096, 1024
+# About the memory of an answer without its results, of one packet of a list in a result, and of a number.
+_ANSWER_BYTES, _PACKET_BYTES, _NUMBER_BYTES = 4096, 1024, 32
 
 
 @dataclass(eq=False)
@@ -86,18 +81,13 @@ def bytes_of(answer: Analysis) -> int:
     return _ANSWER_BYTES + sum(_bytes_of(result) for result in answer.results.values())
 
 
-def _bytes_of(result: TaskResult) -> int:
-    if isinstance(result, ClassificationResult):
-        return _CLASS_BYTES * len(result.top)
-    if isinstance(result, NormalsResult):
-        return _CLASS_BYTES + _map_bytes(result.map)
-    return _CLASS_BYTES * len(result.areas) + _map_bytes(result.map)
-
-
-def _map_bytes(found: MapPng | MapArray | None) -> int:
-    if found is None:
-        return 0
-    return len(found.base64) if isinstance(found, MapPng) else len(found.data)
+def _bytes_of(value: Any) -> int:
+    """About the memory of a result or a part of one, whatever its kind."""
+    if isinstance(value, Frozen):
+        return sum(_bytes_of(part) for _, part in value)
+    if isinstance(value, tuple):
+        return sum(_bytes_of(part) + _PACKET_BYTES * isinstance(part, Frozen) for part in value)
+    return len(value) if isinstance(value, str | bytes) else _NUMBER_BYTES
 
 
 def _check_same(request_id: str, first: bytes, second: bytes) -> None:

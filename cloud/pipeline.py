@@ -40,7 +40,7 @@ from shared.errors import (
     RequestError,
     StreamTooLargeError,
 )
-from shared.maps import CLASSES_MAX
+from shared.kinds import KINDS
 from shared.times import captured_at_number
 from shared.types import (
     Analysis,
@@ -221,9 +221,7 @@ class Pipeline:
         times = analysis.times.model_copy(
             update={"read_ms": edge.read_ms, "front_ms": edge.front_ms, "code_ms": edge.code_ms}
         )
-        return analysis.model_copy(
-            update={"times": times, "warnings": (*encoded.warnings, *analysis.warnings)}
-        )
+        return analysis.model_copy(update={"times": times})
 
     async def close(self) -> None:
         """Finish what waits; new requests get NotReadyError."""
@@ -284,10 +282,8 @@ def _queries(bundle: Bundle, wanted: Wanted) -> tuple[TaskQuery, ...]:
     )
     for query in queries:
         task = bundle.task(query.name)
-        if query.maps != "none" and task.kind == "segmentation" and len(task.labels) > CLASSES_MAX:
-            raise RequestError(
-                f"task {task.name!r} has {len(task.labels)} classes, and a map holds {CLASSES_MAX}; ask for no maps"
-            )
+        if query.maps != "none":
+            KINDS[task.kind].check_maps(task.name, task.labels)
     if len({query.name for query in queries}) < len(queries):
         raise RequestError("a task is named twice")
     return queries

@@ -27,7 +27,7 @@ def add_task(bundle: Path, folder: Path) -> AddedTask:
 
     Raises BundleError, or RequestError where the bundle has a task of that name or cannot be written to.
     """
-    from cloud.engine.bundle_model import load_head
+    from cloud.engine.bundle_model import load_branch
 
     opened = Bundle.open(bundle)
     added = opened.read_task(folder)
@@ -35,7 +35,7 @@ def add_task(bundle: Path, folder: Path) -> AddedTask:
     place = bundle / TASKS / name
     if any(one.task.name == name for one in opened.added):
         raise RequestError(f"{place} exists; take it out first: isthmus cloud remove-task {bundle} {name}")
-    load_head(opened, added, folder)
+    load_branch(opened, added, folder)
     with _telling(place):
         if not place.parent.is_dir():
             place.parent.mkdir()

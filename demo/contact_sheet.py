@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
+from shared.maps import Colour
 
 TILES_WIDE = 6  # of a sheet, as long as one group of tiles is not wider
 TILE, CAPTION, GAP = 256, 54, 12  # pixels: a picture's longer side, the words below it, what is between tiles

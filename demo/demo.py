@@ -22,19 +22,18 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
-from demo.contact_sheet import Colour, Tile, draw_sheet
+from demo.contact_sheet import Tile, draw_sheet
 from shared.bundle import Bundle, Preprocess, Task
 from shared.errors import RemoteError, RemoteRejectedError, RequestError, exit_of
 from shared.files import write_atomically
 from shared.image import fit, read_image
-from shared.maps import CLASSES_MAX, palette
+from shared.kinds import KINDS
+from shared.kinds.kind import map_of
+from shared.maps import Colour, MapPng
 from shared.process.child_process import ISTHMUS, SAMPLES, server
-from shared.types import Analysis, ClassificationResult, ClassScore, MapPng, SegmentationResult, TaskResult
+from shared.types import Analysis, TaskResult
 
 JPEG_QUALITY = 75
-SHOWN_MAX = 3  # classes of a segmentation, and ways that a surface can face
-
-_HEADERS = {"classification": ("class", "score"), "normals": ("facing",), "segmentation": ("areas",)}
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,15 @@ class Row:
     analysis: Analysis
 
     @property
-    def best(self) -> ClassScore | None:
-        """The best class of the first classification, if there is one."""
-        results = self.analysis.results.values()
-        return next((result.top[0] for result in results if isinstance(result, ClassificationResult)), None)
+    def best(self) -> tuple[str | None, float | None]:
+        """The one label that stands for the image, with its score: of the first task whose kind has such a thing."""
+        bests = (KINDS[result.kind].best(result) for result in self.analysis.results.values())
+        return next((best for best in bests if best is not None), (None, None))
 
     @property
     def maps(self) -> dict[str, bytes]:
         """By task, the PNG file of its map."""
-        maps = {name: getattr(result, "map", None) for name, result in self.analysis.results.items()}
+        maps = {name: map_of(result) for name, result in self.analysis.results.items()}
         return {name: given.file() for name, given in maps.items() if isinstance(given, MapPng)}
 
     @property
@@ -97,7 +96,7 @@ def run_demo(
         raise RequestError(f"there are no sample rooms in {SAMPLES}; name images: isthmus demo room.jpg")
     preprocess, tasks = opened.manifest.preprocess, opened.tasks
     pictures = [_picture(path, name, preprocess) for path, name in zip(paths, _names(paths), strict=True)]
-    mapped = [task.name for task in tasks if task.kind != "classification"]
+    mapped = [task.name for task in tasks if KINDS[task.kind].mapped]
     maps = [_map_file(picture, task) for picture in pictures for task in mapped]
     _check_writable(out, ["result.json", "sheet.png", *maps])
     # By their names: another task may be added to the bundle meanwhile.
@@ -203,8 +202,8 @@ def _result(rows: Sequence[Row]) -> str:
     images = [
         {
             "image": str(row.picture.path),
-            "label": row.best and row.best.label,
-            "score": row.best and row.best.score,
+            "label": row.best[0],
+            "score": row.best[1],
             "jpeg_bytes": row.picture.jpeg_bytes,
             "jpeg_ratio": row.ratio,
             "edge_ms": row.edge_ms,
@@ -240,7 +239,7 @@ def _print_table(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
     for task in tasks:
         # Of two tasks of a kind each column has the name of its task.
         alone = [other.kind for other in tasks].count(task.kind) == 1
-        name, *more = _HEADERS[task.kind]
+        name, *more = KINDS[task.kind].columns
         table.add_column(name if alone else task.name, overflow="fold")
         for name in more:
             table.add_column(name, justify="right")
@@ -250,7 +249,7 @@ def _print_table(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
         size = row.analysis.bytes
         table.add_row(
             Text(row.picture.path.name),
-            *(Text(cell) for task in tasks for cell in _cells(row.analysis.results[task.name])),
+            *(Text("\n".join(cell)) for task in tasks for cell in _cells(row.analysis.results[task.name])),
             str(size.b_v),
             str(size.b_z),
             str(size.total),
@@ -266,29 +265,14 @@ def _print_table(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
 
 def _caption(fitted: Image.Image, tasks: Sequence[Task]) -> str:
     width, height = fitted.size
-    jpeg = (
-        f"JPEG: bytes of the same picture at the network's {width} x {height}, as a JPEG file of quality 75"
-    )
-    shares = "areas, facing: the largest shares of the picture"
-    return f"{jpeg}\n{shares}" if any(task.kind != "classification" for task in tasks) else jpeg
+    jpeg = f"JPEG: bytes of the same image at the network's {width} x {height}, as a JPEG file of quality 75"
+    captions = {task.kind: KINDS[task.kind].caption for task in tasks}
+    return "\n".join([jpeg, *filter(None, captions.values())])
 
 
-def _cells(result: TaskResult) -> list[str]:
-    """One for each of _HEADERS."""
-    if isinstance(result, ClassificationResult):
-        return [result.top[0].label, f"{result.top[0].score:.2f}"]
-    return ["\n".join(_shares(result))]
-
-
-def _shares(result: TaskResult) -> list[str]:
-    """The largest shares of a picture, largest first; of a classification none."""
-    if isinstance(result, ClassificationResult):
-        return []
-    if isinstance(result, SegmentationResult):
-        shares = [(area.label, area.share) for area in result.areas]
-    else:
-        shares = sorted(result.facing.model_dump().items(), key=lambda way: -way[1])
-    return [f"{name} {share:.0%}" for name, share in shares[:SHOWN_MAX] if share]
+def _cells(result: TaskResult) -> tuple[Sequence[str], ...]:
+    """The lines of a cell for each of the kind's columns."""
+    return KINDS[result.kind].cells(result)
 
 
 def _sheet(rows: Sequence[Row]) -> bytes:
@@ -297,27 +281,26 @@ def _sheet(rows: Sequence[Row]) -> bytes:
 
 
 def _tiles(row: Row) -> list[Tile]:
+    """The image with what its tasks without a map answered, then a tile for each map."""
     results = row.analysis.results
-    classes = [
-        " ".join(_cells(result)) for result in results.values() if isinstance(result, ClassificationResult)
+    plain = [
+        " ".join(" ".join(cell) for cell in _cells(result))
+        for result in results.values()
+        if not KINDS[result.kind].mapped
     ]
     sizes = f"{row.analysis.bytes.total} bytes; JPEG {row.picture.jpeg_bytes}"
-    tiles = [Tile(row.picture.fitted, ", ".join(classes) or row.picture.path.name, sizes)]
+    tiles = [Tile(row.picture.fitted, ", ".join(plain) or row.picture.path.name, sizes)]
     for task, data in row.maps.items():
-        with Image.open(io.BytesIO(data)) as opened:
-            tiles.append(Tile(opened.copy(), task, ", ".join(_shares(results[task]))))
+        note = ", ".join(line for cell in _cells(results[task]) for line in cell)
+        tiles.append(Tile(KINDS[results[task].kind].tile(data), task, note))
     return tiles
 
 
 def _legend(rows: Sequence[Row]) -> dict[str, list[tuple[Colour, str]]]:
-    """By segmentation, the colour and the name of each class that is in a picture, in the order of its labels."""
-    found: dict[str, dict[int, str]] = {}
+    """By task, the colour and the name of each class that is in a map, in the order of its labels."""
+    found: dict[str, dict[int, tuple[Colour, str]]] = {}
     for row in rows:
         for task, result in row.analysis.results.items():
-            if isinstance(result, SegmentationResult):
-                found.setdefault(task, {}).update((area.index, area.label) for area in result.areas)
-    colours = palette(CLASSES_MAX).tolist()
-    return {
-        task: [((*colours[index],), label) for index, label in sorted(classes.items())]
-        for task, classes in found.items()
-    }
+            if classes := KINDS[result.kind].legend(result):
+                found.setdefault(task, {}).update(classes)
+    return {task: [entry for _, entry in sorted(classes.items())] for task, classes in found.items()}

@@ -26,6 +26,7 @@ from shared.errors import (
 from shared.process.http import (
     BytesMaxQuery,
     QualityQuery,
+    VectorsQuery,
     add_health,
     answer_doc,
     body_doc,
@@ -38,6 +39,7 @@ from shared.process.http import (
     transport_docs,
     wanted,
     while_connected,
+    with_vectors,
 )
 from shared.types import Analysis, Wanted
 
@@ -84,12 +86,13 @@ def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastA
         taken_at: Annotated[datetime | None, Depends(captured_at)],
         quality: QualityQuery = None,
         bytes_max: BytesMaxQuery = None,
+        vectors: VectorsQuery = "list",
     ) -> Analysis:
         """The body is the image file as it is (no multipart). Without X-Camera it is this edge's own camera."""
         ready = pipeline()
         media_type(request)
         image = await read_body(request, settings.image_bytes_max)
         work = ready.analyze(image, asked, request.state.request_id, quality, bytes_max, taken_by, taken_at)
-        return await while_connected(request, work)
+        return with_vectors(await while_connected(request, work), vectors)
 
     return app

@@ -26,13 +26,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from shared.codec.bitstream import FINGERPRINT_BYTES
 from shared.codec.latent_codec import Levels, fingerprint, levels_of
 from shared.errors import BundleDamagedError, BundleNotFoundError, UnknownTaskError
+from shared.kinds import KINDS
 from shared.sealed import FileEntry, Sealed, read_checked, read_sealed
 from shared.types import BundleInfo, Frozen, TaskInfo, TaskKind
 
@@ -106,7 +107,8 @@ class Task(Frozen):
     """One task of a bundle.
 
     network, network_config: how to build the tail; the network "onnx" is an ONNX file. split: the layer that ends the
-    front, by number or name. feature: the shape of one image's feature there, without the batch.
+    front, by number or name. feature: the shape of one image's feature there, without the batch. options: of the
+    task's kind (`shared.kinds`); absent from the file if there are none, as releases that know none refuse them.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")
@@ -116,6 +118,17 @@ class Task(Frozen):
     network_config: dict[str, Any]
     split: int | str
     feature: tuple[int, ...] = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _options_of_the_kind(self) -> Task:
+        KINDS[self.kind].options.model_validate(self.options)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_options(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        return fields if self.options else {k: v for k, v in fields.items() if k != "options"}
 
 
 class Manifest(Sealed):

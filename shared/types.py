@@ -2,24 +2,72 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import uuid
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, SerializeAsAny
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import tagged_union_schema
 
 from shared.errors import RequestError
+from shared.frozen import Frozen as Frozen
+from shared.frozen import Share as Share
+from shared.kinds import KINDS
+from shared.kinds.kind import Result
 from shared.times import Moment
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-TASKS_MAX = 64  # of one request
+TASKS_MAX = 64  # per request
 _CAMERA = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-TaskKind = Literal["classification", "normals", "segmentation"]
 Maps = Literal["none", "png", "arrays"]
-Share = Annotated[float, Field(ge=0, le=1)]
+Vectors = Literal["list", "base64"]
+
+
+def _known(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is no kind of task known here; there are {', '.join(KINDS)}")
+    return kind
+
+
+def _result(value: Any) -> Any:
+    """A result's fields as its kind's result. Raises ValueError."""
+    if isinstance(value, dict):
+        kind = value.get("kind")
+        return KINDS[_known(kind if isinstance(kind, str) else "")].result.model_validate(value)
+    return value
+
+
+class _KindNames:
+    """In JSON schemas: the names in the table."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "enum": list(KINDS)}
+
+
+class _AnyResult:
+    """In JSON schemas: one of the results in the table."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        results = {name: _referred(kind.result) for name, kind in KINDS.items()}
+        return handler(tagged_union_schema(results, "kind"))
+
+
+def _referred(result: type[Result]) -> CoreSchema:
+    """A result's schema under its name, so that a document defines it once and refers to it."""
+    schema: Any = {**result.__pydantic_core_schema__, "ref": f"{result.__module__}.{result.__name__}:0"}
+    found: CoreSchema = schema
+    return found
+
+
+# By the table as it is when a value is read, so that a kind that is added to it is known here.
+TaskKind = Annotated[str, AfterValidator(_known), _KindNames]
+TaskResult = Annotated[Result, BeforeValidator(_result), SerializeAsAny(), _AnyResult]
 
 
 def new_request_id() -> str:
@@ -40,92 +88,8 @@ def check_camera(camera: str) -> str:
     return camera
 
 
-class Frozen(BaseModel):
-    """Immutable, and no field that we do not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ClassScore(Frozen):
-    label: str
-    index: int = Field(ge=0, description="position in the task's label list")
-    score: float = Field(ge=0, le=1, description="softmax probability")
-
-
-class ClassificationResult(Frozen):
-    kind: Literal["classification"] = "classification"
-    top: tuple[ClassScore, ...] = Field(description="the best classes, best first")
-
-
-class MapPng(Frozen):
-    """A map as a PNG file: 8-bit RGB for normals, a palette whose pixel values are the classes for segmentation."""
-
-    media_type: Literal["image/png"] = "image/png"
-    base64: str = Field(description="the file's bytes")
-
-    @classmethod
-    def of(cls, data: bytes) -> MapPng:
-        return cls(base64=base64.b64encode(data).decode())
-
-    def file(self) -> bytes:
-        return base64.b64decode(self.base64)
-
-
-class MapArray(Frozen):
-    """A map as its numbers, in C order; never over HTTP. `shared.maps.unpack` reads it.
-
-    Normals: int8 (H, W, 3), 127 times the unit normal. Segmentation: uint8 (H, W), the class of each pixel.
-    """
-
-    dtype: Literal["int8", "uint8"]
-    shape: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=2, max_length=3)
-    compression: Literal["zlib"] = "zlib"
-    data: bytes
-
-
-class Facing(Frozen):
-    """Shares of the picture that face each way, by the largest component of the normal.
-
-    The camera's axes: +x right, +y up, +z towards the camera. The wall at the left of a room faces right.
-    """
-
-    left: Share
-    right: Share
-    up: Share
-    down: Share
-    towards: Share
-    away: Share
-
-
-Component = Annotated[float, Field(ge=-1, le=1)]
-
-
-class NormalsResult(Frozen):
-    kind: Literal["normals"] = "normals"
-    mean: tuple[Component, Component, Component] = Field(
-        description="mean of the pixels' unit normals: x right, y up, z towards the camera; shorter the less they agree"
-    )
-    facing: Facing
-    map: MapPng | MapArray | None = Field(default=None, description="where it was asked for")
-
-
-class ClassArea(Frozen):
-    label: str
-    index: int = Field(ge=0, description="position in the task's label list")
-    share: Share = Field(description="of the picture's pixels")
-
-
-class SegmentationResult(Frozen):
-    kind: Literal["segmentation"] = "segmentation"
-    areas: tuple[ClassArea, ...] = Field(description="the classes that are in the picture, largest first")
-    map: MapPng | MapArray | None = Field(default=None, description="where it was asked for")
-
-
-TaskResult = Annotated[ClassificationResult | NormalsResult | SegmentationResult, Field(discriminator="kind")]
-
-
 class TaskQuery(Frozen):
-    """One task that a client asks for. top_k: classes of a classification, best first. maps: of the other kinds."""
+    """One task that a client asks for. top_k: classes or labels, best first. maps: of the kinds that have some."""
 
     name: str = Field(min_length=1, max_length=64)
     top_k: int = Field(default=5, ge=1, le=100)
@@ -133,7 +97,7 @@ class TaskQuery(Frozen):
 
 
 class Wanted(Frozen):
-    """What a client asks of one picture."""
+    """What a client asks about one image."""
 
     tasks: tuple[TaskQuery, ...] = Field(
         default=(), max_length=TASKS_MAX, description="empty: every task of the bundle"
@@ -149,12 +113,12 @@ class Wanted(Frozen):
 
 
 class ByteCount(Frozen):
-    """True sizes of what was sent for one picture."""
+    """True sizes of what was sent for one image."""
 
     b_v: int = Field(ge=0, description="bytes of the coded hyperprior")
     b_z: int = Field(ge=0, description="bytes of the coded latent")
     total: int = Field(ge=0, description="bytes of the whole bitstream, container included")
-    bits_per_pixel: float = Field(ge=0, description="8 * total / pixels of the coded picture")
+    bits_per_pixel: float = Field(ge=0, description="8 * total / pixels of the coded image")
 
 
 class Times(Frozen):
@@ -174,13 +138,13 @@ class Times(Frozen):
 
 
 class Analysis(Frozen):
-    """The answer to one picture."""
+    """The answer to one image."""
 
     request_id: str
     bundle: str = Field(description="name of the bundle")
     fingerprint: str = Field(description="the bundle's fingerprint, 8 hex digits")
     quality: int = Field(ge=0, le=100)
-    results: dict[str, TaskResult] = Field(description="one result a task, by the task's name")
+    results: dict[str, TaskResult] = Field(description="one result per task, by the task's name")
     bytes: ByteCount
     times: Times
     captured_at: Moment | None = Field(
@@ -200,7 +164,7 @@ class TaskInfo(Frozen):
 
 
 class BundleInfo(Frozen):
-    """What a server says of a bundle that it serves."""
+    """A bundle as the server that serves it describes it."""
 
     name: str
     fingerprint: str = Field(description="8 hex digits")

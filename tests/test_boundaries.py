@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.kinds import KINDS
+
 ROOT = Path(__file__).parents[1]
 # Every room, and the packages of ours that it may import besides itself; "cloud.engine" names that part alone.
 MAY_IMPORT = {
@@ -24,7 +26,7 @@ MAY_IMPORT = {
 # Rooms with an order inside: each may import those behind it, and none before it.
 INSIDE = {
     "train": ("commands", "tasks", "bundle", "codec", "networks", "loop", "data", "rooms"),
-    "shared": ("process", "wire", "codec"),
+    "shared": ("process", "wire", "kinds", "codec"),
 }
 SOURCES = sorted(p for folder in MAY_IMPORT for p in (ROOT / folder).rglob("*.py"))
 ALL = [*SOURCES, ROOT / "isthmus.py"]
@@ -242,6 +244,7 @@ def test_codec_knows_no_network_task_bundle_or_transport() -> None:
     strangers = (
         "shared.bundle",
         "shared.types",
+        "shared.kinds",
         "shared.encoder",
         "shared.image",
         "shared.wire",
@@ -254,6 +257,31 @@ def test_codec_knows_no_network_task_bundle_or_transport() -> None:
         if name.startswith(strangers)
     ]
     assert found == []
+
+
+# Files that name kinds of answers by nature: the command line's examples and formats that hold one kind.
+NAME_KINDS = (
+    "shared/kinds/",
+    "cloud/engine/kinds/",
+    "shared/process/http.py",  # an example in the API's documentation
+)
+
+
+def kinds_named(path: Path) -> list[str]:
+    """Where a file names a kind of answer in a string of its own."""
+    return [
+        f"{where(path)}:{node.lineno} names {node.value}"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in KINDS
+    ]
+
+
+def test_kinds_are_named_by_their_own_files_only() -> None:
+    assert kinds_named(ROOT / "shared/kinds/depth.py")
+    served = under("shared/", "cloud/", "edge/", "demo/")
+    assert [
+        line for path in served if not where(path).startswith(NAME_KINDS) for line in kinds_named(path)
+    ] == []
 
 
 def test_no_pickle() -> None:

@@ -47,7 +47,7 @@ from bench.rate.contenders import MeasuredWay
 from bench.report.report import About, this_machine
 from bench.report.sections import METRICS
 from cloud.engine.bundle_model import CloudModel
-from cloud.engine.postprocess import results_of
+from cloud.engine.kinds import POSTPROCESS
 from cloud.networks.transforms import FeatureReconstruction, FeatureSeparation
 from shared.bundle import Bundle, Preprocess
 from shared.encoder import Encoder
@@ -55,7 +55,7 @@ from shared.errors import DataError
 from shared.process.child_process import ISTHMUS, ROOT, server
 from shared.types import TaskQuery
 from train.bundle.export import export
-from train.data.open_dataset import open_datasets
+from train.data.open_dataset import open_views
 from train.networks.load import cut
 
 WARM_UP = 1  # questions a way on each link that are not counted
@@ -160,8 +160,8 @@ class _Work:
             progress,
         )
         preprocess = bundle.manifest.preprocess
-        (view,) = open_datasets(plan.data, ["classification"], 0, plan.count, [False], preprocess=preprocess)
-        self.pictures = list(self._written(view.images, len(view)))
+        (view,) = open_views(plan.data, ["classification"], 0, plan.count, [False], preprocess=preprocess)
+        self.pictures = list(self._written(view.pixels, len(view)))
         self.count = len(self.pictures)
         x = torch.zeros(2, 3, preprocess.height, preprocess.width)
         self._fronts = self._exported("fronts", _Fronts(bundle, networks), {"x": x})
@@ -216,7 +216,7 @@ class _Work:
                 outputs, all_ms = _taken(lambda z=z: model.outputs(z, wanted, [quality]))  # type: ignore[misc]
             _, results_ms = _taken(
                 lambda outputs=outputs: [  # type: ignore[misc]
-                    results_of(task.kind, outputs[task.name], task.labels, [query])
+                    POSTPROCESS[task.kind].results(outputs[task.name], task.labels, [query], task.options)
                     for task, query in zip(self.bundle.tasks, queries[0], strict=True)
                 ]
             )

@@ -16,7 +16,7 @@ import torch
 from fastapi import FastAPI, Request
 from torch import nn
 
-from cloud.engine.postprocess import results_of
+from cloud.engine.kinds import POSTPROCESS
 from shared.image import fit, read_image, to_input
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.types import TaskQuery, TaskResult
@@ -37,9 +37,8 @@ def answer(networks: Networks, image: bytes) -> dict[str, TaskResult]:
     results: dict[str, TaskResult] = {}
     for network, card in networks:
         x = torch.from_numpy(to_input(np.asarray(fit(picture, card.preprocess)), card.preprocess))
-        (results[card.task],) = results_of(
-            card.task, network(x[None]), card.labels, [TaskQuery(name=card.task)]
-        )
+        queries = [TaskQuery(name=card.task)]
+        (results[card.task],) = POSTPROCESS[card.task].results(network(x[None]), card.labels, queries, {})
     return results
 
 

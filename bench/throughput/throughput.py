@@ -29,11 +29,12 @@ from bench.report.report import About, this_machine
 from bench.throughput.load import Load, Loaded
 from bench.throughput.throughput_report import Asked, Cloud, Round, Stages, write_cloud
 from cloud.engine.bundle_model import CloudModel
-from cloud.engine.postprocess import results_of
+from cloud.engine.kinds import POSTPROCESS
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
 from shared.encoder import Encoder, count_bytes
 from shared.errors import RequestError
+from shared.kinds import KINDS
 from shared.process.child_process import ISTHMUS, ROOT, SAMPLES, Server, server
 from shared.types import Analysis, Maps, Times, Wanted, new_request_id
 from shared.wire import convert
@@ -104,14 +105,14 @@ def bench_cloud(plan: Plan, command: str) -> Cloud:
 
 
 def questions(bundle: Bundle, quick: bool) -> list[Question]:
-    """Every task without maps; where they have maps, with them; and a classification alone."""
+    """Every task without maps; where they have maps, with them; and one without maps alone."""
     names = tuple(task.name for task in bundle.tasks)
     asked = [Question("all tasks", names)]
     if quick:
         return asked
-    if any(task.kind != "classification" for task in bundle.tasks):
+    if any(KINDS[task.kind].mapped for task in bundle.tasks):
         asked.append(Question("all tasks, PNG maps", names, "png"))
-    alone = [task.name for task in bundle.tasks if task.kind == "classification"]
+    alone = [task.name for task in bundle.tasks if not KINDS[task.kind].mapped]
     if alone and len(names) > 1:
         asked.append(Question(f"{alone[0]} alone", (alone[0],)))
     return asked
@@ -254,7 +255,8 @@ class Bare:
             for query in wanted.tasks:
                 task = self._bundle.task(query.name)
                 with torch.inference_mode():
-                    results_of(task.kind, outputs[query.name], task.labels, [query] * batch)
+                    answers = POSTPROCESS[task.kind]
+                    answers.results(outputs[query.name], task.labels, [query] * batch, task.options)
 
         return Stages(
             question=question.name,

@@ -1,14 +1,13 @@
-"""The cloud half of a bundle: z -> reconstruction -> tail of every task asked for. Knows no bytes and no requests.
+"""The cloud half of a bundle: z -> reconstruction -> tail of every requested task. Knows no bytes and no requests.
 
 A task that was added later has a reconstruction of its own: z -> that -> its tail.
 
-Legend: B pictures, N latent channels, h x w latent grid.
+Legend: B images, N latent channels, h x w latent grid.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from cloud.engine.exact_torch import TorchBackend
+from cloud.engine.kinds import POSTPROCESS
 from cloud.engine.onnx_tail import OnnxTail
-from cloud.engine.postprocess import results_of
 from cloud.networks.networks import as_feature, build_network, feature_shape, split
 from cloud.networks.sizes import CodecConfig, common_grid, spatial
 from cloud.networks.transforms import FeatureReconstruction, FeatureSeparation, Scaling, interpolated
@@ -32,12 +31,12 @@ from shared.errors import BundleDamagedError, RequestError
 from shared.types import TaskQuery, TaskResult
 
 
-class AddedHead(nn.Module):
+class AddedBranch(nn.Module):
     """An added task: z (B, N, h, w) float -> the feature of its own network -> the output of that network's tail.
 
-    files: those of its folder, by name. grid: h, w of the bundle; picture: rows and columns of its pictures. Raises
-    BundleDamagedError, also where weights that load do not make what task.json says. Sizes of what is not ONNX are
-    checked on torch's meta device, before they take memory.
+    files: those of its folder, by name. grid: h, w of the bundle. image: rows and columns that its networks see.
+    Raises BundleDamagedError, also if weights that load do not make what task.json says. Sizes of what is not ONNX
+    are checked on torch's meta device, before they take memory.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class AddedHead(nn.Module):
         files: Mapping[str, bytes],
         latent_channels: int,
         grid: tuple[int, int],
-        picture: tuple[int, int],
+        image: tuple[int, int],
     ) -> None:
         super().__init__()
         task = self.task = added.task
@@ -61,10 +60,10 @@ class AddedHead(nn.Module):
                         build_network(task.network, task.network_config), _number(task.split)
                     )
                     self.eval()
-                    feature = feature_shape(front, *picture)
+                    feature = feature_shape(front, *image)
                     if feature != task.feature:
                         raise ValueError(f"the feature is {list(feature)}, not {list(task.feature)}")
-                    self._check_output(self(torch.zeros(1, latent_channels, *grid)), picture)
+                    self._check_output(self(torch.zeros(1, latent_channels, *grid)), image)
             _load(self.reconstruction, tensors, "reconstruction.", assign=True)
             if self.scaling:
                 _load(self.scaling, tensors, "scaling.", assign=True)
@@ -74,22 +73,15 @@ class AddedHead(nn.Module):
                 _load(self.tail, tensors, "tail.", assign=True)
             self.eval()
             with torch.inference_mode():
-                self._check_output(self(torch.zeros(1, latent_channels, *grid)), picture)
+                self._check_output(self(torch.zeros(1, latent_channels, *grid)), image)
         except (SafetensorError, ValidationError, ValueError, TypeError, LookupError, RuntimeError) as error:
-            reason = " ".join(str(error).split())  # torch tells missing tensors on lines of their own
+            reason = " ".join(str(error).split())  # torch lists missing tensors on lines of their own
             which = TAIL if task.network == ONNX else WEIGHTS
             raise BundleDamagedError(f"task {task.name!r}: {which} does not fit {TASK}: {reason}") from None
 
-    def _check_output(self, output: Tensor, picture: tuple[int, int]) -> None:
-        """Raises ValueError where it is none of the task's kind and labels, or larger than the picture."""
-        task, shape = self.task, list(output.shape[1:])
-        if task.kind == "classification":
-            if math.prod(shape) != len(task.labels):
-                raise ValueError(f"{math.prod(shape)} outputs for {len(task.labels)} labels")
-        elif len(shape) != 3 or math.prod(shape[1:]) > math.prod(picture):
-            raise ValueError(f"an output of {shape} is no map of the picture")
-        elif shape[0] != (wanted := 3 if task.kind == "normals" else len(task.labels)):
-            raise ValueError(f"{shape[0]} channels of a map of {task.kind}, not {wanted}")
+    def _check_output(self, output: Tensor, image: tuple[int, int]) -> None:
+        """Raises ValueError if a task of this kind and these labels cannot output this."""
+        POSTPROCESS[self.task.kind].check_output(output.shape[1:], self.task.labels, image)
 
     def _feature(self, z: Tensor) -> Tensor:
         feature = self.task.feature
@@ -152,9 +144,9 @@ def _inverse_gains(tensors: dict[str, Tensor], levels: int, channels: int) -> Te
 
 
 class CloudModel:
-    """Loads reconstruction and tails. Not for use from several threads at once. Raises BundleError.
+    """A bundle's reconstructions and tails, loaded. Not for use from several threads at once. Raises BundleError.
 
-    device: torch's name of it. threads: of torch on a CPU; None leaves torch's own choice.
+    device: torch's name for it. threads: of torch on a CPU; None leaves torch's own choice.
     """
 
     def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
@@ -164,7 +156,7 @@ class CloudModel:
         try:
             self.device = torch.device(device)
             torch.empty(1, device=self.device)
-        except (RuntimeError, AssertionError) as error:  # what torch raises where the device is not there
+        except (RuntimeError, AssertionError) as error:  # torch raises either if there is no such device
             raise RequestError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
         backend = None if self.device.type == "cpu" else TorchBackend(device)
         self.codec = LatentCodec(bundle.entropy(), backend)
@@ -180,48 +172,49 @@ class CloudModel:
         self._trunk.to(self.device).eval()
         if self._log_inverse is not None:
             self._log_inverse = self._log_inverse.to(self.device)
-        self._added = {added.task.name: self._head(added) for added in bundle.added}
+        self._added = {added.task.name: self._branch(added) for added in bundle.added}
 
     def with_added(self, added: AddedTask) -> CloudModel:
         """A model that answers one task more, or another one of that name; this one stays as it is.
 
-        Everything else is shared between both. The new part has run once when it is given back. May be called while
+        Everything else is shared between both. The new part has run once when it is returned. May be called while
         another thread uses this model. Raises BundleDamagedError.
         """
         more = copy.copy(self)
-        more._added = self._added | {added.task.name: self._head(added)}
+        more._added = self._added | {added.task.name: self._branch(added)}
         more.bundle = self.bundle.with_added(added)
         return more
 
     def without_added(self, name: str) -> CloudModel:
         """A model that answers one added task less; this one stays as it is."""
         less = copy.copy(self)
-        less._added = {n: head for n, head in self._added.items() if n != name}
+        less._added = {n: branch for n, branch in self._added.items() if n != name}
         less.bundle = self.bundle.without_added(name)
         return less
 
-    def _head(self, added: AddedTask) -> AddedHead:
-        head = load_head(self.bundle, added, self.bundle.path / TASKS / added.task.name).to(self.device)
+    def _branch(self, added: AddedTask) -> AddedBranch:
+        branch = load_branch(self.bundle, added, self.bundle.path / TASKS / added.task.name).to(self.device)
         if self.device.type != "cpu":
             config = CodecConfig.model_validate(self.bundle.manifest.codec)
             with torch.inference_mode():
-                head(torch.zeros(1, config.latent_channels, *config.grid, device=self.device))
-        return head
+                branch(torch.zeros(1, config.latent_channels, *config.grid, device=self.device))
+        return branch
 
     @torch.inference_mode()
     def answer(
         self, z: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]], qualities: Sequence[int] = ()
     ) -> list[dict[str, TaskResult]]:
-        """z (B, N, h, w) int32, and for each picture the tasks that it asks for -> one answer a task, by its name.
+        """The results of each image of a batch, by task.
 
-        qualities: of the pictures' streams; not needed where the bundle has one level. A tail runs once, on those
-        pictures of the batch that ask for it. Raises UnknownTaskError.
+        z: (B, N, h, w) int32. queries: what each image is asked. qualities: of the images' streams; not needed if
+        the bundle has one level. A tail runs once, on those images of the batch that ask for it. Raises
+        UnknownTaskError.
         """
-        for picture in queries:
-            for query in picture:
+        for image in queries:
+            for query in image:
                 self.bundle.task(query.name)
         asked = {
-            task.name: [(i, q) for i, picture in enumerate(queries) for q in picture if q.name == task.name]
+            task.name: [(i, q) for i, image in enumerate(queries) for q in image if q.name == task.name]
             for task in self.bundle.tasks
         }
         wanted = {name: [i for i, _ in pairs] for name, pairs in asked.items() if pairs}
@@ -229,7 +222,8 @@ class CloudModel:
         answers: list[dict[str, TaskResult]] = [{} for _ in queries]
         for name, output in outputs.items():
             task = self.bundle.task(name)
-            results = results_of(task.kind, output, task.labels, [query for _, query in asked[name]])
+            mine = [query for _, query in asked[name]]
+            results = POSTPROCESS[task.kind].results(output, task.labels, mine, task.options)
             for (i, _), result in zip(asked[name], results, strict=True):
                 answers[i][name] = result
         return answers
@@ -238,7 +232,7 @@ class CloudModel:
     def outputs(
         self, z: NDArray[np.int32], wanted: Mapping[str, Sequence[int]], qualities: Sequence[int] = ()
     ) -> dict[str, Tensor]:
-        """What the tails give for the R rows of z that are wanted: logits (R, K), or a map (R, K or 3, H, W)."""
+        """The tails' outputs for the R rows of z that are wanted: vectors (R, K), or maps (R, C, H, W)."""
         latent = torch.from_numpy(z).to(self.device, torch.float32)
         if self._log_inverse is not None:
             at = [self.bundle.position(quality) for quality in qualities]
@@ -254,7 +248,7 @@ class CloudModel:
         return out
 
     def warm_up(self) -> None:
-        """One picture of zeros through everything, so that the first request does not pay for it."""
+        """Runs one image of zeros through everything, so that the first request does not pay for it."""
         config = CodecConfig.model_validate(self.bundle.manifest.codec)
         z = np.zeros((1, config.latent_channels, *config.grid), np.int32)
         v = np.zeros(self.codec.path.v_size, np.int32)
@@ -264,11 +258,11 @@ class CloudModel:
         self.answer(self.codec.decode_batch(streams, *config.grid, [quality]), [queries], [quality])
 
 
-def load_head(bundle: Bundle, added: AddedTask, folder: Path) -> AddedHead:
-    """A task of this bundle, or for it, whose weights lie in `folder`. Raises BundleDamagedError."""
+def load_branch(bundle: Bundle, added: AddedTask, folder: Path) -> AddedBranch:
+    """Loads a task of this bundle, or for it, from its folder. Raises BundleDamagedError."""
     config = CodecConfig.model_validate(bundle.manifest.codec)
-    picture = bundle.manifest.preprocess.height, bundle.manifest.preprocess.width
-    return AddedHead(added, added.read(folder), config.latent_channels, config.grid, picture)
+    image = bundle.manifest.preprocess.height, bundle.manifest.preprocess.width
+    return AddedBranch(added, added.read(folder), config.latent_channels, config.grid, image)
 
 
 def _number(layer: int | str) -> int:

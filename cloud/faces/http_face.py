@@ -35,6 +35,7 @@ from shared.errors import (
 from shared.process.http import (
     BytesMaxQuery,
     QualityQuery,
+    VectorsQuery,
     add_health,
     answer_doc,
     body_doc,
@@ -47,6 +48,7 @@ from shared.process.http import (
     transport_docs,
     wanted,
     while_connected,
+    with_vectors,
 )
 from shared.types import Analysis, BundleInfo, Wanted
 
@@ -99,6 +101,7 @@ def build_app(
         taken_at: Annotated[datetime | None, Depends(captured_at)],
         quality: QualityQuery = None,
         bytes_max: BytesMaxQuery = None,
+        vectors: VectorsQuery = "list",
     ) -> Analysis:
         """The body is the file as it is (no multipart). `quality`, `bytes_max`: of images; a bitstream has its own."""
         ready = pipeline()
@@ -109,7 +112,7 @@ def build_app(
         else:
             image = await read_body(request, settings.image_bytes_max)
             work = ready.analyze_image(image, asked, request_id, quality, bytes_max, taken_by, taken_at)
-        return await while_connected(request, work)
+        return with_vectors(await while_connected(request, work), vectors)
 
     @app.get(
         "/v1/bundles",

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from shared.kinds import KINDS
 from shared.types import Frozen, TaskKind
 
 REFERENCE_CLASSIFIER = "reference-classifier"
@@ -185,12 +186,12 @@ def as_feature(y: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def whole_output(network: nn.Module, x: Tensor, kind: TaskKind) -> Tensor:
-    """A network's output as its tail gives it: logits (B, K), or a map (B, K or 3, H, W). Of several things the one
+    """A network's output as its tail gives it: a vector (B, K), or a map (B, C, H, W). Of several things the one
     named "out", which torchvision's segmentation networks have, or the first."""
     out = network(x)
     if isinstance(out, dict):
         out = out["out"] if "out" in out else next(iter(out.values()))
     elif isinstance(out, tuple | list):
         out = out[0]
-    made: Tensor = out.flatten(1) if kind == "classification" else out
+    made: Tensor = out if KINDS[kind].mapped else out.flatten(1)
     return made

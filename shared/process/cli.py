@@ -13,20 +13,14 @@ import typer
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import IsthmusError, RequestError, exit_of
 from shared.files import write_atomically
-from shared.types import (
-    Analysis,
-    ClassificationResult,
-    MapPng,
-    SegmentationResult,
-    TaskResult,
-    Wanted,
-)
+from shared.kinds import KINDS
+from shared.kinds.kind import map_of
+from shared.maps import MapPng
+from shared.types import Analysis, TaskResult, Wanted
 
 MapsOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="folder for the maps of normals and segmentation, as PNG")
+    Path | None, typer.Option(metavar="DIR", help="folder for the maps of answers, as PNG files")
 ]
-
-SHOWN_MAX = 6  # classes of a segmentation, and ways that a surface can face
 
 
 def complain(text: str) -> None:
@@ -85,27 +79,11 @@ def wanted_of(tasks: Iterable[str] | None, top_k: int, maps: Path | None = None)
 
 
 def told(head: str, analysis: Analysis) -> str:
-    """An answer for a person: the line `head`, a line for each warning, each class of a classification and each
-    other task."""
+    """An answer for a person: the line `head`, the warnings, then each task's lines as its kind makes them."""
     warnings = [f"  warning: {text}" for text in analysis.warnings]
-    lines = [f"  {task}: {line}" for task, result in analysis.results.items() for line in _lines(result)]
+    results = analysis.results.items()
+    lines = [f"  {task}: {line}" for task, result in results for line in KINDS[result.kind].lines(result)]
     return "\n".join([head, *warnings, *lines])
-
-
-def _lines(result: TaskResult) -> list[str]:
-    if isinstance(result, ClassificationResult):
-        return [f"{best.label} {best.score:.3f}" for best in result.top]
-    if isinstance(result, SegmentationResult):
-        return [_shares([(area.label, area.share) for area in result.areas])]
-    x, y, z = result.mean
-    facing = result.facing.model_dump().items()
-    return [f"{_shares(sorted(facing, key=lambda way: -way[1]))}; mean ({x:.2f}, {y:.2f}, {z:.2f})"]
-
-
-def _shares(shares: Sequence[tuple[str, float]]) -> str:
-    """The largest of them, largest first."""
-    shown = ", ".join(f"{name} {share:.3f}" for name, share in shares[:SHOWN_MAX])
-    return f"{shown} and {len(shares) - SHOWN_MAX} more" if len(shares) > SHOWN_MAX else shown
 
 
 class MapFolder:
@@ -129,11 +107,12 @@ class MapFolder:
         return analysis.model_copy(update={"results": results})
 
     def _keep(self, name: str, result: TaskResult) -> TaskResult:
-        if self._folder is None or isinstance(result, ClassificationResult):
+        found = map_of(result)
+        if self._folder is None or found is None:
             return result
-        assert isinstance(result.map, MapPng)  # as --maps asks
+        assert isinstance(found, MapPng)  # as --maps asks
         try:
-            write_atomically(self._folder / name, result.map.file())
+            write_atomically(self._folder / name, found.file())
         except OSError as error:
             raise RequestError(f"cannot write {self._folder / name}: {error.strerror}") from None
         return result.model_copy(update={"map": None})

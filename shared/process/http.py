@@ -38,14 +38,15 @@ from shared.errors import (
     RequestError,
     exit_of,
 )
+from shared.kinds import KINDS
+from shared.kinds.classification import ClassificationResult, ClassScore
 from shared.times import parse_captured_at
 from shared.types import (
     Analysis,
     ByteCount,
-    ClassificationResult,
-    ClassScore,
     Maps,
     Times,
+    Vectors,
     Wanted,
     check_camera,
     check_request_id,
@@ -280,6 +281,9 @@ def media_type(request: Request, *also: str) -> str:
     raise NotAnImageError(f"a body of type {kind[:100]} is not read here; send {expected}")
 
 
+_MAPPED = ", ".join(kind.name for kind in KINDS.values() if kind.mapped)
+
+
 def wanted(
     tasks: Annotated[
         str,
@@ -289,11 +293,13 @@ def wanted(
             max_length=4200,
         ),
     ] = "",
-    top_k: Annotated[int, Query(ge=1, le=100, description="classes a classification returns")] = 5,
+    top_k: Annotated[
+        int, Query(ge=1, le=100, description="classes or labels that come back, best first")
+    ] = 5,
     maps: Annotated[
         Maps,
         Query(
-            description="whether normals and segmentation come with their map",
+            description=f"whether {_MAPPED} come with their map",
             json_schema_extra={"enum": ["none", "png"]},
         ),
     ] = "none",
@@ -305,6 +311,17 @@ def wanted(
     if len(names) > 64 or any(len(name) > 64 for name in names):
         raise RequestError("at most 64 tasks, each of at most 64 characters")
     return Wanted.same(names, top_k, maps)
+
+
+VectorsQuery = Annotated[
+    Vectors, Query(description="an embedding's vector: a list of numbers, or its float32 bytes in base64")
+]
+
+
+def with_vectors(analysis: Analysis, form: Vectors) -> Analysis:
+    """The answer with every vector in the requested form."""
+    results = {task: result.with_vectors(form) for task, result in analysis.results.items()}
+    return analysis.model_copy(update={"results": results})
 
 
 QualityQuery = Annotated[

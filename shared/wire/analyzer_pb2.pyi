@@ -69,16 +69,24 @@ class AnalyzeResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., bundle: _Optional[str] = ..., fingerprint: _Optional[str] = ..., quality: _Optional[int] = ..., results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ..., bytes: _Optional[_Union[ByteCount, _Mapping]] = ..., times: _Optional[_Union[Times, _Mapping]] = ..., captured_at: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TaskResult(_message.Message):
-    __slots__ = ("task", "classification", "normals", "segmentation")
+    __slots__ = ("task", "classification", "normals", "segmentation", "depth", "embedding", "multilabel", "custom")
     TASK_FIELD_NUMBER: _ClassVar[int]
     CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
     NORMALS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTATION_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    MULTILABEL_FIELD_NUMBER: _ClassVar[int]
+    CUSTOM_FIELD_NUMBER: _ClassVar[int]
     task: str
     classification: Classification
     normals: Normals
     segmentation: Segmentation
-    def __init__(self, task: _Optional[str] = ..., classification: _Optional[_Union[Classification, _Mapping]] = ..., normals: _Optional[_Union[Normals, _Mapping]] = ..., segmentation: _Optional[_Union[Segmentation, _Mapping]] = ...) -> None: ...
+    depth: Depth
+    embedding: Embedding
+    multilabel: Multilabel
+    custom: Custom
+    def __init__(self, task: _Optional[str] = ..., classification: _Optional[_Union[Classification, _Mapping]] = ..., normals: _Optional[_Union[Normals, _Mapping]] = ..., segmentation: _Optional[_Union[Segmentation, _Mapping]] = ..., depth: _Optional[_Union[Depth, _Mapping]] = ..., embedding: _Optional[_Union[Embedding, _Mapping]] = ..., multilabel: _Optional[_Union[Multilabel, _Mapping]] = ..., custom: _Optional[_Union[Custom, _Mapping]] = ...) -> None: ...
 
 class Classification(_message.Message):
     __slots__ = ("top",)
@@ -149,6 +157,42 @@ class ClassArea(_message.Message):
     index: int
     share: float
     def __init__(self, label: _Optional[str] = ..., index: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
+
+class Depth(_message.Message):
+    __slots__ = ("min_m", "median_m", "max_m", "known", "map")
+    MIN_M_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_M_FIELD_NUMBER: _ClassVar[int]
+    MAX_M_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    MAP_FIELD_NUMBER: _ClassVar[int]
+    min_m: float
+    median_m: float
+    max_m: float
+    known: float
+    map: DenseMap
+    def __init__(self, min_m: _Optional[float] = ..., median_m: _Optional[float] = ..., max_m: _Optional[float] = ..., known: _Optional[float] = ..., map: _Optional[_Union[DenseMap, _Mapping]] = ...) -> None: ...
+
+class Embedding(_message.Message):
+    __slots__ = ("vector", "normalised")
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    NORMALISED_FIELD_NUMBER: _ClassVar[int]
+    vector: bytes
+    normalised: bool
+    def __init__(self, vector: _Optional[bytes] = ..., normalised: _Optional[bool] = ...) -> None: ...
+
+class Multilabel(_message.Message):
+    __slots__ = ("top",)
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    top: _containers.RepeatedCompositeFieldContainer[ClassScore]
+    def __init__(self, top: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ...) -> None: ...
+
+class Custom(_message.Message):
+    __slots__ = ("kind", "json")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    json: bytes
+    def __init__(self, kind: _Optional[str] = ..., json: _Optional[bytes] = ...) -> None: ...
 
 class DenseMap(_message.Message):
     __slots__ = ("png", "array")

@@ -23,32 +23,18 @@ from shared.errors import (
     exit_of,
 )
 from shared.times import captured_at_number, captured_at_of
-from shared.types import (
-    TASKS_MAX,
-    Analysis,
-    BundleInfo,
-    ByteCount,
-    ClassArea,
-    ClassificationResult,
-    ClassScore,
-    Facing,
-    MapArray,
-    MapPng,
-    Maps,
-    NormalsResult,
-    SegmentationResult,
-    TaskInfo,
-    TaskQuery,
-    TaskResult,
-    Times,
-    Wanted,
-)
+from shared.kinds import KINDS
+from shared.types import TASKS_MAX, Analysis, BundleInfo, ByteCount, Maps, TaskInfo, TaskQuery, TaskResult, Times, Wanted
 from shared.wire import analyzer_pb2 as pb
 
 DEFAULT_TOP_K = 5
 
 _MAPS: dict[Maps, pb.Maps] = {"none": pb.MAPS_NONE, "png": pb.MAPS_PNG, "arrays": pb.MAPS_ARRAYS}
 _MAPS_BACK = {number: name for name, number in _MAPS.items()}
+
+# Kinds with a message of their own; every other one travels as Custom.
+_CUSTOM = "custom"
+_MEMBERS = {field.name for field in pb.TaskResult.DESCRIPTOR.oneofs_by_name["result"].fields} - {_CUSTOM}
 
 _TEXT_MAX = 2000  # a status travels in HTTP/2 trailers, which have a limit of 8 KiB
 
@@ -203,71 +189,24 @@ def _maps_of(number: pb.Maps, unspecified: Maps) -> Maps:
 
 
 def _result_message(task: str, result: TaskResult) -> pb.TaskResult:
-    if isinstance(result, ClassificationResult):
-        top = [pb.ClassScore(label=c.label, index=c.index, score=c.score) for c in result.top]
-        return pb.TaskResult(task=task, classification=pb.Classification(top=top))
-    found = _map_message(result.map)
-    if isinstance(result, NormalsResult):
-        x, y, z = result.mean
-        facing = pb.Facing(**result.facing.model_dump())
-        return pb.TaskResult(
-            task=task, normals=pb.Normals(mean=pb.Vector(x=x, y=y, z=z), facing=facing, map=found)
-        )
-    areas = [pb.ClassArea(label=a.label, index=a.index, share=a.share) for a in result.areas]
-    return pb.TaskResult(task=task, segmentation=pb.Segmentation(areas=areas, map=found))
+    message = pb.TaskResult(task=task)
+    member = getattr(message, result.kind if result.kind in _MEMBERS else _CUSTOM)
+    member.SetInParent()
+    if result.kind not in _MEMBERS:
+        member.kind = result.kind
+    KINDS[result.kind].write(result, member)
+    return message
 
 
 def _result_of(message: pb.TaskResult) -> TaskResult:
-    kind = message.WhichOneof("result")
-    if kind == "classification":
-        return ClassificationResult(
-            top=tuple(
-                ClassScore(label=c.label, index=c.index, score=min(c.score, 1.0))
-                for c in message.classification.top
-            )
+    member = message.WhichOneof("result")
+    kind = KINDS.get(message.custom.kind if member == _CUSTOM else member or "")
+    if kind is None or member is None:
+        raise RemoteError(
+            f"the cloud's result of task {message.task!r} is of a kind unknown here; update this edge"
         )
-    if kind == "normals":
-        mean, facing = message.normals.mean, message.normals.facing
-        return NormalsResult(
-            mean=(mean.x, mean.y, mean.z),
-            facing=Facing(**{way: getattr(facing, way) for way in Facing.model_fields}),
-            map=_map_of(message.normals),
-        )
-    if kind == "segmentation":
-        areas = message.segmentation.areas
-        return SegmentationResult(
-            areas=tuple(ClassArea(label=a.label, index=a.index, share=a.share) for a in areas),
-            map=_map_of(message.segmentation),
-        )
-    raise RemoteError(
-        f"the cloud's result of task {message.task!r} is of a kind unknown here; update this edge"
-    )
-
-
-def _map_message(found: MapPng | MapArray | None) -> pb.DenseMap | None:
-    if found is None:
-        return None
-    if isinstance(found, MapPng):
-        return pb.DenseMap(png=found.file())
-    array = pb.ArrayMap(dtype=found.dtype, shape=found.shape, compression=found.compression, data=found.data)
-    return pb.DenseMap(array=array)
-
-
-def _map_of(result: pb.Normals | pb.Segmentation) -> MapPng | MapArray | None:
-    form = result.map.WhichOneof("map")
-    if form == "png":
-        return MapPng.of(result.map.png)
-    if form == "array":
-        array = result.map.array
-        return MapArray.model_validate(
-            {
-                "dtype": array.dtype,
-                "shape": tuple(array.shape),
-                "compression": array.compression,
-                "data": array.data,
-            }
-        )
-    return None
+    result: TaskResult = kind.read(getattr(message, member))
+    return result
 
 
 def _first(error: ValidationError) -> str:

@@ -8,18 +8,10 @@ import pytest
 
 from cloud.answer_cache import AnswerCache, bytes_of
 from shared.errors import OverloadedError, RequestError
-from shared.types import (
-    Analysis,
-    ByteCount,
-    ClassArea,
-    ClassificationResult,
-    ClassScore,
-    MapArray,
-    MapPng,
-    SegmentationResult,
-    TaskResult,
-    Times,
-)
+from shared.kinds.classification import ClassificationResult, ClassScore
+from shared.kinds.segmentation import ClassArea, SegmentationResult
+from shared.maps import MapArray, MapPng
+from shared.types import Analysis, ByteCount, TaskResult, Times
 
 
 class Compute:

@@ -30,8 +30,10 @@ from edge.settings import EdgeSettings
 from shared.bundle import TASKS, Bundle
 from shared.encoder import Encoder
 from shared.errors import RequestError
-from shared.maps import normals_rgb, unpack
-from shared.types import Analysis, MapPng, NormalsResult, SegmentationResult, TaskQuery, Wanted
+from shared.kinds.normals import NormalsResult, normals_rgb
+from shared.kinds.segmentation import SegmentationResult
+from shared.maps import MapPng, unpack
+from shared.types import Analysis, TaskQuery, Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub

@@ -22,19 +22,10 @@ from demo.contact_sheet import CAPTION, GAP, TILE
 from demo.demo import _ask
 from shared.bundle import MANIFEST, TASKS, Bundle
 from shared.errors import RemoteRejectedError, RequestError
-from shared.maps import classes_png, normals_png, paint, palette
-from shared.types import (
-    Analysis,
-    ByteCount,
-    ClassArea,
-    ClassificationResult,
-    ClassScore,
-    Facing,
-    NormalsResult,
-    SegmentationResult,
-    TaskResult,
-    Times,
-)
+from shared.kinds.classification import ClassificationResult, ClassScore
+from shared.kinds.normals import Facing, NormalsResult, normals_png
+from shared.kinds.segmentation import ClassArea, SegmentationResult, classes_png, paint, palette
+from shared.types import Analysis, ByteCount, TaskResult, Times
 from support.processes import ISTHMUS, refused, run, run_here
 from support.service import png
 from support.tasks import write_task

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.codec.latent_codec import LatentCodec
-from shared.types import ClassificationResult, ClassScore, TaskQuery
+from shared.kinds.classification import ClassificationResult, ClassScore
+from shared.types import TaskQuery
 
 LABELS = ("red", "green", "blue")
 

@@ -33,22 +33,15 @@ from shared.errors import (
     UnauthorizedError,
     UnknownTaskError,
 )
-from shared.maps import classes_array, classes_png
-from shared.types import (
-    Analysis,
-    ByteCount,
-    ClassArea,
-    ClassificationResult,
-    ClassScore,
-    Facing,
-    MapArray,
-    MapPng,
-    NormalsResult,
-    SegmentationResult,
-    TaskQuery,
-    Times,
-    Wanted,
-)
+from shared.kinds import KINDS
+from shared.kinds.classification import ClassificationResult, ClassScore
+from shared.kinds.depth import DepthResult
+from shared.kinds.embedding import EmbeddingResult
+from shared.kinds.multilabel import MultilabelResult
+from shared.kinds.normals import Facing, NormalsResult
+from shared.kinds.segmentation import ClassArea, SegmentationResult, classes_array, classes_png
+from shared.maps import MapArray, MapPng
+from shared.types import Analysis, ByteCount, TaskQuery, Times, Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
 
@@ -132,29 +125,40 @@ def test_json_holds_the_capture_time_as_rfc_3339_in_utc() -> None:
 SHARE = st.floats(0, 1)
 ARRAY = st.builds(
     MapArray,
-    dtype=st.sampled_from(["int8", "uint8"]),
+    dtype=st.sampled_from(["int8", "uint8", "float32"]),
     shape=st.lists(st.integers(1, 4096), min_size=2, max_size=3).map(tuple),
     data=st.binary(max_size=50),
 )
 MAP = st.none() | st.binary(max_size=50).map(MapPng.of) | ARRAY
 INDEX = st.integers(0, 2**32 - 1)
-RESULT = st.one_of(
-    st.builds(
-        ClassificationResult,
-        top=st.lists(st.builds(ClassScore, label=st.text(max_size=9), index=INDEX, score=SHARE)).map(tuple),
+SCORES = st.lists(st.builds(ClassScore, label=st.text(max_size=9), index=INDEX, score=SHARE)).map(tuple)
+METRES = st.floats(0, allow_nan=False, allow_infinity=False)
+BY_KIND = {
+    "classification": st.builds(ClassificationResult, top=SCORES),
+    "multilabel": st.builds(MultilabelResult, top=SCORES),
+    "depth": st.builds(DepthResult, min_m=METRES, median_m=METRES, max_m=METRES, known=SHARE, map=MAP),
+    "embedding": st.builds(
+        EmbeddingResult,
+        normalised=st.booleans(),
+        vector=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1).map(tuple),
     ),
-    st.builds(
+    "normals": st.builds(
         NormalsResult,
         mean=st.tuples(*[st.floats(-1, 1)] * 3),
         facing=st.builds(Facing, **dict.fromkeys(Facing.model_fields, SHARE)),
         map=MAP,
     ),
-    st.builds(
+    "segmentation": st.builds(
         SegmentationResult,
         areas=st.lists(st.builds(ClassArea, label=st.text(max_size=9), index=INDEX, share=SHARE)).map(tuple),
         map=MAP,
     ),
-)
+}
+RESULT = st.one_of(BY_KIND.values())
+
+
+def test_every_kind_is_tried_here() -> None:
+    assert BY_KIND.keys() == KINDS.keys()
 
 
 @given(st.dictionaries(st.text(max_size=9), RESULT, max_size=4))
@@ -245,8 +249,11 @@ def test_nonsense_from_a_cloud_is_a_remote_error() -> None:
     with pytest.raises(RemoteError, match="captured_at is -1"):
         convert.analysis_of(message)
     message = convert.response_message(ANALYSIS)
-    message.results.add(task="depth")
-    with pytest.raises(RemoteError, match=r"'depth'.*unknown here"):
+    message.results.add(task="smell")
+    with pytest.raises(RemoteError, match=r"'smell'.*unknown here"):
+        convert.analysis_of(message)
+    message.results[-1].custom.kind = "smell"
+    with pytest.raises(RemoteError, match=r"'smell'.*unknown here"):
         convert.analysis_of(message)
     with pytest.raises(RemoteError, match="kind"):
         convert.bundles_of(pb.DescribeResponse(bundles=[pb.Bundle(tasks=[pb.Task(name="a", kind="?")])]))

@@ -1,31 +1,37 @@
-"""What a tail gives, made into answers: against numpy, a picture at a time."""
+"""From a tail's output to results: against numpy, image by image."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from shared.maps import normals_rgb, unpack
-from shared.types import (
-    ClassificationResult,
-    Facing,
-    MapArray,
-    MapPng,
-    Maps,
-    NormalsResult,
-    SegmentationResult,
-    TaskQuery,
-)
+from shared.kinds import KINDS
+from shared.kinds.classification import ClassificationResult
+from shared.kinds.depth import DepthResult
+from shared.kinds.embedding import EmbeddingResult
+from shared.kinds.multilabel import MultilabelResult
+from shared.kinds.normals import Facing, NormalsResult, normals_rgb
+from shared.kinds.segmentation import SegmentationResult
+from shared.maps import MapArray, MapPng, unpack
+from shared.types import Maps, TaskQuery
 
 torch = pytest.importorskip("torch")
 
-from cloud.engine.postprocess import results_of  # noqa: E402 - brings torch
+from cloud.engine.kinds import POSTPROCESS  # noqa: E402 - brings torch
 
 LABELS = ("wall", "floor", "lamp", "bed", "plant")
 WAYS = ("right", "left", "up", "down", "towards", "away")  # +x -x +y -y +z -z
+
+
+def results_of(
+    kind: str, output: Any, labels: tuple[str, ...], queries: Sequence[TaskQuery], **options: Any
+) -> Sequence[Any]:
+    return POSTPROCESS[kind].results(output, labels, queries, options)
 
 
 def query(maps: Maps = "none", top_k: int = 5) -> TaskQuery:
@@ -116,3 +122,79 @@ def test_segmentation() -> None:
     assert np.array_equal(unpack(array.map), output[1].argmax(0))
     assert none.map is None
     assert [(area.label, area.share) for area in none.areas] == [("plant", 1.0)]
+
+
+def test_every_kind_has_its_file() -> None:
+    assert POSTPROCESS.keys() == KINDS.keys()
+
+
+def test_depth() -> None:
+    output = np.abs(noise(4, 1, 6, 10)) * 3
+    output[1, 0, :3] = -1  # half of it unknown
+    output[2, 0, 0, :4] = [0, np.nan, np.inf, -np.inf]
+    output[3] = 0
+    queries = [query("png"), query("arrays"), query("arrays"), query("arrays")]
+    results = results_of("depth", torch.from_numpy(output), (), queries)
+    for one, result in zip(output[:3, 0], results, strict=False):
+        assert isinstance(result, DepthResult)
+        known = np.sort(one[np.isfinite(one) & (one > 0)])
+        assert (result.min_m, result.max_m) == (known[0], known[-1])
+        assert result.median_m == known[(len(known) - 1) // 2]
+        assert result.known == pytest.approx(len(known) / 60)
+    nothing = results[3]
+    assert (nothing.min_m, nothing.median_m, nothing.max_m, nothing.known) == (0, 0, 0, 0)
+    assert np.abs(pixels(results[0].map) / 1000 - output[0, 0]).max() <= 0.00051
+    assert np.array_equal(unpack(results[1].map), np.maximum(output[1, 0], 0))
+    assert unpack(results[2].map)[0, :4].tolist() == [0, 0, 0, 0]
+    assert unpack(results[2].map).dtype == np.float32
+
+
+@pytest.mark.parametrize("tail", [(), (1, 1)])
+def test_embedding(tail: tuple[int, ...]) -> None:
+    vectors = noise(3, 7)
+    vectors[2, 0] = np.nan
+    output = torch.from_numpy(vectors).reshape(3, 7, *tail)
+    plain = results_of("embedding", output, (), [query()] * 3)
+    length_1 = results_of("embedding", output, (), [query()] * 3, normalised=True)
+    for one, raw, unit in zip(np.nan_to_num(vectors), plain, length_1, strict=True):
+        assert isinstance(raw, EmbeddingResult)
+        assert (raw.normalised, unit.normalised) == (False, True)
+        assert raw.array() == pytest.approx(one)
+        assert unit.array() == pytest.approx(one / np.linalg.norm(one))
+    [nothing] = results_of("embedding", torch.zeros(1, 3), (), [query()], normalised=True)
+    assert nothing.vector == (0, 0, 0)
+
+
+def test_multilabel() -> None:
+    logits = noise(2, 5) * 4
+    results = results_of("multilabel", torch.from_numpy(logits), LABELS, [query(top_k=2), query()])
+    for row, result, k in zip(logits, results, (2, 5), strict=True):
+        assert isinstance(result, MultilabelResult)
+        order = np.argsort(-row)[:k]
+        assert [one.label for one in result.top] == [LABELS[i] for i in order]
+        assert [one.score for one in result.top] == pytest.approx(1 / (1 + np.exp(-row[order])))
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("classification", [(5,), (5, 1, 1)], {(4,): "4 outputs for 5 labels", (5, 2, 1): "10 outputs"}),
+        ("multilabel", [(5,)], {(6,): "6 outputs for 5 labels"}),
+        ("embedding", [(9,), (9, 1, 1)], {(3, 4, 1): "no vector", (70_000,): "70000 numbers"}),
+        ("normals", [(3, 8, 8), (3, 4, 4)], {(3,): "no map", (3, 9, 9): "no map", (1, 8, 8): "1 channels"}),
+        ("depth", [(1, 8, 8)], {(1,): "no map", (1, 9, 9): "no map", (2, 8, 8): "2 channels"}),
+        (
+            "segmentation",
+            [(5, 8, 8)],
+            {(5,): "no map", (4, 8, 8): "4 channels of a map of segmentation, not 5"},
+        ),
+    ],
+)
+def test_outputs_that_fit_and_do_not(
+    kind: str, good: list[tuple[int, ...]], bad: dict[tuple[int, ...], str]
+) -> None:
+    for shape in good:
+        POSTPROCESS[kind].check_output(shape, LABELS, (8, 8))
+    for shape, why in bad.items():
+        with pytest.raises(ValueError, match=why):
+            POSTPROCESS[kind].check_output(shape, LABELS, (8, 8))
