@@ -221,7 +221,9 @@ class Pipeline:
         times = analysis.times.model_copy(
             update={"read_ms": edge.read_ms, "front_ms": edge.front_ms, "code_ms": edge.code_ms}
         )
-        return analysis.model_copy(update={"times": times})
+        return analysis.model_copy(
+            update={"times": times, "warnings": (*encoded.warnings, *analysis.warnings)}
+        )
 
     async def close(self) -> None:
         """Finish what waits; new requests get NotReadyError."""

@@ -11,7 +11,7 @@ import typer
 from shared.bundle import Bundle, default_bundle
 from shared.errors import RequestError
 from shared.files import write_atomically
-from shared.process.cli import Failures, MapFolder, MapsOption, told, wanted_of
+from shared.process.cli import Failures, MapFolder, MapsOption, complain, told, wanted_of
 from shared.process.commands import CommandTable
 from shared.types import Analysis, Wanted, new_request_id
 
@@ -78,11 +78,13 @@ def encode(
                 write_atomically(target, encoded.data)
             except OSError as error:
                 raise RequestError(f"cannot write {target}: {error.strerror}") from None
+            for warning in encoded.warnings:
+                complain(f"{image}: {warning}")
             size, times = encoded.bytes, encoded.times
             if as_json:
                 fields = {"image": str(image), "output": str(target), "quality": encoded.stream.quality}
                 sizes = {"bytes": size.model_dump(), "times": times.model_dump(exclude_none=True)}
-                typer.echo(json.dumps(fields | sizes))
+                typer.echo(json.dumps(fields | sizes | {"warnings": encoded.warnings}))
             else:
                 total_ms = (times.read_ms or 0) + (times.front_ms or 0) + (times.code_ms or 0)
                 typer.echo(

@@ -48,7 +48,13 @@ class Pipeline:
         edge = encoded.times.model_copy(update={"send_ms": (time.perf_counter() - sent) * 1e3})
         times = answer.times.model_copy(update=edge.model_dump(exclude_none=True))
         # The sizes are those that this side sent, not those that the other says it received.
-        return answer.model_copy(update={"times": times, "bytes": encoded.bytes})
+        return answer.model_copy(
+            update={
+                "times": times,
+                "bytes": encoded.bytes,
+                "warnings": (*encoded.warnings, *answer.warnings),
+            }
+        )
 
     async def close(self) -> None:
         self._encoding.shutdown()

@@ -1,6 +1,9 @@
-"""Untrusted bytes -> a picture -> the network's input. Knows no network.
+"""Untrusted bytes -> an RGB image -> the network's input. Knows no network.
 
-Pillow decodes; only formats that cameras and people use are let in, sizes are checked before any pixel is decoded.
+    read: open by format -> size checked -> eight bits a sample (`image_depth`) -> RGB -> upright
+    fit:  scaled and cropped to the network's size -> normalised floats
+
+Pillow decodes. Only formats that cameras and people use are accepted, and no pixel is decoded before the size is known.
 """
 
 from __future__ import annotations
@@ -16,15 +19,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from shared.bundle import Preprocess
 from shared.errors import DataError, ImageError, ImageTooLargeError, NotAnImageError
+from shared.image_depth import to_eight_bits
+from shared.jpeg_end import read_without_end
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 MAX_PIXELS = 25_000_000
 MAX_FILE_BYTES = 32 << 20
 
-# What Pillow's decoders were seen to raise on damaged files, fuzzed format by format.
+# Everything that Pillow's decoders raised on damaged files, fuzzed format by format.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -49,45 +55,82 @@ _TURNS = {
 }
 
 
-def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
-    """An RGB picture from a file or from bytes, upright by its EXIF orientation.
+def read_image(
+    source: str | Path | bytes, name: str | None = None, warn: Callable[[str], None] | None = None
+) -> Image.Image:
+    """An RGB image of eight bits a colour from a file or from bytes, upright by its EXIF orientation.
 
-    Raises NotAnImageError (no picture, no such file), ImageTooLargeError (over 25 megapixels or 32 MiB; nothing has
-    been decoded by then) or ImageError (a damaged picture).
+    warn: gets a line for each flaw in spite of which the image was read: a JPEG that lacks only its end. Without it
+    such a file is damaged.
+
+    Raises NotAnImageError (not an image, no such file), ImageTooLargeError (over 25 megapixels or 32 MiB; nothing has
+    been decoded by then) or ImageError (a damaged image, or one whose samples have no known white).
     """
-    return _read(source, name, lambda picture, name: _rgb(_upright(picture), name))
+    data, name = _read_source(source, name)
+
+    def decode() -> Image.Image:
+        image = _open(data, name)
+        try:
+            eight = to_eight_bits(image, data, name)
+        except OSError:
+            cut_off = None if warn is None else read_without_end(data, name)
+            if warn is None or cut_off is None:
+                raise
+            eight, text = cut_off
+            warn(text)
+        # Transparency is left out. Converting RGB to RGB would copy it.
+        rgb = eight if eight.mode == "RGB" else _convert(eight, name)
+        return _upright(rgb, image)
+
+    return _guarded(decode, name)
 
 
 def read_labels(path: Path) -> NDArray[np.uint8]:
-    """A label map (H, W) from a picture of one byte a pixel, grey or a palette's index. Raises as `read_image` does."""
-    return np.asarray(_read(path, None, _one_byte))
+    """A label map (H, W) from an image of one byte a pixel, gray or a palette's index. Raises as `read_image` does."""
+    data, name = _read_source(path, None)
+
+    def decode() -> Image.Image:
+        image = _open(data, name)
+        if image.mode not in ("L", "P"):
+            raise ImageError(f"{name} has pixels of mode {image.mode}; a label map has one byte a pixel")
+        image.load()
+        return image
+
+    return np.asarray(_guarded(decode, name))
 
 
-def _read(
-    source: str | Path | bytes, name: str | None, made_of: Callable[[Image.Image, str], Image.Image]
-) -> Image.Image:
-    """What `made_of` makes of the decoded picture and its name."""
+def _read_source(source: str | Path | bytes, name: str | None) -> tuple[bytes, str]:
+    """The file's bytes, and its name for messages."""
     if isinstance(source, bytes):
         data, name = source, name or "the image"
     else:
         data, name = _read_file(Path(source)), str(source)
     if len(data) > MAX_FILE_BYTES:
         raise ImageTooLargeError(f"{name} has {len(data)} bytes; an image may have {MAX_FILE_BYTES}")
+    return data, name
+
+
+def _open(data: bytes, name: str) -> ImageFile:
+    """The image with its size checked and no pixel decoded."""
+    if data[:2] in (b"P1", b"P2", b"P3"):
+        raise NotAnImageError(f"{name} is a PNM image in text, which takes long; send a binary one")
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(name, f"{width} x {height} pixels")
+    return image
+
+
+def _guarded(decode: Callable[[], Image.Image], name: str) -> Image.Image:
+    """Runs a decoding, and turns everything that Pillow raises into an ImageError."""
     try:
         with warnings.catch_warnings():
-            # Of sizes above our own limit below, and of damaged EXIF: a picture or one error is all that users need.
+            # About sizes above our own limit, and damaged EXIF: an image or one error is all that users need.
             warnings.simplefilter("ignore")
-            if data[:2] in (b"P1", b"P2", b"P3"):
-                raise NotAnImageError(f"{name} is a PNM picture in text, which takes long; send a binary one")
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise _too_large(name, f"{width} x {height} pixels")
-            picture.load()
-            return made_of(picture, name)
+            return decode()
     except UnidentifiedImageError:
         raise NotAnImageError(
-            f"{name} is not an image that can be read here ({', '.join(FORMATS)})"
+            f"{name} is not an image that can be read here ({', '.join(FORMATS)}, of 8 or 16 bits a sample)"
         ) from None
     except Image.DecompressionBombError:
         raise _too_large(name, "over 178 million pixels") from None
@@ -95,34 +138,23 @@ def _read(
         raise ImageError(f"{name} is damaged: {error}") from None
 
 
-def _one_byte(picture: Image.Image, name: str) -> Image.Image:
-    if picture.mode not in ("L", "P"):
-        raise ImageError(f"{name} has pixels of mode {picture.mode}; a label map has one byte a pixel")
-    return picture
+def _convert(image: Image.Image, name: str) -> Image.Image:
+    try:
+        return image.convert("RGB")
+    except ValueError:
+        raise ImageError(f"{name} has colours of mode {image.mode}; save it as RGB") from None
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    """Turned by its EXIF orientation. A damaged EXIF block spoils no picture, and is not written again.
+def _upright(image: Image.Image, opened: Image.Image) -> Image.Image:
+    """The image turned by the EXIF orientation of the opened file. A damaged EXIF block is ignored.
 
-    (Pillow's exif_transpose does both.)
+    (Pillow's exif_transpose raises for one, and writes EXIF again.)
     """
     try:
-        method = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        method = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGE:
-        return picture
-    return picture if method is None else picture.transpose(method)
-
-
-def _rgb(picture: Image.Image, name: str) -> Image.Image:
-    """Eight bits a channel, transparency left out. Pillow alone clips deeper grey at 255: nearly all of it white."""
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        deep = np.asarray(picture)
-        if deep.min() < 0 or deep.max() > 0xFFFF:
-            raise ImageError(f"{name} has 32 bits a pixel; save it with 8 or 16")
-        return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode == "F":
-        raise ImageError(f"{name} has floating-point pixels; save it with 8 or 16 bits")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")  # converting RGB would copy it
+        return image
+    return image if method is None else image.transpose(method)
 
 
 def _read_file(path: Path) -> bytes:
@@ -141,35 +173,35 @@ def _too_large(name: str, size: str) -> ImageTooLargeError:
     return ImageTooLargeError(f"{name} has {size}; at most {MAX_PIXELS // 10**6} megapixels are read")
 
 
-def fit(picture: Image.Image, preprocess: Preprocess) -> Image.Image:
-    """Scale (antialiased) and cut to the network's size. The edge and training both call this very function."""
+def fit(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    """The image scaled (antialiased) and cropped to the network's size. The edge and training both call this."""
     bicubic = preprocess.interpolation == "bicubic"
-    return _fitted(picture, preprocess, Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR)
+    return _fitted(image, preprocess, Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR)
 
 
 def fit_map(labels: NDArray[np.uint8] | NDArray[np.int8], preprocess: Preprocess) -> NDArray[Any]:
-    """Labels of a picture (H, W) or (H, W, 3), each pixel's from the place that `fit` shows there (nearest)."""
-    made = _fitted(Image.fromarray(labels.view(np.uint8)), preprocess, Image.Resampling.NEAREST)
-    return np.asarray(made).view(labels.dtype)
+    """Labels (H, W) or (H, W, 3) of an image, fitted as `fit` fits the image: each from the nearest pixel."""
+    fitted = _fitted(Image.fromarray(labels.view(np.uint8)), preprocess, Image.Resampling.NEAREST)
+    return np.asarray(fitted).view(labels.dtype)
 
 
-def _fitted(picture: Image.Image, preprocess: Preprocess, how: Image.Resampling) -> Image.Image:
+def _fitted(image: Image.Image, preprocess: Preprocess, resampling: Image.Resampling) -> Image.Image:
     size = (preprocess.width, preprocess.height)
     if preprocess.resize is None:
-        if picture.size == size:
-            return picture
+        if image.size == size:
+            return image
         if preprocess.fit == "stretch":
-            return picture.resize(size, how)
-        return ImageOps.fit(picture, size, how)
-    scaled = _scaled(picture.size, preprocess.resize)
+            return image.resize(size, resampling)
+        return ImageOps.fit(image, size, resampling)
+    scaled = _scaled(image.size, preprocess.resize)
     left, top, right, bottom = _middle(scaled, size)
     if scaled[0] * scaled[1] <= MAX_PIXELS:
-        whole = picture if scaled == picture.size else picture.resize(scaled, how)
+        whole = image if scaled == image.size else image.resize(scaled, resampling)
         return whole.crop((left, top, right, bottom))
-    # A long, narrow picture: the whole of it at that scale might fill the memory.
-    x, y = picture.width / scaled[0], picture.height / scaled[1]
-    box = (left * x, top * y, min(right * x, picture.width), min(bottom * y, picture.height))
-    return picture.resize(size, how, box=box)
+    # A long, narrow image: at that scale, the whole of it might fill the memory.
+    x, y = image.width / scaled[0], image.height / scaled[1]
+    box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
+    return image.resize(size, resampling, box=box)
 
 
 def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
@@ -181,7 +213,7 @@ def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 
 def _middle(size: tuple[int, int], cut: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The box (left, top, right, bottom) of the cut in the middle; half a pixel goes to the even side."""
+    """The box (left, top, right, bottom) of a cut in the middle; half a pixel is rounded to the even side."""
     left, top = (round((whole - part) / 2) for whole, part in zip(size, cut, strict=True))
     return left, top, left + cut[0], top + cut[1]
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from train.data.dataset import LabelForm
 
 pytest_plugins = ["support.serving_fixtures"]
 
@@ -17,21 +21,31 @@ class Patches:
     """Labelled noise of 64 x 64: pictures of class k have a bright channel k. Learnt in a few steps."""
 
     values: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    classes: NDArray[np.int64]
     names: tuple[str, ...] = ("red", "green", "blue")
+    size: tuple[int, int] = (64, 64)
+
+    @property
+    def form(self) -> LabelForm:
+        from train.data.dataset import CLASS
+
+        return CLASS
 
     @classmethod
     def of(cls, count: int, seed: int) -> Patches:
-        labels = np.arange(count, dtype=np.int64) % 3
+        classes = np.arange(count, dtype=np.int64) % 3
         values = np.random.default_rng(seed).integers(0, 160, (count, 64, 64, 3), dtype=np.uint8)
-        values[np.arange(count), :, :, labels] += 90
-        return cls(values, labels)
+        values[np.arange(count), :, :, classes] += 90
+        return cls(values, classes)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.classes)
 
-    def pixels(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         return self.values[indices]
+
+    def labels(self, indices: NDArray[np.int64], flip: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        return self.classes[indices]
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ from shared.errors import DataError
 from shared.process.child_process import ISTHMUS, ROOT, server
 from shared.types import TaskQuery
 from train.bundle.export import export
-from train.data.open_dataset import open_views
+from train.data.open_dataset import open_datasets
 from train.networks.load import cut
 
 WARM_UP = 1  # questions a way on each link that are not counted
@@ -160,8 +160,8 @@ class _Work:
             progress,
         )
         preprocess = bundle.manifest.preprocess
-        (view,) = open_views(plan.data, ["classification"], 0, plan.count, [False], preprocess=preprocess)
-        self.pictures = list(self._written(view.pixels, len(view)))
+        (view,) = open_datasets(plan.data, ["classification"], 0, plan.count, [False], preprocess=preprocess)
+        self.pictures = list(self._written(view.images, len(view)))
         self.count = len(self.pictures)
         x = torch.zeros(2, 3, preprocess.height, preprocess.width)
         self._fronts = self._exported("fronts", _Fronts(bundle, networks), {"x": x})

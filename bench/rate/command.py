@@ -82,16 +82,16 @@ def bench_rate(
     from bench.report.report import About, this_machine
     from bench.rooms.measure import kept
     from shared.bundle import Bundle
-    from train.data.feature_cache import identity
-    from train.data.open_dataset import open_views
+    from train.data.dataset import Dataset, Unlabelled, identity, labels_digest
+    from train.data.open_dataset import open_datasets
     from train.loop.run import training_device
-    from train.loop.scoring import Unlabelled, View, labelled, labels_digest
+    from train.loop.scoring import labelled
 
     bundle = Bundle.open(folder)
     uncompressed = Networks(bundle, networks, training_device(device))
     kinds = uncompressed.kinds
     count = min(count or QUICK, QUICK) if quick else count
-    opened = open_views(
+    opened = open_datasets(
         data,
         list(kinds.values()),
         0,
@@ -100,7 +100,7 @@ def bench_rate(
         preprocess=uncompressed.preprocess,
         labels=[bundle.task(name).labels for name in kinds],
     )
-    views: dict[str, View] = dict(zip(kinds, opened, strict=True))
+    views: dict[str, Dataset] = dict(zip(kinds, opened, strict=True))
     if agreement:
         views = {name: Unlabelled(view) for name, view in views.items()}
     with_labels = {name for name, view in views.items() if labelled(view)}

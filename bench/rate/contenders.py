@@ -30,10 +30,10 @@ from shared.errors import DataError
 from shared.types import Frozen, TaskKind
 from train.bundle.evaluate import Figures, bitstreams, main_qualities
 from train.codec.split_networks import Head, as_map, load_run
-from train.data.dataset import in_order, network_input
+from train.data.dataset import Dataset, in_order, network_input
 from train.data.feature_cache import weights_digest
-from train.loop.scoring import Metric, View, count, labelled, metric_of, target_of
-from train.networks.load import Source, cut, load_source
+from train.loop.scoring import Metric, count, labelled, metric_of, target_of
+from train.networks.load import NetworkSpec, cut, load_network_spec
 from train.networks.network_folder import NetworkCard
 
 Family = Literal["uncompressed", "isthmus", "image", "feature", "learned"]
@@ -109,7 +109,7 @@ class Networks:
 
     def __init__(self, bundle: Bundle, folders: Sequence[str], place: torch.device) -> None:
         self.preprocess, self._place = bundle.manifest.preprocess, place
-        left = {folder: load_source(Source(network=folder)) for folder in folders}
+        left = {folder: load_network_spec(NetworkSpec(network=folder)) for folder in folders}
         self.by_task: dict[str, Network] = {}
         for task in bundle.tasks:
             folder = next((folder for folder, (_, card) in left.items() if card.task == task.kind), None)
@@ -305,14 +305,14 @@ class LearnedWay:
 
 
 @torch.inference_mode()
-def measure_way(way: Way, networks: Networks, views: Mapping[str, View]) -> MeasuredWay:
+def measure_way(way: Way, networks: Networks, views: Mapping[str, Dataset]) -> MeasuredWay:
     """All pictures in a way. views: of the same pictures, by task; without labels the uncompressed network's answer
     counts as the truth."""
     first = next(iter(views.values()))
     metrics: dict[tuple[str, str], Metric] = {}
     sums: dict[tuple[str, str], float] = {}
     for indices in track(list(in_order(len(first), BATCH)), way.name):
-        pixels = first.pixels(indices)
+        pixels = first.images(indices)
         plain = {} if all(map(labelled, views.values())) else networks.outputs(pixels)
         targets = {
             name: target_of(networks.kinds[name], view, indices, plain.get(name))

@@ -26,11 +26,11 @@ from train.bundle.evaluate import Figures, bitstreams, evaluate_bundle, main_qua
 from train.codec.codec_recipe import lambdas_of
 from train.codec.split_networks import load_run
 from train.codec.train_codec import evaluate
-from train.data.dataset import in_order, network_input
-from train.data.feature_cache import Pixels, identity, weights_digest
-from train.data.open_dataset import open_views
+from train.data.dataset import Dataset, identity, in_order, network_input
+from train.data.feature_cache import weights_digest
+from train.data.open_dataset import open_datasets
 from train.loop.run import training_device
-from train.loop.scoring import count, metric_of, truth_of
+from train.loop.scoring import count, metric_of
 from train.networks.network_folder import load_network
 
 Kept = TypeVar("Kept", bound=Frozen)
@@ -78,7 +78,7 @@ class Bench:
         self._place = training_device(device)
 
     def views(self, kinds: Sequence[TaskKind]) -> list[Any]:
-        return open_views(self._data, kinds, 0, self._rooms)
+        return open_datasets(self._data, kinds, 0, self._rooms)
 
     def network(self, folder: Path) -> Measured:
         """Raises DataError."""
@@ -90,8 +90,8 @@ class Bench:
             metric = metric_of(card.task, len(view.names))
             network.to(self._place)
             for indices in track(list(in_order(len(view), 64)), folder.name):
-                x = network_input(view.pixels(indices), card.preprocess).to(self._place)
-                count(metric, network(x), truth_of(view, indices, indices < 0))
+                x = network_input(view.images(indices), card.preprocess).to(self._place)
+                count(metric, network(x), view.labels(indices))
             return Measured(
                 what="network",
                 pictures=len(view),
@@ -163,7 +163,7 @@ class Bench:
         return self._kept(folder.name, bundle_identity(bundle), views[0], compute)
 
     def _kept(
-        self, name: str, of: dict[str, Any], pictures: Pixels, compute: Callable[[], Measured]
+        self, name: str, of: dict[str, Any], pictures: Dataset, compute: Callable[[], Measured]
     ) -> Measured:
         path = self._out / "parts" / f"{name}.json"
         return kept(path, {**of, **identity(pictures)}, Measured, compute)
@@ -207,12 +207,12 @@ def _by_task(figures: dict[str, float], names: Sequence[str], where: str) -> Fig
     }
 
 
-def stream_digests(bundle: Bundle, pictures: Pixels) -> dict[int, str]:
+def stream_digests(bundle: Bundle, pictures: Dataset) -> dict[int, str]:
     """SHA-256 of all pictures' bitstreams, one after the other, by quality."""
     encoder = Encoder(bundle, threads=torch.get_num_threads())
     digests = {quality: hashlib.sha256() for quality in main_qualities(bundle)}
     for indices in track(list(in_order(len(pictures), 32)), "bitstreams"):
-        u = encoder.features(to_input(pictures.pixels(indices), bundle.manifest.preprocess))
+        u = encoder.features(to_input(pictures.images(indices), bundle.manifest.preprocess))
         for quality, digest in digests.items():
             for stream in bitstreams(encoder, u, quality)[0]:
                 digest.update(stream.pack())

@@ -24,9 +24,9 @@ from shared.bundle import Bundle
 from shared.errors import DataError
 from support.untrained import SIZE, random_network, random_run
 from train.bundle.build import build
-from train.data.dataset import Rooms
-from train.data.open_dataset import open_views
-from train.loop.scoring import labels_digest
+from train.data.dataset import labels_digest
+from train.data.open_dataset import open_datasets
+from train.data.room_set import RoomSet
 from train.rooms import write_rooms
 
 IMAGES = {"JPEG", "JPEG at half size", "WebP", "AVIF", "AVIF at half size", "HEVC intra"}
@@ -41,7 +41,7 @@ def work(tmp_path_factory) -> Path:
     random_network(work / "extra", "normals")
     random_run(work / "codec", networks)
     random_run(work / "other", networks[:1], prior="hyperprior")
-    build(work / "codec", work / "bundle", "rooms", Rooms(work / "test"))
+    build(work / "codec", work / "bundle", "rooms", RoomSet(work / "test"))
     return work
 
 
@@ -87,9 +87,9 @@ def test_every_way_is_measured_for_its_tasks(results):
 def test_isthmus_is_what_evaluation_says(work, results):
     from shared.bundle import Bundle
     from train.bundle.evaluate import evaluate_bundle
-    from train.data.open_dataset import open_views
+    from train.data.open_dataset import open_datasets
 
-    views = open_views(work / "test", ["classification", "normals"])
+    views = open_datasets(work / "test", ["classification", "normals"])
     told = evaluate_bundle(
         Bundle.open(work / "bundle"), dict(zip(("classification", "normals"), views, strict=True)), {}
     )
@@ -292,10 +292,11 @@ def test_a_saving_is_told_as_far_as_the_curves_reach(ours, theirs, told):
 def test_other_labels_and_other_cuts_are_measured_anew(work):
     layers = ("image", "category", "normals")
     write_rooms(work / "again", range(3), height=SIZE, width=SIZE, layers=layers, shard_size=3)
-    rooms, maps = open_views(work / "again", ["classification", "normals"])
+    rooms, maps = open_datasets(work / "again", ["classification", "normals"])
     before = labels_digest(rooms), labels_digest(maps)
-    assert before == tuple(map(labels_digest, open_views(work / "again", ["classification", "normals"])))
-    rooms.labels = rooms.labels[::-1].copy() + 1
+    assert before == tuple(map(labels_digest, open_datasets(work / "again", ["classification", "normals"])))
+    turned = rooms.labels(np.arange(len(rooms)))[::-1] + 1
+    rooms.labels = lambda indices: turned[indices]
     rooms_then, maps_then = labels_digest(rooms), labels_digest(maps)
     assert maps_then == before[1]
     assert rooms_then != before[0]

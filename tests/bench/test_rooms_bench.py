@@ -34,7 +34,7 @@ from support.tasks import write_task
 from support.untrained import SCALES, SIZE, random_network, random_run
 from train.bundle.build import build
 from train.bundle.evaluate import flips
-from train.data.dataset import Rooms
+from train.data.room_set import RoomSet
 from train.rooms import write_rooms
 
 
@@ -54,7 +54,7 @@ def work(tmp_path_factory) -> Path:
     random_run(work / "prior-factorised", [cls, normals], prior="factorised")
     random_run(work / "prior-hyperprior", [cls, normals], prior="hyperprior")
     random_run(work / "with-segmentation", [cls, normals, segmentation])
-    build(work / "codec", work / "bundle", "rooms", Rooms(work / "test"))
+    build(work / "codec", work / "bundle", "rooms", RoomSet(work / "test"))
     folder = write_task(work / "bundle", work / "added", "segmentation", kind="segmentation")
     add_task(work / "bundle", folder)
     return work
@@ -112,15 +112,15 @@ def test_distortions_are_those_of_whole_maps_against_the_network(work):
     from train.codec.distortion import distortion
     from train.codec.split_networks import load_run
     from train.codec.train_codec import evaluate
-    from train.data.open_dataset import open_views
+    from train.data.open_dataset import open_datasets
 
     model, recipe, cards = load_run(work / "codec")
-    views = open_views(work / "test", [card.task for card in cards])
+    views = open_datasets(work / "test", [card.task for card in cards])
     figures = evaluate(model, recipe, views, cards[0].preprocess, model, distances=True)
     assert "normals/distortion@0" not in evaluate(model, recipe, views, cards[0].preprocess, model)
     from train.data.dataset import network_input
 
-    x = network_input(views[0].pixels(torch.arange(6).numpy()), cards[0].preprocess)
+    x = network_input(views[0].images(torch.arange(6).numpy()), cards[0].preprocess)
     with torch.no_grad():
         given = model.features(x)
         made, _ = model.codec(given, torch.full((6,), 2.0))

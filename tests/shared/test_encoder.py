@@ -110,7 +110,7 @@ def test_one_level_is_the_plain_codec(tmp_path: Path) -> None:
         encoder.encode(png(0), 51)
     size = len(encoded.data)
     assert encoder.encode(png(0), bytes_max=size).data == encoded.data
-    with pytest.raises(RequestError, match=f"the smallest that was reached is {size} bytes"):
+    with pytest.raises(RequestError, match=f"the smallest bitstream tried has {size} bytes"):
         encoder.encode(png(0), bytes_max=size - 1)
 
 
@@ -143,7 +143,9 @@ def test_quality_is_the_upper_limit(encoder: Encoder, sizes: list[dict[int, int]
 def test_nothing_fits(encoder: Encoder, sizes: list[dict[int, int]]) -> None:
     smallest = sizes[0][LOW]
     for aim in (1, smallest - 1):
-        with pytest.raises(RequestError, match=f"does not fit {aim} bytes at any .* is {smallest} bytes"):
+        with pytest.raises(
+            RequestError, match=f"does not fit {aim} bytes at any .* tried has {smallest} bytes"
+        ):
             encoder.encode(png(0), bytes_max=aim)
     assert runs(encoder)[0] == 2
     assert runs(encoder)[1] <= 16

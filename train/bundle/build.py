@@ -54,8 +54,7 @@ from train.bundle.export import EdgeHalf, ExtractorHalf, export, export_tail
 from train.codec.codec_recipe import lambdas_of
 from train.codec.quantise import Precision, quantise
 from train.codec.split_networks import SplitNetworks, load_run
-from train.data.dataset import in_order, network_input
-from train.data.feature_cache import Pixels
+from train.data.dataset import Dataset, in_order, network_input
 from train.networks.load import reference_cut
 from train.networks.network_folder import NetworkCard
 
@@ -97,7 +96,7 @@ def build(
     run: Path,
     out: Path,
     name: str,
-    pictures: Pixels,
+    pictures: Dataset,
     *,
     default_quality: int | None = None,
     precision: Precision | None = None,
@@ -158,14 +157,16 @@ def build(
                 name=task,
                 kind=card.task,
                 labels=card.labels,
-                **tail_told(card),
+                **tail_spec(card),
                 feature=tuple(head.feature),
             )
             for task, card, head in zip(model.names, cards, model.heads, strict=True)
         ),
         training={
-            "networks": {task: named(card.recipe) for task, card in zip(model.names, cards, strict=True)},
-            "codec": named(recipe.model_dump(mode="json")),
+            "networks": {
+                task: without_paths(card.recipe) for task, card in zip(model.names, cards, strict=True)
+            },
+            "codec": without_paths(recipe.model_dump(mode="json")),
         },
         figures={"build": report.model_dump(mode="json")},
         licences=licences or {},
@@ -206,7 +207,7 @@ def folder_atomically(out: Path) -> Iterator[Path]:
         raise
 
 
-def named(recipe: dict[str, Any]) -> dict[str, Any]:
+def without_paths(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe whose folders are names: where they lay is nobody's business but this machine's."""
     out = {
         key: Path(value).name
@@ -216,7 +217,7 @@ def named(recipe: dict[str, Any]) -> dict[str, Any]:
         for key, value in recipe.items()
     }
     if "parts" in out:
-        out["parts"] = [named(part) for part in out["parts"]]
+        out["parts"] = [without_paths(part) for part in out["parts"]]
     return out
 
 
@@ -226,14 +227,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 @torch.no_grad()
 def _transformed(
-    model: SplitNetworks, pictures: Pixels, preprocess: Preprocess
+    model: SplitNetworks, pictures: Dataset, preprocess: Preprocess
 ) -> tuple[NDArray[np.float32], Tensor]:
     """Input of the first pictures, and u (M, N, h, w) of all."""
     half = EdgeHalf(model)
     first: NDArray[np.float32] | None = None
     out = []
     for indices in in_order(len(pictures), 64):
-        x = network_input(pictures.pixels(indices), preprocess)
+        x = network_input(pictures.images(indices), preprocess)
         first = x.numpy() if first is None else first
         out.append(half(x))
     assert first is not None
@@ -283,7 +284,7 @@ def _report(codec: LatentCodec, mark: bytes, quality: int, level: _Level) -> Lev
     )
 
 
-def tail_told(card: NetworkCard) -> dict[str, Any]:
+def tail_spec(card: NetworkCard) -> dict[str, Any]:
     """What a manifest says of how a task's tail is built."""
     if reference_cut(card):
         return {"network": card.network, "network_config": card.config, "split": int(card.split or 0)}

@@ -19,8 +19,8 @@ from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.image import to_input
 from shared.types import Frozen
-from train.data.dataset import in_order
-from train.loop.scoring import Tally, Target, View, answers, labelled, truth_of
+from train.data.dataset import Dataset, in_order
+from train.loop.scoring import Tally, Target, answers, labelled
 from train.networks.network_folder import load_network
 
 # By task: those of train.loop.metrics against labels, and with AGREEMENT before them against the network.
@@ -69,7 +69,7 @@ def main_qualities(bundle: Bundle) -> list[int]:
 @torch.no_grad()
 def evaluate_bundle(
     bundle: Bundle,
-    views: Mapping[str, View],
+    views: Mapping[str, Dataset],
     networks: Mapping[str, Path],
     qualities: Sequence[int] | None = None,
     batch: int = 32,
@@ -97,13 +97,13 @@ def evaluate_bundle(
     right: dict[str, dict[int, list[NDArray[np.bool_]]]] = {}
     first = next(iter(views.values()))
     for indices in track(list(in_order(len(first), batch)), "evaluating"):
-        x = to_input(first.pixels(indices), bundle.manifest.preprocess)
+        x = to_input(first.images(indices), bundle.manifest.preprocess)
         targets: dict[str, list[Target]] = {task: [] for task in views}
         for task, view in views.items():
             kind = bundle.task(task).kind
             if labelled(view):
-                truth = truth_of(view, indices, np.zeros(len(indices), np.bool_))
-                targets[task].append(Target(kind, truth, len(view.names), True))  # type: ignore[union-attr]
+                truth = view.labels(indices)
+                targets[task].append(Target(kind, truth, len(view.names), True))
             if task in whole:
                 plain = whole_output(whole[task], torch.from_numpy(x), kind)
                 for target in targets[task]:

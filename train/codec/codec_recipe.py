@@ -15,7 +15,7 @@ from shared.errors import DataError
 from shared.types import Frozen
 from train.codec.prior_choice import Prior
 from train.loop.run import Seed
-from train.networks.load import Source
+from train.networks.load import NetworkSpec
 
 GRID_MOST = 32  # cells of z, high or wide, unless the recipe says so
 T = TypeVar("T", float, Tensor)
@@ -25,7 +25,7 @@ LABELLED = ("task", "task-hint")  # those that need labels
 Crop = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(lambda cells: cells or None)]
 
 
-class Part(Source):
+class Part(NetworkSpec):
     """One network of a codec. name: of its task, by default what the network was trained for.
 
     distortion: against the labels (task), the network's own output (distill) or its feature, or both. lambda_: weight

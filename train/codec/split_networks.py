@@ -19,8 +19,8 @@ from shared.types import TaskKind
 from train.codec.codec_recipe import CodecRecipe, Part, sizes_of
 from train.codec.feature_codec import JointCodec
 from train.codec.prior_choice import codec_of
-from train.data.feature_cache import Pixels
-from train.networks.load import cut, load_source, reference_cut
+from train.data.dataset import Dataset
+from train.networks.load import cut, load_network_spec, reference_cut
 from train.networks.network_folder import NetworkCard, network_of
 
 CARDS = "networks.json"
@@ -39,7 +39,7 @@ def load_networks(parts: Sequence[Part]) -> list[Network]:
     """Raises DataError."""
     out: list[Network] = []
     for part in parts:
-        module, card = load_source(part)
+        module, card = load_network_spec(part)
         out.append(Network(part.name or card.task, card, module))
     names = [network.name for network in out]
     if len(set(names)) < len(names):
@@ -134,9 +134,9 @@ def start_from(model: SplitNetworks, recipe: CodecRecipe, folder: Path) -> None:
     model.codec.load_state_dict(state)
 
 
-def check_size(pictures: Pixels, preprocess: Preprocess) -> None:
+def check_size(pictures: Dataset, preprocess: Preprocess) -> None:
     """Raises DataError where the network was trained on pictures of another size."""
-    height, width = pictures.pixels(np.zeros(1, np.int64)).shape[1:3]
+    height, width = pictures.images(np.zeros(1, np.int64)).shape[1:3]
     if (height, width) != (preprocess.height, preprocess.width):
         raise DataError(
             f"--data has pictures of {width} x {height}, --network takes {preprocess.width} x {preprocess.height}"

@@ -31,19 +31,19 @@ from train.codec.codec_recipe import LABELLED, CodecRecipe, level_loss, rate_wei
 from train.codec.distortion import crop_for, distortion
 from train.codec.split_networks import CARDS, SplitNetworks, check_size, load_networks, start_from
 from train.codec.teacher_cache import Known, answers_of, features_of, network_inputs
-from train.data.dataset import in_order, network_input
-from train.data.feature_cache import Kept, Pixels, sets_told
+from train.data.dataset import Dataset, dataset_digests, in_order, network_input
+from train.data.feature_cache import CachedArrays
 from train.loop.distributed import Precision, Team
 from train.loop.run import LOG_EVERY, Run, Schedule, batches, fit, training_device
-from train.loop.scoring import AGREEMENT, Tally, View, sheet, sheet_indices, target_of, truth_of
+from train.loop.scoring import AGREEMENT, Tally, sheet, sheet_indices, target_of
 
 SAMPLE = 256  # pictures whose features tell their scale
 
 
 def train_codec(
     recipe: CodecRecipe,
-    training: Sequence[View],
-    validation: Sequence[View],
+    training: Sequence[Dataset],
+    validation: Sequence[Dataset],
     out: Path,
     resume: bool,
     device: str = "cpu",
@@ -75,7 +75,7 @@ def train_codec(
     total_size = size * (2 if recipe.flips else 1)
     team.check_batch(min(recipe.batch, total_size))
     inputs = network_inputs(recipe.parts, [network.module for network in networks])
-    inputs |= sets_told(training[0], validation[0])
+    inputs |= dataset_digests(training[0], validation[0])
     run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team, type(recipe))
     cards = [network.card.model_dump(mode="json") for network in networks]
     if team.leads:
@@ -88,7 +88,7 @@ def train_codec(
     log_scales = torch.tensor(recipe.scales, device=place).log()[:, None]
     source: Callable[[NDArray[np.int64]], list[Tensor]]
     # Of the frozen networks, by part, where that is all that distillation needs of them.
-    answers: dict[int, Kept] = {}
+    answers: dict[int, CachedArrays] = {}
     if not recipe.train_all:
         model.freeze_networks()
         folder = features or out / "features"
@@ -131,7 +131,7 @@ def train_codec(
         scalars, distance = {}, torch.zeros_like(bits)
         for k, (part, share) in enumerate(zip(recipe.parts, shares(recipe), strict=True)):
             labels = part.distortion in LABELLED
-            truth = truth_of(training[k], indices % size, indices >= size) if labels else None
+            truth = training[k].labels(indices % size, indices >= size) if labels else None
             known = Known(answers[k].batch(indices).to(place)) if k in answers else teacher.heads[k]
             d = distortion(
                 part.distortion, model.heads[k], known, made[k], given[k], truth, crops[k], team.variance
@@ -193,15 +193,15 @@ def _levels(size: int, log_scales: Tensor, team: Team) -> tuple[Tensor | None, T
     return position, interpolated(log_scales, position).flatten()
 
 
-def _input(pictures: Pixels, preprocess: Preprocess, indices: NDArray[np.int64]) -> Tensor:
-    return network_input(pictures.pixels(indices % len(pictures)), preprocess, indices >= len(pictures))
+def _input(pictures: Dataset, preprocess: Preprocess, indices: NDArray[np.int64]) -> Tensor:
+    return network_input(pictures.images(indices % len(pictures)), preprocess, indices >= len(pictures))
 
 
 @torch.no_grad()
 def evaluate(
     model: SplitNetworks,
     recipe: CodecRecipe,
-    views: Sequence[View],
+    views: Sequence[Dataset],
     preprocess: Preprocess,
     teacher: SplitNetworks,
     most: int | None = None,
@@ -223,7 +223,7 @@ def evaluate(
     tally = Tally()
     pieces = list(in_order(size, 64))
     for indices in track(list(team.part(pieces)) if team else pieces, bar, disable=not bar):
-        x = network_input(views[0].pixels(indices), preprocess).to(place)
+        x = network_input(views[0].images(indices), preprocess).to(place)
         ys = model.features(x)
         given = teacher.features(x) if recipe.train_all else ys
         targets = []
@@ -253,7 +253,7 @@ def evaluate(
 def sheets(
     model: SplitNetworks,
     recipe: CodecRecipe,
-    views: Sequence[View],
+    views: Sequence[Dataset],
     preprocess: Preprocess,
     teacher: SplitNetworks,
 ) -> dict[str, NDArray[np.uint8]]:
@@ -261,7 +261,7 @@ def sheets(
     at the default quality, truth."""
     model.eval()
     place = next(model.parameters()).device
-    x = network_input(views[0].pixels(sheet_indices(views[0])), preprocess).to(place)
+    x = network_input(views[0].images(sheet_indices(views[0])), preprocess).to(place)
     ys = model.features(x)
     given = teacher.features(x) if recipe.train_all else ys
     level = float(recipe.qualities.index(recipe.default_quality))

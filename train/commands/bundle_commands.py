@@ -10,7 +10,7 @@ import typer
 from shared.errors import DataError
 from train.commands.options import DamagedFiles, Data, Kind, Labels, Size, Split, Weights
 from train.commands.recipe_file import Told
-from train.echo import echo_once
+from train.echo import echo_once, progress_bar
 
 
 def build(
@@ -35,12 +35,19 @@ def build(
     from train.bundle.build import build as make
     from train.codec.quantise import Precision as Bits
     from train.codec.split_networks import cards_of
-    from train.data.open_dataset import open_views
+    from train.data.open_dataset import open_datasets
 
     precision = Bits(weight_bits, activation_bits)
     card = cards_of(run)[0]
-    (view,) = open_views(
-        data, [card.task], -pictures, None, [False], preprocess=card.preprocess, damaged=damaged
+    (view,) = open_datasets(
+        data,
+        [card.task],
+        -pictures,
+        None,
+        [False],
+        preprocess=card.preprocess,
+        damaged=damaged,
+        progress=progress_bar,
     )
     try:
         report = make(
@@ -93,7 +100,7 @@ def evaluate(
     from shared.bundle import Bundle
     from train.bundle.build import add_figures
     from train.bundle.evaluate import evaluate_bundle
-    from train.data.open_dataset import open_views
+    from train.data.open_dataset import open_datasets
     from train.networks.network_folder import load_network
 
     opened = Bundle.open(bundle)
@@ -110,7 +117,7 @@ def evaluate(
             if task.kind == card.task != "normals" and task.labels != card.labels:
                 raise DataError(f"--network {folder}: its classes are not those of the bundle's {task.name}")
         kinds[card.task] = folder
-    views = open_views(
+    views = open_datasets(
         data,
         [task.kind for task in opened.tasks],
         0,
@@ -119,6 +126,7 @@ def evaluate(
         preprocess=opened.manifest.preprocess,
         damaged=damaged,
         labels=[task.labels for task in opened.tasks],
+        progress=progress_bar,
     )
     names = {task.name: task.kind for task in opened.tasks}
     result = evaluate_bundle(
@@ -174,14 +182,14 @@ def import_(
     labels: Annotated[str | None, Labels] = None,
 ) -> None:
     """Put any trained network into a folder, as `isthmus train network` leaves its own."""
-    from train.networks.load import Source, cut, is_foreign, load_source
+    from train.networks.load import NetworkSpec, cut, is_foreign, load_network_spec
     from train.networks.network_folder import save_network
 
     if not is_foreign(network):
         raise DataError(f"{network!r} is neither torchvision:NAME nor package.module:factory")
     told = {"split": split, "weights": weights, "task": kind, "size": size, "labels": labels}
-    source = Told(told, None, set()).recipe(Source, network=network)
-    module, card = load_source(source)
+    source = Told(told, None, set()).recipe(NetworkSpec, network=network)
+    module, card = load_network_spec(source)
     if split is not None:
         cut(module, card)
     out.mkdir(parents=True, exist_ok=True)

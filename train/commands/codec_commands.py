@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +27,7 @@ from train.commands.options import (
     Weights,
 )
 from train.commands.recipe_file import RecipeFile, Told
-from train.echo import echo_once
+from train.echo import echo_once, progress_bar
 
 Steps = Annotated[int, typer.Option(min=1)]
 Preset = Annotated[str, typer.Option(help="Sizes of the codec: small or reference.")]
@@ -115,7 +115,7 @@ def single(
     form: Annotated[str, typer.Option(help="rd: H + lambda d;  dr: d + lambda H.")] = "rd",
     flips: Flips = True,
     train_all: TrainAll = False,
-    holdout: Holdout = 1000,
+    holdout: Holdout = None,
     seed: int = 0,
     resume: Resume = False,
     device: Device = "auto",
@@ -180,7 +180,7 @@ def multi(
     crop: Crop = 8,
     flips: Flips = True,
     train_all: TrainAll = False,
-    holdout: Holdout = 1000,
+    holdout: Holdout = None,
     seed: int = 0,
     resume: Resume = False,
     device: Device = "auto",
@@ -244,26 +244,24 @@ def _train(told: Told, parts: list[dict[str, Any]], where: Where) -> None:
     from train.codec.codec_recipe import LABELLED, CodecRecipe, spread
     from train.codec.split_networks import load_networks
     from train.codec.train_codec import figures_told, train_codec
-    from train.data.open_dataset import open_views
-    from train.loop.scoring import View
+    from train.data.open_dataset import open_training_data
 
     data, holdout, damaged = _data(told)
     scales = told.take("scales", tuple[float, ...])
     told.default("qualities", spread(len(scales)))
     recipe = told.recipe(CodecRecipe, data=data, parts=parts, scales=scales)
     cards = [network.card for network in load_networks(recipe.parts)]
-    labels = [card.labels for card in cards]
-    needed = [part.distortion in LABELLED for part in recipe.parts]
-
-    def views(data: str, start: int, stop: int | None) -> Sequence[View]:
-        kinds = [card.task for card in cards]
-        how: dict[str, Any] = {"preprocess": cards[0].preprocess, "damaged": damaged, "labels": labels}
-        return open_views(data, kinds, start, stop, needed, **how)
-
-    if recipe.validation is None:
-        training, validation = views(data, 0, -holdout), views(data, -holdout, None)
-    else:
-        training, validation = views(data, 0, None), views(recipe.validation, 0, None)
+    training, validation = open_training_data(
+        data,
+        [card.task for card in cards],
+        recipe.validation,
+        holdout,
+        [part.distortion in LABELLED for part in recipe.parts],
+        preprocess=cards[0].preprocess,
+        damaged=damaged,
+        labels=[card.labels for card in cards],
+        progress=progress_bar,
+    )
     figures = train_codec(
         recipe, training, validation, where.out, where.resume, where.device, where.features, where.precision
     )
@@ -272,9 +270,12 @@ def _train(told: Told, parts: list[dict[str, Any]], where: Where) -> None:
     echo_once(f"  on {len(validation[0])} pictures held out")
 
 
-def _data(told: Told) -> tuple[str, int, Any]:
+def _data(told: Told) -> tuple[str, int | None, Any]:
     """The set, how many of its last pictures are held out, and what is done with damaged ones."""
-    holdout, damaged = told.take("holdout", PositiveInt), told.take("damaged", Literal["refuse", "skip"])
+    holdout, damaged = (
+        told.take("holdout", PositiveInt, optional=True),
+        told.take("damaged", Literal["refuse", "skip"]),
+    )
     return told.take("data", str), holdout, damaged
 
 
@@ -310,7 +311,7 @@ def task(
     learning_rate: float = 1e-3,
     crop: Crop = 8,
     flips: Flips = True,
-    holdout: Holdout = 1000,
+    holdout: Holdout = None,
     seed: int = 0,
     resume: Resume = False,
     device: Device = "auto",
@@ -319,8 +320,8 @@ def task(
 ) -> None:
     """Flow 3: teach a finished bundle a new task, without a change to one byte that its edges send."""
     from train.codec.codec_recipe import LABELLED
-    from train.data.open_dataset import open_views
-    from train.networks.load import load_source
+    from train.data.open_dataset import open_training_data
+    from train.networks.load import load_network_spec
     from train.tasks.train_task import FOLDER, TaskRecipe, train_task
 
     flags = {
@@ -350,15 +351,18 @@ def task(
     of_bundle, source = told.take("bundle", Path, "BUNDLE"), told.take("network", str)
     rooms, held, skip = _data(told)
     chosen = told.recipe(TaskRecipe, data=rooms, bundle=str(of_bundle), network=source)
-    card, needed = load_source(chosen)[1], [chosen.distortion in LABELLED]
-    how: dict[str, Any] = {"needed": needed, "preprocess": card.preprocess, "damaged": skip}
-    how["labels"] = [card.labels]
-    if chosen.validation is None:
-        (training,) = open_views(rooms, [card.task], 0, -held, **how)
-        (checked,) = open_views(rooms, [card.task], -held, None, **how)
-    else:
-        (training,) = open_views(rooms, [card.task], **how)
-        (checked,) = open_views(chosen.validation, [card.task], **how)
+    card = load_network_spec(chosen)[1]
+    (training,), (checked,) = open_training_data(
+        rooms,
+        [card.task],
+        chosen.validation,
+        held,
+        [chosen.distortion in LABELLED],
+        preprocess=card.preprocess,
+        damaged=skip,
+        labels=[card.labels],
+        progress=progress_bar,
+    )
     figures = train_task(chosen, training, checked, out, resume, device, features, precision)
     for key, value in figures.items():
         echo_once(f"  {key:24} {value:.4g}")

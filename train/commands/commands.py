@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 from pydantic import NonNegativeFloat, PositiveInt
@@ -37,7 +37,11 @@ from train.commands.options import (
     Validation,
 )
 from train.commands.recipe_file import RecipeFile, Told
-from train.echo import echo_once
+from train.echo import echo_once, log_echoed, progress_bar
+
+if TYPE_CHECKING:
+    from shared.types import TaskKind
+    from train.data.dataset import Dataset
 
 
 class OneLine(TyperGroup):
@@ -45,7 +49,8 @@ class OneLine(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with log_echoed():
+                return super().invoke(ctx)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -125,7 +130,7 @@ def network(
         float, typer.Option(help="Noise on the feature in training, in standard deviations.", min=0)
     ] = 0.0,
     validation: Validation = None,
-    holdout: Holdout = 1000,
+    holdout: Holdout = None,
     damaged: DamagedFiles = "refuse",
     size: Annotated[
         str | None,
@@ -167,7 +172,7 @@ def network(
     data = NetworkData(
         told.take("data", str),
         told.take("validation", str, optional=True),
-        told.take("holdout", PositiveInt),
+        told.take("holdout", PositiveInt, optional=True),
         told.take("damaged", Literal["refuse", "skip"]),
         told.take("size", str, optional=True),
     )
@@ -192,26 +197,26 @@ class NetworkData:
 
     data: str
     validation: str | None
-    holdout: int
+    holdout: int | None
     damaged: Literal["refuse", "skip"]
     size: str | None
 
-    def open(self, kind: Any) -> tuple[Any, Any]:
-        """Those to train on and those held out, as `Pictures` or `Maps`, of one size. Raises DataError."""
+    def open(self, *kinds: TaskKind) -> tuple[list[Dataset], list[Dataset]]:
+        """The images to train on and those held out, of one size, once for each kind of labels. Raises DataError."""
         from shared.bundle import Preprocess
-        from train.data.open_dataset import open_views
-
-        def view(data: str, start: int, stop: int | None, size: tuple[int, int] | None) -> Any:
-            fitted = None if size is None else Preprocess(height=size[0], width=size[1])
-            return open_views(data, [kind], start, stop, preprocess=fitted, damaged=self.damaged)[0]
+        from train.data.open_dataset import open_training_data
 
         size = None if self.size is None else size_of(self.size)
-        if self.validation is None:
-            training = view(self.data, 0, -self.holdout, size)
-            return training, view(self.data, -self.holdout, None, training.size)
-        training = view(self.data, 0, None, size)
-        held_out = view(self.validation, 0, None, training.size)
-        if held_out.names != training.names:
+        training, held_out = open_training_data(
+            self.data,
+            kinds,
+            self.validation,
+            self.holdout,
+            preprocess=None if size is None else Preprocess(height=size[0], width=size[1]),
+            damaged=self.damaged,
+            progress=progress_bar,
+        )
+        if held_out[0].names != training[0].names:
             raise DataError(f"{self.validation} has other classes than {self.data}")
         return training, held_out
 
@@ -232,7 +237,7 @@ def _train_classifier(asked: NetworkAsked) -> None:
     from train.networks.network_recipe import NetworkRecipe
     from train.networks.train_network import train_network
 
-    training, validation = asked.data.open("classification")
+    (training,), (validation,) = asked.data.open("classification")
     height, width = training.size
     recipe = asked.told.recipe(
         NetworkRecipe,
@@ -246,31 +251,32 @@ def _train_classifier(asked: NetworkAsked) -> None:
     echo_once(f"{asked.out}: top-1 {card.figures['top1']:.1%} on {len(validation)} pictures held out")
 
 
-def _train_dense(asked: NetworkAsked, task: str, for_maps: dict[str, Any]) -> None:
+def _train_dense(asked: NetworkAsked, chosen: str, for_maps: dict[str, Any]) -> None:
     from train.data.dataset import DenseTask
     from train.networks.network_recipe import DenseRecipe
     from train.networks.train_maps import train_dense
 
     known = get_args(DenseTask)
-    if task not in known:
+    if chosen not in known:
         where = asked.told.name("task")
-        raise DataError(f"{where}: {task!r} is not one of classification, {', '.join(known)}")
-    training, validation = asked.data.open(task)
+        raise DataError(f"{where}: {chosen!r} is not one of classification, {', '.join(known)}")
+    kinds = (chosen, *(("classification",) if for_maps["category"] else ()))
+    (training, *categories), (validation, *_) = asked.data.open(*kinds)
     height, width = training.size
     recipe = asked.told.recipe(
         DenseRecipe,
         data=asked.data.data,
         validation=asked.data.validation,
-        task=task,
+        task=chosen,
         **for_maps,
         height=height,
         width=width,
         network={"outputs": len(training.names)},
     )
     figures = train_dense(
-        recipe, training, validation, asked.out, asked.resume, asked.device, asked.precision
+        recipe, training, validation, asked.out, asked.resume, asked.device, asked.precision, *categories
     ).figures
-    if task == "normals":
+    if chosen == "normals":
         told = f"mean angular error {figures['mean_deg']:.2f} degrees, median {figures['median_deg']:.2f}"
     else:
         told = f"mIoU {figures['miou']:.3f}, pixel accuracy {figures['pixel_accuracy']:.1%}"

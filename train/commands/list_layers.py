@@ -10,7 +10,7 @@ from torch import nn
 from train.commands.recipe_file import Told
 from train.networks.cutting import Layer, Traced
 from train.networks.external_networks import is_foreign, make
-from train.networks.load import Source, load_source, preprocess_of
+from train.networks.load import NetworkSpec, load_network_spec, preprocess_of
 
 FLOAT_BYTES = 4
 
@@ -18,11 +18,11 @@ FLOAT_BYTES = 4
 def show(network: str, size: str | None, every: bool) -> None:
     """Print the table. every: also the layers at which the network cannot be cut. Raises DataError."""
     whole: tuple[type[nn.Module], ...]
-    source = Told({"size": size}, None, set()).recipe(Source, network=network)
+    source = Told({"size": size}, None, set()).recipe(NetworkSpec, network=network)
     if is_foreign(network):
         module, preprocess, whole = make(network, {}).eval(), preprocess_of(source), ()
     else:
-        module, card = load_source(source)
+        module, card = load_network_spec(source)
         preprocess = card.preprocess
         whole = (
             () if is_foreign(card.network) else (nn.Sequential,)

@@ -24,7 +24,13 @@ Precision = Annotated[
     Literal["auto", "32", "bf16-mixed"],
     typer.Option(help="bf16-mixed computes layers in bfloat16; auto does so on a GPU."),
 ]
-Holdout = Annotated[int, typer.Option(help="The last pictures of the set are for validation.", min=1)]
+Holdout = Annotated[
+    int | None,
+    typer.Option(
+        help="How many images, the last of the set, are for validation; by default a tenth, at most 1000.",
+        min=1,
+    ),
+]
 
 # Of a network that is not a folder of ours; `sources.Source` says what each means.
 Weights = typer.Option("--weights", help="Of a network that is no folder: a file, DEFAULT or none.")

@@ -1,9 +1,13 @@
-"""What training reads: labelled pictures as arrays. Knows no network."""
+"""What training reads: images of one size with a label each, as arrays. Knows no network, no file and no format.
+
+Legend: M images of a set, B of a batch, H x W pixels, K names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,134 +18,144 @@ from torch import Tensor
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.image import to_input
-from train.rooms import CATEGORIES, LAYERS, SEMANTIC_CLASSES, open_shards, read_index
+from shared.types import TaskKind
 
 DenseTask = Literal["normals", "segmentation"]
 IGNORE = 255  # the class of a pixel that nobody labelled
+DIGEST_SAMPLE = 16  # images, or maps, that stand for all of a set
 
 
-class Pictures(Protocol):
-    """M labelled pictures of one size, read in any order."""
+@dataclass(frozen=True)
+class LabelForm:
+    """How labels lie in an array: dtype, and whether each pixel or each image has one.
 
-    labels: NDArray[np.int64]
-    names: tuple[str, ...]
+    unlabelled: the value of a pixel, or of one of several classes, that nobody labelled.
+    """
+
+    name: str
+    dtype: str
+    per_pixel: bool = False
+    components: int = 0  # of a vector a pixel; 0: a single value
+    unlabelled: int | None = None
+
+    def shape(self, size: tuple[int, int], names: int) -> tuple[int, ...]:
+        """The shape of one image's labels. size: H and W. names: K."""
+        if not self.per_pixel:
+            return (names,) if self is CLASSES else ()
+        return (*size, self.components) if self.components else size
+
+    def mirrored(self, labels: NDArray[Any], flip: NDArray[np.bool_]) -> NDArray[Any]:
+        """Labels (B, ...) of images that `network_input` mirrors where `flip` (B,)."""
+        if not self.per_pixel or not flip.any():
+            return labels
+        labels = labels.copy()
+        labels[flip] = labels[flip][:, :, ::-1]
+        if self.components:  # x points right, so it changes its sign
+            labels[flip, :, :, 0] = -labels[flip, :, :, 0]
+        return labels
+
+
+CLASS = LabelForm("a class", "int64")  # (B,), one of K
+CLASSES = LabelForm("several classes", "uint8", unlabelled=IGNORE)  # (B, K), 1 for each that applies
+CLASS_MAP = LabelForm("a map of classes", "uint8", per_pixel=True, unlabelled=IGNORE)  # (B, H, W)
+VECTOR_MAP = LabelForm("a map of vectors", "int8", True, components=3, unlabelled=0)  # (B, H, W, 3), 127 n
+METRE_MAP = LabelForm("a map of metres", "float32", per_pixel=True, unlabelled=0)  # (B, H, W)
+
+# The labels that a task of each kind learns from.
+FORMS: dict[TaskKind, LabelForm] = {
+    "classification": CLASS,
+    "normals": VECTOR_MAP,
+    "segmentation": CLASS_MAP,
+}
+
+
+class Dataset(Protocol):
+    """M images of one size, read in any order, with labels of one form or without any."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """H and W of every image."""
+
+    @property
+    def form(self) -> LabelForm | None:
+        """The form of its labels; None: it has none."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the K classes, or of a vector's components; empty without labels."""
 
     def __len__(self) -> int: ...
 
-    def pixels(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """RGB (B, H, W, 3) of the pictures that `indices` (B,) name."""
+    def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """RGB (B, H, W, 3) of the images `indices` (B,). Raises DataError."""
+
+    def labels(self, indices: NDArray[np.int64], flip: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Labels (B, ...) of the images `indices` (B,), as `form` has them. Raises DataError, also without labels.
+
+        flip (B,): as `form.mirrored` turns them, for images that are mirrored.
+        """
 
 
-class Maps(Protocol):
-    """M pictures of one size with a label a pixel. names: of the classes, or of a normal's components."""
+class Unlabelled:
+    """The images of a data set without their labels."""
 
-    names: tuple[str, ...]
+    form = None
+    names: tuple[str, ...] = ()
 
-    def __len__(self) -> int: ...
-
-    def pixels(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """RGB (B, H, W, 3) of the pictures that `indices` (B,) name."""
-
-    def maps(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """Classes (B, H, W) uint8, IGNORE where there is none; or normals (B, H, W, 3) int8, 127 n, 0 where none."""
-
-
-class RoomPictures:
-    """The pictures of a set that `isthmus train rooms` wrote, or of a part of it: start..stop. Raises DataError."""
-
-    def __init__(self, directory: Path, start: int = 0, stop: int | None = None) -> None:
-        self._directory = directory
-        try:
-            self._images = open_shards(directory, "image")
-        except ValueError as error:
-            raise DataError(str(error)) from None
-        count = sum(len(shard) for shard in self._images)
-        self._chosen = np.arange(count)[start:stop]
-        if not len(self._chosen):
-            if stop is not None and stop < 0:
-                raise DataError(
-                    f"--holdout {-stop} leaves none of the {count} rooms in {directory} to train on"
-                )
-            raise DataError(f"{directory} has {count} rooms, none of them in {start}..{stop}")
-        self.size = (self._images[0].shape[1], self._images[0].shape[2])
+    def __init__(self, data: Dataset) -> None:
+        self._data, self.size = data, data.size
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._data)
 
-    def pixels(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self._rows(self._images, indices)
+    def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """RGB (B, H, W, 3). Raises DataError."""
+        return self._data.images(indices)
 
-    def _labels(self, layer: str) -> list[NDArray[Any]]:
-        """A layer of labels. Raises DataError."""
-        try:
-            index = read_index(self._directory)
-            if layer not in index.layers:
-                raise DataError(lacks_layer(self._directory, index.layers, layer))
-            return open_shards(self._directory, layer)
-        except ValueError as error:
-            raise DataError(str(error)) from None
-
-    def _rows(self, shards: list[NDArray[Any]], indices: NDArray[np.int64]) -> NDArray[Any]:
-        shard, row = np.divmod(self._chosen[indices], len(shards[0]))
-        return np.stack([shards[s][r] for s, r in zip(shard, row, strict=True)])
-
-
-class Rooms(RoomPictures):
-    """Rooms with their categories. Raises DataError."""
-
-    def __init__(self, directory: Path, start: int = 0, stop: int | None = None) -> None:
-        super().__init__(directory, start, stop)
-        categories = np.concatenate(self._labels("category"))
-        self.labels = categories[self._chosen].astype(np.int64)
-        self.names = CATEGORIES
-
-
-class DenseRooms(RoomPictures):
-    """Rooms with their normals or their classes a pixel, and their categories (M,) if they have been rendered too.
-
-    Raises DataError.
-    """
-
-    def __init__(self, directory: Path, task: DenseTask, start: int = 0, stop: int | None = None) -> None:
-        super().__init__(directory, start, stop)
-        self._maps = self._labels("normals" if task == "normals" else "semantic")
-        self.names = ("x", "y", "z") if task == "normals" else SEMANTIC_CLASSES
-        self.categories: NDArray[np.int64] | None = None
-        if "category" in read_index(directory).layers:
-            self.categories = np.concatenate(self._labels("category"))[self._chosen].astype(np.int64)
-
-    def maps(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        return self._rows(self._maps, indices)
-
-
-def lacks_layer(directory: Path, layers: Sequence[str], layer: str) -> str:
-    """That a set of rooms has no such layer, and what to do."""
-    wanted = ",".join(name for name in LAYERS if name in {*layers, layer})
-    return f"{directory} has no {layer}; render a set that has: `isthmus train rooms OUT --layers {wanted}`"
-
-
-def mirror(maps: NDArray[Any], flip: NDArray[np.bool_]) -> NDArray[Any]:
-    """The labels of pictures that `network_input` mirrors. maps: as in `Maps`; flip (B,).
-
-    A normal's x, which points right, changes its sign.
-    """
-    maps = maps.copy()
-    maps[flip] = maps[flip][:, :, ::-1]
-    if maps.ndim == 4:
-        maps[flip, :, :, 0] = -maps[flip, :, :, 0]
-    return maps
+    def labels(self, indices: NDArray[np.int64], flip: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Raises DataError."""
+        raise DataError("these images have no labels")
 
 
 def network_input(
-    pixels: NDArray[np.uint8], preprocess: Preprocess, flip: NDArray[np.bool_] | None = None
+    images: NDArray[np.uint8], preprocess: Preprocess, flip: NDArray[np.bool_] | None = None
 ) -> Tensor:
-    """(B, 3, H, W) as the edge makes it; flip (B,): mirror these left to right."""
+    """(B, 3, H, W) as the edge makes it. flip (B,): which images are mirrored left to right."""
     if flip is not None:
-        pixels = np.where(flip[:, None, None, None], pixels[:, :, ::-1], pixels)
-    return torch.from_numpy(to_input(pixels, preprocess))
+        images = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
+    return torch.from_numpy(to_input(images, preprocess))
 
 
 def in_order(size: int, batch: int) -> Iterator[NDArray[np.int64]]:
-    """0..size-1 in pieces."""
+    """The indices 0..size-1 in batches; the last may be smaller."""
     for start in range(0, size, batch):
         yield np.arange(start, min(start + batch, size))
+
+
+def identity(data: Dataset) -> dict[str, Any]:
+    """Which images these are: their number and the digest of a sample, as JSON holds it."""
+    sample = np.linspace(0, len(data) - 1, DIGEST_SAMPLE).astype(np.int64)
+    return {
+        "pictures": len(data),
+        "sample_sha256": hashlib.sha256(data.images(sample).tobytes()).hexdigest(),
+    }
+
+
+def labels_digest(data: Dataset) -> str:
+    """SHA-256, hex, of names and labels: of all labels, or of a sample of label maps. Raises DataError."""
+    size = len(data)
+    indices = np.arange(size)
+    if data.form is not None and data.form.per_pixel:
+        indices = np.linspace(0, size - 1, min(size, DIGEST_SAMPLE)).astype(np.int64)
+    labels = np.ascontiguousarray(data.labels(indices))
+    return hashlib.sha256(repr(tuple(data.names)).encode() + labels.tobytes()).hexdigest()
+
+
+def dataset_digests(training: Dataset, validation: Dataset) -> dict[str, str]:
+    """The images that a run starts from, by their part in it, for the run's `inputs`."""
+    sets = {"the set to train on": training, "the set held out": validation}
+    found = {part: identity(data) for part, data in sets.items()}
+    return {
+        part: f"{it['pictures']} pictures, SHA-256 of a sample {it['sample_sha256']}"
+        for part, it in found.items()
+    }

@@ -1,7 +1,11 @@
-"""Opens a data set, `--data SPEC` (see `datasets`), as each task sees it: the same pictures with each task's labels."""
+"""Opens the data set that a spec names (see `formats`): the same images once for each task, with that task's labels.
+
+Prints nothing: what a user should know of a set that is opened all the same is logged as a warning of `isthmus.train`.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,20 +13,21 @@ from typing import Literal
 from shared.bundle import Preprocess
 from shared.errors import DataError, ImageError
 from shared.types import TaskKind
-from train.data.dataset import DenseRooms, RoomPictures, Rooms
+from train.data.dataset import CLASS, CLASS_MAP, CLASSES, FORMS, Dataset
 from train.data.formats import Item, Listing, Spec, list_set, parse
-from train.data.formats.rendered import ROOM_LAYERS
-from train.data.image_files import ClassFiles, FilePictures, MapFiles, OpenedFiles
-from train.echo import echo_once
-from train.rooms import read_index
+from train.data.image_files import OpenedFiles
+from train.data.progress import Progress, silent
+from train.data.room_set import RoomSet, nothing_chosen
 
 Damaged = Literal["refuse", "skip"]
-OpenedView = RoomPictures | FilePictures
-NAMED = 3  # problems that a message names
-LARGEST = 4096  # pixels of a network's input, high or wide
+NAMED_MAX = 3  # problems that a message names
+SIDE_MAX = 4096  # pixels of a network's input, high or wide
+HOLDOUT_MAX = 1000  # images that are held out where nothing else is asked for
+
+logger = logging.getLogger("isthmus.train")
 
 
-def open_views(
+def open_datasets(
     data: str | Path,
     kinds: Sequence[TaskKind],
     start: int = 0,
@@ -32,87 +37,100 @@ def open_views(
     preprocess: Preprocess | None = None,
     damaged: Damaged = "refuse",
     labels: Sequence[tuple[str, ...]] | None = None,
-) -> list[OpenedView]:
-    """The pictures start..stop of the set for each kind of task, with its labels: the same ones in the same order.
+    progress: Progress = silent,
+) -> list[Dataset]:
+    """The images start..stop of a set once for each kind of task, in the same order, with that kind's labels.
 
-    needed: whether each kind must have them, as all must by default; otherwise it has them where the set does.
-    preprocess: what the pictures and maps are fitted to; by default the size of the first one. damaged: refuse a set
-    with pictures or labels that cannot be read, or skip those, and say so; start and stop count them all the same.
-    labels: the names of what each kind's network answers. To a network that answers something else, the set is one
-    without labels, and it is said. Raises DataError.
+    needed: whether each kind must have labels; by default all must. A kind that need not has them where the set does.
+    preprocess: what images and maps are fitted to; by default the size of the first image.
+    damaged: "refuse" a set with files that cannot be read, or "skip" those. start and stop count them all the same.
+    labels: names of the outputs of each kind's network. Where they are not the set's classes, the set counts as one
+        without labels for that kind.
+
+    Raises DataError.
     """
     specs = parse(data)
-    needed = needed or [True] * len(kinds)
-    if len(specs) == 1 and specs[0].format == "rooms" and specs[0].split is None:
-        plain = RoomPictures(specs[0].path, start, stop)
-        if preprocess is None or (preprocess.resize is None and plain.size == _size(preprocess)):
-            return _room_views(specs[0].path, kinds, start, stop, needed, labels)
     listing = _joined(specs)
-    for kind, must in zip(kinds, needed, strict=True):
-        if must and kind not in listing.names:
-            raise DataError(listing.lacking.get(kind) or f"{data} has no labels for {kind}")
-    has = [
-        kind in listing.names
-        and (labels is None or _same_classes(data, kind, listing.names[kind], labels[i], needed[i]))
-        for i, kind in enumerate(kinds)
+    found = [
+        _labelled(data, listing, kind, must, labels[i] if labels else None)
+        for i, (kind, must) in enumerate(zip(kinds, needed or [True] * len(kinds), strict=True))
     ]
-    items = _part(listing.items, data, start, stop)
-    labelled = {kind for kind, there in zip(kinds, has, strict=True) if there}
-    opened = OpenedFiles(items, labelled, preprocess or _of_first(items, data))
-    _tell_damage([*listing.problems, *opened.problems], len(opened.plain), data, damaged)
-    return [
-        opened.view(kind, listing.names[kind]) if there else opened.plain
-        for kind, there in zip(kinds, has, strict=True)
-    ]
+    if _rooms_as_they_are(specs, preprocess):
+        return [RoomSet(specs[0].path, kind, start, stop) for kind in found]
+    if not listing.items:
+        raise DataError(f"{data} has no image")
+    items = listing.items[start:stop]
+    if not items:
+        raise nothing_chosen(data, len(listing.items), "images", start, stop)
+    names = {kind: listing.names[kind] for kind in found if kind is not None}
+    opened = OpenedFiles(items, names, preprocess or _of_first(items, data), progress)
+    _report_damage([*listing.problems, *opened.problems], len(opened.dataset(None)), data, damaged)
+    return [opened.dataset(kind) for kind in found]
 
 
-def _room_views(
-    path: Path,
+def open_training_data(
+    data: str | Path,
     kinds: Sequence[TaskKind],
-    start: int,
-    stop: int | None,
-    needed: Sequence[bool],
-    labels: Sequence[tuple[str, ...]] | None,
-) -> list[OpenedView]:
-    """Of a set at its own size, which needs no decoding. Raises DataError."""
-    try:
-        layers = read_index(path).layers
-    except ValueError as error:
-        raise DataError(str(error)) from None
-    views: list[OpenedView] = []
-    for i, (kind, must) in enumerate(zip(kinds, needed, strict=True)):
-        if not must and ROOM_LAYERS[kind] not in layers:
-            views.append(RoomPictures(path, start, stop))
-            continue
-        rooms = Rooms(path, start, stop) if kind == "classification" else DenseRooms(path, kind, start, stop)
-        same = labels is None or _same_classes(path, kind, rooms.names, labels[i], must)
-        views.append(rooms if same else RoomPictures(path, start, stop))
-    return views
+    validation: str | None = None,
+    holdout: int | None = None,
+    needed: Sequence[bool] | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+    damaged: Damaged = "refuse",
+    labels: Sequence[tuple[str, ...]] | None = None,
+    progress: Progress = silent,
+) -> tuple[list[Dataset], list[Dataset]]:
+    """The images to train on and those to validate on, of one size, each as `open_datasets` gives them.
 
+    validation: the set to validate on; without it the last `holdout` images of `data` are. holdout: by default a
+    tenth of the images, at most `HOLDOUT_MAX`, which is logged.
 
-def _same_classes(
-    data: str | Path, kind: TaskKind, names: tuple[str, ...], own: tuple[str, ...], must: bool
-) -> bool:
-    """Whether a set's classes are what a network answers: as many, and not the same names in another order.
-
-    Says so where they are not. Raises DataError where they must be.
+    Raises DataError.
     """
-    if kind == "normals" or (len(names) == len(own) and (names == own or {*names} != {*own})):
+
+    def opened(which: str | Path, start: int, stop: int | None, how: Preprocess | None) -> list[Dataset]:
+        return open_datasets(
+            which,
+            kinds,
+            start,
+            stop,
+            needed,
+            preprocess=how,
+            damaged=damaged,
+            labels=labels,
+            progress=progress,
+        )
+
+    if validation is None:
+        start = -(holdout or _default_holdout(data))
+        training = opened(data, 0, start, preprocess)
+        rest: str | Path = data
+    else:
+        training = opened(data, 0, None, preprocess)
+        start, rest = 0, validation
+    height, width = training[0].size
+    return training, opened(rest, start, None, preprocess or Preprocess(height=height, width=width))
+
+
+def _default_holdout(data: str | Path) -> int:
+    count = len(_joined(parse(data)).items)
+    holdout = max(1, min(HOLDOUT_MAX, count // 10))
+    logger.info("%s: the last %d of %d images are held out for validation", data, holdout, count)
+    return holdout
+
+
+def _rooms_as_they_are(specs: Sequence[Spec], preprocess: Preprocess | None) -> bool:
+    """Whether the set is one of rooms that are read at their own size, and so need no decoding."""
+    if len(specs) != 1 or specs[0].format != "rooms":
+        return False
+    if preprocess is None:
         return True
-    why = "in another order" if len(names) == len(own) else f"{len(names)} of them, not {len(own)}"
-    told = f"the classes of {data} are not those that the network for {kind} answers ({why})"
-    if must:
-        raise DataError(told)
-    echo_once(f"{told}: taken as pictures without labels for it")
-    return False
-
-
-def _size(preprocess: Preprocess) -> tuple[int, int]:
-    return preprocess.height, preprocess.width
+    size = preprocess.height, preprocess.width
+    return preprocess.resize is None and RoomSet(specs[0].path).size == size
 
 
 def _joined(specs: Sequence[Spec]) -> Listing:
-    """One set after another; with the labels that all of them have, of the same classes. Raises DataError."""
+    """One set after another, with the labels that all of them have, of the same classes. Raises DataError."""
     listings = [list_set(spec) for spec in specs]
     names, lacking = dict(listings[0].names), dict(listings[0].lacking)
     for spec, listing in zip(specs[1:], listings[1:], strict=True):
@@ -126,43 +144,65 @@ def _joined(specs: Sequence[Spec]) -> Listing:
     return Listing(items, names, problems, lacking)
 
 
-def _part(items: Sequence[Item], data: str | Path, start: int, stop: int | None) -> Sequence[Item]:
-    if not items:
-        raise DataError(f"{data} has no picture")
-    part = items[start:stop]
-    if part:
-        return part
-    if stop is not None and stop < 0:
-        raise DataError(f"--holdout {-stop} leaves none of the {len(items)} pictures in {data} to train on")
-    raise DataError(f"{data} has {len(items)} pictures, none of them in {start}..{stop}")
+def _labelled(
+    data: str | Path,
+    listing: Listing,
+    kind: TaskKind,
+    needed: bool,
+    outputs: tuple[str, ...] | None,
+) -> TaskKind | None:
+    """`kind` where the set's labels of it are used, otherwise None. Raises DataError where they are needed.
+
+    outputs: names of what the network answers, if there is one.
+    """
+    if kind not in listing.names:
+        if needed:
+            raise DataError(listing.lacking.get(kind) or f"{data} has no labels for {kind}")
+        return None
+    names = listing.names[kind]
+    # Names may differ in spelling or language, but the same names in another order are a mistake for certain.
+    reordered = outputs is not None and names != outputs and {*names} == {*outputs}
+    if (
+        FORMS[kind] not in (CLASS, CLASSES, CLASS_MAP)
+        or outputs is None
+        or (len(names) == len(outputs) and not reordered)
+    ):
+        return kind
+    why = "in another order" if len(names) == len(outputs) else f"{len(names)} of them, not {len(outputs)}"
+    text = f"the classes of {data} are not those that the network for {kind} answers ({why})"
+    if needed:
+        raise DataError(text)
+    logger.warning("%s: its images are used without labels for it", text)
+    return None
 
 
 def _of_first(items: Sequence[Item], data: str | Path) -> Preprocess:
-    """The size of the first picture that can be read. Raises DataError."""
+    """The size of the first image that can be read. Raises DataError."""
     for item in items:
         try:
-            picture = item.read()
+            image = item.read()
         except (ImageError, DataError):
             continue
-        if max(picture.size) > LARGEST:
-            raise DataError(f"{item.name} is {picture.width} x {picture.height}; give a --size")
-        return Preprocess.model_validate({"height": picture.height, "width": picture.width})
-    raise DataError(f"{data}: none of its {len(items)} pictures can be read, nor {items[0].name}")
+        if max(image.size) > SIDE_MAX:
+            raise DataError(
+                f"{item.name} is {image.width} x {image.height}, too large for a network; choose a size",
+                setting="size",
+            )
+        return Preprocess.model_validate({"height": image.height, "width": image.width})
+    raise DataError(f"{data}: none of its {len(items)} images can be read; the first is {items[0].name}")
 
 
-def _tell_damage(problems: Sequence[str], sound: int, data: str | Path, damaged: Damaged) -> None:
-    """Raises DataError where damage is refused, or nothing is left."""
+def _report_damage(problems: Sequence[str], sound: int, data: str | Path, damaged: Damaged) -> None:
+    """Raises DataError where damage is refused or no image is left."""
     if not problems:
         return
-    more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-    named = "; ".join(problems[:NAMED]) + more
+    more = f"; and {len(problems) - NAMED_MAX} more" if len(problems) > NAMED_MAX else ""
+    listed = "; ".join(problems[:NAMED_MAX]) + more
     if damaged == "refuse":
         raise DataError(
-            f"{data}: {len(problems)} damaged or missing: {named}; mend them, or leave them out with --damaged skip"
+            f"{data}: {len(problems)} damaged or missing: {listed}; mend them, or skip such files",
+            setting="damaged",
         )
     if not sound:
-        raise DataError(f"{data}: no picture is left: {named}")
-    echo_once(f"{data}: {len(problems)} left out, {sound} pictures remain: {named}")
-
-
-__all__ = ["ClassFiles", "Damaged", "FilePictures", "MapFiles", "OpenedView", "open_views"]
+        raise DataError(f"{data}: no image is left: {listed}")
+    logger.warning("%s: %d left out, %d images remain: %s", data, len(problems), sound, listed)

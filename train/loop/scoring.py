@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,53 +11,17 @@ from torch import Tensor
 from shared.kinds.normals import normals_rgb
 from shared.kinds.segmentation import paint
 from shared.types import TaskKind
-from train.data.dataset import IGNORE, Maps, Pictures, mirror
-from train.data.feature_cache import Pixels
+from train.data.dataset import IGNORE, Dataset
 from train.loop.metrics import AngularError, Confusion, Top1
 
 AGREEMENT = "agreement_"  # before the figures of a task without labels
 SHEET_ROWS = 4
 
-Labelled = Pictures | Maps
-View = Labelled | Pixels
 Metric = Top1 | AngularError | Confusion
 
 
-class Unlabelled:
-    """A view's pictures without what is known of them."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-
-    def __len__(self) -> int:
-        return len(self._view)
-
-    def pixels(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self._view.pixels(indices)
-
-
-def labelled(view: View) -> bool:
-    return hasattr(view, "labels") or hasattr(view, "maps")
-
-
-def truth_of(view: Any, indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> NDArray[Any]:
-    """Labels as a labelled view has them, of pictures mirrored where `flip`."""
-    labels: NDArray[Any] = (
-        view.labels[indices] if hasattr(view, "labels") else mirror(view.maps(indices), flip)
-    )
-    return labels
-
-
-def labels_digest(view: Any) -> str:
-    """SHA-256, hex, of a labelled view's classes and of a sample of its labels: of all where a picture has one."""
-    size = len(view)
-    indices = (
-        np.arange(size) if hasattr(view, "labels") else np.linspace(0, size - 1, min(size, 16)).astype(int)
-    )
-    truth = truth_of(view, indices, np.zeros(len(indices), np.bool_))
-    return hashlib.sha256(
-        repr(tuple(view.names)).encode() + np.ascontiguousarray(truth).tobytes()
-    ).hexdigest()
+def labelled(view: Dataset) -> bool:
+    return view.form is not None
 
 
 def metric_of(task: TaskKind, classes: int) -> Metric:
@@ -69,7 +32,7 @@ def metric_of(task: TaskKind, classes: int) -> Metric:
 
 
 def count(metric: Metric, out: Tensor, truth: NDArray[Any]) -> None:
-    """Count outputs (B, K) or (B, K or 3, H, W) against labels as `Pictures` and `Maps` give them."""
+    """Count outputs (B, K) or (B, K or 3, H, W) against labels as data sets give them."""
     if isinstance(metric, AngularError):
         metric.add(answers(out, "normals"), truth.astype(np.float32))
     else:
@@ -92,10 +55,10 @@ class Target(NamedTuple):
     labelled: bool
 
 
-def target_of(task: TaskKind, view: Any, indices: NDArray[np.int64], plain: Tensor) -> Target:
+def target_of(task: TaskKind, view: Dataset, indices: NDArray[np.int64], plain: Tensor) -> Target:
     """For the view's pictures `indices`. plain: the task's outputs for them without the codec."""
     if labelled(view):
-        return Target(task, truth_of(view, indices, np.zeros(len(indices), np.bool_)), len(view.names), True)
+        return Target(task, view.labels(indices), len(view.names), True)
     return Target(task, answers(plain, task), plain.shape[1], False)
 
 
@@ -133,12 +96,12 @@ class Tally:
         }
 
 
-def sheet(task: TaskKind, view: View, *outputs: Tensor) -> NDArray[np.uint8]:
+def sheet(task: TaskKind, view: Dataset, *outputs: Tensor) -> NDArray[np.uint8]:
     """The first pictures of a view, a row each: input, the maps of `outputs` (B, K or 3, H, W), truth if known."""
     indices = sheet_indices(view)
-    columns = [view.pixels(indices), *(_painted(answers(out, task), task) for out in outputs)]
+    columns = [view.images(indices), *(_painted(answers(out, task), task) for out in outputs)]
     if labelled(view):
-        truth = truth_of(view, indices, np.zeros(len(indices), np.bool_))
+        truth = view.labels(indices)
         columns.append(
             _painted(np.where(truth == IGNORE, 0, truth) if task == "segmentation" else truth, task)
         )
@@ -146,7 +109,7 @@ def sheet(task: TaskKind, view: View, *outputs: Tensor) -> NDArray[np.uint8]:
     return rows.reshape(-1, *rows.shape[2:]).astype(np.uint8)
 
 
-def sheet_indices(view: View) -> NDArray[np.int64]:
+def sheet_indices(view: Dataset) -> NDArray[np.int64]:
     return np.arange(min(SHEET_ROWS, len(view)))
 
 

@@ -15,8 +15,7 @@ from cloud.networks.networks import ReferenceNetwork, split
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from train.data.augment import draw_zooms, zoom_pictures
-from train.data.dataset import IGNORE, Maps, Pictures, network_input
-from train.data.feature_cache import sets_told
+from train.data.dataset import IGNORE, Dataset, dataset_digests, network_input
 from train.loop.distributed import Team
 from train.loop.run import Run, batches, sha256_of
 from train.networks.auxiliary_losses import Appearance, Things
@@ -75,8 +74,8 @@ def open_run(
     out: Path,
     resume: bool,
     team: Team,
-    training: Pictures | Maps,
-    validation: Pictures | Maps,
+    training: Dataset,
+    validation: Dataset,
     categories: int = 0,
 ) -> tuple[Run, Learner]:
     """The run folder of a network's training; the network as it starts, on its device.
@@ -86,7 +85,7 @@ def open_run(
     if recipe.freeze > network.split_layer:
         raise DataError(f"--freeze {recipe.freeze}: the front has {network.split_layer} layers")
     team.check_batch(min(recipe.batch, len(training)))
-    inputs = sets_told(training, validation)
+    inputs = dataset_digests(training, validation)
     if recipe.init is not None:
         folder = Path(recipe.init)
         taken, left = start_from(network, folder)
@@ -126,7 +125,7 @@ class Step(NamedTuple):
 
 
 def steps_of(
-    recipe: TrainingRecipe, pictures: Pictures | Maps, preprocess: Preprocess, team: Team, start: int
+    recipe: TrainingRecipe, pictures: Dataset, preprocess: Preprocess, team: Team, start: int
 ) -> Iterator[Step]:
     """What each step of a network's training sees, from `start` on."""
     steps = batches(len(pictures), recipe.batch, recipe.seed, start, recipe.steps)
@@ -135,7 +134,7 @@ def steps_of(
         flip = team.share(random.random(len(indices)) < 0.5)
         zooms = team.share(draw_zooms(random, len(indices), recipe.augment)) if recipe.augment else None
         indices = team.share(indices)
-        pixels = pictures.pixels(indices)
+        pixels = pictures.images(indices)
         if zooms is not None:
             pixels = zoom_pictures(pixels, zooms, preprocess)
         x = network_input(pixels, preprocess, flip)

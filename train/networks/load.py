@@ -29,7 +29,7 @@ from train.networks.external_networks import (
 from train.networks.network_folder import NetworkCard, NetworkTask, load_network
 
 
-class Source(Frozen):
+class NetworkSpec(Frozen):
     """A network and, of one that is not in a folder of ours, what its name does not tell.
 
     network: a folder, "torchvision:NAME" or "package.module:factory". weights: a file, "DEFAULT" or "none". task: what
@@ -45,7 +45,7 @@ class Source(Frozen):
     labels: str | None = None
 
 
-def load_source(source: Source) -> tuple[nn.Module, NetworkCard]:
+def load_network_spec(source: NetworkSpec) -> tuple[nn.Module, NetworkCard]:
     """The network, in evaluation mode. Raises DataError."""
     if not is_foreign(source.network):
         given = [key for key in ("weights", "task", "size", "labels") if getattr(source, key) is not None]
@@ -100,7 +100,7 @@ def reference_cut(card: NetworkCard) -> bool:
     return not is_foreign(card.network) and str(card.split).isdecimal()
 
 
-def preprocess_of(source: Source) -> Preprocess:
+def preprocess_of(source: NetworkSpec) -> Preprocess:
     """How its pictures are prepared. Raises DataError."""
     known = published_preprocess(source.network)
     if source.size is not None:
@@ -121,7 +121,7 @@ def _task_of(name: str, output: tuple[int, ...]) -> NetworkTask:
 
 
 def _labels(
-    source: Source, task: NetworkTask, output: tuple[int, ...], given: tuple[str, ...]
+    source: NetworkSpec, task: NetworkTask, output: tuple[int, ...], given: tuple[str, ...]
 ) -> tuple[str, ...]:
     """A name an output. Raises DataError."""
     if task == "normals":

@@ -20,7 +20,7 @@ from cloud.networks.networks import REFERENCE_DENSE, ReferenceDense
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from train.data.augment import zoom_maps
-from train.data.dataset import IGNORE, DenseTask, Maps, in_order, mirror, network_input
+from train.data.dataset import IGNORE, Dataset, DenseTask, in_order, network_input
 from train.loop import scoring as tally
 from train.loop.distributed import Precision, Team
 from train.loop.metrics import NothingMeasuredError
@@ -28,13 +28,12 @@ from train.loop.run import LOG_EVERY, Better, Schedule, fit, training_device
 from train.networks.learner import Learner, finish, open_run, steps_of
 from train.networks.network_folder import NetworkCard
 from train.networks.network_recipe import DenseRecipe
-from train.rooms import CATEGORIES
 
 MAIN_FIGURE: dict[str, Better] = {"normals": ("mean_deg", "min"), "segmentation": ("miou", "max")}
 
 
 class Batch(NamedTuple):
-    """x (B, 3, H, W), truth as `Maps` gives it, the corner of `_at_label_stride`, and the categories (B,) if told."""
+    """x (B, 3, H, W), truth as a data set gives it, the corner of `_at_label_stride`, categories (B,) if used."""
 
     x: Tensor
     truth: Tensor
@@ -44,40 +43,42 @@ class Batch(NamedTuple):
 
 def train_dense(
     recipe: DenseRecipe,
-    training: Maps,
-    validation: Maps,
+    training: Dataset,
+    validation: Dataset,
     out: Path,
     resume: bool,
     device: str = "cpu",
     precision: Precision = "auto",
+    categories: Dataset | None = None,
 ) -> NetworkCard:
-    """Train, and write the network to `out`. Raises DataError."""
+    """Train, and write the network to `out`. Raises DataError.
+
+    categories: the images of `training` with a class each, for `recipe.category`.
+    """
     stride = recipe.network.stride
     if recipe.height % stride or recipe.width % stride:
         raise DataError(
             f"pictures of {recipe.width} x {recipe.height} do not divide into cells of --stride {stride}"
         )
-    categories = getattr(training, "categories", None)
-    if recipe.category and categories is None:
-        raise DataError(
-            f"category: none are known of the pictures of {recipe.data}; rooms have them, at their own size, where "
-            "they were rendered with `isthmus train rooms --layers image,category,...`"
-        )
+    known_categories = categories.labels if recipe.category and categories else None
+    if recipe.category and (categories is None or categories.form is None):
+        raise DataError(f"the images of {recipe.data} have no categories", setting="category")
     team = Team(training_device(device), precision)
     torch.manual_seed(recipe.seed)
     network = ReferenceDense(recipe.network)
-    told = len(CATEGORIES) if recipe.category else 0
+    told = len(categories.names) if recipe.category and categories else 0
     run, learner = open_run(recipe, network, out, resume, team, training, validation, told)
     preprocess = Preprocess(height=recipe.height, width=recipe.width)
 
     def data(start: int) -> Iterator[Batch]:
         for step in steps_of(recipe, training, preprocess, team, start):
             top, left = step.random.integers(0, recipe.label_stride, 2).tolist()
-            maps = training.maps(step.indices)
+            maps = training.labels(step.indices)
             if step.zooms is not None:
                 maps = zoom_maps(maps, step.zooms)
-            truth = torch.from_numpy(mirror(maps, step.flip)).to(team.device)
-            known = None if not told else torch.from_numpy(categories[step.indices]).to(team.device)
+            assert training.form is not None
+            truth = torch.from_numpy(training.form.mirrored(maps, step.flip)).to(team.device)
+            known = known_categories and torch.from_numpy(known_categories(step.indices)).to(team.device)
             yield Batch(step.x, truth, (top, left), known)
 
     def loss_of(batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -123,7 +124,7 @@ def _at_least_one(count: Tensor) -> Tensor:
 def dense_loss(
     task: DenseTask, made: Tensor, truth: Tensor, mean_count: Callable[[Tensor], Tensor] = _at_least_one
 ) -> Tensor:
-    """made (B, K or 3, H, W); truth as `Maps` gives it. Means over the labelled pixels; 0 where there is none.
+    """made (B, K or 3, H, W); truth as a data set gives it. Means over the labelled pixels; 0 where there is none.
 
     Segmentation: cross-entropy. Normals: 1 - cosine, and the mean absolute difference of the components. mean_count:
     `Team.mean_count` where several processes train.
@@ -158,11 +159,11 @@ def _at_label_stride(
 
 @torch.no_grad()
 def _answers(
-    network: ReferenceDense, pictures: Maps, preprocess: Preprocess, team: Team, batch: int = 16
+    network: ReferenceDense, pictures: Dataset, preprocess: Preprocess, team: Team, batch: int = 16
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for indices in team.part(in_order(len(pictures), batch)):
-        made = network(network_input(pictures.pixels(indices), preprocess).to(team.device))
-        yield made, torch.from_numpy(pictures.maps(indices))
+        made = network(network_input(pictures.images(indices), preprocess).to(team.device))
+        yield made, torch.from_numpy(pictures.labels(indices))
 
 
 def _measure(recipe: DenseRecipe, answers: Any, team: Team) -> dict[str, float]:
@@ -175,10 +176,10 @@ def _measure(recipe: DenseRecipe, answers: Any, team: Team) -> dict[str, float]:
 
 @torch.no_grad()
 def sheet(
-    task: DenseTask, network: ReferenceDense, pictures: Maps, preprocess: Preprocess
+    task: DenseTask, network: ReferenceDense, pictures: Dataset, preprocess: Preprocess
 ) -> NDArray[np.uint8]:
     """The first pictures, a row each: input, prediction, truth."""
-    x = network_input(pictures.pixels(tally.sheet_indices(pictures)), preprocess).to(
+    x = network_input(pictures.images(tally.sheet_indices(pictures)), preprocess).to(
         next(network.parameters()).device
     )
     return tally.sheet(task, pictures, network(x))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cloud.networks.networks import REFERENCE_CLASSIFIER, ReferenceClassifier
 from shared.bundle import Preprocess
-from train.data.dataset import Pictures, in_order, network_input
+from train.data.dataset import Dataset, in_order, network_input
 from train.loop.distributed import Precision, Team
 from train.loop.metrics import Top1
 from train.loop.run import Schedule, fit, training_device
@@ -22,8 +22,8 @@ from train.networks.network_recipe import NetworkRecipe
 
 def train_network(
     recipe: NetworkRecipe,
-    training: Pictures,
-    validation: Pictures,
+    training: Dataset,
+    validation: Dataset,
     out: Path,
     resume: bool,
     device: str = "cpu",
@@ -38,7 +38,7 @@ def train_network(
 
     def data(start: int) -> Iterator[tuple[Tensor, Tensor]]:
         for step in steps_of(recipe, training, preprocess, team, start):
-            yield step.x, torch.from_numpy(training.labels[step.indices]).to(team.device)
+            yield step.x, torch.from_numpy(training.labels(step.indices)).to(team.device)
 
     def loss_of(batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         learner.train()
@@ -68,12 +68,12 @@ def train_network(
 
 @torch.no_grad()
 def top1(
-    network: nn.Module, pictures: Pictures, preprocess: Preprocess, team: Team, batch: int = 64
+    network: nn.Module, pictures: Dataset, preprocess: Preprocess, team: Team, batch: int = 64
 ) -> dict[str, float]:
     """Share of pictures whose best class is the right one; counted by all processes together."""
     network.eval()
     metric = Top1()
     for indices in team.part(in_order(len(pictures), batch)):
-        x = network_input(pictures.pixels(indices), preprocess).to(team.device)
-        metric.add(network(x).argmax(1).cpu().numpy(), pictures.labels[indices])
+        x = network_input(pictures.images(indices), preprocess).to(team.device)
+        metric.add(network(x).argmax(1).cpu().numpy(), pictures.labels(indices))
     return team.merged(metric).figures()

@@ -30,26 +30,26 @@ from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.files import write_atomically
 from shared.sealed import FileEntry
-from train.bundle.build import named, tail_told
+from train.bundle.build import tail_spec, without_paths
 from train.bundle.export import export_tail
 from train.codec.codec_recipe import LABELLED, Crop, Distortion
 from train.codec.distortion import crop_for, distortion
 from train.codec.split_networks import Head, as_map, check_size
 from train.codec.teacher_cache import features_of, network_inputs
 from train.codec.train_codec import SAMPLE
-from train.data.dataset import in_order, network_input
-from train.data.feature_cache import Kept, Pixels, kept_features, sets_told
+from train.data.dataset import Dataset, dataset_digests, in_order, network_input
+from train.data.feature_cache import CachedArrays, cached_features
 from train.loop.distributed import Precision, Team
 from train.loop.run import Run, Schedule, Seed, batches, fit, training_device
-from train.loop.scoring import Tally, View, sheet, sheet_indices, target_of, truth_of
-from train.networks.load import Source, cut, load_source, reference_cut
+from train.loop.scoring import Tally, sheet, sheet_indices, target_of
+from train.networks.load import NetworkSpec, cut, load_network_spec, reference_cut
 
 FOLDER = "task"  # of a run: what `add-task` takes
 RECONSTRUCTION = "reconstruction."  # before the names of its tensors in a task folder
 Z_TYPE = np.int16
 
 
-class TaskRecipe(Source):
+class TaskRecipe(NetworkSpec):
     """Everything that decides how an added task comes out. name: by default what its network was trained for.
 
     width: how many times as wide as the bundle's own the reconstruction is; no edge pays for it. init: a task folder
@@ -92,8 +92,8 @@ class AddedHead(nn.Module):
 
 def train_task(
     recipe: TaskRecipe,
-    training: View,
-    validation: View,
+    training: Dataset,
+    validation: Dataset,
     out: Path,
     resume: bool,
     device: str = "cpu",
@@ -108,7 +108,7 @@ def train_task(
     team = Team(training_device(device), precision)
     place = team.device
     bundle = Bundle.open(recipe.bundle)
-    network, card = load_source(recipe)
+    network, card = load_network_spec(recipe)
     name = recipe.name or card.task
     if any(task.name == name for task in bundle.tasks):
         raise DataError(f"{recipe.bundle} has a task {name!r} already; give this one another --name")
@@ -132,7 +132,7 @@ def train_task(
     positions = _positions(bundle, size * (2 if recipe.flips else 1), recipe.seed)
     team.check_batch(min(recipe.batch, len(positions)))
     inputs = {**network_inputs([recipe], [network]), f"the bundle {recipe.bundle}": _made_of(bundle)}
-    inputs |= sets_told(training, validation)
+    inputs |= dataset_digests(training, validation)
     run = Run(out, recipe.model_dump(mode="json"), resume, inputs, team, type(recipe))
     front.to(place).eval()
     model.to(place)
@@ -154,7 +154,7 @@ def train_task(
         position = torch.from_numpy(positions[indices]).to(place)
         made = model.feature(z, position)
         labels = recipe.distortion in LABELLED
-        truth = truth_of(training, indices % size, indices >= size) if labels else None
+        truth = training.labels(indices % size, indices >= size) if labels else None
         heads = model.head, model.head
         d = distortion(recipe.distortion, *heads, made, given, truth, crop, team.variance).mean()
         return d, {"distortion": float(d.detach())}
@@ -181,10 +181,13 @@ def train_task(
         name=name,
         kind=card.task,
         labels=card.labels,
-        **tail_told(card),
+        **tail_spec(card),
         feature=feature,
     )
-    training_told = {"network": named(card.recipe), "task": named(recipe.model_dump(mode="json"))}
+    training_told = {
+        "network": without_paths(card.recipe),
+        "task": without_paths(recipe.model_dump(mode="json")),
+    }
     if team.leads:
         save_task(out / FOLDER, bundle, about, model, training_told, figures)
     return figures
@@ -227,12 +230,12 @@ def _positions(bundle: Bundle, count: int, seed: int) -> NDArray[np.float32]:
 
 
 def _latents(
-    folder: Path, encoder: Encoder, pictures: Pixels, positions: NDArray[np.float32], recipe: TaskRecipe
-) -> Kept:
+    folder: Path, encoder: Encoder, pictures: Dataset, positions: NDArray[np.float32], recipe: TaskRecipe
+) -> CachedArrays:
     preprocess, manifest = encoder.bundle.manifest.preprocess, encoder.bundle.manifest
 
     def compute(indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> NDArray[np.int16]:
-        u = encoder.features(network_input(pictures.pixels(indices), preprocess, flip).numpy())
+        u = encoder.features(network_input(pictures.images(indices), preprocess, flip).numpy())
         _, z = encoder.latents(u, positions[indices + flip * len(pictures)])
         return z.clip(np.iinfo(Z_TYPE).min, np.iinfo(Z_TYPE).max).astype(Z_TYPE)
 
@@ -241,7 +244,7 @@ def _latents(
         "fingerprint": manifest.fingerprint,
         "seed": recipe.seed,
     }
-    return kept_features(folder, compute, pictures, of, recipe.flips)
+    return cached_features(folder, compute, pictures, of, recipe.flips)
 
 
 @torch.no_grad()
@@ -249,7 +252,7 @@ def evaluate_task(
     model: AddedHead,
     encoder: Encoder,
     front: nn.Module,
-    view: View,
+    view: Dataset,
     team: Team,
     most: int | None = None,
 ) -> dict[str, float]:
@@ -263,7 +266,7 @@ def evaluate_task(
     qualities = [level.quality for level in manifest.qualities]
     tally = Tally()
     for indices in team.part(in_order(min(len(view), most or len(view)), 32)):
-        x = network_input(view.pixels(indices), manifest.preprocess)
+        x = network_input(view.images(indices), manifest.preprocess)
         u = encoder.features(x.numpy())
         plain = model.head(as_map(front(x.to(place))))
         target = target_of(model.head.kind, view, indices, plain)
@@ -285,11 +288,11 @@ def _answered(model: AddedHead, encoder: Encoder, u: NDArray[np.float32], level:
 
 
 @torch.no_grad()
-def task_sheet(model: AddedHead, encoder: Encoder, front: nn.Module, view: View) -> NDArray[np.uint8]:
+def task_sheet(model: AddedHead, encoder: Encoder, front: nn.Module, view: Dataset) -> NDArray[np.uint8]:
     """The first pictures, a row each: input, prediction without the codec, with it at the default quality, truth."""
     model.eval()
     bundle = encoder.bundle
-    x = network_input(view.pixels(sheet_indices(view)), bundle.manifest.preprocess)
+    x = network_input(view.images(sheet_indices(view)), bundle.manifest.preprocess)
     plain = model.head(as_map(front(x.to(next(model.parameters()).device))))
     level = bundle.position(bundle.quality(None))
     return sheet(model.head.kind, view, plain, _answered(model, encoder, encoder.features(x.numpy()), level))

@@ -22,7 +22,7 @@ from train.codec.prior_choice import CODECS, codec_of
 from train.codec.priors import FactorisedCodec, HyperpriorCodec
 from train.codec.split_networks import load_run
 from train.codec.train_codec import train_codec
-from train.data.feature_cache import kept_features
+from train.data.feature_cache import cached_features
 
 PRIORS = ["factorised", "hyperprior"]
 
@@ -153,7 +153,7 @@ def test_a_run_waits_while_another_computes_the_same_features(tmp_path: Path, pa
         return np.zeros((len(indices), 1), np.float16)
 
     def keep() -> None:
-        kept_features(folder, compute, patches[1], {"of": "one"}, False)
+        cached_features(folder, compute, patches[1], {"of": "one"}, False)
 
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

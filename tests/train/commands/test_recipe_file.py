@@ -116,9 +116,9 @@ def test_the_example_is_what_the_flags_say_by_default():
     table = example.pop("network")
     for key in ("stride", "feature_channels"):
         assert table[key] == defaults[key]
-    for key in ("steps", "batch", "learning_rate", "label_stride", "holdout", "damaged", "seed"):
+    for key in ("steps", "batch", "learning_rate", "label_stride", "damaged", "seed"):
         assert example[key] == defaults[key], key
-    del example["holdout"], example["damaged"]  # of which pictures there are, not of how they are learnt from
+    del example["damaged"]  # of which pictures there are, not of how they are learnt from
     recipe = DenseRecipe.model_validate({**example, "network": {**table, "outputs": 3}})
     plain = DenseRecipe.model_validate(
         {"data": recipe.data, "task": recipe.task, "steps": recipe.steps, "network": {"outputs": 3}}

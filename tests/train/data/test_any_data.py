@@ -79,7 +79,10 @@ def test_classes_in_folders_and_sets_that_do_not_fit(tmp_path, camvid):
         ((*both, "--size", "32x5000"), "is not HEIGHTxWIDTH"),
         ((*both, "--size", "32x32"), "1 damaged or missing: "),
         ((*both[:2], "--task", "normals"), "has no labels for normals"),
-        (("--data", f"{camvid}#train", "--task", "segmentation", "--holdout", "12"), "leaves none of the 12"),
+        (
+            ("--data", f"{camvid}#train", "--task", "segmentation", "--holdout", "12"),
+            "none to train on (--holdout)",
+        ),
     ]:
         done = train(tmp_path / "bad", *flags)
         assert isinstance(done.exception, DataError), done.output
@@ -91,7 +94,7 @@ def test_classes_in_folders_and_sets_that_do_not_fit(tmp_path, camvid):
     assert not (tmp_path / "bad").exists()
     done = train(tmp_path / "skipped", *both, "--size", "32x32", "--damaged", "skip")
     assert done.exit_code == 0, (done.output, done.exception)
-    assert "1 left out, 7 pictures remain" in done.output
+    assert "1 left out, 7 images remain" in done.output
 
 
 def test_labels_are_zoomed_with_their_pictures():

@@ -17,7 +17,7 @@ from support.torchrun import start
 from support.untrained import SIZE, random_network, random_run
 from train.bundle.build import build
 from train.codec.codec_recipe import CodecRecipe, Part
-from train.data.dataset import Rooms
+from train.data.room_set import RoomSet
 from train.loop.distributed import Team
 from train.loop.run import Run, Schedule, fit
 from train.networks.network_recipe import NetworkRecipe
@@ -110,7 +110,7 @@ def test_two_processes_train_a_later_task_as_one_does(tmp_path):
     write_rooms(rooms, range(22), height=SIZE, width=SIZE, layers=layers, shard_size=11)
     cls = random_network(tmp_path / "cls", "classification")
     network = random_network(tmp_path / "segmentation", "segmentation")
-    build(random_run(tmp_path / "codec", [cls]), bundle, "small", Rooms(rooms))
+    build(random_run(tmp_path / "codec", [cls]), bundle, "small", RoomSet(rooms))
     for processes in (0, 2):
         flags = ("--network", str(network), "--data", str(rooms), "--holdout", "6", "--distortion", "feature")
         sizes = ("--steps", str(STEPS), "--batch", "8", "--learning-rate", "0.01", "--device", "cpu")

@@ -25,7 +25,7 @@ from train.codec.split_networks import load_run
 from train.codec.train_codec import train_codec
 from train.networks.cutting import Traced
 from train.networks.external_networks import give_weights, make
-from train.networks.load import Source, cut, load_source
+from train.networks.load import NetworkSpec, cut, load_network_spec
 from train.networks.torchvision_shim import import_torchvision
 from train.tasks.train_task import FOLDER, TaskRecipe, train_task
 
@@ -295,11 +295,11 @@ def test_wrong_weights_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.Mo
 def test_labels_decide_the_number_of_classes(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("cat\ndog\n\nnewt\n")
     labels = str(tmp_path / "labels.txt")
-    asked = Source(network="torchvision:squeezenet1_1", weights="none", size="64x64", labels=labels)
-    network, card = load_source(asked)
+    asked = NetworkSpec(network="torchvision:squeezenet1_1", weights="none", size="64x64", labels=labels)
+    network, card = load_network_spec(asked)
     assert card.labels == ("cat", "dog", "newt")
     assert network(torch.zeros(1, 3, SIDE, SIDE)).shape == (1, 3)
-    plain = load_source(asked.model_copy(update={"labels": None, "size": None}))[1]
+    plain = load_network_spec(asked.model_copy(update={"labels": None, "size": None}))[1]
     assert len(plain.labels) == 1000
     assert (plain.preprocess.height, plain.preprocess.resize) == (224, 256)
     for changed, told in [
@@ -312,7 +312,7 @@ def test_labels_decide_the_number_of_classes(tmp_path: Path) -> None:
         if "network" in changed:
             (tmp_path / "labels.txt").write_text("cat\ndog\n")
         with pytest.raises(DataError, match=told):
-            load_source(asked.model_copy(update=changed))
+            load_network_spec(asked.model_copy(update=changed))
     with pytest.raises(DataError, match="--split LAYER"):
         cut(network, card)
 
@@ -326,10 +326,12 @@ class Pictures:
     def __init__(self, count: int) -> None:
         self.values = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
 
+    size, form, names = (SIDE, SIDE), None, ()
+
     def __len__(self) -> int:
         return len(self.values)
 
-    def pixels(self, indices: np.ndarray) -> np.ndarray:
+    def images(self, indices: np.ndarray) -> np.ndarray:
         return self.values[indices]
 
 

@@ -16,7 +16,8 @@ from cloud.networks.networks import DenseConfig, ReferenceDense, build_network, 
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.kinds.segmentation import palette
-from train.data.dataset import IGNORE, DenseRooms, mirror, network_input
+from train.data.dataset import CLASS_MAP, IGNORE, VECTOR_MAP, network_input
+from train.data.room_set import RoomSet
 from train.loop.distributed import Team
 from train.networks.auxiliary_losses import Appearance, Things
 from train.networks.learner import Learner
@@ -47,8 +48,9 @@ def recipe(task: str, **changes) -> DenseRecipe:
 
 
 def train(data: Path, out: Path, chosen: DenseRecipe, resume: bool = False) -> NetworkCard:
-    sets = DenseRooms(data, chosen.task, 0, -8), DenseRooms(data, chosen.task, -8)
-    return train_dense(chosen, *sets, out, resume)
+    sets = RoomSet(data, chosen.task, 0, -8), RoomSet(data, chosen.task, -8)
+    categories = RoomSet(data, "classification", 0, -8) if chosen.category else None
+    return train_dense(chosen, *sets, out, resume, categories=categories)
 
 
 def curve(run: Path) -> list[dict]:
@@ -124,7 +126,7 @@ def test_labels_are_mirrored_with_their_pictures():
     normals = random.integers(-127, 128, (2, 3, 4, 3), dtype=np.int8)
     before = classes.copy(), normals.copy()
     flip = np.array([True, False])
-    flipped, turned = mirror(classes, flip), mirror(normals, flip)
+    flipped, turned = CLASS_MAP.mirrored(classes, flip), VECTOR_MAP.mirrored(normals, flip)
     for row in range(3):
         for column in range(4):
             assert flipped[0, row, column] == classes[0, row, 3 - column]
@@ -140,16 +142,16 @@ def test_labels_are_mirrored_with_their_pictures():
 
 def test_a_mirrored_room_has_the_normals_of_its_picture(rooms):
     """Of the real labels: the picture and its labels are turned together, and x is the component that points right."""
-    data = DenseRooms(rooms, "normals")
+    data = RoomSet(rooms, "normals")
     indices = np.arange(6)
     flip = np.ones(6, bool)
-    turned = mirror(data.maps(indices), flip)
+    turned = data.labels(indices, flip)
     plain = Preprocess(height=64, width=64, mean=(0, 0, 0), std=(1, 1, 1))
-    x = network_input(data.pixels(indices), plain, flip)
-    assert np.array_equal(np.rint(x.numpy().transpose(0, 2, 3, 1) * 255), data.pixels(indices)[:, :, ::-1])
-    assert np.array_equal(turned * np.array([-1, 1, 1]), data.maps(indices)[:, :, ::-1])
+    x = network_input(data.images(indices), plain, flip)
+    assert np.array_equal(np.rint(x.numpy().transpose(0, 2, 3, 1) * 255), data.images(indices)[:, :, ::-1])
+    assert np.array_equal(turned * np.array([-1, 1, 1]), data.labels(indices)[:, :, ::-1])
     # What is seen on the left half of a picture faces right, more than what is seen on the right half.
-    for maps in (data.maps(indices), turned):
+    for maps in (data.labels(indices), turned):
         assert maps[:, :, :32, 0].mean() > maps[:, :, 32:, 0].mean()
 
 
@@ -191,8 +193,8 @@ def test_both_ends_and_label_strides_train_on_the_same_pixels(rooms):
     config = DenseConfig(outputs=17, stride=8, bilinear=False, **SMALL)
     network = ReferenceDense(config).eval()
     learner = Learner(network, recipe("segmentation", network=config), ALONE)
-    data = DenseRooms(rooms, "segmentation")
-    truth = torch.from_numpy(data.maps(np.arange(2)))
+    data = RoomSet(rooms, "segmentation")
+    truth = torch.from_numpy(data.labels(np.arange(2)))
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         made, labels = _at_label_stride(learner, learner.feature(x)[0], truth, 2, (1, 0))
@@ -202,8 +204,8 @@ def test_both_ends_and_label_strides_train_on_the_same_pixels(rooms):
 
 def test_appearance_keeps_the_picture_in_the_feature(tmp_path, rooms):
     """A decoder that is fitted afterwards finds more of the picture in a feature that was made to hold it."""
-    data = DenseRooms(rooms, "normals")
-    x = network_input(data.pixels(np.arange(len(data))), Preprocess(height=64, width=64))
+    data = RoomSet(rooms, "normals")
+    x = network_input(data.images(np.arange(len(data))), Preprocess(height=64, width=64))
 
     def left(folder: Path) -> float:
         network, _ = load_network(folder)
@@ -272,11 +274,11 @@ def test_each_picture_is_told_its_own_category(tmp_path, rooms, monkeypatch):
     assert all(categories is None for _, categories in seen)
     seen.clear()
     train(rooms, tmp_path / "both", recipe("normals", steps=4, category=1.0))
-    data = DenseRooms(rooms, "normals", 0, -8)
-    known = network_input(data.pixels(np.arange(24)), Preprocess(height=64, width=64)).mean((2, 3))
+    data = RoomSet(rooms, "classification", 0, -8)
+    known = network_input(data.images(np.arange(24)), Preprocess(height=64, width=64)).mean((2, 3))
     for means, categories in seen:
         which = torch.cdist(means, known).argmin(1)
-        assert categories.tolist() == data.categories[which.numpy()].tolist()
+        assert categories.tolist() == data.labels(which.numpy()).tolist()
     one, other = (load_network(tmp_path / name)[0].state_dict() for name in ("task", "both"))
     assert one.keys() == other.keys()  # what tells it is dropped
 
@@ -284,8 +286,14 @@ def test_each_picture_is_told_its_own_category(tmp_path, rooms, monkeypatch):
 def test_a_set_without_categories_is_named(tmp_path):
     plain = tmp_path / "plain"
     write_rooms(plain, range(16), height=64, width=64, layers=("image", "normals"), shard_size=10)
-    with pytest.raises(DataError, match=r"category: none are known of the pictures of rooms; .* --layers"):
+    with pytest.raises(
+        DataError, match=r"plain has no category; render a set that has: .* --layers image,normals,cat"
+    ):
         train(plain, tmp_path / "none", recipe("normals", category=1.0))
+    sets = RoomSet(plain, "normals", 0, -8), RoomSet(plain, "normals", -8)
+    with pytest.raises(DataError, match="the images of rooms have no categories") as caught:
+        train_dense(recipe("normals", category=1.0), *sets, tmp_path / "none", resume=False)
+    assert caught.value.setting == "category"
 
 
 def test_noise_is_added_in_training_and_in_the_channels_own_units():
@@ -301,12 +309,12 @@ def test_noise_is_added_in_training_and_in_the_channels_own_units():
 
 
 def test_a_batch_without_a_labelled_pixel_is_passed_over(tmp_path, rooms):
-    class Unlabelled(DenseRooms):
-        def maps(self, indices):
-            return np.full_like(super().maps(indices), IGNORE)
+    class Unlabelled(RoomSet):
+        def labels(self, indices, flip=None):
+            return np.full_like(super().labels(indices), IGNORE)
 
     chosen = recipe("segmentation", steps=20)
-    sets = Unlabelled(rooms, "segmentation", 0, -8), DenseRooms(rooms, "segmentation", -8)
+    sets = Unlabelled(rooms, "segmentation", 0, -8), RoomSet(rooms, "segmentation", -8)
     train_dense(chosen, *sets, tmp_path / "run", resume=False)
     assert curve(tmp_path / "run") == [{"step": 20, "loss": 0.0}]
 
@@ -315,10 +323,10 @@ def test_a_run_goes_on_with_the_same_pictures_only(tmp_path, rooms):
     chosen = recipe("normals", steps=1)
     train(rooms, tmp_path / "run", chosen)
     train(rooms, tmp_path / "run", chosen, resume=True)
-    sets = DenseRooms(rooms, "normals", 0, -7), DenseRooms(rooms, "normals", -8)
+    sets = RoomSet(rooms, "normals", 0, -7), RoomSet(rooms, "normals", -8)
     with pytest.raises(DataError, match="the set to train on has changed since"):
         train_dense(chosen, *sets, tmp_path / "run", resume=True)
-    sets = DenseRooms(rooms, "normals", 0, -8), DenseRooms(rooms, "normals", -7)
+    sets = RoomSet(rooms, "normals", 0, -8), RoomSet(rooms, "normals", -7)
     with pytest.raises(DataError, match="the set held out has changed since"):
         train_dense(chosen, *sets, tmp_path / "run", resume=True)
 
@@ -379,11 +387,11 @@ def test_tensorboard_shows_input_prediction_and_truth(tmp_path, rooms):
 
 
 def test_the_sheet_shows_the_labels_in_their_colours(rooms):
-    data = DenseRooms(rooms, "segmentation")
+    data = RoomSet(rooms, "segmentation")
     network = ReferenceDense(DenseConfig(outputs=17, stride=8, **SMALL)).eval()
     shown = sheet("segmentation", network, data, Preprocess(height=64, width=64))
-    assert np.array_equal(shown[64:128, :64], data.pixels(np.array([1]))[0])
-    truth = data.maps(np.array([1]))[0]
+    assert np.array_equal(shown[64:128, :64], data.images(np.array([1]))[0])
+    truth = data.labels(np.array([1]))[0]
     assert tuple(shown[64 + 50, 128 + 7]) == tuple(palette(17)[truth[50, 7]])
 
 
@@ -415,7 +423,8 @@ def test_the_command(tmp_path, rooms):
         (("--task", "segmentation"), bare, "--layers image,semantic,category"),
         (("--task", "normals", "--stride", "12"), rooms, "--stride: "),
         (("--stride", "12"), rooms, "power of two"),
-        (("--holdout", "9"), bare, "--holdout 9 leaves none of the 9 rooms"),
+        (("--holdout", "9"), bare, "9 held out of 9 rooms leave none to train on (--holdout)"),
+        (("--task", "normals", "--category", "1"), bare, "--layers image,normals,category"),
         (("--label-stride", "2"), rooms, "--label-stride: only for --task normals or segmentation"),
     ]:
         done = run(*flags, data=data)

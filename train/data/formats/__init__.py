@@ -5,7 +5,7 @@
         listing.items[0].read()                     # a Pillow picture of its own size
         listing.items[0].labels["segmentation"]()   # (H, W) uint8
 
-What trains reads them through `train.data.open_dataset.open_views`, which fits them to a network's size.
+What trains reads them through `train.data.open_dataset.open_datasets`, which fits them to a network's size.
 """
 
 from train.data.formats.listing import Item, Listing

@@ -11,7 +11,7 @@ from train.data.formats.coco import annotation_files, coco
 from train.data.formats.folders import LABELS_CSV, folders, images, labels_csv, subfolders
 from train.data.formats.labels import CITYSCAPES, label_maps, pair_of
 from train.data.formats.listing import SPLITS, SUFFIXES, Listing
-from train.data.formats.rendered import rooms
+from train.data.formats.rooms import rooms
 from train.data.formats.taskonomy import looks_like, taskonomy
 from train.rooms.dataset import INDEX_NAME
 

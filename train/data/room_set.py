@@ -1,0 +1,105 @@
+"""Rendered rooms on disk, read at their own size from memory-mapped shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import DataError
+from shared.types import TaskKind
+from train.data.dataset import FORMS, LabelForm
+from train.rooms import CATEGORIES, LAYERS, SEMANTIC_CLASSES, open_shards, read_index
+
+# The layer that holds the labels of each kind of task, and their names.
+ROOM_LAYERS: dict[TaskKind, str] = {
+    "classification": "category",
+    "normals": "normals",
+    "segmentation": "semantic",
+}
+ROOM_NAMES: dict[TaskKind, tuple[str, ...]] = {
+    "classification": CATEGORIES,
+    "normals": ("x", "y", "z"),
+    "segmentation": SEMANTIC_CLASSES,
+}
+
+
+class RoomSet:
+    """The rooms start..stop of a rendered set, with the labels of one kind of task or without any.
+
+    Raises DataError where the set is damaged, lacks the labels, or has no room in that range.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        kind: TaskKind | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> None:
+        self._directory = directory
+        self._images = _shards(directory, "image")
+        count = sum(len(shard) for shard in self._images)
+        self._chosen = np.arange(count)[start:stop]
+        if not len(self._chosen):
+            raise nothing_chosen(directory, count, "rooms", start, stop)
+        self.size: tuple[int, int] = self._images[0].shape[1:3]
+        self.form: LabelForm | None = None
+        self.names: tuple[str, ...] = ()
+        if kind is not None:
+            layers = room_layers(directory)
+            if ROOM_LAYERS[kind] not in layers:
+                raise DataError(lacks_layer(directory, layers, ROOM_LAYERS[kind]))
+            self._labels = _shards(directory, ROOM_LAYERS[kind])
+            self.form, self.names = FORMS[kind], ROOM_NAMES[kind]
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """RGB (B, H, W, 3)."""
+        return self._rows(self._images, indices)
+
+    def labels(self, indices: NDArray[np.int64], flip: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Labels (B, ...) as `form` has them. Raises DataError without labels."""
+        if self.form is None:
+            raise DataError(f"the rooms in {self._directory} were opened without labels")
+        labels = self._rows(self._labels, indices).astype(self.form.dtype, copy=False)
+        return labels if flip is None else self.form.mirrored(labels, flip)
+
+    def _rows(self, shards: Sequence[NDArray[Any]], indices: NDArray[np.int64]) -> NDArray[Any]:
+        shard, row = np.divmod(self._chosen[indices], len(shards[0]))
+        return np.stack([shards[s][r] for s, r in zip(shard, row, strict=True)])
+
+
+def room_layers(directory: Path) -> Sequence[str]:
+    """The layers that a set was rendered with. Raises DataError."""
+    try:
+        return read_index(directory).layers
+    except ValueError as error:
+        raise DataError(str(error)) from None
+
+
+def lacks_layer(directory: Path, layers: Sequence[str], layer: str) -> str:
+    """The message that a set of rooms has no such layer, with the remedy."""
+    wanted = ",".join(name for name in LAYERS if name in {*layers, layer})
+    return f"{directory} has no {layer}; render a set that has: `isthmus train rooms OUT --layers {wanted}`"
+
+
+def nothing_chosen(data: str | Path, count: int, things: str, start: int, stop: int | None) -> DataError:
+    """The error for a range that holds none of `count` images."""
+    if stop is not None and stop < 0:
+        return DataError(
+            f"{data}: {-stop} held out of {count} {things} leave none to train on", setting="holdout"
+        )
+    return DataError(f"{data} has {count} {things}, none of them in {start}..{stop}")
+
+
+def _shards(directory: Path, layer: str) -> list[NDArray[Any]]:
+    try:
+        return open_shards(directory, layer)
+    except ValueError as error:
+        raise DataError(str(error)) from None
