@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -24,24 +23,19 @@ from shared.errors import (
     RequestError,
 )
 from shared.process.http import (
-    BytesMaxQuery,
-    QualityQuery,
-    VectorsQuery,
     add_health,
     answer_doc,
     body_doc,
-    camera,
-    captured_at,
     create_app,
     media_type,
     problem_doc,
     read_body,
     transport_docs,
-    wanted,
     while_connected,
     with_vectors,
 )
-from shared.types import Analysis, Wanted
+from shared.process.http_parameters import AnalyzeParameters, analyze_parameters
+from shared.types import Analysis
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: answer_doc(),
@@ -81,18 +75,21 @@ def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastA
     )
     async def analyze(
         request: Request,
-        asked: Annotated[Wanted, Depends(wanted)],
-        taken_by: Annotated[str, Depends(camera)],
-        taken_at: Annotated[datetime | None, Depends(captured_at)],
-        quality: QualityQuery = None,
-        bytes_max: BytesMaxQuery = None,
-        vectors: VectorsQuery = "list",
+        parameters: Annotated[AnalyzeParameters, Depends(analyze_parameters)],
     ) -> Analysis:
-        """The body is the image file as it is (no multipart). Without X-Camera it is this edge's own camera."""
+        """The body is the image file as it is (no multipart). X-Camera is the edge's own camera if absent."""
         ready = pipeline()
         media_type(request)
         image = await read_body(request, settings.image_bytes_max)
-        work = ready.analyze(image, asked, request.state.request_id, quality, bytes_max, taken_by, taken_at)
-        return with_vectors(await while_connected(request, work), vectors)
+        work = ready.analyze(
+            image,
+            parameters.wanted,
+            request.state.request_id,
+            parameters.quality,
+            parameters.bytes_max,
+            parameters.camera,
+            parameters.captured_at,
+        )
+        return with_vectors(await while_connected(request, work), parameters.vectors)
 
     return app

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -33,24 +32,19 @@ from shared.errors import (
     UnknownTaskError,
 )
 from shared.process.http import (
-    BytesMaxQuery,
-    QualityQuery,
-    VectorsQuery,
     add_health,
     answer_doc,
     body_doc,
-    camera,
-    captured_at,
     create_app,
     media_type,
     problem_doc,
     read_body,
     transport_docs,
-    wanted,
     while_connected,
     with_vectors,
 )
-from shared.types import Analysis, BundleInfo, Wanted
+from shared.process.http_parameters import AnalyzeParameters, analyze_parameters, no_query
+from shared.types import Analysis, BundleInfo
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: answer_doc(),
@@ -89,36 +83,47 @@ def build_app(
     @app.post(
         "/analyze",
         tags=["analyze"],
-        summary="One picture: an image file, or an Isthmus bitstream",
+        summary="One image: an image file, or an Isthmus bitstream",
         responses=ANSWERS,
         response_model_exclude_none=True,
         openapi_extra=body_doc("image/*", MEDIA_TYPE),
     )
     async def analyze(
         request: Request,
-        asked: Annotated[Wanted, Depends(wanted)],
-        taken_by: Annotated[str, Depends(camera)],
-        taken_at: Annotated[datetime | None, Depends(captured_at)],
-        quality: QualityQuery = None,
-        bytes_max: BytesMaxQuery = None,
-        vectors: VectorsQuery = "list",
+        parameters: Annotated[AnalyzeParameters, Depends(analyze_parameters)],
     ) -> Analysis:
-        """The body is the file as it is (no multipart). `quality`, `bytes_max`: of images; a bitstream has its own."""
+        """The body is the file as it is (no multipart). A bitstream has its own quality, so `quality` and `bytes_max`
+        apply to images only."""
         ready = pipeline()
         request_id = request.state.request_id
         if media_type(request, MEDIA_TYPE) == MEDIA_TYPE:
             stream = await read_body(request, MAX_STREAM_BYTES)
-            work = ready.analyze(stream, asked, request_id, camera=taken_by, captured_at=taken_at)
+            work = ready.analyze(
+                stream,
+                parameters.wanted,
+                request_id,
+                camera=parameters.camera,
+                captured_at=parameters.captured_at,
+            )
         else:
             image = await read_body(request, settings.image_bytes_max)
-            work = ready.analyze_image(image, asked, request_id, quality, bytes_max, taken_by, taken_at)
-        return with_vectors(await while_connected(request, work), vectors)
+            work = ready.analyze_image(
+                image,
+                parameters.wanted,
+                request_id,
+                parameters.quality,
+                parameters.bytes_max,
+                parameters.camera,
+                parameters.captured_at,
+            )
+        return with_vectors(await while_connected(request, work), parameters.vectors)
 
     @app.get(
         "/v1/bundles",
         tags=["describe"],
         summary="The bundles served, their tasks, labels and quality levels",
-        responses={503: ANSWERS[503]},
+        responses={422: ANSWERS[422], 503: ANSWERS[503]},
+        dependencies=[Depends(no_query)],
     )
     async def bundles() -> list[BundleInfo]:
         return [pipeline().info()]
@@ -133,7 +138,8 @@ def _add_admin(app: FastAPI, watch: Callable[[], TaskWatch], token: str) -> None
         "/admin/reload",
         tags=["admin"],
         summary="Take up now the tasks that were added to the bundle's folder or taken out of it",
-        responses={401: problem_doc(UnauthorizedError), 503: ANSWERS[503]},
+        responses={401: problem_doc(UnauthorizedError), 422: ANSWERS[422], 503: ANSWERS[503]},
+        dependencies=[Depends(no_query)],
     )
     async def reload(
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],

@@ -16,11 +16,10 @@ import io
 import json
 import logging
 from collections.abc import Callable, Coroutine
-from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers, MutableHeaders
@@ -38,17 +37,12 @@ from shared.errors import (
     RequestError,
     exit_of,
 )
-from shared.kinds import KINDS
 from shared.kinds.classification import ClassificationResult, ClassScore
-from shared.times import parse_captured_at
 from shared.types import (
     Analysis,
     ByteCount,
-    Maps,
     Times,
     Vectors,
-    Wanted,
-    check_camera,
     check_request_id,
     new_request_id,
 )
@@ -242,7 +236,7 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     except TimeoutError:
         raise HTTPException(408, "the body took too long to arrive") from None
     if not body.tell():
-        raise RequestError("the body is empty; send an image file as it is (curl --data-binary @room.png)")
+        raise RequestError("the body is empty; send an image file as it is: curl --data-binary @room.png URL")
     return body.getvalue()
 
 
@@ -272,89 +266,23 @@ async def _disconnect(request: Request) -> None:
 def media_type(request: Request, *also: str) -> str:
     """The body's media type, lower case; "" where none is given.
 
-    Raises NotAnImageError (415) where it is neither image/*, application/octet-stream, absent, nor one of `also`.
+    That of a form counts as none: curl sends it with every file of which it is not told the type.
+
+    Raises NotAnImageError (415) if it is not image/*, application/octet-stream, absent, or one of `also`.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/x-www-form-urlencoded":
+        return ""
     if kind in ("", "application/octet-stream", *also) or kind.startswith("image/"):
         return kind
     expected = ", ".join(("image/*", "application/octet-stream", *also))
     raise NotAnImageError(f"a body of type {kind[:100]} is not read here; send {expected}")
 
 
-_MAPPED = ", ".join(kind.name for kind in KINDS.values() if kind.mapped)
-
-
-def wanted(
-    tasks: Annotated[
-        str,
-        Query(
-            description="tasks, separated by commas; none: every task",
-            examples=["classification"],
-            max_length=4200,
-        ),
-    ] = "",
-    top_k: Annotated[
-        int, Query(ge=1, le=100, description="classes or labels that come back, best first")
-    ] = 5,
-    maps: Annotated[
-        Maps,
-        Query(
-            description=f"whether {_MAPPED} come with their map",
-            json_schema_extra={"enum": ["none", "png"]},
-        ),
-    ] = "none",
-) -> Wanted:
-    """The query parameters of an analysis, for `Depends`. Raises RequestError."""
-    if maps == "arrays":
-        raise RequestError("maps: arrays are answered over gRPC alone; over HTTP ask for none or png")
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    if len(names) > 64 or any(len(name) > 64 for name in names):
-        raise RequestError("at most 64 tasks, each of at most 64 characters")
-    return Wanted.same(names, top_k, maps)
-
-
-VectorsQuery = Annotated[
-    Vectors, Query(description="an embedding's vector: a list of numbers, or its float32 bytes in base64")
-]
-
-
 def with_vectors(analysis: Analysis, form: Vectors) -> Analysis:
     """The answer with every vector in the requested form."""
     results = {task: result.with_vectors(form) for task, result in analysis.results.items()}
     return analysis.model_copy(update={"results": results})
-
-
-QualityQuery = Annotated[
-    int | None, Query(ge=0, le=100, description="quality to encode with; none: the bundle's default")
-]
-BytesMaxQuery = Annotated[
-    int | None,
-    Query(
-        ge=1, description="bytes of the bitstream: encodes with the best quality that fits, up to `quality`"
-    ),
-]
-
-
-def camera(
-    x_camera: Annotated[
-        str, Header(description="the camera's name: 1 to 64 characters of A-Z a-z 0-9 _ . -")
-    ] = "",
-) -> str:
-    """The header X-Camera, for `Depends`; empty where there is none. Raises RequestError."""
-    return check_camera(x_camera)
-
-
-def captured_at(
-    x_captured_at: Annotated[
-        str,
-        Header(description="when the image was captured: RFC 3339 with a zone, as 2026-11-22T13:00:00.250Z"),
-    ] = "",
-) -> datetime | None:
-    """The header X-Captured-At, for `Depends`; None where there is none. Raises RequestError."""
-    try:
-        return parse_captured_at(x_captured_at)
-    except RequestError as error:
-        raise RequestError(f"X-Captured-At: {error}") from None
 
 
 def add_health(

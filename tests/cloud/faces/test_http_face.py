@@ -283,7 +283,21 @@ async def test_openapi_tells_bodies_problems_and_examples(http: httpx.AsyncClien
     example = analyze["responses"]["200"]["content"]["application/json"]["example"]
     answer, rooms = Analysis.model_validate(example), Bundle.open(ROOMS).info()
     assert (answer.bundle, answer.quality in rooms.qualities) == (rooms.name, True)
-    asked = next(one for one in analyze["parameters"] if one["name"] == "tasks")["schema"]["examples"]
+    schemas = {one["name"]: one["schema"] for one in analyze["parameters"]}
+    assert set(schemas) == {
+        "tasks",
+        "top_k",
+        "maps",
+        "vectors",
+        "quality",
+        "bytes_max",
+        "x-camera",
+        "x-captured-at",
+    }
+    assert (schemas["tasks"]["type"], schemas["tasks"]["items"]) == ("array", {"type": "string"})
+    assert (schemas["top_k"]["minimum"], schemas["top_k"]["maximum"]) == (1, 100)
+    assert schemas["maps"]["enum"] == ["none", "png"]
+    [asked] = schemas["tasks"]["examples"]
     tasks = {task.name: task.labels for task in rooms.tasks}
     assert set(asked) | set(answer.results) <= set(tasks)
     for name, result in answer.results.items():
