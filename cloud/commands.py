@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -121,6 +121,10 @@ def replay(
     from_: Annotated[str, typer.Option("--from", help="ISO 8601; UTC where it has no zone; included")],
     to: Annotated[str, typer.Option("--to", help="ISO 8601; UTC where it has no zone; not included")],
     out: Annotated[Path, typer.Option(help="JSON lines, one a record")],
+    by: Annotated[
+        Literal["captured", "received"],
+        typer.Option(help="what --from and --to mean; captured: received where the capture time is unknown"),
+    ] = "captured",
     camera: Annotated[str | None, typer.Option(help="of this camera alone")] = None,
     top_k: Annotated[int, typer.Option(min=1, max=100, help="classes a classification returns")] = 5,
     maps: MapsOption = None,
@@ -131,11 +135,11 @@ def replay(
     force: Annotated[bool, typer.Option("--force", help="replace --out where it exists")] = False,
 ) -> None:
     """Run a task over what an archive holds. A server may write to it meanwhile."""
-    from cloud.archive.replay import Question, parse_time, replay_archive
+    from cloud.archive.replay import ReplayRequest, parse_time, replay_archive
 
-    since, until = parse_time("--from", from_), parse_time("--to", to)
-    question = Question(archive, since, until, camera, task, top_k, maps)
-    counts = replay_archive(question, bundle or default_bundle(), out, force, device, threads, batch)
+    since, until = parse_time("from", from_), parse_time("to", to)
+    request = ReplayRequest(archive, since, until, camera, task, top_k, maps, by)
+    counts = replay_archive(request, bundle or default_bundle(), out, force, device, threads, batch)
     typer.echo(
         f"{out}: {counts.answered} answered, {counts.failed} not, of {since:%Y-%m-%d %H:%M:%S} to "
         f"{until:%Y-%m-%d %H:%M:%S} UTC"

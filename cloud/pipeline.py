@@ -69,10 +69,17 @@ class Model(Protocol):
     def warm_up(self) -> None: ...
 
 
-class Keeper(Protocol):
+class RecordSink(Protocol):
     """What the pipeline needs of `cloud.archive.archive.Archive`."""
 
-    def append(self, camera: str, received_at: datetime, request_id: str, data: bytes) -> bool:
+    def append(
+        self,
+        camera: str,
+        received_at: datetime,
+        request_id: str,
+        data: bytes,
+        captured_at: datetime | None = None,
+    ) -> bool:
         """Never waits and never raises."""
 
 
@@ -112,7 +119,7 @@ class Pipeline:
         model: Model,
         encoder: Encoder,
         settings: CloudSettings,
-        archive: Keeper | None = None,
+        archive: RecordSink | None = None,
     ) -> None:
         self._served = _Served(bundle, model)
         self.encoder, self.settings = encoder, settings
@@ -176,7 +183,7 @@ class Pipeline:
         async def compute() -> Analysis:
             done, queue_ms = await self._batcher.submit(_Job(stream, queries, served))
             if self._archive is not None:
-                self._archive.append(camera, received_at, request_id, data)
+                self._archive.append(camera, received_at, request_id, data, captured_at)
             return Analysis(
                 request_id=request_id,
                 bundle=served.bundle.manifest.name,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from cloud.archive.archive import Archive
+from cloud.archive.archive import Archive, check_bounds
 from cloud.archive.late_archive import LateArchive
 from cloud.engine.load import load
 from cloud.faces.grpc_server import GrpcServer
@@ -123,4 +123,5 @@ def _archive(settings: CloudSettings) -> LateArchive | None:
     if path is None:
         return None
     age_max_s = settings.archive_age_max_days * 86_400
+    check_bounds(settings.archive_bytes_max, age_max_s)
     return LateArchive(lambda: Archive(path, settings.archive_bytes_max, age_max_s))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from cloud.archive.archive import BYTES_MIN
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.image import MAX_FILE_BYTES
@@ -75,7 +74,7 @@ class CloudSettings:
 
     def __post_init__(self) -> None:
         lows: dict[str, float] = dict.fromkeys(("grpc_port", "http_port", "batch_wait_ms", "drain_ms"), 0)
-        lows |= {"archive_bytes_max": BYTES_MIN, "archive_age_max_days": 0.001}
+        lows["archive_age_max_days"] = 0.001
         for one in fields(self):
             value = getattr(self, one.name)
             low = lows.get(one.name, 1)

@@ -63,5 +63,5 @@ class LateArchive:
         if self._archive is None:
             return
         await asyncio.to_thread(self._archive.close)
-        written, dropped = self._archive.written, self._archive.dropped + self._dropped
-        log.info("archive %s: %d records written, %d dropped", self._archive.path, written, dropped)
+        counts = (self._archive.written, self._archive.repeated, self._archive.dropped + self._dropped)
+        log.info("archive %s: %d records written, %d repeated, %d dropped", self._archive.path, *counts)

@@ -1,11 +1,13 @@
-"""A question put to what an archive holds: its records -> the pipeline of a server -> JSON lines. Knows no network.
+"""Asks a task of what an archive holds: its records -> the pipeline of a server -> JSON lines. Knows no network.
 
     records in order of time -> up to two batches in flight -> Pipeline.analyze -> a line each, in the same order
 
-    {"camera": ..., "time": ..., "request_id": ..., "task": ..., "result": {as the HTTP answer has it}}
-    {"camera": ..., "time": ..., "request_id": ..., "task": ..., "error": {"title": ..., "detail": ...}}
+    {"camera": ..., "captured_at": ..., "received_at": ..., "request_id": ..., "task": ..., "result": {...}}
+    {"camera": ..., "captured_at": ..., "received_at": ..., "request_id": ..., "task": ..., "error": {...}}
 
-The file is written beside its place and renamed at the end: a kill leaves no half of it, and the archive is only read.
+Times are RFC 3339 in UTC; captured_at is null where it is unknown. A result is the one of the HTTP answer, an error has
+a title and a detail. The file is written under another name and renamed
+at the end: a kill leaves no half of it, and the archive is only read.
 """
 
 from __future__ import annotations
@@ -20,22 +22,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from cloud.archive.archive import Record, count, read
+from cloud.archive.records import Record, count, read
+from cloud.archive.schema import Clock
 from cloud.pipeline import Pipeline
 from cloud.settings import CloudSettings
 from shared.bundle import TASKS, Bundle, task_folders
 from shared.errors import DataError, IsthmusError, RequestError, exit_of
 from shared.files import writing_atomically
 from shared.process.cli import MapFolder, wanted_of
+from shared.times import to_rfc3339
 from shared.types import Wanted, check_camera, new_request_id
 
-DEADLINE_MS = 24 * 3600 * 1000  # nobody waits for one picture; a slow batch is no error
+DEADLINE_MS = 24 * 3600 * 1000  # nobody waits for one image; a slow batch is no error
 
 
 @dataclass(frozen=True)
-class Question:
+class ReplayRequest:
     """What is asked of an archive: one task, from `since` (included) to `until` (not), of one camera or of all.
 
+    by: whether both mean capture times, with the reception where those are unknown, or receptions.
     maps: folder for the maps of a dense task, <time>_<camera>_<request id>_<task>.png; None: no maps.
     """
 
@@ -46,6 +51,7 @@ class Question:
     task: str
     top_k: int = 5
     maps: Path | None = None
+    by: Clock = "captured"
 
 
 @dataclass
@@ -60,17 +66,18 @@ class Counts:
         return self.errors.total()
 
 
-def parse_time(option: str, text: str) -> datetime:
-    """ISO 8601 -> UTC; without a zone it is taken as UTC. Raises RequestError."""
+def parse_time(setting: str, text: str) -> datetime:
+    """ISO 8601 -> UTC; without a zone it is taken as UTC. Raises RequestError about `setting`."""
     try:
         when = datetime.fromisoformat(text)
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise RequestError(f"{option} {text!r} is no time; give ISO 8601, as 2026-11-22T13:00:00Z") from None
+        expected = f"{text!r} is no time; give ISO 8601, as 2026-11-22T13:00:00Z"
+        raise RequestError(expected, setting=setting) from None
 
 
 def replay_archive(
-    question: Question,
+    request: ReplayRequest,
     bundle: Path,
     out: Path,
     force: bool = False,
@@ -78,27 +85,14 @@ def replay_archive(
     threads: int | None = None,
     batch: int = 16,
 ) -> Counts:
-    """The whole command: check, load, run with a progress bar on stderr, write `out`.
+    """The whole command: checks, loads, answers with a progress bar on stderr, writes `out`.
+
+    force: replace `out`. device, threads: torch's. batch: images in one batch.
 
     Raises before anything is loaded RequestError, UnknownTaskError, BundleError, or DataError where the archive is
     missing or has nothing of that time; and DataError, with `out` written, where not one record could be answered.
     """
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    if question.since >= question.until:
-        raise RequestError("--from must be before --to")
-    check_camera(question.camera or "")
-    _check_out(out, force)
-    opened = _with_task(bundle, question.task)
-    chosen = (question.archive, question.since, question.until, question.camera)
-    total = count(*chosen)
-    if not total:
-        of = f" of camera {question.camera}" if question.camera else ""
-        raise DataError(
-            f"{question.archive} has no record{of} between {_iso(question.since)} and {_iso(question.until)}"
-        )
-    folder = MapFolder(question.maps)
+    total, opened = _check(request, bundle, out, force)
     settings = CloudSettings(
         bundle,
         device=device,
@@ -108,21 +102,9 @@ def replay_archive(
         deadline_ms=DEADLINE_MS,
         answers_kept=1,
     )
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with (
-            writing_atomically(out) as file,
-            Progress(*columns, console=console, disable=not console.is_terminal) as bar,
-        ):
-            shown = bar.add_task(question.task, total=total)
-            counts = asyncio.run(
-                _run(opened, settings, question, read(*chosen), file, folder, lambda: bar.advance(shown))
-            )
-            if not counts.answered and not counts.failed:
-                raise DataError(
-                    f"the records of {question.archive} were deleted meanwhile: too old, or too many"
-                )
+        with writing_atomically(out) as file:
+            counts = _answer_all(request, opened, settings, file, total)
     except OSError as error:
         raise RequestError(f"cannot write {out}: {error.strerror}") from None
     if not counts.answered:
@@ -133,8 +115,48 @@ def replay_archive(
     return counts
 
 
+def _check(request: ReplayRequest, bundle: Path, out: Path, force: bool) -> tuple[int, Bundle]:
+    """How many records there are, and the bundle that answers them. Raises what `replay_archive` raises early."""
+    if request.since >= request.until:
+        raise RequestError("the start of the time must be before its end", setting="from")
+    check_camera(request.camera or "")
+    _check_out(out, force)
+    opened = _with_task(bundle, request.task)
+    total = count(*_chosen(request))
+    if not total:
+        camera = f" of camera {request.camera}" if request.camera else ""
+        span = f"{to_rfc3339(request.since)} and {to_rfc3339(request.until)}"
+        raise DataError(f"{request.archive} has no record{camera} between {span}, by the time {request.by}")
+    return total, opened
+
+
+def _chosen(request: ReplayRequest) -> tuple[Path, datetime, datetime, str | None, Clock]:
+    """What `read` and `count` take."""
+    return request.archive, request.since, request.until, request.camera, request.by
+
+
+def _answer_all(
+    request: ReplayRequest, bundle: Bundle, settings: CloudSettings, file: IO[bytes], total: int
+) -> Counts:
+    """Writes a line for each record, under a progress bar. Raises DataError where no record is left."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    folder, records = MapFolder(request.maps), read(*_chosen(request))
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        shown = bar.add_task(request.task, total=total)
+        counts = asyncio.run(
+            _run(bundle, settings, request, records, file, folder, lambda: bar.advance(shown))
+        )
+    if not counts.answered and not counts.failed:
+        raise DataError(f"the records of {request.archive} were deleted meanwhile: too old, or too many")
+    return counts
+
+
 def _with_task(path: Path, name: str) -> Bundle:
-    """The bundle with no added task but the one that is asked for: others may be damaged, or go meanwhile.
+    """The bundle with no added task except the one asked for: others may be damaged, or vanish meanwhile.
 
     Raises UnknownTaskError, BundleError.
     """
@@ -149,7 +171,7 @@ def _with_task(path: Path, name: str) -> Bundle:
 async def _run(
     bundle: Bundle,
     settings: CloudSettings,
-    question: Question,
+    request: ReplayRequest,
     records: Iterable[Record],
     file: IO[bytes],
     folder: MapFolder,
@@ -160,8 +182,8 @@ async def _run(
     loaded = await asyncio.to_thread(load, bundle, settings.device, settings.threads, settings.encode_threads)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
     try:
-        wanted = wanted_of([question.task], question.top_k, question.maps)
-        return await replay(pipeline, records, wanted, file, folder, advance)
+        wanted = wanted_of([request.task], request.top_k, request.maps)
+        return await replay(pipeline, records, wanted, file, folder, request.by, advance)
     finally:
         await pipeline.close()
 
@@ -172,12 +194,15 @@ async def replay(
     wanted: Wanted,
     file: IO[bytes],
     folder: MapFolder,
+    by: Clock = "captured",
     advance: Callable[[], None] = lambda: None,
 ) -> Counts:
-    """Ask the one task of `wanted` of each record, and write a line for each, in order, and its map to `folder`;
-    `advance` is called for each line. Raises RequestError where a map cannot be written.
+    """Asks the one task of `wanted` of each record, and writes a line for each, in order, and its map to `folder`.
 
-    At most two batches of the pipeline's settings are in flight: one is worked on while the next one forms.
+    by: the clock that maps are named by. advance: called after each line.
+
+    At most two batches of the pipeline's settings are in flight: one is worked on while the next one forms. Raises
+    RequestError where a map cannot be written.
     """
     [query] = wanted.tasks
     counts = Counts()
@@ -192,7 +217,8 @@ async def replay(
             counts.errors[outcome.title] += 1
         line = {
             "camera": record.camera,
-            "time": _iso(record.received_at),
+            "captured_at": record.captured_at and to_rfc3339(record.captured_at),
+            "received_at": to_rfc3339(record.received_at),
             "request_id": record.request_id,
             "task": query.name,
             **outcome.fields,
@@ -202,7 +228,7 @@ async def replay(
 
     try:
         for record in records:
-            running.append((record, asyncio.create_task(_ask(pipeline, record, wanted, folder))))
+            running.append((record, asyncio.create_task(_ask(pipeline, record, wanted, folder, by))))
             if len(running) >= 2 * pipeline.settings.batch_max:
                 await settle()
         while running:
@@ -215,26 +241,26 @@ async def replay(
 
 @dataclass(frozen=True)
 class Outcome:
-    """fields: of the line. title: of the problem, where there is one."""
+    """One record's answer. fields: of its line. title: its problem's, where there is one."""
 
     fields: dict[str, Any]
     title: str | None = None
 
 
-async def _ask(pipeline: Pipeline, record: Record, wanted: Wanted, folder: MapFolder) -> Outcome:
+async def _ask(pipeline: Pipeline, record: Record, wanted: Wanted, folder: MapFolder, by: Clock) -> Outcome:
     try:
         # An id of its own: two cameras may have chosen the same one.
         analysis = await pipeline.analyze(record.data, wanted, new_request_id())
     except IsthmusError as error:
         title = exit_of(error).title
         return Outcome({"error": {"title": title, "detail": str(error)}}, title)
-    picture = f"{record.received_at:%Y%m%dT%H%M%S.%fZ}_{record.camera}_{_short(record.request_id)}"
-    [result] = folder.keep(picture, analysis).results.values()
+    image = f"{record.time(by):%Y%m%dT%H%M%S.%fZ}_{record.camera}_{_short(record.request_id)}"
+    [result] = folder.keep(image, analysis).results.values()
     return Outcome({"result": result.model_dump(mode="json", exclude_none=True)})
 
 
 def _short(request_id: str) -> str:
-    """As a part of a file's name, which may have 255 bytes: a long one ends in a digest of all of it."""
+    """A request id for a file's name, which may have 255 bytes: a long one ends in a digest of all of it."""
     digest = hashlib.sha256(request_id.encode()).hexdigest()[:8]
     return request_id if len(request_id) <= 64 else f"{request_id[:55]}-{digest}"
 
@@ -243,8 +269,4 @@ def _check_out(out: Path, force: bool) -> None:
     if out.is_dir() or not out.parent.is_dir():
         raise RequestError(f"{out} is a folder" if out.is_dir() else f"there is no folder {out.parent}")
     if out.exists() and not force:
-        raise RequestError(f"{out} exists; --force replaces it")
-
-
-def _iso(when: datetime) -> str:
-    return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        raise RequestError(f"{out} exists; choose another name, or have it replaced", setting="force")

@@ -1,0 +1,121 @@
+"""What an archive holds, record by record. Reads in any process, also while a server writes; knows no server.
+
+One record is in memory at a time, and each transaction is short.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cloud.archive.schema import FILE, Clock, time_columns, version
+from shared.errors import DataError
+from shared.times import from_microseconds, to_microseconds
+
+UNNAMED = "unknown"  # the camera of a request that names none
+
+BUSY_S = 2.0  # how long a read waits for another program's lock
+KEYS = 1000  # rows that a query takes at once
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image as it was received. data: the packed bitstream. captured_at: None if unknown."""
+
+    camera: str
+    received_at: datetime
+    request_id: str
+    data: bytes
+    captured_at: datetime | None = None
+
+    def time(self, by: Clock) -> datetime:
+        """The time that counts by a clock: see `Clock`."""
+        return self.received_at if by == "received" or self.captured_at is None else self.captured_at
+
+
+def read(
+    path: str | Path,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    camera: str | None = None,
+    by: Clock = "captured",
+) -> Iterator[Record]:
+    """Records with since <= time < until by a clock, of one camera or of all, in order of that time.
+
+    A server that writes meanwhile can empty its log; a record that it deletes meanwhile is left out. An archive of
+    schema 1 is read as it is. Raises DataError.
+    """
+    from_us, until_us = _bounds(since, until)
+    with _reading(path) as db:
+        received, captured, clocks = time_columns(db, Path(path))
+        when = clocks[by]
+        row = f"SELECT request_id, {received}, {captured}, data FROM records WHERE id = ? AND {when} = ?"
+        for time_us, id_, name in _keys(db, when, from_us, until_us):
+            # The camera is chosen here: a search for a rare one would be one long transaction.
+            found = db.execute(row, (id_, time_us)).fetchone() if camera in (None, name) else None
+            if found is not None:
+                yield _record(name, *found)
+
+
+def count(
+    path: str | Path,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    camera: str | None = None,
+    by: Clock = "captured",
+) -> int:
+    """How many records `read` would give now. Raises DataError."""
+    bounds: tuple[int | str, ...] = _bounds(since, until)
+    with _reading(path) as db:
+        when = time_columns(db, Path(path))[2][by]
+        query = f"SELECT count(*) FROM records WHERE {when} >= ? AND {when} < ?"
+        if camera is not None:
+            query, bounds = f"{query} AND camera = ?", (*bounds, camera)
+        return int(db.execute(query, bounds).fetchone()[0])
+
+
+def _keys(db: sqlite3.Connection, when: str, from_us: int, until_us: int) -> Iterator[tuple[int, int, str]]:
+    """Time, id and camera of the records with from_us <= time < until_us, in order of time and id, page by page."""
+    columns = f"SELECT {when}, id, camera FROM records WHERE"
+    # Two searches of the index and not one: a camera whose clock stands still may give many records one time.
+    same = f"{columns} {when} = ? AND id > ? ORDER BY id LIMIT {KEYS}"
+    later = f"{columns} {when} > ? AND {when} < ? ORDER BY {when}, id LIMIT {KEYS}"
+    time_us, id_ = from_us - 1, -1
+    while True:
+        page = db.execute(same, (time_us, id_)).fetchall() if id_ >= 0 else []
+        page = page or db.execute(later, (time_us, until_us)).fetchall()
+        if not page:
+            return
+        yield from page
+        time_us, id_, _ = page[-1]
+
+
+def _record(camera: str, request_id: str, received_us: int, captured_us: int | None, data: bytes) -> Record:
+    captured_at = None if captured_us is None else from_microseconds(captured_us)
+    return Record(camera, from_microseconds(received_us), request_id, bytes(data), captured_at)
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[sqlite3.Connection]:
+    file = Path(path) / FILE
+    if not file.is_file():
+        raise DataError(f"no archive at {path}: there is no {FILE} in it")
+    try:
+        uri = f"{file.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, BUSY_S, isolation_level=None, uri=True)) as db:
+            if not version(db, Path(path)):
+                raise DataError(f"{file} is an empty database")
+            yield db
+    except sqlite3.Error as error:
+        raise DataError(f"{file} cannot be read: {error}") from None
+
+
+def _bounds(since: datetime | None, until: datetime | None) -> tuple[int, int]:
+    return (
+        -(1 << 62) if since is None else to_microseconds(since),
+        1 << 62 if until is None else to_microseconds(until),
+    )

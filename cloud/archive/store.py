@@ -1,0 +1,257 @@
+"""An archive's database within its bounds. For one thread; knows no queue and no server.
+
+- bytes: all files together, database, write-ahead log and shared memory. The database has `max_page_count`, which the
+  engine itself holds; pages are freed before they are needed, oldest records first, and used again. The log is emptied
+  before a transaction that might pass its share; where another program reads for long, the transaction is refused.
+- age: records received longer ago are deleted, some in each step.
+
+Freed pages are reused, not wiped.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cloud.archive.records import Record
+from cloud.archive.schema import FILE, PAGE, create, migrate, pages_of_migration, pragma, version
+from shared.times import to_microseconds
+
+BYTES_MIN = 1 << 20
+
+BUSY_S = 2.0  # how long a write waits for another program's lock
+_LOG_MAX = 16 << 20  # of the write-ahead log; also a quarter of a small archive
+_SMALL_FILES = 128 << 10  # shared memory of the log, and the lock
+_ROW = 512  # a record without its bytes: id, times, camera, request id, index entries
+_FIXED = 64 << 10  # what any transaction may write without its records: inner pages, lists of pages
+# Request ids and capture times come in any order: a record may change a page of its own in each of two indices.
+_SCATTERED = 2 * PAGE
+KEYS = 1000  # rows that a query takes at once
+
+
+class Store:
+    """Records on the disk, in the folder `path`. Close it.
+
+    bytes_max: all files together, at least BYTES_MIN. age_max_s: since a record was received.
+    Every method raises sqlite3.Error where the disk or another program refuses, and OSError; `open` and those that
+    open a closed store raise DataError for a database that is no archive of this release.
+    """
+
+    def __init__(self, path: Path, bytes_max: int, age_max_s: float) -> None:
+        self.path = path
+        self._age_max_us = int(min(age_max_s * 1e6, 1 << 62))
+        self._log_max = min(_LOG_MAX, bytes_max // 4)
+        self._pages_max = (bytes_max - self._log_max - _SMALL_FILES) // PAGE
+        self._db: sqlite3.Connection | None = None
+        self._files: tuple[tuple[int, int] | None, ...] | None = None  # `_there`, after the last insertion
+
+    def open(self) -> None:
+        """Opens the database, makes it where there is none, and migrates an older one."""
+        if self._db is None:
+            self._db, self._files = self._connect(), None
+
+    def close(self) -> None:
+        """May be called again. The last connection empties the log into the database."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def replaced(self) -> bool:
+        """Whether the files were deleted or replaced since the last insertion: nobody would find what is written."""
+        return self._db is not None and self._files is not None and self._files != self._there()
+
+    def holds(self, record: Record) -> bool:
+        """Whether a record is small enough for an archive of this size."""
+        return _FIXED + _log_bytes(record) <= self._log_max
+
+    def batch(self, records: Iterable[Record]) -> int:
+        """How many of the first records one transaction may hold; at least one where there is one."""
+        count, cost = 0, _FIXED
+        for record in records:
+            cost += _log_bytes(record)
+            if count and cost > self._log_max * 3 // 4:
+                break
+            count += 1
+        return count
+
+    def insert(self, batch: Sequence[Record]) -> tuple[int, list[Record]]:
+        """Writes a batch in one transaction; a camera and request id that are recorded already are left as they are.
+
+        Returns how many records are new, and those whose id stands for another bitstream.
+        """
+        db = self._opened()
+        self._free(db, -(-(_FIXED + sum(map(_bytes, batch))) // PAGE))
+        new, others = 0, []
+        with self._transaction(db, _FIXED + sum(map(_log_bytes, batch))):
+            for record in batch:
+                if _insert(db, record):
+                    new += 1
+                elif not _same(db, record):
+                    others.append(record)
+        self._files = self._there()
+        return new, others
+
+    def tidy(self) -> bool:
+        """Takes one step of ageing, or of giving back what a smaller bound asks. True: call again."""
+        db = self._opened()
+        before = time.time_ns() // 1000 - self._age_max_us
+        query = (
+            f"SELECT id, length(data) FROM records WHERE received_us < ? ORDER BY received_us LIMIT {KEYS}"
+        )
+        if rows := db.execute(query, (before,)).fetchall():
+            self._delete(db, rows, None)
+            return True
+        size = pragma(db, "page_count")
+        if size <= self._pages_max:
+            return False
+        self._free(db, 0)
+        pages = self._log_share(db) // (8 * PAGE)
+        # A page that moves, and those that point at it.
+        with self._transaction(db, 3 * pages * PAGE + _FIXED):
+            db.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        db.execute(f"PRAGMA max_page_count = {self._pages_max}")
+        return pragma(db, "page_count") < size
+
+    def _opened(self) -> sqlite3.Connection:
+        self.open()
+        assert self._db is not None
+        return self._db
+
+    def _there(self) -> tuple[tuple[int, int] | None, ...]:
+        """Which files the database and its log are."""
+        return tuple(identity(self.path / name) for name in (FILE, f"{FILE}-wal"))
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path / FILE, BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            # Before the first page is written; without effect on a database that exists.
+            db.execute(f"PRAGMA page_size = {PAGE}")
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            found = version(db, self.path)
+            # FULL: a batch outlives a power cut too. It costs one sync a batch, and only one thread waits for it.
+            db.execute("PRAGMA synchronous = FULL")
+            # Some builds wipe freed pages, which would write each deleted byte once more into the log.
+            db.execute("PRAGMA secure_delete = OFF")
+            _log_on(db)
+            if found == 1:
+                self._migrate(db)
+            elif not found:
+                create(db)
+            db.execute(f"PRAGMA max_page_count = {self._pages_max}")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        """Schema 1 to 2. The new indices take the place of the oldest records where there is no other."""
+        while (used := _used(db)) + (needed := pages_of_migration(db)) > self._pages_max:
+            # A record that goes needs no index entry either: records and entries shrink by the same share.
+            share = self._pages_max / (used + needed)
+            self._free(db, self._pages_max - int(used * share))
+        db.execute(f"PRAGMA max_page_count = {self._pages_max}")
+        migrate(db)
+        _log_on(db)
+
+    def _free(self, db: sqlite3.Connection, pages: int) -> None:
+        """Deletes the oldest records until `pages` more fit below the bound."""
+        while (excess := _used(db) + pages - self._pages_max) > 0:
+            # A little more than needed, so that not every batch deletes.
+            enough = max(excess, self._pages_max // 64) * PAGE
+            rows = db.execute(f"SELECT id, length(data) FROM records ORDER BY id LIMIT {KEYS}").fetchall()
+            if not rows:
+                return  # an insertion that does not fit all the same is refused by max_page_count
+            self._delete(db, rows, enough)
+
+    def _delete(self, db: sqlite3.Connection, rows: list[tuple[int, int]], enough_bytes: int | None) -> None:
+        """Deletes the first of `rows` (id, bytes): as many as one transaction may, or fewer once it is enough."""
+        ids: list[tuple[int]] = []
+        cost, freed = _FIXED, 0
+        cost_max = self._log_share(db) * 3 // 4
+        for id_, size in rows:
+            # Of a long one the engine changes its list of free pages, and not each page.
+            cost += 2 * (min(size, PAGE) + size // 64 + _ROW) + _SCATTERED
+            if ids and (cost > cost_max or (enough_bytes is not None and freed >= enough_bytes)):
+                break
+            ids.append((id_,))
+            freed += size + _ROW
+        with self._transaction(db, cost):
+            db.executemany("DELETE FROM records WHERE id = ?", ids)
+
+    @contextmanager
+    def _transaction(self, db: sqlite3.Connection, cost: int) -> Iterator[None]:
+        """A transaction that writes at most `cost` bytes into the log. Raises sqlite3.Error where they do not fit."""
+        wal, share = self.path / f"{FILE}-wal", self._log_share(db)
+        if _size(wal) + cost > share:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if _size(wal) + cost > share:
+                raise sqlite3.OperationalError("another program has read for long and holds the log")
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def _log_share(self, db: sqlite3.Connection) -> int:
+        """Bytes that the log may have. Many while an archive shrinks to a new bound, which it does not hold yet."""
+        return self._log_max if pragma(db, "page_count") <= self._pages_max else _LOG_MAX
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file a path leads to, None if there is none. Raises OSError."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _log_on(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA wal_autocheckpoint = 0")  # `_transaction` says when
+
+
+def _insert(db: sqlite3.Connection, record: Record) -> bool:
+    """False: the camera and the request id are recorded already."""
+    captured = None if record.captured_at is None else to_microseconds(record.captured_at)
+    row = (to_microseconds(record.received_at), captured, record.camera, record.request_id, record.data)
+    done = db.execute(
+        "INSERT INTO records (received_us, captured_us, camera, request_id, data) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (camera, request_id, copy) DO NOTHING",
+        row,
+    )
+    return done.rowcount == 1
+
+
+def _same(db: sqlite3.Connection, record: Record) -> bool:
+    """Whether any record of this camera and request id holds the same bitstream."""
+    query = "SELECT 1 FROM records WHERE camera = ? AND request_id = ? AND data = ?"
+    return db.execute(query, (record.camera, record.request_id, record.data)).fetchone() is not None
+
+
+def _bytes(record: Record) -> int:
+    """The most that a record adds to the database: twice its size, for half-filled pages."""
+    return 2 * (len(record.data) + _ROW)
+
+
+def _log_bytes(record: Record) -> int:
+    """The most that writing a record adds to the log, which holds whole pages."""
+    return _bytes(record) + _SCATTERED
+
+
+def _used(db: sqlite3.Connection) -> int:
+    return pragma(db, "page_count") - pragma(db, "freelist_count")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
