@@ -30,8 +30,14 @@ types:  ## mypy, strict on shared/ and edge/
 
 .PHONY: proto
 proto:  ## generate shared/wire from the .proto
-	$(PYTHON) -m grpc_tools.protoc -Ishared/wire=$(dir $(PROTO)) \
-		--python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)
+	mkdir -p build/proto
+	$(PYTHON) -m grpc_tools.protoc -Iproto \
+		--python_out=build/proto --pyi_out=build/proto --grpc_python_out=build/proto $(PROTO)
+	# Under the file name that clients generate from, so that their stubs and ours may meet in one process.
+	for stub in analyzer_pb2.py analyzer_pb2.pyi analyzer_pb2_grpc.py; do \
+		sed 's/^from isthmus\.v1 import/from shared.wire import/; s/isthmus\.v1\.analyzer_pb2/shared.wire.analyzer_pb2/' \
+			build/proto/isthmus/v1/$$stub > shared/wire/$$stub; \
+	done
 
 .PHONY: demo
 demo:  ## a cloud and an edge on this machine, sample rooms through both

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from shared.wire import analyzer_pb2 as shared_dot_wire_dot_analyzer__pb2
+from shared.wire import analyzer_pb2 as isthmus_dot_v1_dot_analyzer__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in shared/wire/analyzer_pb2_grpc.py depends on'
+        + ' but the generated code in isthmus/v1/analyzer_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,18 +36,18 @@ class AnalyzerStub:
         """
         self.Analyze = channel.unary_unary(
                 '/isthmus.v1.Analyzer/Analyze',
-                request_serializer=shared_dot_wire_dot_analyzer__pb2.AnalyzeRequest.SerializeToString,
-                response_deserializer=shared_dot_wire_dot_analyzer__pb2.AnalyzeResponse.FromString,
+                request_serializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeRequest.SerializeToString,
+                response_deserializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeResponse.FromString,
                 _registered_method=True)
         self.AnalyzeStream = channel.stream_stream(
                 '/isthmus.v1.Analyzer/AnalyzeStream',
-                request_serializer=shared_dot_wire_dot_analyzer__pb2.AnalyzeRequest.SerializeToString,
-                response_deserializer=shared_dot_wire_dot_analyzer__pb2.AnalyzeStreamResponse.FromString,
+                request_serializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeRequest.SerializeToString,
+                response_deserializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeStreamResponse.FromString,
                 _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/isthmus.v1.Analyzer/Describe',
-                request_serializer=shared_dot_wire_dot_analyzer__pb2.DescribeRequest.SerializeToString,
-                response_deserializer=shared_dot_wire_dot_analyzer__pb2.DescribeResponse.FromString,
+                request_serializer=isthmus_dot_v1_dot_analyzer__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=isthmus_dot_v1_dot_analyzer__pb2.DescribeResponse.FromString,
                 _registered_method=True)
 
 
@@ -81,18 +81,18 @@ def add_AnalyzerServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Analyze': grpc.unary_unary_rpc_method_handler(
                     servicer.Analyze,
-                    request_deserializer=shared_dot_wire_dot_analyzer__pb2.AnalyzeRequest.FromString,
-                    response_serializer=shared_dot_wire_dot_analyzer__pb2.AnalyzeResponse.SerializeToString,
+                    request_deserializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeRequest.FromString,
+                    response_serializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeResponse.SerializeToString,
             ),
             'AnalyzeStream': grpc.stream_stream_rpc_method_handler(
                     servicer.AnalyzeStream,
-                    request_deserializer=shared_dot_wire_dot_analyzer__pb2.AnalyzeRequest.FromString,
-                    response_serializer=shared_dot_wire_dot_analyzer__pb2.AnalyzeStreamResponse.SerializeToString,
+                    request_deserializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeRequest.FromString,
+                    response_serializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeStreamResponse.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
-                    request_deserializer=shared_dot_wire_dot_analyzer__pb2.DescribeRequest.FromString,
-                    response_serializer=shared_dot_wire_dot_analyzer__pb2.DescribeResponse.SerializeToString,
+                    request_deserializer=isthmus_dot_v1_dot_analyzer__pb2.DescribeRequest.FromString,
+                    response_serializer=isthmus_dot_v1_dot_analyzer__pb2.DescribeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -120,8 +120,8 @@ class Analyzer:
             request,
             target,
             '/isthmus.v1.Analyzer/Analyze',
-            shared_dot_wire_dot_analyzer__pb2.AnalyzeRequest.SerializeToString,
-            shared_dot_wire_dot_analyzer__pb2.AnalyzeResponse.FromString,
+            isthmus_dot_v1_dot_analyzer__pb2.AnalyzeRequest.SerializeToString,
+            isthmus_dot_v1_dot_analyzer__pb2.AnalyzeResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -147,8 +147,8 @@ class Analyzer:
             request_iterator,
             target,
             '/isthmus.v1.Analyzer/AnalyzeStream',
-            shared_dot_wire_dot_analyzer__pb2.AnalyzeRequest.SerializeToString,
-            shared_dot_wire_dot_analyzer__pb2.AnalyzeStreamResponse.FromString,
+            isthmus_dot_v1_dot_analyzer__pb2.AnalyzeRequest.SerializeToString,
+            isthmus_dot_v1_dot_analyzer__pb2.AnalyzeStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -174,8 +174,8 @@ class Analyzer:
             request,
             target,
             '/isthmus.v1.Analyzer/Describe',
-            shared_dot_wire_dot_analyzer__pb2.DescribeRequest.SerializeToString,
-            shared_dot_wire_dot_analyzer__pb2.DescribeResponse.FromString,
+            isthmus_dot_v1_dot_analyzer__pb2.DescribeRequest.SerializeToString,
+            isthmus_dot_v1_dot_analyzer__pb2.DescribeResponse.FromString,
             options,
             channel_credentials,
             insecure,
