@@ -1,11 +1,11 @@
-"""A slow link inside of this machine: rate, delay and loss between an edge and a cloud. Knows no request and no codec.
+"""A slow link inside this machine: rate, delay and loss between an edge and a cloud. Knows no request and no codec.
 
     namespaces   two network namespaces, a TUN device in each; whole IP packets cross from one to the other (needs root)
     proxy        a TCP proxy for each address: bytes are paced and delayed; nothing can be lost, and a connection is
                  made at once, for which the first bytes wait one round trip
 
-Either is a process of its own, run by `python -m bench.link`, told what to do by JSON lines on its stdin. Both
-directions have the link's rate, delay and loss. A third, `echo`, answers the bytes by which a link is itself measured.
+Each is a process of its own, run with `python -m bench.link`, which takes JSON lines on stdin. Both directions have the
+link's rate, delay and loss. A third role, `echo`, answers the bytes with which a link is itself measured.
 """
 
 from __future__ import annotations
@@ -32,24 +32,21 @@ from shared.process.child_process import ROOT, Server, server
 from shared.process.process import address_of, announce, listen
 from shared.types import Frozen
 
-QUEUE_BYTES = 128 << 10  # that wait for the link; more are dropped, as by a router
-CHUNK = 1400  # bytes that the proxy paces at once, about a packet's
-AHEAD_S = (
-    0.02  # of the link's time that the proxy holds; a sleep is a millisecond out, as long as a chunk may take
-)
+QUEUE_BYTES = 128 << 10  # waiting for the link; more are dropped, as a router would
+CHUNK = 1400  # bytes that the proxy paces at once, about a packet
+# How far ahead of the link the proxy reads: a sleep may be late by a millisecond, as long as a chunk may take.
+AHEAD_S = 0.02
 MTU = 1500
 PINGS = 11
 TUN = Path("/dev/net/tun")
-EDGE_ADDRESS, CLOUD_ADDRESS = (
-    "192.0.2.1",
-    "192.0.2.2",
-)  # set aside for documents; seen in the namespaces alone
+# Reserved for documentation (RFC 5737), and visible only inside the namespaces.
+EDGE_ADDRESS, CLOUD_ADDRESS = "192.0.2.1", "192.0.2.2"
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 
 class Shape(Frozen):
-    """A link, the same both ways. delay_ms: one way. loss: share of the packets."""
+    """A link, equal in both directions. delay_ms: one way. loss: share of the packets."""
 
     mbit: float
     delay_ms: float
@@ -61,21 +58,25 @@ class Shape(Frozen):
 
 
 class Reached(Frozen):
-    """What a link turned out to be. mbit: from the edge to the cloud, of TCP payload."""
+    """What a link was measured to be.
 
-    mbit: float
+    mbit: TCP payload from the edge to the cloud. None: undetermined, as noise made a transfer no longer than a round
+    trip.
+    """
+
+    mbit: float | None
     round_trip_ms: float
 
 
 class Direction:
-    """One way of a link: a queue of QUEUE_BYTES that empties at the rate, then the delay."""
+    """One direction of a link: a queue of QUEUE_BYTES that empties at the rate, then the delay."""
 
     def __init__(self, shape: Shape, seed: int) -> None:
         self._shape, self._random, self._free_at = shape, random.Random(seed), 0.0
         self.packets = self.lost = 0
 
     def arrival(self, size: int, now: float) -> float | None:
-        """When `size` bytes that are sent at `now` arrive, in s; None: they are lost."""
+        """When `size` bytes sent at `now` arrive, in s; None if they are lost."""
         bytes_s = self._shape.mbit * 1e6 / 8
         self.packets += 1
         begins = max(now, self._free_at)
@@ -86,8 +87,8 @@ class Direction:
         return self._free_at + self._shape.delay_ms / 1e3
 
 
-class _Both:
-    """Both directions of the link that runs now; the first is from the edge."""
+class _Directions:
+    """Both directions of the running link; the first is from the edge."""
 
     def __init__(self) -> None:
         self.shape(Shape(mbit=1000, delay_ms=0))
@@ -97,7 +98,7 @@ class _Both:
 
 
 def _tun(name: str, namespace: str, own: str, peer: str) -> int:
-    """A TUN device in a namespace, and the file of its packets."""
+    """Makes a TUN device in a namespace; returns the file of its packets."""
     file = os.open(TUN, os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(file, _TUNSETIFF, struct.pack("16sH22s", name.encode(), _IFF_TUN | _IFF_NO_PI, b""))
     _ip("link", "set", name, "netns", namespace)
@@ -114,7 +115,7 @@ def _ip(*arguments: str) -> None:
 
 
 async def _run_tun(edge: str, cloud: str) -> None:
-    loop, both = asyncio.get_running_loop(), _Both()
+    loop, both = asyncio.get_running_loop(), _Directions()
     files = (
         _tun("isthmus0", edge, EDGE_ADDRESS, CLOUD_ADDRESS),
         _tun("isthmus1", cloud, CLOUD_ADDRESS, EDGE_ADDRESS),
@@ -137,13 +138,13 @@ async def _run_tun(edge: str, cloud: str) -> None:
 
 
 async def _run_proxy() -> None:
-    both = _Both()
+    both = _Directions()
 
     async def reach(address: str) -> str:
         host, _, port = address.rpartition(":")
 
         async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await asyncio.sleep(2 * both.now.delay_ms / 1e3)  # what making a connection would have taken
+            await asyncio.sleep(2 * both.now.delay_ms / 1e3)  # the handshake's round trip
             there, back = await asyncio.open_connection(host, int(port))
             await asyncio.gather(_pump(both, 0, reader, back), _pump(both, 1, there, writer))
 
@@ -153,35 +154,37 @@ async def _run_proxy() -> None:
     await _obey(both, reach)
 
 
-async def _pump(both: _Both, which: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One direction of a connection, to its end. Bytes are read no faster than the link takes them."""
+async def _pump(
+    both: _Directions, which: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Carries one direction of a connection to its end, reading no faster than the link takes the bytes."""
     loop = asyncio.get_running_loop()
     arrival = loop.time()
     with suppress(ConnectionError):
         while data := await reader.read(CHUNK):
-            told = both.directions[which].arrival(len(data), loop.time())
-            assert told is not None, "a proxy loses nothing"
-            arrival = told
+            arrives = both.directions[which].arrival(len(data), loop.time())
+            assert arrives is not None, "a proxy loses nothing"
+            arrival = arrives
             loop.call_at(arrival, writer.write, data)
             await asyncio.sleep(arrival - both.now.delay_ms / 1e3 - AHEAD_S - loop.time())
     loop.call_at(max(arrival, loop.time()) + 1e-4, writer.close)
 
 
-async def _obey(both: _Both, reach: Callable[[str], Any] | None) -> None:
-    """Follow the lines on stdin, to their end."""
+async def _obey(both: _Directions, reach: Callable[[str], Any] | None) -> None:
+    """Follows the lines on stdin to their end."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     announce("listening")
     while line := await reader.readline():
-        told = json.loads(line)
-        if "reach" in told:
+        message = json.loads(line)
+        if "reach" in message:
             assert reach is not None
-            announce("reached", address=await reach(told["reach"]))
+            announce("reached", address=await reach(message["reach"]))
         else:
             directions = both.directions
-            both.shape(Shape.model_validate(told["shape"]), told["seed"])
+            both.shape(Shape.model_validate(message["shape"]), message["seed"])
             announce(
                 "shaped",
                 packets=sum(one.packets for one in directions),
@@ -190,9 +193,10 @@ async def _obey(both: _Both, reach: Callable[[str], Any] | None) -> None:
 
 
 class Link:
-    """A running link. edge, cloud: what a command of either side is preceded by. host: where the cloud side listens.
+    """A running link.
 
-    lossy: whether it can lose packets. kind: for the report.
+    edge, cloud: what a command on that side starts with. host: where the cloud's side listens. lossy: whether it can
+    lose packets. kind: its name in reports.
     """
 
     def __init__(
@@ -202,12 +206,12 @@ class Link:
         self.lossy = bool(edge)
 
     def shape(self, shape: Shape, seed: int = 0) -> tuple[int, int]:
-        """Be another link from now on. Returns the packets that the one before it was given, and lost."""
-        told = self._process.tell({"shape": shape.model_dump(), "seed": seed}, "shaped")
-        return told["packets"], told["lost"]
+        """Becomes another link from now on. Returns the packets that the previous one was given, and lost."""
+        event = self._process.tell({"shape": shape.model_dump(), "seed": seed}, "shaped")
+        return event["packets"], event["lost"]
 
     def reach(self, address: str) -> str:
-        """The cloud side's address as the edge side has it."""
+        """The address at which the edge's side reaches one of the cloud's side."""
         if self.lossy:
             return address
         reached: str = self._process.tell({"reach": address}, "reached")["address"]
@@ -216,7 +220,7 @@ class Link:
 
 @contextmanager
 def open_link(proxy: bool = False) -> Iterator[Link]:
-    """A link of namespaces where this process may make them, else one of proxies."""
+    """A link of namespaces if this process may make them, otherwise of proxies."""
     with ExitStack() as stack:
         if proxy or not namespaces_work():
             process = stack.enter_context(server("link", module("bench.link", "proxy"), ROOT))
@@ -255,12 +259,12 @@ def _namespace(name: str) -> Iterator[str]:
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """The command of a module of ours; to be run where the code is."""
+    """The command that runs one of our modules, in the folder of the code."""
     return [sys.executable, "-m", name, *arguments]
 
 
 def measure(address: str, shape: Shape) -> Reached:
-    """What a link to an echo gives: the rate over about a second of it, and the median of PINGS round trips."""
+    """Measures a link to an echo: the rate over about a second, and the median of PINGS round trips."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -275,11 +279,13 @@ def measure(address: str, shape: Shape) -> Reached:
         size = min(int(shape.mbit * 1e6 / 8), QUEUE_BYTES // 2)
         taken_s(size)  # opens the congestion window
         trip = statistics.median(trips)
-        return Reached(mbit=8e-6 * size / max(1e-6, taken_s(size) - trip), round_trip_ms=1e3 * trip)
+        transfer_s = taken_s(size) - trip
+        mbit = 8e-6 * size / transfer_s if transfer_s > 0 else None
+        return Reached(mbit=mbit, round_trip_ms=1e3 * trip)
 
 
 async def _echo(host: str) -> None:
-    """Answers one byte for each length and so many bytes behind it."""
+    """Answers one byte for each length with as many bytes after it."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):

@@ -1,1 +1,1 @@
-"""Time from a picture to its answers over shaped links, beside sending images and running whole networks."""
+"""Time from an image to its answers over shaped links, against sending images and whole networks on the edge."""

@@ -1,114 +1,35 @@
-"""What `isthmus bench latency` measured, told: tables, targets, a map of when to use what, a plot. Measures nothing."""
+"""The report of `isthmus bench latency`: tables, targets, a map of when to use what, a plot. Measures nothing."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
+from math import inf, isinf
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from bench.latency.edge_site import STAGES, Answered
-from bench.link import Reached, Shape
-from bench.report.report import About, markdown, targets
-from bench.report.sections import Section, Target
+from bench.latency.edge_process import STAGES
+from bench.latency.results import (
+    CLOUD_STAGES,
+    COLD,
+    ISTHMUS,
+    JPEG_75,
+    LOCAL,
+    MIDDLE,
+    SLOW,
+    Latency,
+    LinkTimes,
+    Spread,
+    ms_text,
+)
+from bench.link import Shape
+from bench.report.plots import finish_time_axes, new_figure, png_of
+from bench.report.report import markdown
+from bench.report.sections import NOISE, UNDETERMINED, Section, Target, judge, possible, targets, text_of
 from shared.files import write_atomically
-from shared.types import Frozen
 
-LOOPBACK = "loopback"
-SLOW, MIDDLE = Shape(mbit=0.25, delay_ms=20), Shape(mbit=1, delay_ms=20)  # what the targets name
-COLD = SLOW
-JPEG_75 = "JPEG 75"
-AFTER_FRONT = ("transform", "extractor", "exact path", "range coder", "container")
-CLOUD_STAGES = ("reconstruction", "tails", "results")
-
-
-class Way(Frozen):
-    """How an answer is got. form: as of `latency_edge.Question`. equal: an image codec at Isthmus's task quality."""
-
-    name: str
-    form: Literal["isthmus", "local", "JPEG", "AVIF", "WEBP"]
-    quality: int = 0
-    equal: bool = False
-
-
-class Spread(Frozen):
-    """Of `count` values."""
-
-    median: float
-    p95: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        return cls(median=float(np.median(values)), p95=float(np.percentile(values, 95)), count=len(values))
-
-    def __str__(self) -> str:
-        return f"{_ms(self.median)} / {_ms(self.p95)}"
-
-
-class Asked(Frozen):
-    """One way on one link. bytes: mean of a picture as it was sent. stages: ms, of Isthmus alone."""
-
-    ms: Spread
-    bytes: float
-    stages: dict[str, Spread]
-
-    @classmethod
-    def of(cls, answers: Sequence[Answered]) -> Asked:
-        stages: dict[str, list[float]] = {}
-        for times in (answer.times for answer in answers if answer.times):
-            at_cloud = sum(times[name] for name in ("queue_ms", "decode_ms", "tails_ms"))
-            for name, ms in {**times, "wire": times["send_ms"] - at_cloud}.items():
-                stages.setdefault(name, []).append(ms)
-        return cls(
-            ms=Spread.of([answer.ms for answer in answers]),
-            bytes=float(np.mean([answer.bytes for answer in answers])),
-            stages={name: Spread.of(values) for name, values in stages.items()},
-        )
-
-
-class OnLink(Frozen):
-    """What each way took on a link. shape, reached: None for the loopback. lost: share of all packets."""
-
-    name: str
-    shape: Shape | None = None
-    reached: Reached | None
-    lost: float = 0.0
-    answers: dict[str, Asked]
-
-    def ms(self, way: str) -> float:
-        return self.answers[way].ms.median
-
-
-class EdgeProcess(Frozen):
-    """start_s: a fresh process's time from its creation to its first bitstream; the memory is resident, in MB."""
-
-    start_s: Spread
-    start_memory_mb: float
-    served_memory_mb: float
-
-
-class Latency(Frozen):
-    """Everything that was measured. links: the loopback first."""
-
-    about: About
-    link: str
-    ways: tuple[Way, ...]
-    stages: dict[str, Spread]
-    links: tuple[OnLink, ...]
-    cold: dict[str, Spread]
-    edge: EdgeProcess
-
-    def on(self, shape: Shape) -> OnLink | None:
-        return next((link for link in self.links if link.shape == shape), None)
-
-    @property
-    def edge_ms(self) -> float:
-        """What Isthmus takes on the edge."""
-        return sum(self.stages[name].median for name in ("decode image", "fronts", *AFTER_FRONT))
+RATE_MAX = (
+    1.1  # measured over nominal rate of a link; the probe's own time is taken off and may be off by as much
+)
 
 
 def sections(latency: Latency) -> list[Section]:
@@ -117,128 +38,121 @@ def sections(latency: Latency) -> list[Section]:
 
 def _stages(latency: Latency) -> Section:
     """Where the time goes, and the targets of the edge."""
-    stages = latency.stages
-    fronts = stages["fronts"].median
-    after = sum(stages[name].median for name in AFTER_FRONT)
-    encoding = stages["exact path"].median + stages["range coder"].median
-    decoding = stages["exact path + coding, decoding"].median
+    stages, process = latency.stages, latency.edge
     rows = [
         (name, "cloud" if name.endswith("decoding") or name in CLOUD_STAGES else "edge", *_pair(stages[name]))
         for name in (*STAGES, *CLOUD_STAGES)
     ]
-    rows += [(name, "both", *_pair(told)) for name, told in stages.items() if name.endswith("in the service")]
-    process = latency.edge
+    rows += [(name, "both", *_pair(spread)) for name, spread in stages.items() if name.endswith("service")]
+    notes = [
+        "One thread each. The transform is what edge.onnx takes more than the fronts alone, the range coder what "
+        "encoding takes more than the exact path. In the service: over the loopback, one image at a time; the "
+        "wire is gRPC, the edge's wait less the cloud's own times.",
+        f"A fresh edge process has its first bitstream after {text_of('{:.2f}', process.start_s.median)} s "
+        f"(p95 {process.start_s.p95:.2f}) with {process.start_memory_mb:.0f} MB resident; the edge's service "
+        f"holds {process.served_memory_mb:.0f} MB after all requests.",
+    ]
+    if not all(possible(spread.median) for spread in stages.values()):
+        notes.append(
+            f"{NOISE}: a stage that is timed as a difference came out below zero, so what it takes is undetermined. "
+            "Measure again on a quiet machine."
+        )
     return Section(
         title="Where the time goes",
         columns=("stage", "on", "median ms", "p95 ms"),
         rows=tuple(rows),
-        notes=(
-            "One thread each. The transform is what edge.onnx takes more than the fronts alone, the range coder what "
-            "encoding takes more than the exact path. In the service: over the loopback, one picture at a time; the "
-            "wire is gRPC, the edge's wait less the cloud's own times.",
-            f"A fresh edge process has its first bitstream after {process.start_s.median:.2f} s "
-            f"(p95 {process.start_s.p95:.2f}) with {process.start_memory_mb:.0f} MB resident; the edge's service "
-            f"holds {process.served_memory_mb:.0f} MB after the race.",
-        ),
-        targets=(
-            _target(
-                "edge: all after the fronts", after / fronts, 0.5, "at most 0.5 of the fronts' time", "{:.2f}"
-            ),
-            _target("exact path + coding, encoding", encoding, 10, "at most 10 ms", "{:.1f} ms"),
-            _target("exact path + coding, decoding", decoding, 10, "at most 10 ms", "{:.1f} ms"),
-            _target(
-                "edge: resident memory",
-                max(process.start_memory_mb, process.served_memory_mb),
-                300,
-                "under 300 MB",
-                "{:.0f} MB",
-            ),
-            _target("edge: import to first encode", process.start_s.median, 2, "under 2 s", "{:.2f} s"),
-        ),
+        notes=tuple(notes),
+        targets=tuple(_edge_targets(latency)),
     )
+
+
+def _edge_targets(latency: Latency) -> Iterator[Target]:
+    stages, process = latency.stages, latency.edge
+    # A negative stage would make its sum look good: NaN has no verdict.
+    coder = stages["range coder"].median
+    encoding = stages["exact path"].median + (coder if possible(coder) else float("nan"))
+    decoding = stages["exact path + coding, decoding"].median
+    memory_mb = max(process.start_memory_mb, process.served_memory_mb)
+    after = latency.after_front_ms / stages["fronts"].median
+    limits = (
+        ("edge: all after the fronts", after, 0.5, "at most 0.5 of the fronts' time", "{:.2f}"),
+        ("exact path + coding, encoding", encoding, 10, "at most 10 ms", "{:.1f} ms"),
+        ("exact path + coding, decoding", decoding, 10, "at most 10 ms", "{:.1f} ms"),
+        ("edge: resident memory", memory_mb, 300, "under 300 MB", "{:.0f} MB"),
+        ("edge: import to first encode", process.start_s.median, 2, "under 2 s", "{:.2f} s"),
+    )
+    for what, value, most, target, form in limits:
+        yield judge(what, target, value, value <= most, form)
 
 
 def _answers(latency: Latency) -> Section:
-    """Each way's time to answer on each link, and the targets against images."""
-    names = [way.name for way in latency.ways]
-    rows = []
-    for link in latency.links:
-        own = link.ms("Isthmus")
-        cells = [
-            f"{link.answers[name].ms}" + (f" ({link.ms(name) / own:.2f}x)" if name != "Isthmus" else "")
-            for name in names
-        ]
-        rows.append((link.name, *cells))
+    """Each approach's time to answer on each link, and the targets against images."""
+    names = [approach.name for approach in latency.approaches]
+    rows = tuple((link.name, *(_answer(link, name) for name in names)) for link in latency.links)
     sizes = ", ".join(
-        f"{name} {asked.bytes:.0f}" for name, asked in latency.links[0].answers.items() if asked.bytes
+        f"{name} {times.bytes:.0f}" for name, times in latency.loopback.answers.items() if times.bytes
     )
+    notes = [
+        "Median / 95th percentile in ms, and the median against Isthmus's. From the bytes of a PNG file to the "
+        "answer read; connections open before; one image at a time, the approaches in turn.",
+        f"Mean bytes per image: {sizes}.",
+        "Images go by HTTP/1.1 keep-alive to a plain FastAPI server that runs the whole networks, on as many "
+        "threads; local: the whole networks in ONNX Runtime on the edge.",
+    ]
+    if not all(link.believable(*names) for link in latency.links):
+        notes.append(f"{NOISE}: an answer cannot come sooner than the link's delay there and back.")
     return Section(
         title="Time to answer",
         columns=("link", *names),
-        rows=tuple(rows),
-        notes=(
-            "Median / 95th percentile in ms, and the median against Isthmus's. From the bytes of a PNG file to the "
-            "answer read; connections open before; one picture at a time, the ways in turn.",
-            f"Bytes of a picture, mean: {sizes}.",
-            "Images go by HTTP/1.1 keep-alive to a plain FastAPI server that runs the whole networks, on as many "
-            "threads; local: the whole networks in ONNX Runtime on the edge.",
-        ),
+        rows=rows,
+        notes=tuple(notes),
         targets=tuple(_against_images(latency)),
     )
 
 
+def _answer(link: LinkTimes, name: str) -> str:
+    spread = f"{link.answers[name].ms}"
+    if not link.believable(name):
+        return f"{NOISE} ({spread})"
+    if name == ISTHMUS or not link.believable(ISTHMUS):
+        return spread
+    return f"{spread} ({link.ms(name) / link.ms(ISTHMUS):.2f}x)"
+
+
 def _against_images(latency: Latency) -> Iterator[Target]:
-    equal = [way.name for way in latency.ways if way.equal]
-    for shape, times, others, said in (
+    equal = [approach.name for approach in latency.approaches if approach.equal]
+    for shape, times, others, label in (
         (SLOW, 3.0, [JPEG_75], "JPEG 75"),
         (SLOW, 1.5, equal, "best image codec at equal task quality"),
         (MIDDLE, 1.5, [JPEG_75], "JPEG 75"),
     ):
-        link = latency.on(shape)
-        known = [name for name in others if name in latency.links[0].answers]
-        if link is None or not known:
-            reached, met = "not measured", None
-        else:
-            ratio = min(link.ms(name) for name in known) / link.ms("Isthmus")
-            reached, met = f"{ratio:.2f}x", ratio >= times
-        yield Target(
-            what=f"{shape}: against {said}", target=f">= {times:g}x shorter", reached=reached, met=met
-        )
+        yield _against(latency, shape, times, others, label)
+
+
+def _against(latency: Latency, shape: Shape, times: float, others: Sequence[str], label: str) -> Target:
+    """How many times shorter Isthmus's answer is than the best of the others'."""
+    what, target = f"{shape}: against {label}", f">= {times:g}x shorter"
+    link = latency.on(shape)
+    known = [name for name in others if name in latency.loopback.answers]
+    if link is None or not known:
+        return Target(what=what, target=target, reached="not measured", met=None)
+    ratio = min(link.ms(name) for name in known) / link.ms(ISTHMUS)
+    high = inf if link.believable(ISTHMUS, *known) else -inf  # nothing follows from times that cannot be
+    return judge(what, target, ratio, ratio >= times, "{:.2f}x", high=high)
 
 
 def _choice(latency: Latency) -> Section:
-    """Who wins where, in words made from the numbers."""
-    far = latency.links[1:]
-    sending = [way.name for way in latency.ways if way.form != "local"]
-    rows, notes = [], []
-    for link in far:
-        best = min(sending, key=link.ms)
-        shortest = min(link.answers, key=link.ms)
-        rows.append((link.name, shortest, best, _told_factor(_break_even(latency, link))))
-    alone = [link.name for link in far if min(link.answers, key=link.ms) == "local"]
-    if "local" in latency.links[0].answers:
-        ms = _ms(latency.links[0].ms("local"))
-        where = f"shorter than sending on {_of(alone, far)}" if alone else "longer than sending on every link"
-        notes.append(f"The whole networks on this machine as the edge take {ms} ms: {where}.")
-        factors = [factor for factor in (_break_even(latency, link) for link in far) if factor is not None]
-        if factors:
-            notes.append(
-                "On a slower edge processor, local stays the shortest until the edge is "
-                f"{min(factors):.1f} ({far[_least(latency, far)].name}) to {max(factors):.1f} times slower than this "
-                "one; beyond, or where the networks do not fit the box or change after it was installed, send."
-            )
-    for name in sending:
-        won = [link.name for link in far if min(sending, key=link.ms) == name]
-        if won:
-            notes.append(f"Of the ways that send, {name} is the shortest on {_of(won, far)}.")
-    near = latency.links[0]
-    best = min(sending, key=near.ms)
-    if best != "Isthmus":
-        ratio = near.ms(best) / near.ms("Isthmus")
-        notes.append(
-            f"Where the link costs nothing (the loopback), {best} is: {ratio:.2f} of Isthmus's time. Isthmus pays "
-            "where bytes or lost packets cost time."
+    """Which approach is the shortest on which link, in a table and in words."""
+    rows = [
+        (
+            link.name,
+            link.shortest(link.answers) or UNDETERMINED,
+            link.shortest(latency.sending) or UNDETERMINED,
+            _factor_text(latency.break_even(link)),
         )
+        for link in latency.far
+    ]
+    notes = [*_about_local(latency), *_about_sending(latency)]
     return Section(
         title="When to use what",
         columns=(
@@ -252,42 +166,68 @@ def _choice(latency: Latency) -> Section:
     )
 
 
-def _of(names: Sequence[str], links: Sequence[OnLink]) -> str:
+def _about_local(latency: Latency) -> Iterator[str]:
+    if LOCAL not in latency.loopback.answers:
+        return
+    shortest = [link.name for link in latency.far if link.shortest(link.answers) == LOCAL]
+    where = f"on {_links_text(shortest, latency.far)}" if shortest else ""
+    verdict = f"shorter than sending {where}" if shortest else "longer than sending on every link"
+    yield (
+        f"The whole networks on this machine as the edge take {ms_text(latency.loopback.ms(LOCAL))} ms: {verdict}."
+    )
+    factors = {
+        link.name: factor
+        for link in latency.far
+        if (factor := latency.break_even(link)) is not None and not isinf(factor)
+    }
+    if factors:
+        least = min(factors, key=lambda name: factors[name])
+        yield (
+            "On a slower edge processor, local stays the shortest until the edge is "
+            f"{factors[least]:.1f} ({least}) to {max(factors.values()):.1f} times slower than this one; beyond, or "
+            "where the networks do not fit the box or change after it was installed, send."
+        )
+
+
+def _about_sending(latency: Latency) -> Iterator[str]:
+    for name in latency.sending:
+        won = [link.name for link in latency.far if link.shortest(latency.sending) == name]
+        if won:
+            yield f"Of the approaches that send, {name} is the shortest on {_links_text(won, latency.far)}."
+    near = latency.loopback
+    best = min(latency.sending, key=near.ms)
+    if best != ISTHMUS:
+        ratio = near.ms(best) / near.ms(ISTHMUS)
+        yield (
+            f"Where the link costs nothing (the loopback), {best} is: {ratio:.2f} of Isthmus's time. Isthmus pays "
+            "where bytes or lost packets cost time."
+        )
+
+
+def _links_text(names: Sequence[str], links: Sequence[LinkTimes]) -> str:
     if len(names) == len(links):
         return f"all {len(links)} links" if len(links) > 1 else f"the link measured ({names[0]})"
     return f"{len(names)} of {len(links)} links ({'; '.join(names)})"
 
 
-def _break_even(latency: Latency, link: OnLink) -> float | None:
-    """How many times slower an edge is on which Isthmus and local take as long; None: local never takes longer.
-
-    Both sides' work on the edge is taken to slow down alike.
-    """
-    if "local" not in link.answers or link.ms("local") <= latency.edge_ms:
-        return None
-    return max(0.0, link.ms("Isthmus") - latency.edge_ms) / (link.ms("local") - latency.edge_ms)
-
-
-def _least(latency: Latency, links: Sequence[OnLink]) -> int:
-    return min(range(len(links)), key=lambda i: _break_even(latency, links[i]) or float("inf"))
-
-
-def _told_factor(factor: float | None) -> str:
-    return "always" if factor is None else f"{factor:.1f}x" if factor > 1 else "never"
+def _factor_text(factor: float | None) -> str:
+    if factor is None:
+        return UNDETERMINED
+    return "always" if isinf(factor) else f"{factor:.1f}x" if factor > 1 else "never"
 
 
 def _first(latency: Latency) -> Section:
-    own = latency.cold["Isthmus"].median
+    own = latency.cold[ISTHMUS].median
     return Section(
         title=f"First request over a new connection, {COLD}",
-        columns=("way", "median / p95 ms", "against Isthmus"),
+        columns=("approach", "median / p95 ms", "against Isthmus"),
         rows=tuple(
-            (name, str(told), "" if name == "Isthmus" else f"{told.median / own:.2f}x")
-            for name, told in latency.cold.items()
+            (name, str(spread), "" if name == ISTHMUS else f"{spread.median / own:.2f}x")
+            for name, spread in latency.cold.items()
         ),
         notes=(
-            f"{latency.cold['Isthmus'].count} a way. Isthmus: an edge's service that has started and not yet spoken to "
-            "its cloud. Images: a connection made for the request.",
+            f"{latency.cold[ISTHMUS].count} an approach. Isthmus: an edge's service that has started and has not yet "
+            "connected to its cloud. Images: a connection made for the request.",
         ),
     )
 
@@ -297,7 +237,12 @@ def _links(latency: Latency) -> Section:
         title="The links as measured",
         columns=("link", "Mbit/s of payload", "round trip ms", "packets lost"),
         rows=tuple(
-            (link.name, f"{link.reached.mbit:.2f}", f"{link.reached.round_trip_ms:.1f}", f"{link.lost:.2%}")
+            (
+                link.name,
+                _rate_text(link),
+                f"{link.reached.round_trip_ms:.1f}",
+                f"{link.lost:.2%}",
+            )
             for link in latency.links
             if link.reached is not None
         ),
@@ -309,59 +254,43 @@ def _links(latency: Latency) -> Section:
     )
 
 
-def _target(what: str, value: float, most: float, target: str, form: str) -> Target:
-    return Target(what=what, target=target, reached=form.format(value), met=value <= most)
+def _rate_text(link: LinkTimes) -> str:
+    if link.reached is None or link.reached.mbit is None:
+        return UNDETERMINED
+    return text_of("{:.2f}", link.reached.mbit, high=RATE_MAX * link.shape.mbit if link.shape else inf)
 
 
 def _pair(spread: Spread) -> tuple[str, str]:
-    return f"{spread.median:.2f}", f"{spread.p95:.2f}"
-
-
-def _ms(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+    return text_of("{:.2f}", spread.median), f"{spread.p95:.2f}"
 
 
 def plot(latency: Latency) -> bytes:
-    """Time to answer against the link's rate, a field for each delay and loss; PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    far = [link for link in latency.links if link.shape is not None]
-    fields = sorted({(link.shape.delay_ms, link.shape.loss) for link in far if link.shape})
-    figure = Figure(figsize=(4.5 * max(1, len(fields)), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (delay_ms, loss) in zip(
-        figure.subplots(1, max(1, len(fields)), squeeze=False)[0], fields, strict=False
-    ):
-        here = [one for one in far if one.shape and (one.shape.delay_ms, one.shape.loss) == (delay_ms, loss)]
-        for way in latency.ways:
-            points = sorted((one.shape.mbit, one.ms(way.name)) for one in here if one.shape)
-            dash = ":" if way.form == "local" else "-"
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, linestyle=dash, label=way.name)
-        axes.set(
-            xscale="log", yscale="log", xlabel="Mbit/s", title=f"{delay_ms:g} ms one way, {loss:.0%} loss"
-        )
-        axes.set_ylabel("ms from picture to answer, median")
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize="small")
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=100)
-    return data.getvalue()
+    """PNG: time to answer against the link's rate, a plot for each delay and loss."""
+    shaped = [(link.shape, link) for link in latency.links if link.shape is not None]
+    conditions = sorted({(shape.delay_ms, shape.loss) for shape, _ in shaped})
+    figure = new_figure(4.5 * max(1, len(conditions)), 4.5)
+    grid = figure.subplots(1, max(1, len(conditions)), squeeze=False)[0]
+    for axes, (delay_ms, loss) in zip(grid, conditions, strict=False):
+        here = [(shape, link) for shape, link in shaped if (shape.delay_ms, shape.loss) == (delay_ms, loss)]
+        for approach in latency.approaches:
+            points = sorted((shape.mbit, link.ms(approach.name)) for shape, link in here)
+            dash = ":" if approach.form == "local" else "-"
+            axes.plot(
+                *zip(*points, strict=True), marker="o", markersize=4, linestyle=dash, label=approach.name
+            )
+        title = f"{delay_ms:g} ms one way, {loss:.0%} loss"
+        finish_time_axes(axes, "Mbit/s", "ms from image to answer, median", title)
+    return png_of(figure)
 
 
 def write_latency(out: Path, latency: Latency) -> None:
-    """results.json, results.md and latency.png in `out`."""
-    told = sections(latency)
+    """Writes results.json, results.md and latency.png to `out`."""
+    made = sections(latency)
     results = {
         **latency.model_dump(mode="json"),
-        "targets": [target.model_dump(mode="json") for target in targets(told)],
+        "targets": [target.model_dump(mode="json") for target in targets(made)],
     }
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "results.json", json.dumps(results, indent=1).encode())
-    write_atomically(out / "results.md", markdown(told, latency.about, "Time to answer", "pictures").encode())
+    write_atomically(out / "results.md", markdown(made, latency.about, "Time to answer", "images").encode())
     write_atomically(out / "latency.png", plot(latency))

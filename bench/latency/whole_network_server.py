@@ -1,7 +1,6 @@
-"""What Isthmus is raced against: a plain FastAPI server that decodes an image and runs whole networks. Knows no codec.
+"""A plain FastAPI server that decodes an image and runs whole networks: what Isthmus is compared with. Knows no codec.
 
-Run by `python -m bench.latency.whole_network_server HOST THREADS NETWORK...`; prints where it
-listens as a JSON line on stdout.
+Run with `python -m bench.latency.whole_network_server HOST THREADS NETWORK...`; prints its address as a JSON line.
 """
 
 from __future__ import annotations
@@ -18,9 +17,13 @@ from torch import nn
 
 from cloud.engine.kinds import POSTPROCESS
 from shared.image import fit, read_image, to_input
+from shared.process.connections import ConnectionLimits
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.types import TaskQuery, TaskResult
 from train.networks.network_folder import NetworkCard, load_network
+
+# Connections stay open between links: making one anew would count as a part of an answer's time.
+LIMITS = ConnectionLimits(connections_max=64, head_s=60, keep_alive_s=600)
 
 Networks = Sequence[tuple[nn.Module, NetworkCard]]
 
@@ -32,11 +35,11 @@ def load(specs: Sequence[str]) -> Networks:
 
 @torch.inference_mode()
 def answer(networks: Networks, image: bytes) -> dict[str, TaskResult]:
-    """An image file's bytes -> the results that Isthmus gives, too, by the networks' tasks. Raises ImageError."""
-    picture = read_image(image)
+    """The results of all networks for an image file's bytes, by task, as Isthmus gives them. Raises ImageError."""
+    pixels = read_image(image)
     results: dict[str, TaskResult] = {}
     for network, card in networks:
-        x = torch.from_numpy(to_input(np.asarray(fit(picture, card.preprocess)), card.preprocess))
+        x = torch.from_numpy(to_input(np.asarray(fit(pixels, card.preprocess)), card.preprocess))
         queries = [TaskQuery(name=card.task)]
         (results[card.task],) = POSTPROCESS[card.task].results(network(x[None]), card.labels, queries, {})
     return results
@@ -53,7 +56,7 @@ def build_app(networks: Networks) -> FastAPI:
 
 
 async def serve(host: str, networks: Networks) -> None:
-    http = HttpServer(build_app(networks), host, 0, drain_ms=1000)
+    http = HttpServer(build_app(networks), host, 0, drain_ms=1000, limits=LIMITS)
     stop = stop_signal()
     task = asyncio.create_task(http.serve())
     announce("listening", http=http.address)

@@ -1,1 +1,1 @@
-"""Bytes against quality for every task, beside image codecs and feature codecs."""
+"""Bytes against the quality of every task: Isthmus, image codecs, coded features and learned codecs."""

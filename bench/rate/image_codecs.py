@@ -1,6 +1,6 @@
-"""What people send instead: a picture as JPEG, WebP, AVIF or an HEVC intra frame. Knows no network.
+"""The image codecs that people use instead: JPEG, WebP, AVIF and HEVC intra frames. Knows no network.
 
-Legend: B pictures, H x W pixels. Sizes are whole files; of HEVC the access unit with its parameter sets, no container.
+Legend: B images, H x W pixels. Sizes are whole files; for HEVC the access unit with its parameter sets, no container.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEVC_PRESET = "slow"
 
 
 class Sent(NamedTuple):
-    """sizes: bytes of each picture, (B,). pixels: what the other side decodes, (B, H, W, 3)."""
+    """sizes: bytes of each image, (B,). pixels: what the receiver decodes, (B, H, W, 3)."""
 
     sizes: NDArray[np.int64]
     pixels: Pixels
@@ -33,25 +33,28 @@ class Sent(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageCodec:
-    """ladder: the settings at which it is measured, by `dial`, ascending in bytes. encode, decode: of several RGB
-    pictures of one size. half: it sends half the width and height, and the server scales back (Lanczos both)."""
+    """An image codec and the settings at which it is measured.
+
+    about: library and fixed options. ladder: the values of `dial`, ascending in bytes. encode, decode: several RGB
+    images of one size. half: sends half the width and height, and the receiver scales back (Lanczos both times).
+    """
 
     name: str
-    settings: str
+    about: str
     dial: str
     ladder: tuple[int, ...]
     encode: Callable[[Pixels, int], list[bytes]]
     decode: Callable[[Sequence[bytes]], Pixels]
     half: bool = False
 
-    def send(self, pixels: Pixels, setting: int) -> Sent:
-        """pixels (B, H, W, 3) -> their files' sizes, and what comes out of them."""
+    def send(self, pixels: Pixels, step: int) -> Sent:
+        """Codes and decodes pixels (B, H, W, 3) at one value of the dial."""
         height, width = pixels.shape[1:3]
         small = _resized(pixels, (height + 1) // 2, (width + 1) // 2) if self.half else pixels
-        files = self.encode(small, setting)
-        made = self.decode(files)
+        files = self.encode(small, step)
+        decoded = self.decode(files)
         sizes = np.array([len(file) for file in files], np.int64)
-        return Sent(sizes, _resized(made, height, width) if self.half else made)
+        return Sent(sizes, _resized(decoded, height, width) if self.half else decoded)
 
 
 def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -60,38 +63,38 @@ def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
     )
 
 
-def _file(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def _file(image: Image.Image, form: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, form, **options)
     return file.getvalue()
 
 
 def _each(pixels: Pixels, encode: Callable[[Image.Image], bytes]) -> list[bytes]:
-    """On all cores: Pillow's encoders let go of the interpreter."""
+    """Encodes on all cores: Pillow's encoders release the interpreter's lock."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(encode, [Image.fromarray(one) for one in pixels]))
 
 
 def _jpeg(pixels: Pixels, quality: int) -> list[bytes]:
-    """The smaller of baseline and progressive, each with Huffman tables of its own."""
+    """The smaller of baseline and progressive, each with its own Huffman tables."""
 
-    def smaller(picture: Image.Image) -> bytes:
-        ways = (
-            _file(picture, "JPEG", quality=quality, subsampling="4:2:0", optimize=True, progressive=way)
-            for way in (False, True)
+    def smaller(image: Image.Image) -> bytes:
+        files = (
+            _file(image, "JPEG", quality=quality, subsampling="4:2:0", optimize=True, progressive=progressive)
+            for progressive in (False, True)
         )
-        return min(ways, key=len)
+        return min(files, key=len)
 
     return _each(pixels, smaller)
 
 
 def _webp(pixels: Pixels, quality: int) -> list[bytes]:
-    return _each(pixels, lambda picture: _file(picture, "WEBP", quality=quality, method=6))
+    return _each(pixels, lambda image: _file(image, "WEBP", quality=quality, method=6))
 
 
 def _avif(pixels: Pixels, quality: int) -> list[bytes]:
     options: dict[str, Any] = {"quality": quality, "speed": 6, "subsampling": "4:2:0", "max_threads": 1}
-    return _each(pixels, lambda picture: _file(picture, "AVIF", **options))
+    return _each(pixels, lambda image: _file(image, "AVIF", **options))
 
 
 def _read(files: Sequence[bytes]) -> Pixels:
@@ -99,9 +102,9 @@ def _read(files: Sequence[bytes]) -> Pixels:
 
 
 def encode_hevc(frames: Sequence[Pixels], pixel_format: str, qp: int, tune: str | None = None) -> list[bytes]:
-    """One intra access unit for each frame, (H, W, 3) RGB or (H, W) grey, with its parameter sets.
+    """Codes each frame, (H, W, 3) RGB or (H, W) grey, as one intra access unit with its parameter sets.
 
-    pixel_format: FFmpeg's name of what is coded. Every unit decodes by itself; nothing is carried from one to the next.
+    pixel_format: FFmpeg's name of the coded format. Every unit decodes on its own.
     """
     codec: Any = av.CodecContext.create("libx265", "w")
     codec.height, codec.width = frames[0].shape[:2]
@@ -110,23 +113,22 @@ def encode_hevc(frames: Sequence[Pixels], pixel_format: str, qp: int, tune: str 
     codec.options = {"preset": HEVC_PRESET, "x265-params": x265} | ({"tune": tune} if tune else {})
     packets = []
     for number, frame in enumerate(frames):
-        given = av.VideoFrame.from_ndarray(
-            np.ascontiguousarray(frame), "rgb24" if frame.ndim == 3 else "gray"
-        )
-        given = given.reformat(format=pixel_format)
-        given.pts = number
-        packets += codec.encode(given)
+        raw = np.ascontiguousarray(frame)
+        video_frame = av.VideoFrame.from_ndarray(raw, "rgb24" if frame.ndim == 3 else "gray")
+        video_frame = video_frame.reformat(format=pixel_format)
+        video_frame.pts = number
+        packets += codec.encode(video_frame)
     packets += codec.encode(None)
     assert len(packets) == len(frames)
     return [bytes(packet) for packet in packets]
 
 
-def decode_hevc(units: Sequence[bytes], wanted: str) -> Pixels:
-    """Access units of one size -> their frames, (B, H, W, 3) where `wanted` is rgb24, (B, H, W) where it is gray."""
+def decode_hevc(units: Sequence[bytes], pixel_format: str) -> Pixels:
+    """Frames of access units of one size: (B, H, W, 3) for rgb24, (B, H, W) for gray."""
     codec: Any = av.CodecContext.create("hevc", "r")
     frames = [frame for unit in units for frame in codec.decode(av.Packet(unit))] + codec.decode(None)
     assert len(frames) == len(units)
-    return np.stack([frame.to_ndarray(format=wanted) for frame in frames])
+    return np.stack([frame.to_ndarray(format=pixel_format) for frame in frames])
 
 
 def _hevc(pixels: Pixels, qp: int) -> list[bytes]:
@@ -138,7 +140,7 @@ def _decode_rgb(units: Sequence[bytes]) -> Pixels:
 
 
 def _png(pixels: Pixels, _: int) -> list[bytes]:
-    return _each(pixels, lambda picture: _file(picture, "PNG"))
+    return _each(pixels, lambda image: _file(image, "PNG"))
 
 
 _JPEG = "Pillow (libjpeg-turbo), 4:2:0, optimised Huffman tables, the smaller of baseline and progressive"

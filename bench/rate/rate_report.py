@@ -1,4 +1,4 @@
-"""Writes what `isthmus bench rate` found: results.md and .json, rate.csv, rate.png; and rate.html, which holds all."""
+"""Writes the results of `isthmus bench rate`: results.md, results.json, rate.csv, rate.png, and all in rate.html."""
 
 from __future__ import annotations
 
@@ -11,89 +11,97 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from bench.rate.findings import Race
-from bench.report.report import About, finish_axes, markdown, new_figure, png_of, targets
-from bench.report.sections import Section
+from bench.rate.findings import Comparison
+from bench.report.plots import finish_byte_axes, new_figure, png_of
+from bench.report.report import About, markdown
+from bench.report.sections import Section, targets
 from shared.files import write_atomically
 
 STYLES = {"isthmus": "-", "image": "-", "feature": "--", "learned": ":"}
 
 
-def curves_csv(race: Race) -> str:
-    """One line a figure: way, its family and setting, task, bytes, figure, value."""
+def curves_csv(comparison: Comparison) -> str:
+    """One line for each value: contender, its family and setting, task, bytes, metric, value, what it is against."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("way", "family", "setting", "task", "bytes", "figure", "value", "against"))
-    for way in race.ways:
-        for point in way.points:
-            for task, figures in point.tasks.items():
-                where = (way.name, way.family, point.setting, task, f"{point.bytes[task]:.3f}")
-                against = "labels" if task in race.labelled else "uncompressed network"
-                writer.writerows((*where, key, f"{value:.6g}", against) for key, value in figures.items())
+    writer.writerow(("contender", "family", "setting", "task", "bytes", "metric", "value", "against"))
+    for result in comparison.results:
+        for setting in result.settings:
+            for task, metrics in setting.metrics.items():
+                where = (result.name, result.family, setting.name, task, f"{setting.bytes[task]:.3f}")
+                against = "labels" if task in comparison.labelled else "uncompressed network"
+                writer.writerows((*where, key, f"{value:.6g}", against) for key, value in metrics.items())
     return file.getvalue()
 
 
-def curves_png(race: Race) -> bytes:
-    """Every way's running best, a task beside the other; grey: the uncompressed network."""
-    figure = new_figure(6 * len(race.kinds), 6)
-    grid = figure.subplots(1, len(race.kinds), squeeze=False)[0]
-    for axes, task in zip(grid, race.kinds, strict=True):
-        metric = race.metric(task)
-        for way in race.ways:
-            curve = race.curve(way, task)
-            if curve is None or way.family == "uncompressed":
+def curves_png(comparison: Comparison) -> bytes:
+    """The running best of every contender, a plot for each task; grey: the uncompressed network."""
+    figure = new_figure(6 * len(comparison.kinds), 6)
+    grid = figure.subplots(1, len(comparison.kinds), squeeze=False)[0]
+    for axes, task in zip(grid, comparison.kinds, strict=True):
+        metric = comparison.metric(task)
+        for result in comparison.results:
+            curve = comparison.curve(result, task)
+            if curve is None or result.family == "uncompressed":
                 continue
-            ours = way.family == "isthmus"
+            ours = result.family == "isthmus"
             axes.plot(
                 curve.sizes,
                 metric.better * curve.qualities,
-                STYLES[way.family],
+                STYLES[result.family],
                 color="black" if ours else None,
                 linewidth=2.5 if ours else 1.2,
                 marker="o",
                 markersize=6 if ours else 3,
                 zorder=3 if ours else 2,
-                label=way.name,
+                label=result.name,
             )
-        axes.axhline(race.plain(task), color="grey", linewidth=1, label="uncompressed")
+        plain = comparison.headline(comparison.uncompressed, task)
+        axes.axhline(plain, color="grey", linewidth=1, label="uncompressed")
         if metric.better < 0:
             axes.invert_yaxis()
-        finish_axes(axes, race.name(task), task)
+        finish_byte_axes(axes, comparison.metric_name(task), task)
     return png_of(figure)
 
 
-def write_report(out: Path, race: Race, sections: Sequence[Section], about: About) -> None:
-    """All five files, in `out`."""
+def write_report(out: Path, comparison: Comparison, sections: Sequence[Section], about: About) -> None:
+    """Writes all five files to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    for name, data in _files(race, sections, about):
+    for name, data in _files(comparison, sections, about):
         write_atomically(out / name, data)
 
 
-def _files(race: Race, sections: Sequence[Section], about: About) -> Iterator[tuple[str, bytes]]:
+def _files(comparison: Comparison, sections: Sequence[Section], about: About) -> Iterator[tuple[str, bytes]]:
     results = {
         **about.model_dump(mode="json"),
-        "default": race.default,
+        "default": comparison.default,
         "targets": [target.model_dump(mode="json") for target in targets(sections)],
         "sections": [section.model_dump(mode="json", exclude={"targets"}) for section in sections],
-        "ways": [way.model_dump(mode="json") for way in race.ways],
+        "contenders": [result.model_dump(mode="json") for result in comparison.results],
     }
-    table, picture = curves_csv(race), curves_png(race)
+    table, plot = curves_csv(comparison), curves_png(comparison)
     yield "results.json", json.dumps(results, indent=1).encode()
-    yield "results.md", markdown(sections, about, "Rate", "pictures").encode()
+    yield "results.md", markdown(sections, about, "Rate", "images").encode()
     yield "rate.csv", table.encode()
-    yield "rate.png", picture
-    yield "rate.html", page(race, sections, about, picture, table).encode()
+    yield "rate.png", plot
+    yield "rate.html", page(comparison, sections, about, plot, table).encode()
 
 
-def page(race: Race, sections: Sequence[Section], about: About, picture: bytes, table: str) -> str:
-    """One HTML page that needs nothing else."""
+def page(
+    comparison: Comparison,
+    sections: Sequence[Section],
+    about: About,
+    plot: bytes,
+    table: str,
+) -> str:
+    """One HTML page that needs no other file. plot: PNG; table: CSV."""
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_PAGE)
     return template.render(
         about=about,
         targets=targets(sections),
         sections=sections,
-        race=race,
-        picture=base64.b64encode(picture).decode(),
+        comparison=comparison,
+        plot=base64.b64encode(plot).decode(),
         csv=base64.b64encode(table.encode()).decode(),
     )
 
@@ -118,21 +126,21 @@ code { overflow-wrap: anywhere }
 <body>
 <h1>Bytes against task quality</h1>
 <p><code>{{ about.command }}</code></p>
-<p>{{ about.date }}, {{ about.pictures }} pictures.
+<p>{{ about.date }}, {{ about.images }} images.
 {% for key, value in about.machine.items() %}{{ key }} {{ value }}{{ ", " if not loop.last else "." }}{% endfor %}
 </p>
 <h2>Targets</h2>
 <table>
 <tr><th>what</th><th>target</th><th>reached</th><th>met</th></tr>
 {% for target in targets %}
-{% set met = "cannot be told" if target.met is none else "yes" if target.met else "no" %}
 <tr><td>{{ target.what }}</td><td>{{ target.target }}</td><td>{{ target.reached }}</td>
-<td class="{{ met }}">{{ met }}</td></tr>
+<td class="{{ target.verdict }}">{{ target.verdict }}</td></tr>
 {% endfor %}
 </table>
 <h2>Curves</h2>
-<img alt="Bytes against quality, a plot for each task" src="data:image/png;base64,{{ picture }}">
-<p class="note">Each way's running best. <a download="rate.csv" href="data:text/csv;base64,{{ csv }}">rate.csv</a></p>
+<img alt="Bytes against quality, a plot for each task" src="data:image/png;base64,{{ plot }}">
+<p class="note">The running best of each contender.
+<a download="rate.csv" href="data:text/csv;base64,{{ csv }}">rate.csv</a></p>
 {% for section in sections %}
 <h2>{{ section.title }}</h2>
 {% if section.rows %}
@@ -149,15 +157,16 @@ code { overflow-wrap: anywhere }
 {% endfor %}
 <h2>Every measured setting</h2>
 <table>
-<tr><th>way</th><th>setting</th>
-{% for task in race.kinds %}<th>{{ task }}: bytes</th><th>{{ race.name(task) }}</th>{% endfor %}
+<tr><th>contender</th><th>setting</th>
+{% for task in comparison.kinds %}<th>{{ task }}: bytes</th><th>{{ comparison.metric_name(task) }}</th>{% endfor %}
 </tr>
-{% for way in race.ways %}
-{% for point in way.points %}
-<tr><td>{{ way.name }}</td><td>{{ point.setting }}</td>
-{% for task in race.kinds %}
-{% if task in point.tasks %}
-<td>{{ "%.1f" | format(point.bytes[task]) }}</td><td>{{ race.metric(task).told(race.figure(point, task)) }}</td>
+{% for result in comparison.results %}
+{% for setting in result.settings %}
+<tr><td>{{ result.name }}</td><td>{{ setting.name }}</td>
+{% for task in comparison.kinds %}
+{% if task in setting.metrics %}
+<td>{{ "%.1f" | format(setting.bytes[task]) }}</td>
+<td>{{ comparison.metric(task).text(comparison.headline(setting, task)) }}</td>
 {% else %}
 <td></td><td></td>
 {% endif %}

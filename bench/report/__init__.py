@@ -1,1 +1,1 @@
-"""What every bench writes with: sections, targets, curves, tables, plots."""
+"""What every bench shares: sections and targets, metrics by kind, curves, cached measurements, tables, plots."""

@@ -1,36 +1,40 @@
-"""Tables for the terminal and for Markdown, and the parts that every plot shares."""
+"""The report of a bench: where it was measured, and its sections as tables for the terminal and as Markdown."""
 
 from __future__ import annotations
 
-import io
+import datetime
 import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.report.sections import Section, Target
+from bench.report.sections import Section, Target, targets
 from shared.types import Frozen
 
 TARGETS = ("what", "target", "reached", "met")
 
 
 class About(Frozen):
-    """Where a measurement comes from. date: UTC."""
+    """Where a measurement comes from. date: UTC, ISO 8601. images: how many were measured."""
 
     command: str
     date: str
-    pictures: int
+    images: int
     machine: dict[str, str]
+
+    @classmethod
+    def now(cls, command: str, images: int) -> About:
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return cls(command=command, date=date, images=images, machine=this_machine())
 
 
 def this_machine() -> dict[str, str]:
-    """Processor, cores, versions; no names."""
+    """Processor, cores and versions; nothing that names the machine."""
     processor = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -47,20 +51,15 @@ def this_machine() -> dict[str, str]:
     return machine | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
-def targets(sections: Sequence[Section]) -> list[Target]:
-    return [target for section in sections for target in section.targets]
-
-
-def _met(target: Target) -> tuple[str, ...]:
-    met = "cannot be told" if target.met is None else "yes" if target.met else "no"
-    return target.what, target.target, target.reached, met
-
-
 def show(sections: Sequence[Section], console: Console) -> None:
-    """Print the sections and the targets."""
+    """Prints the sections, then all their targets."""
     for section in sections:
         _print(console, section.title, section.columns, section.rows, section.notes)
-    _print(console, "Targets", TARGETS, [_met(target) for target in targets(sections)], ())
+    _print(console, "Targets", TARGETS, [_row(target) for target in targets(sections)], ())
+
+
+def _row(target: Target) -> tuple[str, ...]:
+    return target.what, target.target, target.reached, target.verdict
 
 
 def _print(
@@ -81,18 +80,21 @@ def _print(
 
 
 def markdown(
-    sections: Sequence[Section], about: About, title: str = "Rooms", pictures: str = "test rooms"
+    sections: Sequence[Section],
+    about: About,
+    title: str = "Rooms",
+    images: str = "test rooms",
 ) -> str:
-    """results.md: fit to be put into a longer document, under a heading of the second level."""
+    """results.md; its heading is of the second level, so that it fits into a longer document."""
     machine = ", ".join(f"{key} {value}" for key, value in about.machine.items())
     lines = [
         f"## {title}, {about.date[:10]}",
         "",
-        f"`{about.command}`, {about.date}, on {about.pictures} {pictures}. Machine: {machine}.",
+        f"`{about.command}`, {about.date}, on {about.images} {images}. Machine: {machine}.",
         "",
         "### Targets",
         "",
-        *_table(TARGETS, [_met(target) for target in targets(sections)]),
+        *_table(TARGETS, [_row(target) for target in targets(sections)]),
     ]
     for section in sections:
         lines += ["", f"### {section.title}", ""]
@@ -105,32 +107,3 @@ def markdown(
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     cells = [columns, ["---"] * len(columns), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
-
-
-def new_figure(width: float, height: float) -> Any:
-    """matplotlib's, in inches of 100 pixels; without a screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def finish_axes(axes: Any, ylabel: str, title: str) -> None:
-    """Bytes a picture on a logarithmic axis, a grid, and a legend where something was drawn."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.set(xscale="log", xlabel="bytes a picture", ylabel=ylabel, title=title)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
-
-
-def png_of(figure: Any) -> bytes:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=100)
-    return data.getvalue()

@@ -1,54 +1,68 @@
-"""What a bench reports: sections with tables, targets, and the metric by which each kind of task is judged."""
+"""What a bench reports: sections, each with a table, notes and targets."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from math import inf
 
-from shared.types import Frozen, TaskKind
+from shared.types import Frozen
 
-
-class Metric(NamedTuple):
-    """The figure by which a kind of task is judged. better: 1 where more is better, -1 where less is.
-
-    target: of the network itself; loss: what the codec may cost at the default quality. scale, unit: as it is told.
-    """
-
-    key: str
-    name: str
-    better: int
-    target: float
-    loss: float
-    form: str
-    unit: str
-
-    def told(self, value: float) -> str:
-        return self.form.format(value)
-
-    def difference(self, value: float, plain: float) -> str:
-        return f"{self.form.replace(':', ':+').format(value - plain)}"
-
-
-METRICS: dict[TaskKind, Metric] = {
-    "classification": Metric("top1", "top-1", 1, 0.90, 0.01, "{:.1%}", ""),
-    "normals": Metric("mean_deg", "mean error", -1, 12.0, 1.0, "{:.2f}", " degrees"),
-    "segmentation": Metric("miou", "mIoU", 1, 0.60, 0.02, "{:.3f}", ""),
-}
+UNDETERMINED = "undetermined"
+NOISE = "noise"
 
 
 class Target(Frozen):
-    """met: None where it cannot be told."""
+    """One thing that was promised. met: None where the measurement does not say."""
 
     what: str
     target: str
     reached: str
     met: bool | None
 
+    @property
+    def verdict(self) -> str:
+        return UNDETERMINED if self.met is None else "yes" if self.met else "no"
+
 
 class Section(Frozen):
-    """One claim. rows: of the table, as many cells each as there are columns."""
+    """One claim. rows: of the table, each with as many cells as there are columns."""
 
     title: str = ""
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
+
+
+def targets(sections: Sequence[Section]) -> list[Target]:
+    return [target for section in sections for target in section.targets]
+
+
+def possible(value: float, low: float = 0.0, high: float = inf) -> bool:
+    """Whether a measured value can be true at all: a time below zero or a rate above its bound cannot, nor can NaN."""
+    return low <= value <= high
+
+
+def text_of(form: str, value: float, low: float = 0.0, high: float = inf) -> str:
+    """A measured value for a table; one that cannot be true is marked as noise."""
+    return form.format(value) if possible(value, low, high) else f"{NOISE} ({form.format(value)})"
+
+
+def judge(
+    what: str,
+    target: str,
+    value: float,
+    met: bool,
+    form: str,
+    *,
+    low: float = 0.0,
+    high: float = inf,
+) -> Target:
+    """A target that a measured value decides, unless the value lies outside low..high: then it is noise.
+
+    A clock that jumped or a machine that was busy for one half of a comparison gives such values, and whether they
+    happen to pass says nothing.
+    """
+    if not possible(value, low, high):
+        return Target(what=what, target=target, reached=text_of(form, value, low, high), met=None)
+    return Target(what=what, target=target, reached=form.format(value), met=met)

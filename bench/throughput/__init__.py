@@ -1,1 +1,1 @@
-"""How many answers a second one server gives, beside a bare batched forward pass."""
+"""How many answers a second one server gives, against a bare batched forward pass."""

@@ -1,4 +1,4 @@
-"""`isthmus bench cloud`, the command."""
+"""The options of `isthmus bench cloud`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ QUICK = "8,32"
 
 
 def cloud(
-    bundle: Annotated[Path | None, typer.Argument(help="bundle; the shipped one by default")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle's folder; default: the shipped one.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Run folder of the results.")] = Path("runs/bench/cloud"),
     concurrency: Annotated[
-        str | None, typer.Option(help=f"Requests at once, with commas; {CONCURRENCY} by default.")
+        str | None, typer.Option(help=f"Requests at once, comma-separated; default: {CONCURRENCY}.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Of torch; as many as there are cores by default.", min=1)
+        int | None, typer.Option(help="Threads of torch; default: one for each core.", min=1)
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Every task without maps, briefly.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="All tasks without maps only, and briefly.")] = False,
 ) -> None:
-    """Requests a second of one cloud process, and how they compare with the bare batched forward."""
-    import matplotlib  # noqa: F401  so that a missing one is told before the measuring
+    """Measure requests a second of one cloud process, and compare them with the bare batched forward."""
+    import matplotlib  # noqa: F401  so that a missing one is reported before the measuring
     from rich.console import Console
 
     from bench.report.report import show
-    from bench.throughput.throughput import Plan, bench_cloud
+    from bench.throughput.throughput import ThroughputPlan, bench_throughput
     from bench.throughput.throughput_report import sections
     from shared.bundle import default_bundle
 
-    plan = Plan(
+    plan = ThroughputPlan(
         bundle=bundle or default_bundle(),
         out=out,
         concurrency=_numbers(concurrency if concurrency is not None else QUICK if quick else CONCURRENCY),
@@ -45,17 +47,19 @@ def cloud(
         threads=threads or len(os.sched_getaffinity(0)),
         quick=quick,
     )
-    measured = bench_cloud(plan, shlex.join(["isthmus", *sys.argv[1:]]))
+    measured = bench_throughput(plan, shlex.join(["isthmus", *sys.argv[1:]]))
     show(sections(measured), Console())
     typer.echo(f"\n{out}: results.md, results.json, cloud.png")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Raises RequestError."""
+    """The numbers of a comma-separated list, ascending. Raises RequestError."""
     try:
         numbers = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         numbers = ()
     if not numbers or not 1 <= numbers[0] <= numbers[-1] <= 128:
-        raise RequestError(f"--concurrency {text}: whole numbers from 1 to 128, with commas between them")
+        raise RequestError(
+            f"{text!r}: give whole numbers from 1 to 128, comma-separated", setting="concurrency"
+        )
     return numbers

@@ -1,9 +1,10 @@
-"""The load of `isthmus bench cloud`, in a process of its own: many clients of one gRPC server, each with one request
-at a time. Knows no model.
+"""The load of `isthmus bench cloud`, in its own process: many clients of one gRPC server, each with one request at a
+time. Knows no model.
 
-    python -m bench.throughput.load ADDRESS FOLDER     a `Load` a line on stdin -> a "loaded" event with what it took
+    python -m bench.throughput.load_client ADDRESS FOLDER
 
-The pictures' bitstreams are the files of FOLDER, sent in turn.
+reads a `LoadRequest` a line from stdin, and prints a "loaded" event for each. The files of FOLDER are bitstreams, sent
+in turn.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 MESSAGE_BYTES_MAX = 64 << 20
 
 
-class Load(Frozen):
-    """concurrency: requests that are under way at any time, for `seconds`. tasks: none for every task."""
+class LoadRequest(Frozen):
+    """concurrency: requests under way at any time, for `seconds`. tasks: by name; empty: every task."""
 
     concurrency: int
     seconds: float
@@ -44,16 +45,16 @@ class Reply(Frozen):
     tails_ms: float
 
 
-class Loaded(Frozen):
-    """cpu_s: of this process, meanwhile, over `seconds`, the last answer included."""
+class LoadResult(Frozen):
+    """cpu_s: processor time of this process over `seconds`, which last until the last answer."""
 
     replies: tuple[Reply, ...]
     seconds: float
     cpu_s: float
 
 
-async def send(stub: AnalyzerStub, streams: list[bytes], load: Load) -> Loaded:
-    """Raises grpc.aio.AioRpcError for the first request that fails."""
+async def send(stub: AnalyzerStub, streams: list[bytes], load: LoadRequest) -> LoadResult:
+    """Sends the load. Raises grpc.aio.AioRpcError for the first request that fails."""
     wanted = Wanted.same(load.tasks, top_k=5, maps=load.maps)
     turn, replies = itertools.cycle(streams), []
     cpu, began = time.process_time(), time.perf_counter()
@@ -63,13 +64,17 @@ async def send(stub: AnalyzerStub, streams: list[bytes], load: Load) -> Loaded:
             message = convert.request_message(new_request_id(), next(turn), wanted)
             answer = await stub.Analyze(message, timeout=60)
             done, times = time.perf_counter() - began, answer.times
-            told = {"queue_ms": times.queue_ms, "decode_ms": times.decode_ms, "tails_ms": times.tails_ms}
-            replies.append(Reply(sent_s=sent, done_s=done, **told))
+            server_ms = {
+                "queue_ms": times.queue_ms,
+                "decode_ms": times.decode_ms,
+                "tails_ms": times.tails_ms,
+            }
+            replies.append(Reply(sent_s=sent, done_s=done, **server_ms))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(load.concurrency):
             group.create_task(client())
-    return Loaded(
+    return LoadResult(
         replies=tuple(replies), seconds=time.perf_counter() - began, cpu_s=time.process_time() - cpu
     )
 
@@ -81,8 +86,8 @@ async def main(address: str, folder: Path) -> None:
         stub: AnalyzerStub = AnalyzerStub(channel)
         announce("ready")
         while line := await asyncio.to_thread(sys.stdin.readline):
-            loaded = await send(stub, streams, Load.model_validate(json.loads(line)))
-            announce("loaded", **loaded.model_dump())
+            result = await send(stub, streams, LoadRequest.model_validate(json.loads(line)))
+            announce("loaded", **result.model_dump())
 
 
 if __name__ == "__main__":

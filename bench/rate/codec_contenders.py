@@ -1,0 +1,101 @@
+"""Contenders with a trained codec: the bundle itself, and other codecs' runs as peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.rate.contenders import Coded
+from bench.report.cache import bundle_key
+from bench.report.rate_results import Family
+from cloud.engine.bundle_model import CloudModel
+from cloud.networks.sizes import CodecConfig
+from shared.bundle import Bundle
+from shared.codec.bitstream import Bitstream
+from shared.encoder import Encoder
+from shared.errors import DataError
+from train.bundle.evaluate import bitstreams, main_qualities
+from train.codec.split_networks import load_run
+from train.data.dataset import network_input
+from train.data.feature_cache import weights_digest
+
+
+class IsthmusContender:
+    """Sends the bundle's own bitstreams, at every quality level. Raises IsthmusError."""
+
+    name = "Isthmus"
+    family: Family = "isthmus"
+    together = True
+    about = "bitstreams as the edge writes them, container included"
+
+    def __init__(self, bundle: Bundle, device: str) -> None:
+        self._bundle = bundle
+        self._encoder = Encoder(bundle, threads=torch.get_num_threads())
+        self._model = CloudModel(bundle, device)
+
+    def cache_key(self) -> dict[str, Any]:
+        return bundle_key(self._bundle)
+
+    def coded(self, pixels: NDArray[np.uint8]) -> Iterator[Coded]:
+        u = self._encoder.features(network_input(pixels, self._bundle.manifest.preprocess).numpy())
+        for quality in main_qualities(self._bundle):
+            files = [stream.pack() for stream in bitstreams(self._encoder, u, quality)[0]]
+            streams = [Bitstream.unpack(file) for file in files]
+            qualities = [quality] * len(streams)
+            grid = streams[0].h, streams[0].w
+            z = self._model.codec.decode_batch([(one.b_v, one.b_z) for one in streams], *grid, qualities)
+            wanted = {task.name: range(len(streams)) for task in self._bundle.tasks}
+            outputs = self._model.outputs(z, wanted, qualities)
+            sizes = np.array([len(file) for file in files])
+            yield Coded(f"quality {quality}", dict.fromkeys(outputs, sizes), outputs)
+
+
+class LearnedContender:
+    """Sends what another trained codec makes: its float model's rounded latents. Raises DataError."""
+
+    family: Family = "learned"
+    together = True
+
+    def __init__(self, name: str, run: Path, bundle: Bundle, device: torch.device) -> None:
+        self.name, self._bundle, self._device = name, bundle, device
+        self._model, self._recipe, cards = load_run(run)
+        self._model.to(device)
+        if cards[0].preprocess != bundle.manifest.preprocess:
+            raise DataError(f"{name}={run} was trained for other images than {bundle.path}", setting="peer")
+        self._grid = CodecConfig.model_validate(bundle.manifest.codec).grid
+        names = {task.kind: task.name for task in bundle.tasks}
+        # The bundle's name of each of the run's tasks that it has, too.
+        self._tasks = {k: names[card.task] for k, card in enumerate(cards) if card.task in names}
+        if not self._tasks:
+            raise DataError(f"{name}={run} has no task of {bundle.path}", setting="peer")
+        self.about = (
+            f"prior {self._recipe.prior}, {self._recipe.steps} steps of {self._recipe.batch}; the float model's "
+            "bytes of rounded latents, and a container"
+        )
+
+    def cache_key(self) -> dict[str, Any]:
+        recipe = self._recipe.model_dump(mode="json")
+        return {"recipe": recipe, "weights": weights_digest(self._model), "about": self.about}
+
+    def coded(self, pixels: NDArray[np.uint8]) -> Iterator[Coded]:
+        x = network_input(pixels, self._bundle.manifest.preprocess).to(self._device)
+        ys = self._model.features(x)
+        levels = self._recipe.qualities
+        for level, quality in enumerate(levels):
+            position = torch.full((len(x),), float(level), device=x.device) if len(levels) > 1 else None
+            decoded, coded = self._model.codec(ys, position)
+            bits = zip(coded.bits_v.tolist(), coded.bits_z.tolist(), strict=True)
+            sizes = np.array([self._with_container(quality, v / 8, z / 8) for v, z in bits])
+            outputs = {name: self._model.heads[k](decoded[k]) for k, name in self._tasks.items()}
+            yield Coded(f"quality {quality}", dict.fromkeys(outputs, sizes), outputs)
+
+    def _with_container(self, quality: int, v: float, z: float) -> float:
+        """Bytes of two streams of v and z bytes, and of the container that Isthmus would put around them."""
+        empty = (bytes(round(v)), bytes(round(z)))
+        whole = Bitstream(self._bundle.fingerprint, quality, *self._grid, *empty).pack()
+        return v + z + len(whole) - sum(map(len, empty))

@@ -1,0 +1,110 @@
+"""The bundle's networks in this process, with no service around them: the bound of what a service can give."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.throughput.results import Stages
+from bench.throughput.workloads import Workload
+from cloud.engine.bundle_model import CloudModel
+from cloud.engine.kinds import POSTPROCESS
+from shared.bundle import Bundle
+from shared.codec.bitstream import Bitstream
+from shared.encoder import count_bytes
+from shared.types import Analysis, Times, Wanted, new_request_id
+from shared.wire import convert
+
+
+class BareModel:
+    """Runs batches of given bitstreams through the networks alone."""
+
+    def __init__(self, bundle: Bundle, streams: Sequence[Bitstream], threads: int) -> None:
+        self._bundle, self._streams = bundle, streams
+        self._model = CloudModel(bundle, threads=threads)
+
+    def forward(self, tasks: Sequence[str], batch: int, seconds: float) -> tuple[float, float]:
+        """Images a second of reconstruction and tails alone, and processor ms per image."""
+        streams, z = self._latents(batch)
+        qualities, wanted = [one.quality for one in streams], {name: range(batch) for name in tasks}
+
+        def run() -> None:
+            self._model.outputs(z, wanted, qualities)
+
+        run()  # warms up caches and allocators
+        times, cpu = 0, time.process_time()
+        began = time.perf_counter()
+        while (taken := time.perf_counter() - began) < seconds or times < 2:
+            run()
+            times += 1
+        return batch * times / taken, 1e3 * (time.process_time() - cpu) / (batch * times)
+
+    def stages(self, workload: Workload, batch: int) -> Stages:
+        """Medians of each stage of one batch, on the service's number of threads, in ms per image."""
+        streams, z = self._latents(batch)
+        data = [one.pack() for one in streams]
+        qualities = [one.quality for one in streams]
+        payloads = [(one.b_v, one.b_z) for one in streams]
+        wanted = Wanted.same(workload.tasks, top_k=5, maps=workload.maps)
+        requests = [convert.request_message(new_request_id(), one, wanted) for one in data]
+        rows = {name: range(batch) for name in workload.tasks}
+        outputs = self._model.outputs(z, rows, qualities)
+        answers = self._model.answer(z, [wanted.tasks] * batch, qualities)
+        analyses = [self._analysis(one, results) for one, results in zip(streams, answers, strict=True)]
+
+        def parse() -> None:
+            for request, one in zip(requests, data, strict=True):
+                convert.wanted_of(request)
+                Bitstream.unpack(one)
+
+        def reduce() -> None:
+            for query in wanted.tasks:
+                task = self._bundle.task(query.name)
+                with torch.inference_mode():
+                    POSTPROCESS[task.kind].results(
+                        outputs[query.name], task.labels, [query] * batch, task.options
+                    )
+
+        stages: dict[str, Callable[[], object]] = {
+            "parse": parse,
+            "b_v, b_z to z": lambda: self._model.codec.decode_batch(payloads, *z.shape[2:], qualities),
+            "forward": lambda: self._model.outputs(z, rows, qualities),
+            "results": reduce,
+            "reply": lambda: [convert.response_message(one).SerializeToString() for one in analyses],
+        }
+        ms = {name: _median_ms(run) / batch for name, run in stages.items()}
+        return Stages(workload=workload.name, batch=batch, ms=ms)
+
+    def _latents(self, batch: int) -> tuple[list[Bitstream], np.ndarray[Any, Any]]:
+        streams = list(islice(cycle(self._streams), batch))
+        payloads = [(one.b_v, one.b_z) for one in streams]
+        qualities = [one.quality for one in streams]
+        return streams, self._model.codec.decode_batch(payloads, streams[0].h, streams[0].w, qualities)
+
+    def _analysis(self, stream: Bitstream, results: dict[str, Any]) -> Analysis:
+        return Analysis(
+            request_id=new_request_id(),
+            bundle=self._bundle.manifest.name,
+            fingerprint=self._bundle.fingerprint.hex(),
+            quality=stream.quality,
+            results=results,
+            bytes=count_bytes(stream, len(stream.pack()), self._bundle),
+            times=Times(queue_ms=0, decode_ms=0, tails_ms=0),
+        )
+
+
+def _median_ms(run: Callable[[], object], times: int = 5) -> float:
+    """Median processor time, which other work on the machine does not add to."""
+    run()
+    taken = []
+    for _ in range(times):
+        began = time.process_time()
+        run()
+        taken.append(time.process_time() - began)
+    return 1e3 * statistics.median(taken)
