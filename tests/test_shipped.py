@@ -1,6 +1,7 @@
-"""The bundle that is committed: its size, its figures, and that its bytes mean one thing everywhere.
+"""The shipped bundle: its size, that its bytes mean the same everywhere, and its metrics, measured again.
 
-`pytest -m slow tests/test_shipped.py` takes 2,000 rooms and measures the figures again; the normal run takes 40.
+The normal run takes 40 rooms for the bytes and 8 for the metrics; `pytest -m slow tests/test_shipped.py` takes 2,000
+rooms for the bytes and the 1,000 of the manifest for the metrics.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from shared.encoder import Encoder
 from shared.image import to_input
 from support import decode_digest
 from support.decode_digest import join_streams
+from train.bundle.evaluate import Evaluation, evaluate_bundle
+from train.data.open_dataset import open_datasets
+from train.rooms import TEST_SEED_START, render, write_rooms
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,10 +34,7 @@ def bundle() -> Bundle:
 
 
 def encoded_rooms(bundle: Bundle, count: int) -> tuple[list[bytes], np.ndarray, float]:
-    """Bitstreams of unseen rooms, at all qualities in turn, their z, and the integer model's ideal length in bits, in
-    sum."""
-    from train.rooms import TEST_SEED_START, render
-
+    """Bitstreams of unseen rooms at all qualities in turn, their z, and the sum of the integer model's ideal bits."""
     encoder = Encoder(bundle)
     lowest, highest = bundle.levels.lowest, bundle.levels.highest
     streams, latents, bits = [], [], 0.0
@@ -83,8 +84,8 @@ def test_every_process_batch_thread_count_and_library_decodes_the_same_z(
     assert done.stdout.strip() == hashlib.sha256(z.astype("<i4").tobytes()).hexdigest()
 
 
-def test_bytes_are_those_of_the_integer_model_its_endings_and_the_container(rooms):
-    """0.1 % of the ideal and, for two streams that end on whole bytes, under a byte a picture."""
+def test_bytes_are_those_of_the_integer_model_endings_and_container(rooms):
+    """Within 0.1 % of the ideal and, as two streams end on whole bytes, under a byte per image."""
     streams, _, bits = rooms
     payload = sum(len(s.b_v) + len(s.b_z) for s in map(Bitstream.unpack, streams))
     assert payload <= 1.001 * bits / 8 + 0.8 * len(streams)
@@ -92,56 +93,52 @@ def test_bytes_are_those_of_the_integer_model_its_endings_and_the_container(room
     assert 15 * len(streams) <= containers <= 17 * len(streams), "lengths from 128 bytes on take a byte more"
 
 
-def test_the_integer_model_costs_at_most_one_percent_at_every_level(bundle):
-    report = bundle.manifest.figures["build"]
-    assert report["pictures"] >= 1000
-    for level in report["levels"].values():
-        assert level["decoded"] == report["pictures"]
-        ideal = level["float_bits_v"] + level["float_bits_z"]
-        assert level["integer_bits_v"] + level["integer_bits_z"] <= 1.01 * ideal
-
-
-def test_its_figures_keep_what_is_promised(bundle):
+def test_it_answers_three_tasks_and_is_small_enough_for_a_repository(bundle):
     assert sum(f.stat().st_size for f in bundle.path.rglob("*") if f.is_file()) < 25_000_000
     assert [task.kind for task in bundle.tasks] == ["classification", "normals", "segmentation"]
     assert [added.task.name for added in bundle.added] == ["segmentation"]
     assert len(bundle.tasks[0].labels) >= 16
-    figures = bundle.manifest.figures["evaluation"]
-    rates = figures["rates"]
-    assert len(rates) >= 5
-    assert figures["pictures"] == 1000
-    assert all(rate["decoded_exactly"] == 1000 for rate in rates.values())
-    assert rates[str(bundle.quality(None))]["bytes_mean"] <= 400
-    sizes = [rates[str(quality)]["bytes_mean"] for quality in bundle.levels.qualities]
-    assert sizes == sorted(sizes)
-    assert sizes[-1] >= 6 * sizes[0]
+
+
+def evaluated(bundle: Bundle, folder: Path, count: int, qualities: list[int]) -> Evaluation:
+    """The first `count` test rooms, rendered to disk and evaluated from pixels to bytes to answers."""
+    layers = ("image", "category", "normals", "semantic")
+    seeds = range(TEST_SEED_START, TEST_SEED_START + count)
+    write_rooms(folder / "rooms", seeds, height=256, width=256, layers=layers)
+    datasets = open_datasets(folder / "rooms", [task.kind for task in bundle.tasks])
+    names = [task.name for task in bundle.tasks]
+    return evaluate_bundle(bundle, dict(zip(names, datasets, strict=True)), {}, qualities)
+
+
+# Bytes, degrees and mIoU of the first 8 test rooms by quality, as measured with this bundle; every class is right.
+MEASURED = {0: (45.0, 21.359, 0.3895), 50: (194.6, 15.557, 0.5216), 96: (415.6, 13.635, 0.5416)}
+
+
+def test_what_it_does_on_a_few_rooms_is_what_it_did(bundle, tmp_path):
+    """The tolerances are for an element of z or two that another processor rounds the other way."""
+    evaluation = evaluated(bundle, tmp_path, 8, list(MEASURED))
+    assert bundle.quality(None) in MEASURED
+    for quality, (size, degrees, miou) in MEASURED.items():
+        rate = evaluation.rates[quality]
+        assert rate.decoded_exactly == 8
+        assert rate.bytes_mean == pytest.approx(size, abs=0.3)
+        assert rate.tasks["classification"]["top1"] == 1
+        assert rate.tasks["normals"]["mean_deg"] == pytest.approx(degrees, abs=0.02)
+        assert rate.tasks["segmentation"]["miou"] == pytest.approx(miou, abs=0.001)
 
 
 @pytest.mark.slow
-def test_its_figures_can_be_measured_again(bundle):
-    """The first 200 of the 1,000 rooms of the manifest, from pixels to bytes to answers, at the default quality."""
-    from cloud.engine.bundle_model import CloudModel
-    from train.loop.metrics import AngularError, Confusion, Top1
-    from train.rooms import TEST_SEED_START, category_of, render
-
-    encoder, model = Encoder(bundle), CloudModel(bundle)
-    quality, sizes = bundle.quality(None), []
-    metrics = {"classification": Top1(), "normals": AngularError(), "segmentation": Confusion(17)}
-    for seed in range(TEST_SEED_START, TEST_SEED_START + 200):
-        room = render(seed)
-        u = encoder.features(to_input(room.image, bundle.manifest.preprocess)[None])
-        v, z = encoder.latents(u, bundle.position(quality))
-        b_v, b_z = encoder.codec.encode(v[0], z[0], quality)
-        sizes.append(len(Bitstream(bundle.fingerprint, quality, *z.shape[2:], b_v, b_z).pack()))
-        decoded = model.codec.decode_batch([(b_v, b_z)], *z.shape[2:], [quality])
-        out = model.outputs(decoded, {name: [0] for name in metrics}, [quality])
-        metrics["classification"].add(out["classification"].argmax(1).numpy(), np.array([category_of(seed)]))
-        metrics["normals"].add(out["normals"][0].permute(1, 2, 0).numpy(), room.normals.astype(np.float32))
-        metrics["segmentation"].add(out["segmentation"][0].argmax(0).numpy(), room.semantic)
-    rate = bundle.manifest.figures["evaluation"]["rates"][str(quality)]
-    got = {name: metric.figures() for name, metric in metrics.items()}
-    # 200 of 1,000 pictures: as far as a fifth of the set may differ from the whole.
-    assert np.mean(sizes) == pytest.approx(rate["bytes_mean"], rel=0.05)
-    assert got["classification"]["top1"] == pytest.approx(rate["tasks"]["classification"]["top1"], abs=0.03)
-    assert got["normals"]["mean_deg"] == pytest.approx(rate["tasks"]["normals"]["mean_deg"], abs=1.0)
-    assert got["segmentation"]["miou"] == pytest.approx(rate["tasks"]["segmentation"]["miou"], abs=0.05)
+def test_the_figures_of_its_manifest_can_be_measured_again(bundle, tmp_path):
+    """All 1,000 rooms of the manifest, at the default quality."""
+    quality = bundle.quality(None)
+    again = evaluated(bundle, tmp_path, 1000, [quality]).rates[quality]
+    stated = bundle.manifest.figures["evaluation"]["rates"][str(quality)]
+    assert again.decoded_exactly == stated["decoded_exactly"] == 1000
+    assert again.bytes_mean == pytest.approx(stated["bytes_mean"], abs=0.1)
+    assert again.bytes_mean <= 400
+    for task, metric, tolerance in (
+        ("classification", "top1", 0.001),
+        ("normals", "mean_deg", 0.01),
+        ("segmentation", "miou", 0.001),
+    ):
+        assert again.tasks[task][metric] == pytest.approx(stated["tasks"][task][metric], abs=tolerance)
