@@ -1,4 +1,4 @@
-"""What the README tells people to type works, and is what CI types."""
+"""The README's commands run, its values are those of the bundle, and its training is that of the script."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import pytest
+
+from support.processes import run_here
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,7 +22,7 @@ SET_UP = [line for line in README.splitlines() if line.startswith("pip install -
 
 
 def block(marker: str) -> list[str]:
-    """The lines of the shell block behind an HTML comment."""
+    """The lines of the shell block after an HTML comment."""
     found = re.search(rf"<!-- {marker} -->\n```sh\n(.*?)```", README, re.DOTALL)
     assert found, f"README has no block behind {marker!r}"
     return found[1].splitlines()
@@ -49,14 +53,7 @@ COMMANDS = set(re.findall(r"(?:^|&& |`)(isthmus [a-z]+(?: [a-z][a-z-]*)?) ", REA
 
 @pytest.mark.parametrize("line", sorted(COMMANDS))
 def test_every_command_that_is_shown_exists(line):
-    done = subprocess.run(
-        [sys.executable, "-m", *line.split(), "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-        check=False,
-    )
+    done = run_here(*line.split()[1:], "--help")
     assert done.returncode == 0, done.stderr
     assert f"{line.split()[-1]} [OPTIONS]" in done.stdout
 
@@ -90,18 +87,81 @@ def test_links_lead_somewhere():
     assert [link for link in own if not (ROOT / link).exists()] == []
 
 
-def test_the_shipped_bundle_is_made_by_the_commands_that_are_shown():
-    """With the values that README shows; the script adds sizes, folders and --resume, and keeps some in variables."""
-    blocks = README.split("## Train your own")[1].split("```")
-    shown, added = (block.replace("\\\n", " ") for block in (blocks[1], blocks[3]))
-    script = (ROOT / "deploy" / "train-rooms.sh").read_text()
-    names = re.findall(r"isthmus train ([a-z]+)", shown + added)
-    assert names == ["rooms", "network", "network", "multi", "build", "network", "task"]
-    assert all(f"isthmus train {name}" in script for name in names)
-    values = re.findall(r"--(?:count|task|lambda|distortion) [^ /\n]+", shown + added)
-    values += [f"{name}={value}" for name, value in re.findall(r"--(layers|scales) (\S+)", shown)]
-    assert len(values) == 9
-    assert [value for value in values if value not in script] == []
+RECORDER = """#!{python}
+import json, sys
+with open({log!r}, "a") as log:
+    log.write(json.dumps(sys.argv[1:]) + "\\n")
+"""
+TRAINING = r"isthmus (?:rooms|network|codec|task|bundle|train) "
+
+
+def settings(command: list[str]) -> Counter[tuple[str, ...]]:
+    """A command's name, and its options with their values; without paths, which differ, and without flags."""
+    words = list(takewhile(lambda word: re.fullmatch("[a-z]+", word), command[:2]))
+    options = [
+        (option, value)
+        for option, value in pairwise(command)
+        if option.startswith("--") and option != "--out" and not value.startswith("--") and "/" not in value
+    ]
+    return Counter([("command", *words), *options])
+
+
+def test_the_training_that_is_shown_is_that_of_the_shipped_bundle(tmp_path):
+    """deploy/train-rooms.sh runs with a recorder in the place of isthmus: its commands as they are typed in the end."""
+    log = tmp_path / "log"
+    (tmp_path / "bin").mkdir()
+    for name, text in (
+        ("isthmus", RECORDER.format(python=sys.executable, log=str(log))),
+        ("python", "#!/bin/sh\nexit 1\n"),  # asked whether there is a GPU
+    ):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    subprocess.run(
+        ["bash", str(ROOT / "deploy" / "train-rooms.sh"), str(tmp_path / "work")],
+        env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "COMPARE": "1"},
+        check=True,
+        capture_output=True,
+    )
+    typed = [settings(json.loads(line)) for line in log.read_text().splitlines()]
+    assert len(typed) > 20
+    section = README.split("## Train your own")[1].split("\n## ")[0]
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)).replace("\\\n", " ")
+    shown = [line for line in blocks.splitlines() if re.match(TRAINING, line)]
+    assert len(shown) >= 5
+    for line in shown:
+        command = settings(shlex.split(line, comments=True)[1:])
+        assert any(command <= one for one in typed), (
+            f"deploy/train-rooms.sh has no command with all of: {line}"
+        )
+
+
+def test_the_table_of_results_is_that_of_the_manifest():
+    manifest = json.loads((ROOT / "deploy" / "bundles" / "rooms" / "manifest.json").read_text())
+    rates = manifest["figures"]["evaluation"]["rates"]
+    columns = {
+        "bytes": lambda rate: rate["bytes_mean"],
+        "top-1": lambda rate: 100 * rate["tasks"]["classification"]["top1"],
+        "normals": lambda rate: rate["tasks"]["normals"]["mean_deg"],
+        "mIoU": lambda rate: rate["tasks"]["segmentation"]["miou"],
+    }
+    lines = README.splitlines()
+    rows = [i for i, line in enumerate(lines) if re.match(r"\| (?:quality )?\d+", line) and "degrees" in line]
+    assert rows, "README has no table of results by quality"
+    header = next(lines[i] for i in range(rows[0], 0, -1) if lines[i].startswith("|---"))
+    heads = [head.strip() for head in lines[lines.index(header) - 1].split("|")]
+    for row in rows:
+        cells = [cell.strip() for cell in lines[row].split("|")]
+        rate = rates[re.search(r"\d+", cells[1])[0]]
+        checked = 0
+        for head, cell in zip(heads[2:], cells[2:], strict=True):
+            name = next((name for name in columns if name in head), None)
+            if name is None or "JPEG" in head:
+                continue
+            number = re.search(r"\d+(?:\.(\d+))?", cell)
+            half_a_digit = 0.5 * 10.0 ** -len(number[1] or "")
+            assert float(number[0]) == pytest.approx(columns[name](rate), abs=half_a_digit + 1e-9), lines[row]
+            checked += 1
+        assert checked == len(columns), lines[row]
 
 
 def test_the_tree_names_what_is_there():
