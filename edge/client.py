@@ -1,7 +1,7 @@
-"""The edge's client of a cloud. Knows no image and no bundle.
+"""The edge's client of a cloud. The only file of the edge that touches gRPC; knows no image and no bundle.
 
-One `Client.analyze` is one request id. It is sent again while `edge.cloud_status` says that another attempt can
-succeed, until its deadline or its attempts are used up. The cloud computes an id once, so a repeat is harmless.
+One `Client.analyze` is one request id, sent again while the cloud is unavailable, until its deadline or its attempts
+are used up. The cloud computes an id once, so that sending it again is harmless.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Protocol
 import grpc
 import grpc.aio
 
-from edge.cloud_status import error_of
 from edge.settings import EdgeSettings
 from shared.errors import CloudUnreachableError, DeadlineError
 from shared.types import Analysis, BundleInfo, Wanted
@@ -22,10 +21,6 @@ from shared.wire import convert
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 
 FIRST_WAIT_S = 0.1  # before the second attempt; doubled before each further one
-NOBODY_THERE = (
-    "failed to connect",
-    "DNS resolution failed",
-)  # how gRPC begins when no server took the connection
 
 
 class Transport(Protocol):
@@ -38,41 +33,38 @@ class Transport(Protocol):
     async def close(self) -> None: ...
 
 
-def channel_options(message_bytes_max: int, answer_bytes_max: int) -> list[tuple[str, int]]:
-    """The arguments of the channel, by the names that gRPC's core knows."""
-    return [
-        ("grpc.max_receive_message_length", answer_bytes_max),
-        ("grpc.max_send_message_length", message_bytes_max),
-        # gRPC waits 1 s and more before it connects again; an edge's deadline is short.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
-        # A link that died in silence is noticed, also while nothing is sent.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
-
-
 class GrpcTransport:
-    """One channel to a cloud. address: host:port. message_bytes_max, answer_bytes_max: the largest message each way."""
+    """One channel to a cloud. address: host:port. message_bytes_max, answer_bytes_max: largest one there and back."""
 
     def __init__(self, address: str, message_bytes_max: int, answer_bytes_max: int) -> None:
-        options = channel_options(message_bytes_max, answer_bytes_max)
-        self._channel = grpc.aio.insecure_channel(address, options=options)
+        self._channel = grpc.aio.insecure_channel(
+            address,
+            options=[
+                ("grpc.max_receive_message_length", answer_bytes_max),
+                ("grpc.max_send_message_length", message_bytes_max),
+                # gRPC waits 1 s and more before it connects again; an edge's deadline is short.
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 2_000),
+                # A link that died in silence is noticed, also while nothing is sent.
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_pings_without_data", 0),
+            ],
+        )
         self._stub = AnalyzerStub(self._channel)
 
     async def analyze(self, request: pb.AnalyzeRequest, timeout_s: float) -> pb.AnalyzeResponse:
         try:
             return await self._stub.Analyze(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise error_of(error.code(), error.details() or "") from None
+            raise convert.error_of(error.code(), error.details() or "no reason given") from None
 
     async def describe(self, timeout_s: float) -> pb.DescribeResponse:
         try:
             return await self._stub.Describe(pb.DescribeRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise error_of(error.code(), error.details() or "") from None
+            raise convert.error_of(error.code(), error.details() or "no reason given") from None
 
     async def close(self) -> None:
         await self._channel.close()
@@ -138,26 +130,20 @@ class Client:
                 left_s = until - now()
                 if attempt == self._settings.attempts_max or wait_s >= left_s:
                     raise self._unreachable(error, attempt) from None
-            except DeadlineError as error:
-                raise self._late(error if now() < until else None) from None
+            except DeadlineError:
+                raise self._late() from None
             await asyncio.sleep(wait_s)
             wait_s *= 2
         raise AssertionError("attempts_max is at least 1")
 
     def _unreachable(self, error: Exception, attempts: int) -> CloudUnreachableError:
         times = "once" if attempts == 1 else f"{attempts} times"
-        cloud, reason = self._settings.cloud, str(error)
-        if reason.startswith(NOBODY_THERE):
-            hint = "is `isthmus cloud serve` running there?"
-            return CloudUnreachableError(
-                f"the cloud at {cloud} cannot be reached (tried {times}): {reason}; {hint}"
-            )
-        return CloudUnreachableError(f"the cloud at {cloud} is not available (tried {times}): {reason}")
+        return CloudUnreachableError(
+            f"the cloud at {self._settings.cloud} cannot be reached (tried {times}): {error}; "
+            "is `isthmus cloud serve` running there?"
+        )
 
-    def _late(self, early: DeadlineError | None = None) -> DeadlineError:
-        """early: the cloud's own limit, if it ended the call before this edge's deadline."""
-        if early is not None:
-            return DeadlineError(f"the cloud at {self._settings.cloud} gave up: {early}")
+    def _late(self) -> DeadlineError:
         return DeadlineError(
             f"the cloud at {self._settings.cloud} did not answer within {self._settings.deadline_ms} ms"
         )

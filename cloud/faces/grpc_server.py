@@ -91,7 +91,7 @@ class GrpcServer:
         self._servicer.end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
-                await self._calls.end()
+                await self._calls.ended()
         # gRPC ends calls that arrive while it stops with CANCELLED, which clients do not repeat. Calls on a connection
         # that is closed under them end UNAVAILABLE, so the connections are closed before gRPC stops.
         close_connections(self._port)

@@ -92,8 +92,7 @@ class HttpServer:
                 # uvicorn calls it like a class, once for each connection.
                 http=cast(Any, functools.partial(Connection, self.connections)),
                 log_config=None,
-                # Its warnings are about single clients, one line for each broken request.
-                log_level="error",
+                log_level="warning",
                 backlog=BACKLOG,
                 timeout_keep_alive=max(1, round(limits.keep_alive_s)),
                 timeout_graceful_shutdown=-(-drain_ms // 1000),

@@ -22,11 +22,13 @@ from shared.errors import (
     EXITS,
     BundleMismatchError,
     ChecksumError,
+    CloudUnreachableError,
     DeadlineError,
     NotReadyError,
     OverloadedError,
     PermissionDeniedError,
     RemoteError,
+    RemoteRejectedError,
     RequestError,
     UnauthorizedError,
     UnknownTaskError,
@@ -285,6 +287,22 @@ def test_statuses(error: Exception, code: str, text: str) -> None:
     assert text in told
     assert "secret" not in told
     assert convert.error_message(error).code == status.value[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, CloudUnreachableError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, OverloadedError),
+        (grpc.StatusCode.NOT_FOUND, RemoteRejectedError),
+        (grpc.StatusCode.INTERNAL, RemoteRejectedError),
+    ],
+)
+def test_what_a_client_raises(code: grpc.StatusCode, kind: type[Exception]) -> None:
+    error = convert.error_of(code, "text")
+    assert type(error) is kind
+    assert str(error) == "text"
 
 
 def test_a_long_text_is_cut_to_what_trailers_hold() -> None:
