@@ -16,6 +16,7 @@ from shared.types import Frozen, TaskKind
 
 REFERENCE_CLASSIFIER = "reference-classifier"
 REFERENCE_DENSE = "reference-dense"
+REFERENCE_EMBEDDER = "reference-embedder"
 
 
 class FrontConfig(Frozen):
@@ -120,6 +121,19 @@ class ReferenceClassifier(nn.Sequential):
         self.split_layer = self_split
 
 
+class ReferenceEmbedder(nn.Sequential):
+    """Image (B, 3, H, W) -> vector (B, D): the reference classifier without its linear layer, D its last width.
+
+    The layers that are left keep their names, so that it takes a classifier's weights.
+    """
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        classifier = ReferenceClassifier(config)
+        super().__init__(*list(classifier.children())[:-1])
+        self.config = config
+        self.split_layer = classifier.split_layer
+
+
 class ReferenceDense(nn.Sequential):
     """Image (B, 3, H, W) -> map (B, outputs, H, W); H and W multiples of the stride. Any layer can be the split.
 
@@ -147,16 +161,19 @@ class ReferenceDense(nn.Sequential):
         self.split_layer = self_split
 
 
-ReferenceNetwork = ReferenceClassifier | ReferenceDense
+ReferenceNetwork = ReferenceClassifier | ReferenceEmbedder | ReferenceDense
 
 
 def build_network(name: str, config: dict[str, Any]) -> ReferenceNetwork:
     """Builds a network from its name and plain values, as a manifest or a checkpoint holds them. Raises ValueError."""
     if name == REFERENCE_CLASSIFIER:
         return ReferenceClassifier(ClassifierConfig.model_validate(config))
+    if name == REFERENCE_EMBEDDER:
+        return ReferenceEmbedder(ClassifierConfig.model_validate(config))
     if name == REFERENCE_DENSE:
         return ReferenceDense(DenseConfig.model_validate(config))
-    raise ValueError(f"unknown network {name!r}; known: {REFERENCE_CLASSIFIER}, {REFERENCE_DENSE}")
+    known = ", ".join((REFERENCE_CLASSIFIER, REFERENCE_EMBEDDER, REFERENCE_DENSE))
+    raise ValueError(f"unknown network {name!r}; known: {known}")
 
 
 def split(network: nn.Sequential, layer: int) -> tuple[nn.Sequential, nn.Sequential]:

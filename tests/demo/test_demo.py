@@ -23,6 +23,9 @@ from demo.demo import _ask
 from shared.bundle import MANIFEST, TASKS, Bundle
 from shared.errors import RemoteRejectedError, RequestError
 from shared.kinds.classification import ClassificationResult, ClassScore
+from shared.kinds.depth import DepthResult, depth_png, depth_rgb
+from shared.kinds.embedding import EmbeddingResult
+from shared.kinds.multilabel import MultilabelResult
 from shared.kinds.normals import Facing, NormalsResult, normals_png
 from shared.kinds.segmentation import ClassArea, SegmentationResult, classes_png, paint, palette
 from shared.types import Analysis, ByteCount, TaskResult, Times
@@ -151,12 +154,16 @@ def segmented(first: int, *labels: str) -> SegmentationResult:
     return SegmentationResult(areas=areas, map=classes_png(CLASSES + first, 9))
 
 
+METRES = np.where(CLASSES, 4.0, 1.0)  # the left half is near
 KINDS: dict[str, TaskResult] = {
     "classification": CLASSIFIED,
     "mood": ClassificationResult(top=(SCORE.model_copy(update={"label": "calm"}),)),
     "shape": NORMALS,
     "things": segmented(0, "wall", "lamp"),
     "stuff": segmented(3, "wood", "wool"),
+    "far": DepthResult(min_m=1, median_m=2, max_m=4, known=1, map=depth_png(METRES)),
+    "like": EmbeddingResult(normalised=False, vector=(3.0, 4.0)),
+    "tags": MultilabelResult(top=(SCORE, SCORE.model_copy(update={"label": "blue", "score": 0.25}))),
 }
 
 
@@ -178,8 +185,8 @@ def with_tasks(bundle: Path, path: Path, names: Sequence[str]) -> Path:
         (["things", "stuff"], "image things stuff b_v", ["wall 50%", "wood 50%"]),
         (
             list(KINDS),
-            "image classification score mood score facing things stuff b_v",
-            ["red", "calm", "wool 50%"],
+            "image classification score mood score facing things stuff depth vector labels b_v",
+            ["red", "calm", "wool 50%", "1.0, 2.0, 4.0 m", "2 numbers", "length 5.00", "red 0.75"],
         ),
     ],
 )
@@ -208,7 +215,7 @@ def test_any_tasks(
     told = json.loads((out / "result.json").read_text())["images"][0]
     known = "classification" in names
     assert (told["label"], told["score"]) == (("red", 0.75) if known else (None, None))
-    mapped = [name for name in names if KINDS[name].kind != "classification"]
+    mapped = [name for name in names if hasattr(KINDS[name], "map")]
     assert list(told["maps"]) == mapped
     assert all((out / file).read_bytes() == KINDS[task].map.file() for task, file in told["maps"].items())
 
@@ -222,6 +229,9 @@ def test_any_tasks(
     shown = {k for k, colour in enumerate(palette(9)) if (legend == colour).all(1).sum() >= 200}
     assert shown == {area.index for name in mapped for area in getattr(KINDS[name], "areas", ())}
     for column, name in enumerate(mapped, 1):
+        if isinstance(KINDS[name], DepthResult):
+            near, far = (depth_rgb(np.array(metres)) for metres in (1.0, 4.0))
+            assert np.asarray(tile(sheet, column))[:, [16, 240]].tolist() == [[[*near], [*far]]] * TILE
         if isinstance(KINDS[name], SegmentationResult):
             first = KINDS[name].areas[0].index
             assert np.array_equal(

@@ -19,6 +19,16 @@ LABELS = {
     "classification": ("calm", "busy", "dim", "bright"),
     "normals": (),
     "segmentation": ("wall", "floor", "lamp"),
+    "depth": (),
+    "embedding": (),
+    "multilabel": ("dusty", "tidy", "sunny", "empty"),
+}
+# The network that answers a kind, and its sizes.
+NETWORKS = {
+    "depth": ("reference-dense", DENSE | {"outputs": 1}),
+    "embedding": ("reference-embedder", SIZES),
+    "normals": ("reference-dense", DENSE),
+    "segmentation": ("reference-dense", DENSE),
 }
 
 
@@ -28,11 +38,12 @@ def write_task(
     name: str = "mood",
     seed: int = 0,
     kind: TaskKind = "classification",
+    options: dict[str, Any] | None = None,
     **changed: Any,
 ) -> Path:
-    """A sound task folder, with a feature of 5 channels: a classifier of four moods, or maps of the picture's size.
+    """A sound task folder, with a feature of 5 channels: four numbers, or a map of the image's size.
 
-    changed: fields of task.json. Returns `folder`.
+    options: of the task. changed: fields of task.json. Returns `folder`.
     """
     import torch
     from safetensors.torch import save
@@ -45,9 +56,7 @@ def write_task(
     config = CodecConfig.model_validate(manifest.codec)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        named, sizes = (
-            ("reference-classifier", SIZES) if kind == "classification" else ("reference-dense", DENSE)
-        )
+        named, sizes = NETWORKS.get(kind, ("reference-classifier", SIZES))
         network = build_network(named, sizes)
         front, tail = split(network, network.split_layer)
         feature = feature_shape(front, manifest.preprocess.height, manifest.preprocess.width)
@@ -59,11 +68,12 @@ def write_task(
         "task": {
             "name": name,
             "kind": kind,
-            "labels": LABELS[kind],
+            "labels": LABELS.get(kind, ("calm", "busy", "dim", "bright")),
             "network": named,
             "network_config": sizes,
             "split": network.split_layer,
             "feature": feature,
+            "options": options or {},
         },
         "fingerprint": manifest.fingerprint,
         "edge_sha256": manifest.edge_sha256,
