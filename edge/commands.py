@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from shared.process.commands import CommandTable
 from shared.types import Analysis, Wanted, new_request_id
 
 if TYPE_CHECKING:
+    from edge.capture_time import CapturedFrom
     from edge.settings import EdgeSettings
     from shared.encoder import Encoder
 
@@ -46,6 +47,10 @@ CloudOption = Annotated[str, typer.Option(envvar="ISTHMUS_CLOUD", help="the clou
 DeadlineOption = Annotated[int, typer.Option(min=1, help="for one request to the cloud, repeats included")]
 CameraOption = Annotated[
     str, typer.Option(envvar="ISTHMUS_CAMERA", help="the camera's name, for a cloud that keeps what it gets")
+]
+CapturedFromOption = Annotated[
+    Literal["exif", "mtime", "none"],
+    typer.Option(help="where the capture time is from; mtime: the file's where EXIF has none with a zone"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document a line")]
 
@@ -109,6 +114,7 @@ def analyze(
     threads: ThreadsOption = 1,
     deadline_ms: DeadlineOption = 10_000,
     camera: CameraOption = "",
+    captured_from: CapturedFromOption = "exif",
     as_json: JsonOption = False,
 ) -> None:
     """Encode images here, send them to a cloud, print its answers."""
@@ -122,7 +128,9 @@ def analyze(
     )
     encoder = _encoder(settings.bundle, threads)
     folder = MapFolder(maps, images)
-    asyncio.run(_analyze(images, encoder, settings, wanted, folder, quality, bytes_max, as_json))
+    asyncio.run(
+        _analyze(images, encoder, settings, wanted, folder, quality, bytes_max, captured_from, as_json)
+    )
 
 
 @app.command()
@@ -163,15 +171,23 @@ async def _analyze(
     folder: MapFolder,
     quality: int | None,
     bytes_max: int | None,
+    captured_from: CapturedFrom,
     as_json: bool,
 ) -> None:
+    from edge.capture_time import capture_time
     from edge.client import Client
     from edge.pipeline import Pipeline
 
     pipeline = Pipeline(encoder, Client(settings))
     try:
         for image in images:
-            analysis = await pipeline.analyze(image, wanted, new_request_id(), quality, bytes_max)
+            taken = capture_time(image, captured_from)
+            analysis = await pipeline.analyze(
+                image, wanted, new_request_id(), quality, bytes_max, captured_at=taken.captured_at
+            )
+            if taken.warning:
+                warnings = (*analysis.warnings, taken.warning)
+                analysis = analysis.model_copy(update={"warnings": warnings})
             analysis = folder.keep(image.stem, analysis)
             typer.echo(analysis.model_dump_json() if as_json else _told(image, analysis))
     finally:
