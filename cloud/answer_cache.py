@@ -1,4 +1,4 @@
-"""Answers by request id: what makes a repeated request harmless. Knows no picture and no model."""
+"""Cached answers by request id, which make a repeated request harmless. Knows no image and no model."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class _Running:
 
 
 class AnswerCache:
-    """Answers by request id, so that a request which a client repeats is computed once.
+    """Computes a request that a client repeats once.
 
     The same id with the same content gives the stored answer, or joins the computation that still runs; with other
-    content it is a RequestError. Failures are not kept. When all who wait for a computation have given up, it is
+    content it is a RequestError. Failures are not cached. When all who wait for a computation have given up, it is
     cancelled. At most `kept` answers are held, and about `bytes_max` of memory; the least recently used go first. An
-    answer that is larger alone is not kept.
+    answer that is larger by itself is not held.
     """
 
     def __init__(self, kept: int, bytes_max: int) -> None:
@@ -62,12 +62,12 @@ class AnswerCache:
                 running.task.cancel()  # does nothing to one that has ended
                 if self._running.get(request_id) is running:
                     del self._running[request_id]
-        self._keep(request_id, content, answer)
+        self._store(request_id, content, answer)
         return answer
 
-    def _keep(self, request_id: str, content: bytes, answer: Analysis) -> None:
+    def _store(self, request_id: str, content: bytes, answer: Analysis) -> None:
         size = bytes_of(answer)
-        if request_id in self._done or size > self._bytes_max:  # another who waited for it was here before
+        if request_id in self._done or size > self._bytes_max:  # another waiter stored it already
             return
         self._done[request_id] = (content, answer)
         self._bytes += size

@@ -1,13 +1,13 @@
-"""A packet -> features -> answers: the cloud's whole way, top to bottom. Knows neither gRPC nor HTTP.
+"""From a packet to its answers: the cloud's whole way, top to bottom. Knows neither gRPC nor HTTP.
 
     bytes -> Bitstream.unpack -> is it of this bundle? -> which tasks?           (at once, in the event loop)
           -> queue -> a batch of one latent grid                                 (cloud.engine.batcher)
           -> LatentCodec.decode -> z -> CloudModel.answer -> results             (in the batch thread)
-          -> Analysis, remembered by its request id; the bytes to the archive, where there is one
+          -> Analysis, cached by its request id; the bytes go to the archive, where there is one
 
 An image that is sent to the cloud itself goes through the same `Encoder` as on an edge, and then the same way.
 
-Legend: B pictures of a batch, N channels of z, h x w latent grid.
+Legend: B images of a batch, N channels of z, h x w latent grid.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Model(Protocol):
     def answer(
         self, z: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]], qualities: Sequence[int]
     ) -> list[Results]:
-        """z (B, N, h, w) int32, a list of queries and a quality a picture -> one dict of results a picture."""
+        """z (B, N, h, w) int32, queries and a quality per image -> one dict of results per image."""
 
     def warm_up(self) -> None: ...
 
@@ -85,16 +85,29 @@ class RecordSink(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Served:
-    """A bundle with the tasks that it has at one time, and the model that answers them."""
+    """A bundle with the tasks that it has at one time, and the model that answers them.
+
+    A request takes it once, when it comes, and ends with it, whatever is swapped meanwhile.
+    """
 
     bundle: Bundle
     model: Model
 
 
 @dataclass(frozen=True)
-class _Job:
-    """served: as it was when the request came, so that a task which is taken out meanwhile still answers it."""
+class _Request:
+    """One bitstream to answer; the fields are those of `Pipeline.analyze`."""
 
+    data: bytes
+    wanted: Wanted
+    request_id: str
+    camera: str
+    captured_at: datetime | None
+    received_at: datetime
+
+
+@dataclass(frozen=True)
+class _Job:
     stream: Bitstream
     queries: tuple[TaskQuery, ...]
     served: _Served
@@ -133,21 +146,19 @@ class Pipeline:
         )
         self._answers = AnswerCache(settings.answers_kept, settings.answers_bytes_max)
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
-        own = bundle.manifest.codec.get("grid", (1, 1))
-        self._cells_max = max(settings.grid_cells_max, math.prod(own))
 
     @property
     def bundle(self) -> Bundle:
-        """As it is served now."""
+        """The bundle that the next request is answered with."""
         return self._served.bundle
 
     def swap(self, bundle: Bundle, model: Model) -> None:
-        """Serve the same bundle with other added tasks from the next request on; those that run end as they began."""
+        """Serves the same bundle with other added tasks from the next request on; those that run end as they began."""
         self._served = _Served(bundle, model)
 
     @property
     def waiting(self) -> int:
-        """Pictures in the queue."""
+        """Images in the queue."""
         return self._batcher.waiting
 
     def info(self) -> BundleInfo:
@@ -170,33 +181,11 @@ class Pipeline:
         Raises BitstreamError or a subclass, BundleMismatchError, UnknownTaskError, RequestError, OverloadedError,
         NotReadyError or DeadlineError.
         """
-        received_at = datetime.now(UTC)
         check_request_id(request_id)
         check_camera(camera)
-        stream = Bitstream.unpack(data)
-        # Taken once: tasks may be swapped while this request waits, and it ends with those it began with.
-        served = self._served
-        self._check(stream, served.bundle)
-        queries = _queries(served.bundle, wanted)
-        content = _digest(wanted, captured_at, data)
-
-        async def compute() -> Analysis:
-            done, queue_ms = await self._batcher.submit(_Job(stream, queries, served))
-            if self._archive is not None:
-                self._archive.append(camera, received_at, request_id, data, captured_at)
-            return Analysis(
-                request_id=request_id,
-                bundle=served.bundle.manifest.name,
-                fingerprint=served.bundle.fingerprint.hex(),
-                quality=stream.quality,
-                results={query.name: done.results[query.name] for query in queries},
-                bytes=count_bytes(stream, len(data), served.bundle),
-                times=Times(queue_ms=queue_ms, decode_ms=done.decode_ms, tails_ms=done.tails_ms),
-                captured_at=captured_at,
-            )
-
+        request = _Request(data, wanted, request_id, camera, captured_at, datetime.now(UTC))
         async with self._deadline(deadline_s):
-            return await self._answers.get(request_id, content, compute)
+            return await self._answer(request, self._served)
 
     async def analyze_image(
         self,
@@ -216,14 +205,15 @@ class Pipeline:
         """
         check_request_id(request_id)
         check_camera(camera)
-        _queries(self.bundle, wanted)  # an unknown task is refused before the work of encoding
+        served = self._served
+        _queries(served.bundle, wanted)  # an unknown task is refused before the work of encoding
+        received_at = datetime.now(UTC)
         loop = asyncio.get_running_loop()
         async with self._deadline(None):
             encode = self.encoder.encode
             encoded = await loop.run_in_executor(self._encoding, encode, image, quality, bytes_max)
-            analysis = await self.analyze(
-                encoded.data, wanted, request_id, camera=camera, captured_at=captured_at
-            )
+            request = _Request(encoded.data, wanted, request_id, camera, captured_at, received_at)
+            analysis = await self._answer(request, served)
         edge = encoded.times
         times = analysis.times.model_copy(
             update={"read_ms": edge.read_ms, "front_ms": edge.front_ms, "code_ms": edge.code_ms}
@@ -233,9 +223,34 @@ class Pipeline:
         )
 
     async def close(self) -> None:
-        """Finish what waits; new requests get NotReadyError."""
+        """Finishes what waits; new requests get NotReadyError."""
         await self._batcher.close()
         self._encoding.shutdown()
+
+    async def _answer(self, request: _Request, served: _Served) -> Analysis:
+        """The answer to a request, computed once for all its repeats."""
+        stream = Bitstream.unpack(request.data)
+        self._check(stream, served.bundle)
+        queries = _queries(served.bundle, request.wanted)
+
+        async def compute() -> Analysis:
+            done, queue_ms = await self._batcher.submit(_Job(stream, queries, served))
+            if self._archive is not None:
+                self._archive.append(
+                    request.camera, request.received_at, request.request_id, request.data, request.captured_at
+                )
+            return Analysis(
+                request_id=request.request_id,
+                bundle=served.bundle.manifest.name,
+                fingerprint=served.bundle.fingerprint.hex(),
+                quality=stream.quality,
+                results={query.name: done.results[query.name] for query in queries},
+                bytes=count_bytes(stream, len(request.data), served.bundle),
+                times=Times(queue_ms=queue_ms, decode_ms=done.decode_ms, tails_ms=done.tails_ms),
+                captured_at=request.captured_at,
+            )
+
+        return await self._answers.get(request.request_id, _digest(request), compute)
 
     @asynccontextmanager
     async def _deadline(self, deadline_s: float | None) -> AsyncIterator[None]:
@@ -252,9 +267,11 @@ class Pipeline:
         if stream.fingerprint != bundle.fingerprint:
             raise BundleMismatchError(stream.fingerprint.hex(), bundle.fingerprint.hex())
         bundle.quality(stream.quality)
-        if stream.h * stream.w > self._cells_max:
+        # A small stream may claim a large grid; the bundle's own is always allowed.
+        cells_max = max(self.settings.grid_cells_max, math.prod(bundle.manifest.codec.get("grid", (1, 1))))
+        if stream.h * stream.w > cells_max:
             raise StreamTooLargeError(
-                f"a latent grid of {stream.h} x {stream.w}; this server answers {self._cells_max} cells at most"
+                f"a latent grid of {stream.h} x {stream.w}; this server answers {cells_max} cells at most"
             )
 
     def _work(self, jobs: Sequence[_Job]) -> list[_Done | Exception]:
@@ -278,14 +295,14 @@ class Pipeline:
         ]
 
 
-def _digest(wanted: Wanted, captured_at: datetime | None, data: bytes) -> bytes:
-    """What makes two requests the same one. "Every task" stays the same request when a task is added."""
-    head = f"{wanted.model_dump_json()}\0{captured_at_number(captured_at)}\0"
-    return hashlib.sha256(head.encode() + data).digest()
+def _digest(request: _Request) -> bytes:
+    """Digest of what makes two requests the same. "Every task" stays the same request when a task is added."""
+    head = f"{request.wanted.model_dump_json()}\0{captured_at_number(request.captured_at)}\0"
+    return hashlib.sha256(head.encode() + request.data).digest()
 
 
 def _queries(bundle: Bundle, wanted: Wanted) -> tuple[TaskQuery, ...]:
-    """The tasks to run. Raises UnknownTaskError, or RequestError for a task named twice, or a map that cannot be."""
+    """The tasks to run. Raises UnknownTaskError, or RequestError for a task named twice or an impossible map."""
     queries = wanted.tasks or tuple(
         TaskQuery(name=task.name, top_k=wanted.top_k, maps=wanted.maps) for task in bundle.tasks
     )

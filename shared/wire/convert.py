@@ -1,4 +1,4 @@
-"""Between the messages of the wire and the packets of `shared.types`, and between errors and gRPC statuses.
+"""Turns messages of the wire into packets of `shared.types` and back, and errors into gRPC statuses and back.
 
 Both directions of each message stand here, so that an edge and a cloud cannot read one differently. What comes from the
 network is checked as it is turned into a packet.
@@ -78,6 +78,7 @@ def wanted_of(message: pb.AnalyzeRequest) -> Wanted:
 
 
 def response_message(analysis: Analysis) -> pb.AnalyzeResponse:
+    """An answer. Raises RequestError for a capture time without a zone or not after the start of 1970."""
     count, times = analysis.bytes, analysis.times
     return pb.AnalyzeResponse(
         request_id=analysis.request_id,
@@ -137,7 +138,7 @@ def describe_message(bundles: Sequence[BundleInfo]) -> pb.DescribeResponse:
 
 
 def bundles_of(message: pb.DescribeResponse) -> list[BundleInfo]:
-    """Raises RemoteError where a bundle holds something that this version does not know."""
+    """What a cloud serves. Raises RemoteError where a bundle holds something that this version does not know."""
     try:
         return [
             BundleInfo(
@@ -157,7 +158,7 @@ def bundles_of(message: pb.DescribeResponse) -> list[BundleInfo]:
 
 
 def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
-    """The status that an error ends a call with. What Isthmus did not raise on purpose says nothing of its inside."""
+    """The status that an error ends a call with. Internals of errors that were not raised on purpose stay hidden."""
     text = str(error) if isinstance(error, IsthmusError) else "internal error; the server's log has more"
     return grpc.StatusCode[exit_of(error).grpc], text[:_TEXT_MAX]
 
