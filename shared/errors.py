@@ -52,6 +52,18 @@ class IsthmusError(Exception):
         self.setting = setting
 
 
+class Interruption(KeyboardInterrupt):
+    """A command stopped in good order at Ctrl-C or SIGTERM; the text says what is kept.
+
+    No IsthmusError, so that nothing takes it for the failure of one item among several. setting: the one by which the
+    command goes on. status: what a shell reports for the signal, 128 + its number.
+    """
+
+    def __init__(self, text: str, signal_number: int, *, setting: str | None = None) -> None:
+        super().__init__(text)
+        self.status, self.setting = 128 + signal_number, setting
+
+
 class RequestError(IsthmusError): ...
 
 

@@ -11,7 +11,8 @@ from bench.rate.contenders import Contender
 from bench.rate.networks import TaskNetworks
 from bench.report.rate_results import ContenderResult, Setting
 from train.data.dataset import Dataset, in_order
-from train.loop.scoring import Metric, count, metric_of, target_of
+from train.loop.answer_kinds import Metric, count, new_metric
+from train.loop.scoring import target_of
 
 BATCH = 32
 
@@ -38,7 +39,7 @@ def measure_contender(
         for setting, sizes, outputs in contender.coded(pixels):
             for name, out in outputs.items():
                 target, key = targets[name], (setting, name)
-                count(metrics.setdefault(key, metric_of(target.task, target.classes)), out, target.truth)
+                count(metrics.setdefault(key, new_metric(target.kind, target.classes)), out, target.labels)
                 sums[key] = sums.get(key, 0.0) + float(sizes[name].sum())
     return ContenderResult(
         name=contender.name,
@@ -50,7 +51,7 @@ def measure_contender(
             Setting(
                 name=setting,
                 bytes={task: total / len(first) for (s, task), total in sums.items() if s == setting},
-                metrics={task: metric.figures() for (s, task), metric in metrics.items() if s == setting},
+                metrics={task: metric.values() for (s, task), metric in metrics.items() if s == setting},
             )
             for setting in dict.fromkeys(setting for setting, _ in metrics)
         ),

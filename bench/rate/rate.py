@@ -29,7 +29,7 @@ from shared.bundle import Bundle
 from shared.errors import DataError
 from train.data.dataset import Dataset, Unlabelled, identity, labels_digest
 from train.data.open_dataset import open_datasets
-from train.loop.run import training_device
+from train.loop.distributed import training_device
 
 T = TypeVar("T")
 

@@ -23,13 +23,14 @@ from shared.image import to_input
 from shared.types import TaskKind
 from train.bundle.evaluate import bitstreams, evaluate_bundle, main_qualities
 from train.codec.codec_recipe import lambdas_of
+from train.codec.evaluate_codec import evaluate
 from train.codec.split_networks import load_run
-from train.codec.train_codec import evaluate
 from train.data.dataset import Dataset, identity, in_order, network_input
 from train.data.feature_cache import weights_digest
 from train.data.open_dataset import open_datasets
-from train.loop.run import training_device
-from train.loop.scoring import count, metric_of
+from train.loop.answer_kinds import count, new_metric
+from train.loop.distributed import training_device
+from train.loop.scores import by_task
 from train.networks.network_folder import load_network
 
 
@@ -51,7 +52,7 @@ class PartMeasurer:
 
         @torch.no_grad()
         def compute() -> MeasuredPart:
-            metric = metric_of(card.task, len(data.names))
+            metric = new_metric(card.task, len(data.names))
             network.to(self._device)
             for indices in track(list(in_order(len(data), 64)), folder.name):
                 x = network_input(data.images(indices), card.preprocess).to(self._device)
@@ -60,7 +61,7 @@ class PartMeasurer:
                 what="network",
                 images=len(data),
                 kinds={card.task: card.task},
-                uncompressed={card.task: metric.figures()},
+                uncompressed={card.task: metric.values()},
             )
 
         return self._cached(folder.name, {"weights_sha256": weights_digest(network)}, data, compute)
@@ -75,17 +76,17 @@ class PartMeasurer:
         def compute() -> MeasuredPart:
             model.to(self._device)
             preprocess = cards[0].preprocess
-            figures = evaluate(model, recipe, datasets, preprocess, model, distances=True, bar=folder.name)
+            scores = evaluate(model, recipe, datasets, preprocess, model, distances=True, bar=folder.name)
             return MeasuredPart(
                 what="codec",
                 images=len(datasets[0]),
                 kinds={name: card.task for name, card in zip(model.names, cards, strict=True)},
-                uncompressed=_by_task(figures, model.names, "uncompressed"),
+                uncompressed=by_task(scores, "uncompressed"),
                 levels=tuple(
                     Level(
                         quality=quality,
-                        bytes=figures[f"bytes@{quality}"],
-                        metrics=_by_task(figures, model.names, str(quality)),
+                        bytes=scores.value("bytes", quality=quality),
+                        metrics=by_task(scores, quality),
                     )
                     for quality in recipe.qualities
                 ),
@@ -135,18 +136,6 @@ class PartMeasurer:
     ) -> MeasuredPart:
         path = self._out / "parts" / f"{name}.json"
         return cached(path, {**key, **identity(images)}, MeasuredPart, compute)
-
-
-def _by_task(figures: dict[str, float], names: Sequence[str], where: str) -> dict[str, dict[str, float]]:
-    """Figures of one level, "task/key@where", by task."""
-    return {
-        name: {
-            key.removeprefix(f"{name}/").removesuffix(f"@{where}"): value
-            for key, value in figures.items()
-            if key.startswith(f"{name}/") and key.endswith(f"@{where}")
-        }
-        for name in names
-    }
 
 
 def stream_digests(bundle: Bundle, images: Dataset) -> dict[int, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from shared.errors import IsthmusError
+from shared.errors import Interruption, IsthmusError
 
 # Gives a setting's name as a user knows it, None where the command has no such setting.
 Naming = Callable[[str], "str | None"]
@@ -42,8 +42,20 @@ class Command(TyperCommand):
             return super().invoke(ctx)
         except IsthmusError as error:
             raise with_setting_named(error) from error.__cause__
+        except Interruption as stopped:  # Typer would drop its text and its status
+            _report(stopped)
+            raise typer.Exit(stopped.status) from None
         finally:
             _naming.reset(token)
+
+
+def _report(stopped: Interruption) -> None:
+    """Prints on stderr what an interrupted command has kept; nothing where another process reports it."""
+    from shared.process.cli import complain
+
+    name = _naming.get()(stopped.setting) if stopped.setting else None
+    if str(stopped):
+        complain(f"{stopped} ({name})" if name else str(stopped))
 
 
 def flag_of(setting: str, command: Any) -> str | None:

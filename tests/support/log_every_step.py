@@ -1,7 +1,7 @@
 """`isthmus ARGUMENTS`, whose trainings log every step: torchrun starts this in tests/train/loop/test_distributed.py."""
 
 import isthmus
-from train.loop import run
+from train.loop import training
 
-run.LOG_EVERY = 1
+training.LOG_EVERY = 1
 isthmus.main()

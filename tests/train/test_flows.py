@@ -29,14 +29,18 @@ from support.service import png
 from train.bundle.build import build, without_paths
 from train.bundle.evaluate import evaluate_bundle
 from train.codec.codec_recipe import CodecRecipe, Part, rate_weight
+from train.codec.evaluate_codec import validated_loss
 from train.codec.split_networks import load_run
-from train.codec.train_codec import _levels, train_codec, validated_loss
+from train.codec.train_codec import draw_levels, train_codec
 from train.data import feature_cache as features
 from train.data.feature_cache import CachedArrays, cached_features
-from train.loop.distributed import Team
-from train.loop.run import Schedule, batches
+from train.loop.distributed import Workers
+from train.loop.schedule import Schedule, batch_indices
+from train.loop.scores import Scores, from_json, to_json
 from train.networks.network_folder import load_network
-from train.tasks.train_task import FOLDER, TaskRecipe, train_task
+from train.tasks.task_recipe import TaskRecipe
+from train.tasks.train_task import train_task
+from train.tasks.trainable_head import FOLDER
 
 
 def curve(run: Path) -> list[dict]:
@@ -49,7 +53,7 @@ def recipe(network: Path, **changes) -> CodecRecipe:
     return CodecRecipe(**{**values, **changes})
 
 
-def train(recipe: CodecRecipe, patches, out: Path, resume: bool = False) -> dict[str, float]:
+def train(recipe: CodecRecipe, patches, out: Path, resume: bool = False) -> Scores:
     """With as many views of the patches as there are networks."""
     training, validation = ([view] * len(recipe.parts) for view in patches)
     return train_codec(recipe, training, validation, out, resume)
@@ -61,8 +65,9 @@ class KilledError(Exception):
 
 def test_an_interrupted_run_resumes_to_the_same_curve(tmp_path, patches, tiny_network, tiny_run, monkeypatch):
     from train.loop import run as run_module
+    from train.loop import training as training_module
 
-    monkeypatch.setattr(run_module, "CHECKPOINT_S", 0.0)  # a checkpoint a step
+    monkeypatch.setattr(training_module, "CHECKPOINT_S", 0.0)  # a checkpoint a step
     plain = run_module.Run.save
 
     def save_then_stop(self, state):
@@ -83,7 +88,7 @@ def test_an_interrupted_run_resumes_to_the_same_curve(tmp_path, patches, tiny_ne
 def test_a_second_start_and_another_recipe_are_refused(tmp_path, patches, tiny_network):
     out = tmp_path / "run"
     train(recipe(tiny_network, steps=2), patches, out)
-    with pytest.raises(DataError, match="--resume"):
+    with pytest.raises(DataError, match="already holds a run; resume it"):
         train(recipe(tiny_network, steps=2), patches, out)
     with pytest.raises(DataError, match="batch"):
         train(recipe(tiny_network, steps=2, batch=12), patches, out, resume=True)
@@ -98,10 +103,10 @@ def test_a_start_that_fails_leaves_nothing_in_the_way_of_the_next(tmp_path, patc
     with pytest.raises(DataError, match=r"split layer 99: the network has layers 0\.\.10"):
         train(recipe(tiny_network, split=99), patches, out)
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="file is a file; --out names a folder"):
+    with pytest.raises(DataError, match="file is a file, not a folder"):
         train(recipe(tiny_network, steps=2), patches, tmp_path / "file")
-    small = replace(patches[0], values=patches[0].values[:, :32, :32])
-    with pytest.raises(DataError, match="--data has pictures of 32 x 32, --network takes 64 x 64"):
+    small = replace(patches[0], values=patches[0].values[:, :32, :32], size=(32, 32))
+    with pytest.raises(DataError, match="the images are 32 x 32, the network takes 64 x 64"):
         train(recipe(tiny_network), (small, patches[1]), out)
     sizes = ClassifierConfig.model_construct(**ClassifierConfig(classes=3).model_dump() | {"classes": -1})
     chosen = NetworkRecipe.model_construct(data="patches", steps=2, batch=24, seed=0, network=sizes)
@@ -183,7 +188,9 @@ def test_training_everything_moves_the_network(tmp_path, patches, tiny_network):
     network, _ = load_network(tiny_network)
     assert not torch.equal(next(model.fronts[0].parameters()), next(network.parameters()))
     plain = load_network(tiny_network)[1].figures["top1"]
-    assert figures["classification/top1@uncompressed"] == plain, "the teacher is the network as it was given"
+    assert figures.value("top1", "classification", "uncompressed") == plain, (
+        "the teacher is the network as it was given"
+    )
 
 
 LAYERS = 10  # of the tiny network; the last three: pooling, flattening, a linear layer
@@ -197,7 +204,7 @@ def test_every_layer_can_be_the_split(tmp_path, patches, tiny_network, layer, tr
     assert len(load_network(tiny_network)[0]) == LAYERS
     chosen = recipe(tiny_network, split=layer, steps=2, train_all=train_all)
     figures = train(chosen, patches, tmp_path / "run")
-    assert 0 <= figures["classification/top1@50"] <= 1
+    assert 0 <= figures.value("top1", "classification", 50) <= 1
 
 
 @pytest.mark.parametrize("layer", [0, LAYERS - 2, LAYERS - 1, LAYERS])
@@ -262,10 +269,10 @@ def test_the_edge_runs_any_batch(tiny_bundle, patches):
 
 
 def test_epochs_are_permutations_and_depend_on_the_seed_alone():
-    first = list(batches(10, 5, seed=1, start=0, steps=4))
+    first = list(batch_indices(10, 5, seed=1, start=0, steps=4))
     assert sorted(np.concatenate(first[:2])) == sorted(np.concatenate(first[2:])) == list(range(10))
     assert not np.array_equal(np.concatenate(first[:2]), np.concatenate(first[2:]))
-    later = list(batches(10, 5, seed=1, start=3, steps=4))
+    later = list(batch_indices(10, 5, seed=1, start=3, steps=4))
     assert np.array_equal(later[0], first[3])
 
 
@@ -294,12 +301,12 @@ def test_the_validated_loss_is_the_one_that_is_trained():
         steps=1,
     )
     low, high = 80 + 0.25 * (50 + 10), 400 + 4 * 10
-    assert validated_loss(two, ("a", "b"), figures) == pytest.approx((low + high) / 2)
+    assert validated_loss(two, ("a", "b"), from_json(figures)) == pytest.approx((low + high) / 2)
     balanced = two.model_copy(update={"balance": 0.5})
-    assert validated_loss(balanced, ("a", "b"), figures) == pytest.approx((2 * low + high / 2) / 2)
+    assert validated_loss(balanced, ("a", "b"), from_json(figures)) == pytest.approx((2 * low + high / 2) / 2)
     single = two.model_copy(update={"form": "dr", "parts": two.parts[:1]})
     expected = (0.25 * 0.5 + 100 * 80 + 4 * 0.1 + 100 * 400) / 2
-    assert validated_loss(single, ("a",), figures) == pytest.approx(expected)
+    assert validated_loss(single, ("a",), from_json(figures)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("form", ["rd", "dr"])
@@ -333,7 +340,7 @@ def test_a_training_that_has_not_ended_is_no_codec(tmp_path, tiny_run):
     load_run(tmp_path / "run")  # ended before figures were written down
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     torch.save(torch.load(checkpoint, weights_only=True) | {"step": 59}, checkpoint)
-    with pytest.raises(DataError, match=r"is at step 59 of 60; go on with --resume"):
+    with pytest.raises(DataError, match=r"is at step 59 of 60; resume it first"):
         load_run(tmp_path / "run")
 
 
@@ -518,7 +525,7 @@ def test_three_networks_and_one_train_alike(tmp_path, patches, tiny_network):
         figures = train(
             CodecRecipe(data="patches", parts=parts, steps=2, batch=24), patches, tmp_path / str(count)
         )
-        assert all(f"{name}/top1@50" in figures for name in names)
+        assert all(figures.has("top1", name, 50) for name in names)
 
 
 def test_two_networks_of_one_name_are_refused(tmp_path, patches, tiny_network):
@@ -543,7 +550,7 @@ def test_a_recipe_that_does_not_fit_says_why(changes, told):
 
 
 def test_a_codec_of_one_level_has_the_scale_that_was_asked_for():
-    position, scale = _levels(4, torch.tensor([[0.2]]).log(), Team(torch.device("cpu")))
+    position, scale = draw_levels(4, torch.tensor([[0.2]]).log(), Workers(torch.device("cpu")))
     assert position is None
     assert scale.tolist() == pytest.approx([0.2])
 
@@ -588,14 +595,14 @@ def test_a_task_added_later_changes_not_a_byte_and_answers(tmp_path, patches, jo
     figures = train_task(chosen, *patches, tmp_path / "run", resume=False)
     losses = [line["loss"] for line in curve(tmp_path / "run")]
     assert losses[-1] < losses[0]
-    assert {"top1@uncompressed", "top1@0", "top1@50", "top1@100"} <= figures.keys()
+    assert {"top1@uncompressed", "top1@0", "top1@50", "top1@100"} <= to_json(figures).keys()
     assert digests(bundle_path) == before, "training touched the bundle"
     add_task(bundle_path, tmp_path / "run" / FOLDER)
     bundle = Bundle.open(bundle_path)
     assert {name: digest for name, digest in digests(bundle_path).items() if name in before} == before
     assert Encoder(bundle).encode(png(3), 25).data == stream
     rate = evaluate_bundle(bundle, {"later": patches[1]}, {}, [50]).rates[50]
-    assert rate.tasks["later"]["top1"] == pytest.approx(figures["top1@50"], abs=1e-6)
+    assert rate.tasks["later"]["top1"] == pytest.approx(figures.value("top1", quality=50), abs=1e-6)
     with pytest.raises(DataError, match="has a task 'later' already"):
         train_task(chosen, *patches, tmp_path / "again", resume=False)
 
@@ -606,7 +613,7 @@ def test_an_added_task_can_start_from_another(tmp_path, patches, joint_bundle, t
     start = {"init": str(tmp_path / "one" / FOLDER), "steps": 1, "learning_rate": 1e-12}
     again = train_task(TaskRecipe(**values, name="two", **start), *patches, tmp_path / "two", resume=False)
     assert again == first
-    with pytest.raises(DataError, match="another --width"):
+    with pytest.raises(DataError, match="another width"):
         train_task(TaskRecipe(**values, name="three", width=2, **start), *patches, tmp_path / "three", False)
 
 

@@ -52,7 +52,7 @@ from shared.sealed import FileEntry
 from shared.types import Frozen
 from train.bundle.export import EdgeHalf, ExtractorHalf, export, export_tail
 from train.codec.codec_recipe import lambdas_of
-from train.codec.quantise import Precision, quantise
+from train.codec.quantise import BitWidths, quantise
 from train.codec.split_networks import SplitNetworks, load_run
 from train.data.dataset import Dataset, in_order, network_input
 from train.networks.load import reference_cut
@@ -99,7 +99,7 @@ def build(
     pictures: Dataset,
     *,
     default_quality: int | None = None,
-    precision: Precision | None = None,
+    precision: BitWidths | None = None,
     licences: dict[str, str] | None = None,
 ) -> Report:
     """Make the bundle `out` from the run folder of a codec; `pictures`: to calibrate and to report on.

@@ -1,4 +1,4 @@
-"""What a bundle does on pictures that nobody trained on, measured on the bytes that it really makes."""
+"""Measures a bundle on images that nobody trained on, by the bytes that it really makes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from rich.progress import track
+from torch import nn
 
 from cloud.engine.bundle_model import CloudModel
 from cloud.networks.networks import whole_output
@@ -20,18 +21,21 @@ from shared.errors import DataError
 from shared.image import to_input
 from shared.types import Frozen
 from train.data.dataset import Dataset, in_order
-from train.loop.scoring import Tally, Target, answers, labelled
+from train.loop.answer_kinds import right_answers
+from train.loop.scores import by_task
+from train.loop.scoring import Scoring, Target, label_target, network_target
 from train.networks.network_folder import load_network
 
-# By task: those of train.loop.metrics against labels, and with AGREEMENT before them against the network.
+# Scores by task and name, as `train.loop.scores.by_task` gives them.
 Figures = dict[str, dict[str, float]]
 
 
 class Rate(Frozen):
-    """What one quality costs and gives. bytes: of whole bitstreams; v, z: of their parts, means.
+    """Bytes and scores at one quality.
 
-    flips: by task with classes, how many pictures are right at the next lower quality and wrong at this one, and the
-    reverse.
+    bytes: of whole bitstreams; v, z: means of their parts.
+    flips: for each task with classes, how many images are right at the next lower quality and wrong at this one, and
+        the reverse.
     """
 
     bytes_mean: float
@@ -45,7 +49,7 @@ class Rate(Frozen):
 
 
 class Evaluation(Frozen):
-    """Over `pictures` pictures; rates by quality."""
+    """Results over `pictures` images; rates by quality."""
 
     pictures: int
     uncompressed: Figures
@@ -55,7 +59,7 @@ class Evaluation(Frozen):
 def bitstreams(
     encoder: Encoder, u: NDArray[np.float32], quality: int
 ) -> tuple[list[Bitstream], NDArray[np.int32]]:
-    """u (B, N, h, w) -> the pictures' bitstreams at a quality, and the z (B, N, h, w) in them."""
+    """u (B, N, h, w) -> the images' bitstreams at a quality, and the z (B, N, h, w) in them."""
     v, z = encoder.latents(u, encoder.bundle.position(quality))
     coded = (encoder.codec.encode(one_v, one_z, quality) for one_v, one_z in zip(v, z, strict=True))
     return [Bitstream(encoder.bundle.fingerprint, quality, *z.shape[2:], b_v, b_z) for b_v, b_z in coded], z
@@ -66,101 +70,125 @@ def main_qualities(bundle: Bundle) -> list[int]:
     return sorted({*bundle.levels.qualities, bundle.quality(None)})
 
 
-@torch.no_grad()
 def evaluate_bundle(
     bundle: Bundle,
-    views: Mapping[str, Dataset],
+    data: Mapping[str, Dataset],
     networks: Mapping[str, Path],
     qualities: Sequence[int] | None = None,
     batch: int = 32,
 ) -> Evaluation:
-    """Encode, pack, unpack, decode and answer every picture, beside the uncompressed networks.
+    """Encodes, packs, unpacks, decodes and answers every image, and compares with labels and uncompressed networks.
 
-    views: of the same pictures, one a task that is to be measured, with labels or, where there is a network, without.
-    networks: trained ones by task, for the figures without compression. qualities: by default those of
-    `main_qualities`. Raises IsthmusError.
+    data: the same images once for each task to measure, with labels, or without where there is a network.
+    networks: folders of trained networks, by task.
+    qualities: by default those of `main_qualities`.
+
+    Raises IsthmusError.
     """
-    encoder, model = Encoder(bundle, threads=2), CloudModel(bundle)
-    qualities = qualities or main_qualities(bundle)
-    tally = Tally()
-    whole = {}
-    for task, folder in networks.items():
-        whole[task], card = load_network(folder)
-        if task not in views:
-            raise DataError(f"{folder}: the bundle has no task {task!r} that it could be compared with")
-        if card.task != bundle.task(task).kind:
-            raise DataError(
-                f"{folder} is a network for {card.task}; task {task!r} is {bundle.task(task).kind}"
-            )
-    sizes: dict[int, list[tuple[int, int, int]]] = {quality: [] for quality in qualities}
-    exact = dict.fromkeys(qualities, 0)
-    right: dict[str, dict[int, list[NDArray[np.bool_]]]] = {}
-    first = next(iter(views.values()))
+    measuring = _Measuring(bundle, networks, qualities or main_qualities(bundle), list(data))
+    first = next(iter(data.values()))
     for indices in track(list(in_order(len(first), batch)), "evaluating"):
-        x = to_input(first.images(indices), bundle.manifest.preprocess)
-        targets: dict[str, list[Target]] = {task: [] for task in views}
-        for task, view in views.items():
-            kind = bundle.task(task).kind
-            if labelled(view):
-                truth = view.labels(indices)
-                targets[task].append(Target(kind, truth, len(view.names), True))
-            if task in whole:
-                plain = whole_output(whole[task], torch.from_numpy(x), kind)
-                for target in targets[task]:
-                    tally.count(f"{task}/", "uncompressed", plain, target)
-                targets[task].append(Target(kind, answers(plain, kind), plain.shape[1], False))
-        u = encoder.features(x)
-        for quality in qualities:
-            made, z = bitstreams(encoder, u, quality)
+        measuring.add(to_input(first.images(indices), bundle.manifest.preprocess), data, indices)
+    return measuring.evaluation(len(first))
+
+
+class _Measuring:
+    """Counts batch by batch, then sums up."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        networks: Mapping[str, Path],
+        qualities: Sequence[int],
+        tasks: Sequence[str],
+    ) -> None:
+        self._bundle, self._qualities = bundle, qualities
+        self._encoder, self._model = Encoder(bundle, threads=2), CloudModel(bundle)
+        self._networks = {task: _network(bundle, task, folder, tasks) for task, folder in networks.items()}
+        self._scoring = Scoring()
+        self._sizes: dict[int, list[tuple[int, int, int]]] = {quality: [] for quality in qualities}
+        self._exact = dict.fromkeys(qualities, 0)
+        self._right: dict[str, dict[int, list[NDArray[np.bool_]]]] = {}
+
+    @torch.no_grad()
+    def add(self, x: NDArray[np.float32], data: Mapping[str, Dataset], indices: NDArray[np.int64]) -> None:
+        """Measures a batch of images, x (B, 3, H, W), at every quality."""
+        targets = {task: self._targets(task, one, indices, x) for task, one in data.items()}
+        u = self._encoder.features(x)
+        for quality in self._qualities:
+            made, z = bitstreams(self._encoder, u, quality)
             streams = []
-            for data in (stream.pack() for stream in made):
-                stream = Bitstream.unpack(data)
-                sizes[quality].append((len(data), len(stream.b_v), len(stream.b_z)))
+            for packed in (stream.pack() for stream in made):
+                stream = Bitstream.unpack(packed)
+                self._sizes[quality].append((len(packed), len(stream.b_v), len(stream.b_z)))
                 streams.append((stream.b_v, stream.b_z))
             levels = [quality] * len(indices)
-            decoded = model.codec.decode_batch(streams, *z.shape[2:], levels)
-            exact[quality] += int((decoded == z).all(axis=(1, 2, 3)).sum())
-            outputs = model.outputs(decoded, {task: range(len(indices)) for task in views}, levels)
+            decoded = self._model.codec.decode_batch(streams, *z.shape[2:], levels)
+            self._exact[quality] += int((decoded == z).all(axis=(1, 2, 3)).sum())
+            outputs = self._model.outputs(decoded, {task: range(len(indices)) for task in data}, levels)
             for task, out in outputs.items():
-                for target in targets[task]:
-                    tally.count(f"{task}/", str(quality), out, target)
-                    if target.task == "classification" and target.labelled:
-                        hits = answers(out, target.task) == target.truth
-                        right.setdefault(task, {}).setdefault(quality, []).append(hits)
-    figures = tally.figures()
+                self._count(task, quality, out, targets[task])
 
-    def at(where: str) -> Figures:
-        found: Figures = {}
-        for key, value in figures.items():
-            task, name = key.removesuffix(f"@{where}").split("/")
-            if key.endswith(f"@{where}"):
-                found.setdefault(task, {})[name] = value
-        return found
+    def _targets(
+        self, task: str, data: Dataset, indices: NDArray[np.int64], x: NDArray[np.float32]
+    ) -> list[Target]:
+        """Everything that a task's answers are compared with; counts the uncompressed network's on the way."""
+        kind = self._bundle.task(task).kind
+        labels = label_target(kind, data, indices)
+        targets = [labels] if labels else []
+        if task in self._networks:
+            plain = whole_output(self._networks[task], torch.from_numpy(x), kind)
+            for target in targets:
+                self._scoring.count(task, "uncompressed", plain, target)
+            targets.append(network_target(kind, plain))
+        return targets
 
-    return Evaluation(
-        pictures=len(first),
-        uncompressed=at("uncompressed"),
-        rates={
-            quality: Rate(
-                bytes_mean=float(np.mean([total for total, _, _ in sizes[quality]])),
-                bytes_median=float(np.median([total for total, _, _ in sizes[quality]])),
-                bytes_max=max(total for total, _, _ in sizes[quality]),
-                bytes_v_mean=float(np.mean([b_v for _, b_v, _ in sizes[quality]])),
-                bytes_z_mean=float(np.mean([b_z for _, _, b_z in sizes[quality]])),
-                decoded_exactly=exact[quality],
-                tasks=at(str(quality)),
-                flips={
-                    task: flips(hits, quality) for task, hits in right.items() if quality > min(qualities)
-                },
-            )
-            for quality in qualities
-        },
-    )
+    def _count(self, task: str, quality: int, out: torch.Tensor, targets: Sequence[Target]) -> None:
+        for target in targets:
+            self._scoring.count(task, quality, out, target)
+            hits = right_answers(target.kind, out, target.labels) if target.against == "labels" else None
+            if hits is not None:
+                self._right.setdefault(task, {}).setdefault(quality, []).append(hits)
+
+    def evaluation(self, images: int) -> Evaluation:
+        scores = self._scoring.scores()
+        return Evaluation(
+            pictures=images,
+            uncompressed=by_task(scores, "uncompressed"),
+            rates={quality: self._rate(quality, by_task(scores, quality)) for quality in self._qualities},
+        )
+
+    def _rate(self, quality: int, tasks: Figures) -> Rate:
+        sizes, v, z = zip(*self._sizes[quality], strict=True)
+        lowest = quality == min(self._qualities)
+        return Rate(
+            bytes_mean=float(np.mean(sizes)),
+            bytes_median=float(np.median(sizes)),
+            bytes_max=max(sizes),
+            bytes_v_mean=float(np.mean(v)),
+            bytes_z_mean=float(np.mean(z)),
+            decoded_exactly=self._exact[quality],
+            tasks=tasks,
+            flips={} if lowest else {task: flips(hits, quality) for task, hits in self._right.items()},
+        )
+
+
+def _network(bundle: Bundle, task: str, folder: Path, tasks: Sequence[str]) -> nn.Module:
+    """An uncompressed network for one of `tasks`. Raises DataError."""
+    network, card = load_network(folder)
+    if task not in tasks:
+        raise DataError(f"{folder}: the bundle has no task {task!r} to compare it with")
+    kind = bundle.task(task).kind
+    if card.task != kind:
+        raise DataError(f"{folder} is a network for {card.task}; task {task!r} is {kind}")
+    return network
 
 
 def flips(right: Mapping[int, Sequence[NDArray[np.bool_]]], quality: int) -> tuple[int, int]:
-    """Pictures that are right at the next lower quality and wrong at `quality`, and the reverse. right: by quality, of
-    the same pictures in the same order."""
+    """Numbers of images that are right at the next lower quality and wrong at `quality`, and the reverse.
+
+    right: by quality, for the same images in the same order.
+    """
     below = np.concatenate(right[max(other for other in right if other < quality)])
     here = np.concatenate(right[quality])
     return int((below & ~here).sum()), int((here & ~below).sum())

@@ -1,4 +1,4 @@
-"""What `isthmus train single` and `train multi` are told: a codec's recipe, and what follows from it alone."""
+"""A codec's recipe, and what follows from it alone."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from cloud.networks.sizes import PRESETS, CodecConfig, Shape, common_grid
 from shared.errors import DataError
 from shared.types import Frozen
 from train.codec.prior_choice import Prior
-from train.loop.run import Seed
+from train.loop.schedule import Seed
 from train.networks.load import NetworkSpec
 
-GRID_MOST = 32  # cells of z, high or wide, unless the recipe says so
+GRID_MAX = 32  # cells of z, high or wide, unless the recipe says otherwise
 T = TypeVar("T", float, Tensor)
 Distortion = Literal["task", "distill", "feature", "distill-hint", "task-hint"]
-LABELLED = ("task", "task-hint")  # those that need labels
-# Feature cells; in a file and in a flag 0 stands for None, the whole map.
+LABELLED = ("task", "task-hint")  # distortions that need labels
+# In feature cells; a file gives 0 for None, the whole map.
 Crop = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(lambda cells: cells or None)]
 
 
 class Part(NetworkSpec):
-    """One network of a codec. name: of its task, by default what the network was trained for.
+    """One network of a codec.
 
-    distortion: against the labels (task), the network's own output (distill) or its feature, or both. lambda_: weight
-    of the distortion, in bits.
+    name: of its task, by default what the network was trained for.
+    distortion: what the decoded feature is compared by; see `train.codec.distortion`.
+    lambda_: weight of the distortion, in bits.
     """
 
     name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
@@ -40,15 +41,16 @@ class Part(NetworkSpec):
 class CodecRecipe(Frozen):
     """Everything that decides how a codec comes out.
 
-    scales: of lambda, one a quality level, ascending. qualities: the levels' numbers in 0..100, ascending; as many.
-    crop: feature cells, high and wide, of the piece of a map on which its distillation is computed; None: all of it.
-    stride: feature cells that a cell of z is wide and high; None: the preset's, or as many as it takes to bring a
-    finer feature to GRID_MOST cells. width: how many times as wide as the preset's the modules around z are.
-    init: a codec's run folder to start from; its levels may have been others.
-    balance: a level of scale s counts s ** -balance in the loss. With 0 all count alike in bits; as the high ones have
-    more of them, they shape the transform most.
-    prior: of z; the others than the codebook are there to be compared with. hyper: of the codebook, as in CodecConfig;
-    1 is what recipes of before there was a 2 mean.
+    scales: multipliers of lambda, one per quality level, ascending.
+    qualities: the levels' numbers in 0..100, as many and ascending.
+    crop: side, in feature cells, of the piece of a map on which its distortion is computed; None: the whole map.
+    stride: feature cells per cell of z, each way; None: the preset's, or more, to bring a finer feature to GRID_MAX.
+    width: of the modules around z, as a multiple of the preset's.
+    init: a codec's run folder to start from; its levels may differ.
+    balance: a level of scale s counts s ** -balance in the loss. With 0 all count alike in bits, and the high levels,
+        which have more of them, shape the transform most.
+    prior: of z; all but the codebook are for comparison.
+    hyper: version of the codebook's hyperprior, as in CodecConfig; recipes without it mean 1.
     """
 
     data: str
@@ -92,42 +94,42 @@ class CodecRecipe(Frozen):
 
     @property
     def default_quality(self) -> int:
-        """That of the level whose scale is the nearest to 1."""
+        """The quality of the level whose scale is nearest to 1."""
         nearest = min(range(len(self.scales)), key=lambda i: abs(np.log(self.scales[i])))
         return self.qualities[nearest]
 
 
 def spread(levels: int) -> tuple[int, ...]:
-    """Qualities of so many levels, evenly over 0..100."""
+    """Qualities for a number of levels, evenly over 0..100."""
     return tuple(round(100 * i / (levels - 1)) for i in range(levels)) if levels > 1 else (50,)
 
 
 def sizes_of(recipe: CodecRecipe, features: Sequence[Shape]) -> CodecConfig:
-    """Of a codec for these features. Raises DataError."""
+    """Sizes of a codec for these features. Raises DataError."""
     config = PRESETS[recipe.preset].model_copy(update={"levels": len(recipe.scales)})
     cells, stride = max(common_grid(features)), recipe.stride or config.stride
-    while recipe.stride is None and cells > GRID_MOST * stride:
+    while recipe.stride is None and cells > GRID_MAX * stride:
         stride *= 2
     try:
         return config.with_stride(stride).widened(recipe.width).with_hyper(recipe.hyper)
     except ValueError as error:
-        raise DataError(f"--stride: {error}") from None
+        raise DataError(str(error), setting="stride") from None
 
 
 def rate_weight(done: float, recipe: CodecRecipe) -> float:
-    """The share of the rate's weight that counts when `done` (0..1) of the steps are over."""
+    """The share of the rate's weight that counts after `done` (0..1) of the steps."""
     if recipe.rate_ramp == 0:
         return float(done >= recipe.distortion_first)
     return min(1.0, max(0.0, (done - recipe.distortion_first) / recipe.rate_ramp))
 
 
 def shares(recipe: CodecRecipe) -> list[float]:
-    """Of each part's distortion in the whole: its lambda's of their sum."""
+    """Each part's share of the whole distortion: its lambda over their sum."""
     return [part.lambda_ / total_of(recipe) for part in recipe.parts] if recipe.form == "rd" else [1.0]
 
 
 def total_of(recipe: CodecRecipe) -> float:
-    """What a loss in bits a picture is divided by in training; in form "dr" it is no loss in bits, and stays."""
+    """What the loss in bits an image is divided by in training; 1 in form "dr", whose loss is not in bits."""
     return sum(part.lambda_ for part in recipe.parts) if recipe.form == "rd" else 1.0
 
 
@@ -137,10 +139,12 @@ def lambdas_of(recipe: CodecRecipe) -> list[float]:
 
 
 def level_loss(recipe: CodecRecipe, scale: T, distance: T, bits: T, ramp: float = 1.0) -> T:
-    """What training lowers, of pictures (B,) or one. distance: by `shares`; ramp: the rate's, of `rate_weight`.
+    """The loss of images (B,) or of one.
 
-    The "rd" form over lambda has the same minimum, and a gradient whose size does not depend on lambda. A level's
-    scale weighs the distortion and not the rate, so that no level's share of the gradient drowns the others'.
+    distance: the parts' distortions, weighted by `shares`. ramp: the rate's weight, from `rate_weight`.
+
+    The "rd" form is divided by lambda, which keeps its minimum and makes the size of its gradient independent of
+    lambda. A level's scale weighs the distortion and not the rate, so that no level drowns the others' gradients.
     """
     rate = 1 / total_of(recipe) if recipe.form == "rd" else recipe.parts[0].lambda_
     return scale**-recipe.balance * (scale * distance + ramp * rate * bits)

@@ -1,4 +1,4 @@
-"""The priors of `train.codec.priors` with compressai's entropy models for the densities; for comparison, as those.
+"""The priors of `train.codec.priors` with compressai's entropy models as densities, for comparison too.
 
 Legend: N channels, L levels. Imported only when asked for: compressai needs numpy 1.26 and takes seconds to import.
 """
@@ -14,26 +14,27 @@ from train.codec.entropy_model import level_of
 from train.codec.priors import FactorisedCodec, HyperAnalysis, HyperpriorCodec, HyperSynthesis
 from train.networks.torchvision_shim import import_torchvision
 
-import_torchvision()  # compressai imports it without the care that it needs
+import_torchvision()  # first, because compressai imports it without the care that it needs
 try:
     from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 except ImportError as error:
     raise DataError(f"a compressai prior needs compressai ({error}): pip install 'isthmus[peers]'") from None
 
-# Of the bottlenecks' parameters, as `priors.SPEED` of our densities. Measured on densities that drift as those of z do:
-# from 1 to 100 times, all are within 0.4 % of the entropy after 1,500 steps; ours are at 10, and 6 % above it at 1.
+# Learning speed of the bottlenecks' parameters, like `entropy_model.SPEED` for our densities. Measured on densities
+# that drift as z's do: from 1 to 100 times, all are within 0.4 % of the entropy after 1,500 steps; ours are so at 10,
+# and 6 % above it at 1.
 SPEED = 10.0
 
 
 class _AsGiven:
-    """compressai's models round or add noise in `forward`; here what they get is what is coded."""
+    """Codes the inputs as they are; compressai's models would round them or add noise in `forward`."""
 
     def quantize(self, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
         return inputs
 
 
 class _Times(nn.Module):
-    """Keeps a parameter divided by a factor, because Adam moves each by the learning rate at most."""
+    """Stores a parameter divided by a factor, because Adam moves each by the learning rate at most."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -47,7 +48,7 @@ class _Times(nn.Module):
 
 
 class Bottleneck(_AsGiven, EntropyBottleneck):  # type: ignore[misc]
-    """EntropyBottleneck of N channels, learning `speed` times as fast. Its quantiles serve its coder only."""
+    """EntropyBottleneck of N channels that learns `speed` times as fast. Its quantiles, for its coder only, do not."""
 
     def __init__(self, channels: int, speed: float = SPEED) -> None:
         super().__init__(channels)
@@ -58,31 +59,31 @@ class Bottleneck(_AsGiven, EntropyBottleneck):  # type: ignore[misc]
 
 
 class Gaussian(_AsGiven, GaussianConditional):  # type: ignore[misc]
-    """GaussianConditional without tables: for likelihoods only."""
+    """GaussianConditional without tables, for likelihoods only."""
 
     def __init__(self) -> None:
         super().__init__(None)
 
 
 class Bottlenecks(nn.Module):
-    """One Bottleneck a level, as our densities are; without, the gains would make it serve L scales at once."""
+    """One Bottleneck per level, like our densities; a single one would serve the L scales that the gains give."""
 
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__()
         self.of_level = nn.ModuleList(Bottleneck(channels) for _ in range(levels))
 
     def bits(self, x: Tensor, position: Tensor | None) -> Tensor:
-        """Bits a picture (B,) of x (B, N, h, w), each under the bottleneck of its level."""
+        """Bits of each image (B,) for x (B, N, h, w), under the bottleneck of its level."""
         level = torch.as_tensor(level_of(position), device=x.device).expand(len(x))
         bits = x.new_zeros(len(x))
         for k, bottleneck in enumerate(self.of_level):
-            own = (level == k).nonzero()[:, 0]  # perhaps none: each parameter still gets a gradient
+            own = (level == k).nonzero()[:, 0]  # may be empty: each parameter still gets a gradient
             bits = bits.index_add(0, own, bits_of(bottleneck(x[own])[1]))
         return bits
 
 
 def bits_of(likelihoods: Tensor) -> Tensor:
-    """Bits a picture (B,) of likelihoods (B, N, h, w)."""
+    """Bits of each image (B,) for likelihoods (B, N, h, w)."""
     return -likelihoods.log2().sum((1, 2, 3))
 
 

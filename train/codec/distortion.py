@@ -1,4 +1,7 @@
-"""How far a task's answer from a feature that went through the codec is from what it should be."""
+"""How far a task's answer from a decoded feature is from what it should be.
+
+Legend: B images, C feature channels, H' x W' feature cells.
+"""
 
 from __future__ import annotations
 
@@ -7,93 +10,88 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from train.codec.codec_recipe import Distortion
 from train.codec.split_networks import Head
-from train.networks.train_maps import dense_loss
+from train.loop.answer_kinds import is_map, label_distance, teacher_distance
 
 
 def distortion(
     kind: Distortion,
     head: Head,
     teacher: Callable[..., Tensor],
-    made: Tensor,
+    decoded: Tensor,
     given: Tensor,
-    truth: NDArray[Any] | None,
+    labels: NDArray[Any] | None,
     crop: int | None,
     variance: Callable[[Tensor], Tensor] = torch.var,
 ) -> Tensor:
-    """d of each picture, (B,). made: the task's feature through the codec; given: without, of the same shape.
+    """d of each image, (B,).
 
-    truth: labels, for "task". crop: cells of a map's piece that is compared, or None for all of it. variance: of
-    `given`, over all processes' pictures.
+    feature: mean squared error over the feature's variance.
+    task: the task's own loss against the labels.
+    distill: `teacher_distance` from the teacher's answers.
+    distill-hint, task-hint: that plus feature, which reaches a given error in fewer steps where the tail is deep
+        (Romero et al., 2015, "FitNets: hints for thin deep nets").
 
-    feature: mean squared error over the feature's variance. task: the task's own loss against the labels. distill:
-    Kullback-Leibler divergence from the teacher's classes (a mean over the pixels for a map), or for normals 1 - cosine
-    and the mean absolute difference. distill-hint, task-hint: the sum of that and of feature, which reaches a given
-    error in fewer steps where the tail is deep (Romero et al., 2015, "FitNets: hints for thin deep nets").
+    decoded, given: the task's feature (B, C, H', W') through the codec, and without it.
+    crop: side, in cells, of the piece of a map that is compared; None: all of it.
+    variance: of `given`, over the images of all processes.
     """
     if kind == "feature":
-        return (made.float() - given).square().mean((1, 2, 3)) / variance(given)
+        return (decoded.float() - given).square().mean((1, 2, 3)) / variance(given)
     if kind == "distill-hint" or kind == "task-hint":
-        hint = distortion("feature", head, teacher, made, given, truth, crop, variance)
+        hint = distortion("feature", head, teacher, decoded, given, labels, crop, variance)
         rest: Distortion = "distill" if kind == "distill-hint" else "task"
-        return hint + distortion(rest, head, teacher, made, given, truth, crop)
+        return hint + distortion(rest, head, teacher, decoded, given, labels, crop)
     if kind == "task":
-        return _from_labels(head, made, np.asarray(truth), crop)
-    if head.kind != "classification" and crop is not None:
-        rows, columns = _piece(made, crop)
-        made, given = made[..., rows, columns], given[..., rows, columns]
-    out = head(made, light=True).float()
+        return _from_labels(head, decoded, np.asarray(labels), crop)
+    if is_map(head.kind) and crop is not None:
+        rows, columns = _piece(decoded, crop)
+        decoded, given = decoded[..., rows, columns], given[..., rows, columns]
+    out = head(decoded, light=True).float()
     with torch.no_grad():
         wanted = teacher(given, light=True).float()
-    if head.kind == "normals":
-        one, other = F.normalize(out, dim=1), F.normalize(wanted, dim=1)
-        return (1 - (one * other).sum(1) + (one - other).abs().mean(1)).mean((1, 2))
-    wanted = F.log_softmax(wanted, 1)
-    divergence = (wanted.exp() * (wanted - F.log_softmax(out, 1))).sum(1)
-    return divergence if divergence.dim() == 1 else divergence.mean((1, 2))
+    return teacher_distance(head.kind, out, wanted)
 
 
-def _from_labels(head: Head, made: Tensor, truth: NDArray[Any], crop: int | None) -> Tensor:
-    """The task's own loss of each picture, (B,). A piece of a map is compared where the tail ends, before any
-    interpolation, with one label of those that come to each value, another one each time."""
-    if head.kind == "classification":
-        labels = torch.from_numpy(np.ascontiguousarray(truth)).to(made.device)
-        return F.cross_entropy(head(made).float(), labels, reduction="none")
-    compared = None if crop is None else _labelled_piece(head, made, truth, crop)
-    out, truth = compared or (head(made).float(), truth)
-    labels = torch.from_numpy(np.ascontiguousarray(truth)).to(made.device)
-    return torch.stack(
-        [dense_loss(head.kind, one[None], map_[None]) for one, map_ in zip(out, labels, strict=True)]
-    )
+def _from_labels(head: Head, decoded: Tensor, labels: NDArray[Any], crop: int | None) -> Tensor:
+    """The task's own loss of each image, (B,).
+
+    A piece of a map is compared where the tail ends, before any interpolation, with one of the labels that belong to
+    each value, a different one each time.
+    """
+    compared = None
+    if is_map(head.kind) and crop is not None:
+        compared = _labelled_piece(head, decoded, labels, crop)
+    out, labels = compared or (head(decoded).float(), labels)
+    return label_distance(head.kind, out, torch.from_numpy(np.ascontiguousarray(labels)).to(decoded.device))
 
 
 def _labelled_piece(
-    head: Head, made: Tensor, truth: NDArray[Any], crop: int
+    head: Head, decoded: Tensor, labels: NDArray[Any], crop: int
 ) -> tuple[Tensor, NDArray[Any]] | None:
-    """The tail's output of a piece and its labels; None where not as many come to each cell and to each value."""
-    pixels, rest = divmod(truth.shape[1], made.shape[2])
-    if rest or truth.shape[2] != pixels * made.shape[3]:
+    """The tail's output of a piece, and its labels; None where labels do not divide evenly among cells or values."""
+    pixels, rest = divmod(labels.shape[1], decoded.shape[2])
+    if rest or labels.shape[2] != pixels * decoded.shape[3]:
         return None
-    rows, columns = _piece(made, crop)
-    out = head(made[..., rows, columns], light=True).float()
+    rows, columns = _piece(decoded, crop)
+    out = head(decoded[..., rows, columns], light=True).float()
     rows, columns = (slice(one.start * pixels, one.stop * pixels) for one in (rows, columns))
-    truth = truth[:, rows, columns]
-    fine = truth.shape[1] // out.shape[2]
-    if truth.shape[1:3] != (fine * out.shape[2], fine * out.shape[3]):
+    labels = labels[:, rows, columns]
+    fine = labels.shape[1] // out.shape[2]
+    if labels.shape[1:3] != (fine * out.shape[2], fine * out.shape[3]):
         return None
     top, left = (int(torch.randint(fine, ())) for _ in range(2))
-    return out, truth[:, top::fine, left::fine]
+    return out, labels[:, top::fine, left::fine]
 
 
 @torch.no_grad()
 def crop_for(head: Head, cells: int | None) -> int | None:
-    """`cells`, or None for a head that takes whole maps only: a traced network may know its map's size by heart."""
-    if cells is None or head.kind == "classification":
+    """`cells`, or None for a head that takes whole maps only: tracing may fix the size of its map."""
+    if cells is None or not is_map(head.kind):
         return cells
     channels, height, width = head.feature
     training = head.training

@@ -1,6 +1,6 @@
 """The codec's entropy model: z -> v -> linear coefficients x codebook -> mean and scale of every element of z; bits.
 
-Legend: B pictures, N latent channels, h x w latent grid, V elements of v, n groups (n = N), tau codebook entries.
+Legend: B images, N latent channels, h x w latent grid, V elements of v, n groups (n = N), tau codebook entries.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from shared.codec.exact import MEAN_STEPS
 
 SCALE_MIN = 0.11  # below it a Gaussian's mass lies on one integer anyway
 SCALE_MAX = 64.0
-# How much faster than other parameters those of a prior learn: they lie far from where they start, and Adam moves each
-# by the learning rate at most.
+# How much faster a prior's parameters learn than others: they end far from where they start, and Adam moves each by the
+# learning rate at most.
 SPEED = 10.0
 
 
 class HyperpriorExtractor(nn.Module):
-    """Hyper-analysis h_a: z (B, N, h, w) -> v before rounding (B, V); pooled over the grid, so v has no axes.
+    """Hyper-analysis h_a: z (B, N, h, w) -> v before rounding (B, V); pooled over the grid, so v has no spatial axes.
 
-    A convolution gives every cell the same weights, and a mean over them forgets where each was. Of `hyper` 2 a learned
-    map is added behind the first convolution, so that v can say of a thing also where it is (Liu et al., 2018, "An
-    intriguing failing of convolutional neural networks and the CoordConv solution", give coordinates for that). And
-    it divides the sum by the grid's side: a mean over many cells is so small that rounding takes v whole.
+    A convolution treats all cells alike, and their mean forgets where each was. With `hyper` 2 a learned map is added
+    after the first convolution, so that v can also say where something is (Liu et al., 2018, "An intriguing failing of
+    convolutional neural networks and the CoordConv solution", add coordinates for that). It also divides the sum by
+    the grid's side only, because the mean over many cells is so small that rounding removes all of v.
     """
 
     def __init__(self, config: CodecConfig) -> None:
@@ -61,9 +61,8 @@ class HyperpriorExtractor(nn.Module):
 class FactorisedPrior(nn.Module):
     """Factorised prior (entropy bottleneck) of v: each element, at each level, a mixture of three logistic densities.
 
-    Written here, in the log domain, because the gradient has to live on in the tails, where compressai's
-    EntropyBottleneck clamps the likelihood (docs/decisions/0002). speed: of learning; the parameters are kept divided
-    by it, because Adam moves each by the learning rate at most.
+    Computed in the log domain to keep a gradient in the tails, where compressai's EntropyBottleneck clamps the
+    likelihood (docs/decisions/0002). speed: of learning; the parameters are stored divided by it.
     """
 
     def __init__(self, size: int, levels: int = 1, parts: int = 3, speed: float = 1.0) -> None:
@@ -74,7 +73,7 @@ class FactorisedPrior(nn.Module):
         self.log_scales = nn.Parameter(torch.zeros(levels, size, parts))
 
     def bits(self, v: Tensor, level: Tensor | int = 0) -> Tensor:
-        """-log2 of the mass on [v - 1/2, v + 1/2], of v (..., V). level, whole numbers: of all, or (...)."""
+        """-log2 of the mass on [v - 1/2, v + 1/2] for v (..., V). level: an integer for all, or a tensor (...)."""
         logits, means = self.logits[level] * self.speed, self.means[level] * self.speed
         scale = (self.log_scales[level] * self.speed).clamp(-4, 6).exp()
         middle = v[..., None] - means
@@ -113,14 +112,14 @@ class Codebook(nn.Module):
 
 
 def on_cells(maps: Tensor, h: int, w: int) -> Tensor:
-    """Learned maps (K, ., .) on a grid of h x w."""
+    """Resamples learned maps (K, ., .) to a grid of h x w."""
     if maps.shape[1:] == (h, w):
         return maps
     return F.interpolate(maps[None], (h, w), mode="bilinear", align_corners=False)[0]
 
 
 class _Bounded(torch.autograd.Function):
-    """clamp whose gradient still passes where it leads back inside: a scale at its bound is not stuck there."""
+    """A clamp that passes gradients which lead back inside, so that a scale does not stick to its bound."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
@@ -136,7 +135,7 @@ class _Bounded(torch.autograd.Function):
 
 
 def bounded_log_scale(log_scale: Tensor) -> Tensor:
-    """Within SCALE_MIN..SCALE_MAX, with a gradient that leads back there."""
+    """Clamps to SCALE_MIN..SCALE_MAX, with a gradient that leads back inside."""
     bounded: Tensor = _Bounded.apply(log_scale, math.log(SCALE_MIN), math.log(SCALE_MAX))
     return bounded
 
@@ -144,7 +143,7 @@ def bounded_log_scale(log_scale: Tensor) -> Tensor:
 class ProbabilityPredictor(nn.Module):
     """maps (B, n, h, w) -> mean and log standard deviation of every element of z, each (B, N, h, w).
 
-    The method's table is lost; ours is a branch of 1 x 1 convolutions for each, with weights of its own.
+    The method's table is lost; ours has a branch of 1 x 1 convolutions for each, with separate weights.
     """
 
     def __init__(self, config: CodecConfig) -> None:
@@ -159,7 +158,7 @@ class ProbabilityPredictor(nn.Module):
 
     @torch.no_grad()
     def hand_through(self) -> None:
-        """Make the mean the maps themselves, by x = relu(x) - relu(-x); for a hidden layer of at least 2 n channels."""
+        """Starts the mean as the maps themselves, by x = relu(x) - relu(-x); needs a hidden layer of 2 n channels."""
         first, last = self.mean
         n = first.weight.shape[1]
         both = torch.cat([torch.eye(n), -torch.eye(n)])[:, :, None, None]
@@ -176,11 +175,10 @@ class ProbabilityPredictor(nn.Module):
 
 
 def gaussian_bits(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """-log2 of the Gaussian's mass on [z - 1/2, z + 1/2], with a gradient that lives on in the tails."""
+    """-log2 of the Gaussian's mass on [z - 1/2, z + 1/2], with a gradient that does not vanish in the tails."""
     inverse = torch.exp(-log_scale)
-    away = (
-        z - mean
-    ).abs()  # by symmetry, so that both bounds lie in the lower tail, where the logs are exact
+    # By symmetry: both bounds then lie in the lower tail, where the logs are exact.
+    away = (z - mean).abs()
     upper = torch.special.log_ndtr((0.5 - away) * inverse)
     lower = torch.special.log_ndtr((-0.5 - away) * inverse)
     return -(upper + torch.log1p(-torch.exp((lower - upper).clamp(max=-1e-6)))) / math.log(2)
@@ -192,11 +190,13 @@ def round_straight(x: Tensor) -> Tensor:
 
 
 def on_grid(mean: Tensor) -> Tensor:
-    """Means as the deployed tables have them. A codec that learnt without it lost 1.5 % there, because at the smallest
-    scale a 32nd can double a probability."""
+    """Rounds means to the grid of the deployed tables.
+
+    A codec trained without it lost 1.5 % there: at the smallest scale, a shift by 1/32 can double a probability.
+    """
     return round_straight(mean * MEAN_STEPS) / MEAN_STEPS
 
 
 def level_of(position: Tensor | None) -> Tensor | int:
-    """The level whose tables of v serve a position: the nearest, the upper one of two equally near."""
+    """The level whose tables of v serve a position: the nearest, of two equally near the upper one."""
     return 0 if position is None else (position + 0.5).floor().long()

@@ -1,6 +1,6 @@
-"""The codec of features, made of `transforms` and `entropy`: the method's names, the field's term beside each.
+"""The codec of features, in the method's names; it is made of `transforms` and `entropy_model`.
 
-Legend: B pictures, C feature channels, N latent channels, h x w latent grid, V elements of v, n groups (n = N),
+Legend: B images, C feature channels, N latent channels, h x w latent grid, V elements of v, n groups (n = N),
 tau codebook entries, L quality levels.
 
     features -> FeatureFusion -> y (B, C, ., .) -> FeatureTransform -> u (B, N, h, w)
@@ -50,7 +50,7 @@ from train.codec.entropy_model import (
 
 
 class Coded(NamedTuple):
-    """What one pass through the codec gives: y_hat, and the bits of z and of v a picture, (B,) each."""
+    """A pass through the codec: y_hat, and the bits of z and of v of each image, (B,) each."""
 
     y_hat: Tensor
     bits_z: Tensor
@@ -58,12 +58,14 @@ class Coded(NamedTuple):
 
 
 class FeatureCodec(nn.Module):
-    """The codec of one feature y, as it is trained.
+    """The codec of one feature y, for training.
 
-    In training the rate is that of z and v with uniform noise in place of rounding, and everything that reads z or v
-    reads them rounded straight through (Minnen and Singh, 2020, "Channel-wise autoregressive entropy models", mix the
-    two so). In evaluation all is rounded. position (B,): the level of each picture; None where there is only one.
-    noise(x): uniform in 0..1, of the shape of x; where several processes train, each has its share of one draw.
+    In training, the rate is computed from z and v with uniform noise in place of rounding, and everything else reads
+    them rounded straight through, a mix from Minnen and Singh, 2020, "Channel-wise autoregressive entropy models". In
+    evaluation everything is rounded.
+
+    position (B,): the level of each image; None if there is only one.
+    noise(x): uniform in 0..1, shaped like x. Where several processes train, each takes its share of one draw.
     """
 
     noise: Callable[[Tensor], Tensor]
@@ -88,8 +90,10 @@ class FeatureCodec(nn.Module):
         self.predictor = ProbabilityPredictor(config)
 
     def _initialise(self) -> None:
-        """Kaiming's scale, so that deep chains neither vanish nor explode: z and v start near unit variance, a few
-        bits an element. The predictor starts near mean 0 and scale 1."""
+        """Starts z and v near unit variance, a few bits an element, and the predictor near mean 0 and scale 1.
+
+        Kaiming's scale keeps deep chains from vanishing or exploding.
+        """
         self._initialise_transforms()
         for last in (self.predictor.mean[-1], self.predictor.log_scale[-1]):
             last.weight.data *= 0.1
@@ -99,8 +103,10 @@ class FeatureCodec(nn.Module):
 
     @torch.no_grad()
     def _initialise_transforms(self) -> None:
-        """Kaiming's scale; of linear ways one an orthogonal matrix and the other its transpose, the chains beside them
-        faint: so the codec begins as a linear one that loses nothing, or as little as its latent has room for."""
+        """Starts linear shortcuts as an orthogonal matrix and its transpose, and the chains next to them faint.
+
+        So the codec begins as a linear one that loses nothing, or as little as its latent has room for.
+        """
         initialise(self)
         if not self.config.shortcut:
             return
@@ -111,9 +117,12 @@ class FeatureCodec(nn.Module):
             last.weight.mul_(0.1)
 
     @torch.no_grad()
-    def start_from(self, y: Tensor) -> None:
-        """Make the linear ways the Karhunen-Loeve transform of y (B, C, H', W') and its transpose: of linear ones it
-        has the most of the power in the fewest elements of z. z has as many of its components as it has channels."""
+    def start_linear(self, y: Tensor) -> None:
+        """Starts the linear shortcuts as the Karhunen-Loeve transform of y (B, C, H', W') and its transpose.
+
+        Of all linear transforms it puts the most power into the fewest elements of z. z holds as many of its
+        components as it has channels.
+        """
         if not self.config.shortcut:
             return
         stride = self.config.stride
@@ -133,7 +142,7 @@ class FeatureCodec(nn.Module):
         return u if self.gains is None else u * interpolated(self.gains.log_gain, _given(position))
 
     def latents(self, y: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """z and v as the edge makes them: rounded, still floats."""
+        """z and v as the edge makes them: rounded, as floats."""
         z = self.z_of(self.transform(y), position).round()
         return z, self.extract(z).round()
 
@@ -150,20 +159,20 @@ class FeatureCodec(nn.Module):
         return v
 
     def hyper_bits(self, v: Tensor, position: Tensor | None) -> Tensor:
-        """Bits of v a picture, (B,)."""
+        """Bits of v of each image, (B,)."""
         return self.prior.bits(v, level_of(position)).sum(1)
 
     def gaussians(self, v: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
-        """Mean, on the grid of the deployed tables, and log scale of every element of z."""
+        """Mean, rounded to the deployed tables' grid, and log scale of every element of z."""
         mean, log_scale = self.predictor(self.codebook(self.generator(v), h, w))
         return on_grid(mean), log_scale
 
     def latent_bits(self, z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-        """Bits of z a picture, (B,)."""
+        """Bits of z of each image, (B,)."""
         return gaussian_bits(z, mean, log_scale).sum((1, 2, 3))
 
     def rounded_bits(self, y: Tensor, position: Tensor | None = None) -> Tensor:
-        """Bits a picture (B,) as they will be written, where `forward` in training gives those under noise."""
+        """Bits of each image (B,) with everything rounded; `forward` in training gives those under noise."""
         with torch.autocast(y.device.type, enabled=False):
             z = self.z_of(self.transform(y.float()), position).round()
             return sum(self.rate(z, z, position))
@@ -171,8 +180,10 @@ class FeatureCodec(nn.Module):
     def rate(
         self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Bits of z and of v a picture, (B,) each. z_hat: what v is extracted from; z_rate: what is coded. noisy: v is
-        coded with noise in place of rounding."""
+        """Bits of z and of v of each image, (B,) each.
+
+        z_hat: v is extracted from it. z_rate: it is coded. noisy: v is coded with noise in place of rounding.
+        """
         v = self.extract(z_hat)
         v_hat = round_straight(v)
         v_rate = v + self.noise(v) - 0.5 if noisy else v_hat
@@ -180,7 +191,7 @@ class FeatureCodec(nn.Module):
         return self.latent_bits(z_rate, mean, log_scale), self.hyper_bits(v_rate, position)
 
     def forward(self, y: Tensor, position: Tensor | None = None) -> Coded:
-        # Mixed precision ends here: a probability in 16 bits is no probability.
+        # Mixed precision ends here: 16 bits are too few for a probability.
         with torch.autocast(y.device.type, enabled=False):
             z = self.z_of(self.transform(y.float()), position)
             z_hat = round_straight(z)
@@ -191,12 +202,12 @@ class FeatureCodec(nn.Module):
 
 def _given(position: Tensor | None) -> Tensor:
     if position is None:
-        raise ValueError("a codec of several levels needs the level of each picture")
+        raise ValueError("a codec of several levels needs the level of each image")
     return position
 
 
 class JointCodec(nn.Module):
-    """The whole codec of n features: fusion, the codec of what was fused, separation. n = 1: the plain codec."""
+    """The whole codec of n features: fusion, a codec of the fused feature, separation. n = 1: the plain codec."""
 
     def __init__(
         self, features: Sequence[Shape], config: CodecConfig, core: type[FeatureCodec] = FeatureCodec
@@ -211,7 +222,7 @@ class JointCodec(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Kaiming's scale; linear ways hand each feature through as it is, the chains beside them faint."""
+        """Starts the linear shortcuts as the identity, and the chains next to them faint."""
         for part in (self.fusion, self.separation):
             initialise(part)
         own = torch.eye(sum(feature[0] for feature in self.features))[:, :, None, None]
@@ -227,17 +238,16 @@ class JointCodec(nn.Module):
                         beside.chain[-1].weight.mul_(0.1)
 
     def measure(self, features: Sequence[Tensor]) -> None:
-        """Take what training starts from of a sample of the features, (B, C_k, H_k, W_k) each: their scaling, and the
-        directions in which they vary most."""
+        """Starts from a sample of the features, (B, C_k, H_k, W_k) each: their scale, and their main directions."""
         for part in (self.fusion, self.separation):
             for scaling, y in zip(part.scalings, features, strict=False):
                 scaling.measure(y)
         with torch.no_grad():
-            self.core.start_from(self.fusion(features))
+            self.core.start_linear(self.fusion(features))
 
     def forward(
         self, features: Sequence[Tensor], position: Tensor | None = None
     ) -> tuple[list[Tensor], Coded]:
-        """Features (B, C_k, H_k, W_k) -> theirs reconstructed, and what the core gave."""
+        """Features (B, C_k, H_k, W_k) -> their reconstructions, and the pass through the core."""
         coded = self.core(self.fusion(features), position)
         return [self.separation(coded.y_hat, k) for k in range(len(self.features))], coded

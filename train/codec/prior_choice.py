@@ -9,7 +9,7 @@ from train.codec.priors import FactorisedCodec, HyperpriorCodec
 
 Prior = Literal["codebook", "factorised", "hyperprior", "compressai-factorised", "compressai-hyperprior"]
 
-# Those that need nothing else.
+# The priors that need no further package.
 CODECS: dict[Prior, type[FeatureCodec]] = {
     "codebook": FeatureCodec,
     "factorised": FactorisedCodec,
@@ -18,7 +18,7 @@ CODECS: dict[Prior, type[FeatureCodec]] = {
 
 
 def codec_of(prior: Prior) -> type[FeatureCodec]:
-    """The codec with a prior. Raises DataError where compressai is needed and not installed."""
+    """The codec class of a prior. Raises DataError where compressai is needed and not installed."""
     if prior in CODECS:
         return CODECS[prior]
     from train.codec.compressai_priors import PEERS

@@ -1,7 +1,7 @@
-"""What the codebook hyperprior is compared with: codecs of the same transforms and gains, with another model of z.
+"""Codecs to compare the codebook hyperprior with: the same transforms and gains, another model of z.
 
-Legend: N latent channels, h x w latent grid, W hyper-latent channels. None of them can be deployed: `isthmus train
-build` knows the codebook only.
+Legend: N latent channels, h x w latent grid, W hyper-latent channels. None of them can be deployed; a bundle takes
+the codebook only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from train.codec.feature_codec import FeatureCodec
 
 
 class FactorisedCodec(FeatureCodec):
-    """No hyperprior: each channel of z has one learned density a level, wherever on the grid. v has no bits."""
+    """No hyperprior: each channel of z has one learned density per level, the same for all cells. v has no bits."""
 
     def _make_entropy_model(self) -> None:
         self.prior = FactorisedPrior(self.config.latent_channels, self.config.levels, speed=SPEED)
@@ -68,7 +68,7 @@ class HyperSynthesis(nn.Module):
 class HyperpriorCodec(FeatureCodec):
     """The usual convolutional mean-scale hyperprior (Minnen, Balle and Toderici, 2018), without context model.
 
-    Its hidden widths are those that the configuration has for the codebook's extractor and generator.
+    Its hidden widths are those of the codebook's extractor and generator.
     """
 
     def _make_entropy_model(self) -> None:
@@ -93,7 +93,7 @@ class HyperpriorCodec(FeatureCodec):
 
 
 def cell_bits(prior: FactorisedPrior, z: Tensor, position: Tensor | None) -> Tensor:
-    """Bits a picture (B,) of z (B, N, h, w) under a factorised prior of its N channels."""
+    """Bits of each image (B,) for z (B, N, h, w) under a factorised prior of its N channels."""
     level = level_of(position)
     cells = z.flatten(2).transpose(1, 2)
     return prior.bits(cells, level if isinstance(level, int) else level[:, None]).sum((1, 2))

@@ -1,8 +1,9 @@
 """A trained codec's float entropy model -> the integers of `entropy.safetensors` (DESIGN section 5).
 
-Every linear layer gets one power of two for its weights and one for its output, so that between layers stands a
-shift. The numbers are the largest that fit `weight_bits` and `activation_bits`; activations are calibrated on real v
-with a margin, and clamped beyond it. All floats end here: nothing of this runs on an edge or a serving cloud.
+Every linear layer gets one power of two for its weights and one for its output, so that a shift is all that stands
+between layers. The powers are the largest that fit `weight_bits` and `activation_bits`; activations are calibrated on
+real v with a margin, and clamped beyond it. Floats end here: nothing in this module runs on an edge or a serving
+cloud.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _MEAN_REACH = 1 << 19  # the mean stays within +-2**15, in 1/16
 
 
 @dataclass(frozen=True)
-class Precision:
-    """weight_bits: of a weight, sign included. activation_bits: of an activation. margin: room above calibration."""
+class BitWidths:
+    """Bits of a weight, sign included, and of an activation; margin: the largest activation over the calibrated one."""
 
     weight_bits: int = 12
     activation_bits: int = 12
@@ -42,13 +43,16 @@ Tensors = dict[str, NDArray[Any]]
 
 @torch.no_grad()
 def quantise(
-    codec: FeatureCodec, v: Tensor, precision: Precision | None = None, qualities: Sequence[int] = ()
+    codec: FeatureCodec, v: Tensor, precision: BitWidths | None = None, qualities: Sequence[int] = ()
 ) -> Tensors:
-    """The integers of a codec. v (M, V): real, rounded hyperpriors of all levels to calibrate on.
+    """The integers of a codec.
 
-    qualities: of the levels, rising; not asked for where there is one level. Raises ValueError where they do not fit.
+    v (M, V): real, rounded hyperpriors of all levels to calibrate on.
+    qualities: of the levels, rising; not needed for a single level.
+
+    Raises ValueError where the qualities do not fit the levels.
     """
-    p = precision or Precision()
+    p = precision or BitWidths()
     levels = len(codec.prior.logits)
     if levels > 1 and len(qualities) != levels:
         raise ValueError(f"{len(qualities)} qualities for {levels} levels")
@@ -76,7 +80,7 @@ def quantise(
     step = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_STEPS - 1)
     ends = {
         "mean": (codec.predictor.mean, MEAN_STEPS, 0.0, -_MEAN_REACH, _MEAN_REACH),
-        # The last layer of this branch counts in steps of the scale table.
+        # The last layer of this branch gives steps of the scale table.
         "scale": (codec.predictor.log_scale, 1 / step, -math.log(SCALE_MIN) / step, 0, SCALE_STEPS - 1),
     }
     for name, (branch, factor, offset, low, high) in ends.items():
@@ -99,7 +103,7 @@ def quantise(
     return out
 
 
-def _weight_fraction(weight: Tensor, p: Precision) -> int:
+def _weight_fraction(weight: Tensor, p: BitWidths) -> int:
     largest = max(float(weight.abs().max()), 1e-9)
     return math.floor(math.log2(((1 << (p.weight_bits - 1)) - 1) / largest))
 
@@ -109,8 +113,8 @@ def _round(values: Tensor, fraction: int, kind: Any) -> NDArray[Any]:
     return scaled.astype(np.int64).astype(kind)
 
 
-def _rounding(fraction: int, calibration: Tensor, p: Precision, relu: bool) -> tuple[NDArray[np.int64], int]:
-    """The shift behind a sum with `fraction` fractional bits, and the fractional bits that remain."""
+def _rounding(fraction: int, calibration: Tensor, p: BitWidths, relu: bool) -> tuple[NDArray[np.int64], int]:
+    """The shift after a sum with `fraction` fractional bits, and the fractional bits that remain."""
     high = (1 << p.activation_bits) - 1
     largest = max(float(calibration.abs().max()) * p.margin, 1e-6)
     kept = min(math.floor(math.log2(high / largest)), fraction - 1)
@@ -118,7 +122,7 @@ def _rounding(fraction: int, calibration: Tensor, p: Precision, relu: bool) -> t
 
 
 def _layer(
-    out: Tensors, name: str, weight: Tensor, bias: Tensor, fraction: int, x: Tensor, p: Precision, relu: bool
+    out: Tensors, name: str, weight: Tensor, bias: Tensor, fraction: int, x: Tensor, p: BitWidths, relu: bool
 ) -> int:
     weight_fraction = _weight_fraction(weight, p)
     out[f"{name}.weight"] = _round(weight, weight_fraction, np.int16)
@@ -128,7 +132,7 @@ def _layer(
 
 
 def gaussian_tables() -> Tensors:
-    """Tables of z: 64 scales by 16 fractions of the mean, each over the integers within 5.5 sigmas, and an escape."""
+    """Tables of z for 64 scales by 16 fractions of the mean: the integers within 5.5 sigmas, and an escape."""
     scales = np.exp(np.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALE_STEPS))
     masses, firsts = [], []
     for scale in scales:
@@ -145,8 +149,10 @@ def gaussian_tables() -> Tensors:
 
 @torch.no_grad()
 def prior_tables(prior: FactorisedPrior, reach: int) -> Tensors:
-    """Tables of v, one an element and level, level by level: the integers that hold all but a millionth of its prior,
-    and an escape."""
+    """Tables of v, one per element and level, level by level.
+
+    Each holds the integers with all but a millionth of the prior's mass, and an escape.
+    """
     levels, size, _ = prior.logits.shape
     values = torch.arange(-reach, reach + 1, dtype=torch.float64)[:, None].expand(-1, size)
     prior.double()
@@ -173,7 +179,7 @@ def _pack(masses: list[NDArray[np.float64]], firsts: list[int]) -> Tensors:
 
 
 def _counts(mass: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Integer counts of a table and, last, of its escape: each at least 1, together 2**24."""
+    """Integer counts of a table and, last, its escape: each at least 1, together 2**24."""
     whole = np.append(mass, max(0.0, 1.0 - float(mass.sum())))
     counts = np.floor(whole / whole.sum() * (TOTAL - len(whole))).astype(np.int64) + 1
     counts[np.argmax(counts)] += TOTAL - counts.sum()

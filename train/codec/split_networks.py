@@ -1,4 +1,4 @@
-"""Trained networks cut in two with a codec between the halves: the thing that is trained, and that a bundle deploys."""
+"""Trained networks cut in two with a codec between the halves: what a training trains, and a bundle deploys."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from train.codec.codec_recipe import CodecRecipe, Part, sizes_of
 from train.codec.feature_codec import JointCodec
 from train.codec.prior_choice import codec_of
 from train.data.dataset import Dataset
+from train.loop.answer_kinds import is_map
+from train.loop.run import BEST, CHECKPOINT, RECIPE
 from train.networks.load import cut, load_network_spec, reference_cut
 from train.networks.network_folder import NetworkCard, network_of
 
@@ -35,22 +37,22 @@ class Network:
     module: nn.Module
 
 
-def load_networks(parts: Sequence[Part]) -> list[Network]:
-    """Raises DataError."""
+def load_networks(parts: Sequence[Part], seed: int = 0) -> list[Network]:
+    """The networks of a codec's parts. seed: draws the weights of those that have none. Raises DataError."""
     out: list[Network] = []
-    for part in parts:
-        module, card = load_network_spec(part)
+    for k, part in enumerate(parts):
+        module, card = load_network_spec(part, seed + k)
         out.append(Network(part.name or card.task, card, module))
     names = [network.name for network in out]
     if len(set(names)) < len(names):
         raise DataError(f"two networks are named {max(names, key=names.count)!r}; give each part a name")
     if any(network.card.preprocess != out[0].card.preprocess for network in out):
-        raise DataError("the networks take pictures of different sizes or normalisation; train them on one")
+        raise DataError("the networks take images of different sizes or normalisation; train them on one")
     return out
 
 
 class Head(nn.Module):
-    """A network's tail behind the codec. feature: shape of one picture's feature that it takes."""
+    """A network's tail after the codec. feature: shape of the feature of one image."""
 
     def __init__(self, tail: nn.Module, kind: TaskKind, feature: Shape) -> None:
         super().__init__()
@@ -59,17 +61,20 @@ class Head(nn.Module):
     def forward(self, y: Tensor, *, light: bool = False) -> Tensor:
         """The task's output from its feature (B, C, H', W'): logits (B, K), or a map (B, K or 3, H, W).
 
-        light: a map without the interpolation that ends its network.
+        light: leaves out the interpolation that ends the network of a map.
         """
         tail = self.tail
         if light and isinstance(tail, nn.Sequential) and len(tail) and isinstance(tail[-1], nn.Upsample):
             tail = tail[:-1]
         out: Tensor = tail(as_feature(y, self.feature))
-        return out.flatten(1) if self.kind == "classification" else out
+        return out if is_map(self.kind) else out.flatten(1)
 
 
 class SplitNetworks(nn.Module):
-    """Fronts -> codec -> heads, the thing that a bundle deploys. Raises DataError."""
+    """Fronts -> codec -> heads. Raises DataError."""
+
+    names: list[str]
+    codec: JointCodec
 
     def __init__(self, networks: Sequence[Network], recipe: CodecRecipe) -> None:
         super().__init__()
@@ -102,21 +107,21 @@ def as_map(y: Tensor) -> Tensor:
     return y if y.dim() == 4 else y[:, :, None, None]
 
 
-@torch.no_grad()
-def _check_finished(run: Path, recipe: CodecRecipe) -> None:
-    """Raises DataError for a training that was ended before its last step, or that still goes on."""
-    if (run / "figures.json").is_file():
-        return
-    state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    if state["step"] < recipe.steps:
+def check_size(data: Dataset, preprocess: Preprocess) -> None:
+    """Raises DataError where a set's images have not the size that the network was trained with."""
+    height, width = data.size
+    if (height, width) != (preprocess.height, preprocess.width):
         raise DataError(
-            f"the training in {run} is at step {state['step']} of {recipe.steps}; go on with --resume first"
+            f"the images are {width} x {height}, the network takes {preprocess.width} x {preprocess.height}",
+            setting="data",
         )
 
 
-def start_from(model: SplitNetworks, recipe: CodecRecipe, folder: Path) -> None:
-    """Give `model` the codec of the run in `folder`, each level that of the nearest scale of lambda there, its gains
-    moved by what the scales differ. Raises DataError."""
+def load_codec_weights(model: SplitNetworks, recipe: CodecRecipe, folder: Path) -> None:
+    """Starts `model` from the codec of the run in `folder`, whose levels may differ. Raises DataError.
+
+    Each level starts from the one with the nearest scale of lambda there, its gains moved by the ratio of the scales.
+    """
     old, old_recipe, _ = load_run(folder)
     where = np.interp(np.log(recipe.scales), np.log(old_recipe.scales), np.arange(len(old_recipe.scales)))
     nearest = torch.from_numpy(np.rint(where).astype(np.int64))
@@ -130,27 +135,16 @@ def start_from(model: SplitNetworks, recipe: CodecRecipe, folder: Path) -> None:
             state[name] = state[name] + sign * moved[:, None]
     own = model.codec.state_dict()
     if state.keys() != own.keys() or any(state[name].shape != own[name].shape for name in own):
-        raise DataError(f"--init {folder}: its codec is of other sizes, features or prior than this one")
+        raise DataError(f"the codec in {folder} has other sizes, features or prior", setting="init")
     model.codec.load_state_dict(state)
 
 
-def check_size(pictures: Dataset, preprocess: Preprocess) -> None:
-    """Raises DataError where the network was trained on pictures of another size."""
-    height, width = pictures.images(np.zeros(1, np.int64)).shape[1:3]
-    if (height, width) != (preprocess.height, preprocess.width):
-        raise DataError(
-            f"--data has pictures of {width} x {height}, --network takes {preprocess.width} x {preprocess.height}"
-        )
-
-
 def cards_of(run: Path) -> list[NetworkCard]:
-    """Those of a run's networks. Raises DataError."""
+    """The cards of a run's networks. Raises DataError."""
     try:
         return [NetworkCard.model_validate(card) for card in json.loads((run / CARDS).read_text())]
     except FileNotFoundError:
-        raise DataError(
-            f"no codec training in {run} ({CARDS} is missing); see `isthmus train multi`"
-        ) from None
+        raise DataError(f"no codec training in {run} ({CARDS} is missing)") from None
     except (ValueError, TypeError) as error:
         raise DataError(f"{run / CARDS} cannot be read: {str(error).splitlines()[0]}") from None
 
@@ -158,11 +152,11 @@ def cards_of(run: Path) -> list[NetworkCard]:
 def load_run(run: Path) -> tuple[SplitNetworks, CodecRecipe, list[NetworkCard]]:
     """The trained model of a run folder, in evaluation mode. Raises DataError."""
     try:
-        recipe = CodecRecipe.model_validate(json.loads((run / "recipe.json").read_text())["recipe"])
+        recipe = CodecRecipe.model_validate(json.loads((run / RECIPE).read_text())["recipe"])
         cards = cards_of(run)
-        best = run / "best.pt"  # trainings of before it was kept have none
+        best = run / BEST  # older trainings have none
         state = torch.load(
-            best if best.is_file() else run / "checkpoint.pt", map_location="cpu", weights_only=True
+            best if best.is_file() else run / CHECKPOINT, map_location="cpu", weights_only=True
         )
         networks = [
             Network(part.name or card.task, card, network_of(card).eval())
@@ -172,9 +166,19 @@ def load_run(run: Path) -> tuple[SplitNetworks, CodecRecipe, list[NetworkCard]]:
         model.load_state_dict(state["model"])
         _check_finished(run, recipe)
     except FileNotFoundError as error:
-        raise DataError(
-            f"no finished codec training in {run} ({Path(error.filename).name} is missing); see `isthmus train multi`"
-        ) from None
+        missing = Path(error.filename).name
+        raise DataError(f"no finished codec training in {run} ({missing} is missing)") from None
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         raise DataError(f"the run in {run} cannot be read: {str(error).splitlines()[0]}") from None
     return model.eval(), recipe, cards
+
+
+def _check_finished(run: Path, recipe: CodecRecipe) -> None:
+    """Raises DataError for a training that stopped before its last step, or is still running."""
+    if (run / "figures.json").is_file():
+        return
+    state = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
+    if state["step"] < recipe.steps:
+        raise DataError(
+            f"the training in {run} is at step {state['step']} of {recipe.steps}; resume it first"
+        )

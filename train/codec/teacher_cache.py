@@ -1,4 +1,4 @@
-"""What frozen networks give, computed once and kept for every step, and for other runs too."""
+"""The features and answers of frozen networks, computed once and kept for every step, and for other runs."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ from train.networks.load import NetworkSpec
 from train.networks.network_folder import WEIGHTS
 
 
-def network_inputs(sources: Sequence[NetworkSpec], modules: Sequence[nn.Module]) -> dict[str, str]:
-    """What a run starts from: the weights of networks. Raises OSError."""
+def network_inputs(specs: Sequence[NetworkSpec], modules: Sequence[nn.Module]) -> dict[str, str]:
+    """Digests of the networks' weights, for a run's `inputs`. Raises OSError."""
     digests = {}
-    for source, module in zip(sources, modules, strict=True):
-        file = Path(source.network) / WEIGHTS
-        digests[f"the network {source.network}"] = (
-            sha256_of(file) if file.exists() else weights_digest(module)
-        )
+    for spec, module in zip(specs, modules, strict=True):
+        file = Path(spec.network) / WEIGHTS
+        digests[f"the network {spec.network}"] = sha256_of(file) if file.exists() else weights_digest(module)
     return digests
 
 
 def features_of(
-    folder: Path, front: nn.Module, pictures: Dataset, preprocess: Preprocess, flips: bool
+    folder: Path, front: nn.Module, data: Dataset, preprocess: Preprocess, flips: bool
 ) -> CachedArrays:
-    """A frozen front's features, (., C, H', W') float16, kept in `folder`."""
+    """A frozen front's features (M, C, H', W') float16 of all images, kept in `folder`."""
     front.eval()
-    place = next((parameter.device for parameter in front.parameters()), torch.device("cpu"))
+    device = _device_of(front)
 
     @torch.no_grad()
     def compute(indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> NDArray[np.float16]:
-        x = network_input(pictures.images(indices), preprocess, flip).to(place)
+        x = network_input(data.images(indices), preprocess, flip).to(device)
         return as_map(front(x)).cpu().numpy().astype(np.float16)
 
     layers = len(front) if isinstance(front, nn.Sequential) else getattr(front, "code", str(front))
     normalised = {"mean": list(preprocess.mean), "std": list(preprocess.std)}
-    of = {"weights_sha256": weights_digest(front), "split": layers, **normalised}
-    return cached_features(folder, compute, pictures, of, flips)
+    key = {"weights_sha256": weights_digest(front), "split": layers, **normalised}
+    return cached_features(folder, compute, data, key, flips)
 
 
-def answers_of(
-    folder: Path, head: Head, features: CachedArrays, pictures: Dataset, flips: bool
-) -> CachedArrays:
-    """A frozen head's logits (., K) of features that are kept, kept in `folder` themselves."""
+def answers_of(folder: Path, head: Head, features: CachedArrays, data: Dataset, flips: bool) -> CachedArrays:
+    """A frozen head's logits (M, K) of cached features, kept in `folder`."""
     head.eval()
-    place = next((parameter.device for parameter in head.parameters()), torch.device("cpu"))
+    device = _device_of(head)
 
     @torch.no_grad()
     def compute(indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> NDArray[np.float32]:
-        y = features.batch(indices + flip * len(pictures)).to(place)
+        y = features.batch(indices + flip * len(data)).to(device)
         return head(y).float().cpu().numpy()
 
     sample = np.linspace(0, len(features) - 1, 16).astype(np.int64)
-    given = hashlib.sha256(features.batch(sample).numpy().tobytes()).hexdigest()
-    of = {"weights_sha256": weights_digest(head), "features_sample_sha256": given}
-    return cached_features(folder, compute, pictures, of, flips)
+    digest = hashlib.sha256(features.batch(sample).numpy().tobytes()).hexdigest()
+    key = {"weights_sha256": weights_digest(head), "features_sample_sha256": digest}
+    return cached_features(folder, compute, data, key, flips)
 
 
-class Known:
-    """A teacher whose answers (B, K) for this batch are known."""
+def _device_of(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+class CachedTeacher:
+    """A teacher whose answers (B, K) for a batch are in the cache."""
 
     def __init__(self, answers: Tensor) -> None:
         self._answers = answers

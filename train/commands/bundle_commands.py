@@ -33,7 +33,7 @@ def build(
     """Make a bundle of a trained codec, and report what its integers cost on pictures that it did not train on."""
     from shared.codec.exact import InexactError
     from train.bundle.build import build as make
-    from train.codec.quantise import Precision as Bits
+    from train.codec.quantise import BitWidths as Bits
     from train.codec.split_networks import cards_of
     from train.data.open_dataset import open_datasets
 

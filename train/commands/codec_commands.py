@@ -242,8 +242,9 @@ class Where:
 
 def _train(told: Told, parts: list[dict[str, Any]], where: Where) -> None:
     from train.codec.codec_recipe import LABELLED, CodecRecipe, spread
+    from train.codec.evaluate_codec import format_metrics
     from train.codec.split_networks import load_networks
-    from train.codec.train_codec import figures_told, train_codec
+    from train.codec.train_codec import train_codec
     from train.data.open_dataset import open_training_data
 
     data, holdout, damaged = _data(told)
@@ -262,11 +263,11 @@ def _train(told: Told, parts: list[dict[str, Any]], where: Where) -> None:
         labels=[card.labels for card in cards],
         progress=progress_bar,
     )
-    figures = train_codec(
+    scores = train_codec(
         recipe, training, validation, where.out, where.resume, where.device, where.features, where.precision
     )
     for quality in recipe.qualities:
-        echo_once(f"{where.out}: quality {quality}: {figures_told(figures, quality)}")
+        echo_once(f"{where.out}: quality {quality}: {format_metrics(scores, quality)}")
     echo_once(f"  on {len(validation[0])} pictures held out")
 
 
@@ -321,8 +322,11 @@ def task(
     """Flow 3: teach a finished bundle a new task, without a change to one byte that its edges send."""
     from train.codec.codec_recipe import LABELLED
     from train.data.open_dataset import open_training_data
+    from train.loop.scores import to_json
     from train.networks.load import load_network_spec
-    from train.tasks.train_task import FOLDER, TaskRecipe, train_task
+    from train.tasks.task_recipe import TaskRecipe
+    from train.tasks.train_task import train_task
+    from train.tasks.trainable_head import FOLDER
 
     flags = {
         "data": data,
@@ -363,7 +367,7 @@ def task(
         labels=[card.labels],
         progress=progress_bar,
     )
-    figures = train_task(chosen, training, checked, out, resume, device, features, precision)
-    for key, value in figures.items():
+    scores = train_task(chosen, training, checked, out, resume, device, features, precision)
+    for key, value in to_json(scores).items():
         echo_once(f"  {key:24} {value:.4g}")
     echo_once(f"{out / FOLDER}: add it with: isthmus cloud add-task {of_bundle} {out / FOLDER}")

@@ -1,13 +1,13 @@
-"""The processes that train together, joined by Lightning Fabric; mostly one. Knows no model and no loss.
+"""The processes that train together, joined by Lightning Fabric; usually one. Knows no model and no loss.
 
     torchrun --nproc-per-node 2 -m isthmus train network ...
 
-Each process takes its share of each step's batch, every size-th item from its rank on, and the gradients are averaged:
-the steps are those of one process. For that
+Each process takes its share of each step's batch, every size-th item from its rank on, and the gradients are averaged,
+so several processes take the steps of one:
 
-- a mean over something else than pictures divides by `mean_count`, as the shares may hold unequally many;
-- what is drawn for each picture is drawn for the whole batch, of which each process keeps its `share` (`rand_like`);
-- batch normalisation sees the whole batch (`Team.setup`).
+- a mean over anything but images divides by `mean_count`, because the shares may hold unequal numbers of it;
+- random values are drawn for the whole batch, and each process keeps its `share` of them (`rand_like`);
+- batch normalisation sees the whole batch (`Workers.setup`).
 """
 
 from __future__ import annotations
@@ -26,17 +26,16 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, nn
 
 from shared.errors import DataError
 
 Precision = Literal["auto", "32", "bf16-mixed"]
-PATIENCE = timedelta(days=1)  # of processes that wait for what the leader computes first
+PATIENCE = timedelta(days=1)  # for processes that wait while the leader computes the features
 
 
 class Metric(Protocol):
-    """An accumulator of `train.loop.metrics`."""
+    """An accumulator, such as those of `train.loop.metrics`."""
 
     def merge(self, other: Any) -> None: ...
 
@@ -49,40 +48,39 @@ def started_by_torchrun() -> bool:
     return torch.distributed.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
 
 
-class Team:
+def training_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is a GPU where there is one. Raises DataError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises both for a device that is absent
+        reason = str(error).splitlines()[0]
+        raise DataError(f"the device {name} cannot be used: {reason}", setting="device") from None
+    return device
+
+
+class Workers:
     """This process and the others of its training.
 
-    rank: 0..size - 1; the process of rank 0 leads: it alone writes and shows. device: of this process. precision:
-    "auto" is bf16-mixed on a GPU, otherwise 32. all_used: every trained parameter has a part in each loss; where
-    that is not so, say so, or torch raises RuntimeError. Raises DataError.
+    rank: 0..size - 1; the process of rank 0 leads: it alone writes and prints.
+    device: this process's.
+    precision: "auto" is bf16-mixed on a GPU, otherwise 32.
+    all_used: every trained parameter takes part in each loss. Where one does not, pass False, or torch raises
+        RuntimeError.
+
+    Raises DataError.
     """
 
-    def __init__(self, place: torch.device, precision: Precision = "auto", all_used: bool = True) -> None:
-        if place.type not in ("cpu", "cuda", "mps"):
-            raise DataError(f"--device {place.type}: training takes cpu, cuda or mps")
+    def __init__(self, device: torch.device, precision: Precision = "auto", all_used: bool = True) -> None:
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise DataError(f"training runs on cpu, cuda or mps, not on {device.type}", setting="device")
         if precision == "auto":
-            precision = "bf16-mixed" if place.type == "cuda" else "32"
+            precision = "bf16-mixed" if device.type == "cuda" else "32"
         self.precision = precision
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets each process
-        kind: Any = "32-true" if precision == "32" else precision
-        if started_by_torchrun():
-            here = int(os.environ["LOCAL_WORLD_SIZE"])
-            if place.type == "cuda" and torch.cuda.device_count() < here:
-                raise DataError(
-                    f"torchrun started {here} processes, one a GPU, but there are {torch.cuda.device_count()}"
-                )
-            self._fabric = Fabric(
-                accelerator=place.type,
-                devices=here,
-                num_nodes=int(os.environ["WORLD_SIZE"]) // here,
-                strategy=DDPStrategy(find_unused_parameters=not all_used, timeout=PATIENCE),
-                precision=kind,
-            )
-        else:
-            devices: Any = 1 if place.type == "cpu" else [place.index or 0]
-            self._fabric = Fabric(
-                accelerator=place.type, devices=devices, plugins=[LightningEnvironment()], precision=kind
-            )
+        self._fabric = _fabric_for(device, "32-true" if precision == "32" else precision, all_used)
         self._fabric.launch()
         self.rank, self.size, self.device = (
             self._fabric.global_rank,
@@ -95,28 +93,28 @@ class Team:
         return self.rank == 0
 
     def check_batch(self, size: int) -> None:
-        """Raises DataError for a batch that cannot be shared out evenly."""
+        """Raises DataError for a batch that does not divide evenly."""
         if size % self.size:
             raise DataError(
-                f"a batch of {size} does not divide among {self.size} processes; "
-                "change --batch, or torchrun's --nproc-per-node"
+                f"a batch of {size} does not divide among {self.size} processes; change either",
+                setting="batch",
             )
 
     def share(self, items: NDArray[Any]) -> NDArray[Any]:
-        """This process's part of what stands for a whole batch, (B, ...). Raises DataError."""
+        """This process's part of values for a whole batch, (B, ...). Raises DataError."""
         self.check_batch(len(items))
         return items[self.rank :: self.size]
 
     def part(self, batches: Iterable[T]) -> Iterator[T]:
-        """This process's part of a validation: every size-th batch, which may be one less than another's."""
+        """This process's batches of a validation, every size-th; it may get one less than another process."""
         return itertools.islice(batches, self.rank, None, self.size)
 
     def rand_like(self, x: Tensor) -> Tensor:
-        """Uniform noise of the shape of x, (B / size, ...): the share of what one process would draw for (B, ...)."""
+        """Uniform noise shaped like x, (B / size, ...): this process's share of one draw for (B, ...)."""
         return self._drawn(torch.rand, x)
 
     def randn_like(self, x: Tensor) -> Tensor:
-        """The same of normal noise."""
+        """Normal noise, shared like `rand_like`."""
         return self._drawn(torch.randn, x)
 
     def _drawn(self, draw: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -124,8 +122,10 @@ class Team:
         return whole[self.rank :: self.size]
 
     def variance(self, x: Tensor, over: tuple[int, ...] | None = None) -> Tensor:
-        """Of all that the processes have, equally many each; a constant to gradients. over: dimensions, the pictures'
-        among them, which remain with size 1; by default all, and none remains."""
+        """Variance over all processes (equal shares); no gradient flows through it.
+
+        over: dimensions, including that of the images; they remain with size 1. By default all, and none remains.
+        """
         x, keep = x.detach(), over is not None
         over = over or tuple(range(x.dim()))
         if self.size == 1:
@@ -135,22 +135,29 @@ class Team:
         return squares / (x.numel() // mean.numel() * self.size - 1)
 
     def mean_count(self, count: Tensor) -> Tensor:
-        """What a sum over `count` things is divided by, so that the processes' mean is that over all things.
+        """The divisor for a sum over `count` items that makes the processes' average the mean over all items.
 
-        At least one thing in all: a sum over nothing stays 0.
+        Never 0, so that a sum over no item stays 0.
         """
         total: Any = self._fabric.all_reduce(count.detach().clone(), reduce_op="sum")
         return total.clamp(min=1) / self.size
 
     def mean(self, scalars: Mapping[str, float]) -> dict[str, float]:
-        """The means over the processes; all have the same names."""
+        """Means over the processes, which all have the same names."""
         if self.size == 1:
             return dict(scalars)
         values = torch.tensor(list(scalars.values()), dtype=torch.float32, device=self.device)
         return dict(zip(scalars, self._fabric.all_reduce(values, reduce_op="mean").tolist(), strict=True))
 
+    def any(self, here: bool) -> bool:
+        """Whether `here` is true in any process."""
+        if self.size == 1:
+            return here
+        total: Any = self._fabric.all_reduce(torch.tensor(float(here), device=self.device), reduce_op="sum")
+        return bool(total)
+
     def merged(self, metric: M) -> M:
-        """What all processes have counted, in each of them."""
+        """The counts of all processes together, in each of them."""
         if self.size > 1:
             counted: list[Any] = [None] * self.size
             torch.distributed.all_gather_object(counted, metric)
@@ -160,7 +167,7 @@ class Team:
         return metric
 
     def setup(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[Any, Any]:
-        """Both as Fabric wraps them: a call of the module is under the precision, and joins the gradients."""
+        """Wraps both, so that calling the module applies the precision and joins the gradients."""
         if self.size > 1:
             if self.device.type == "cuda":
                 module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
@@ -172,26 +179,42 @@ class Team:
         self._fabric.backward(loss)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Waits until all processes are here."""
         self._fabric.barrier()
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The others do what is within when the leader has done it, and find what it left on disk."""
+        """Lets the leader run the block first; the others follow, and find what it left on disk."""
         if not self.leads:
             self.wait()
         yield
         if self.leads:
             self.wait()
 
-    def say(self, text: str) -> None:
-        """Tell the user, once."""
-        if self.leads:
-            Console(soft_wrap=True, highlight=False).print(text, markup=False)
+
+def _fabric_for(device: torch.device, precision: Any, all_used: bool) -> Fabric:
+    """Raises DataError."""
+    if not started_by_torchrun():
+        devices: Any = 1 if device.type == "cpu" else [device.index or 0]
+        return Fabric(
+            accelerator=device.type, devices=devices, plugins=[LightningEnvironment()], precision=precision
+        )
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    if device.type == "cuda" and torch.cuda.device_count() < here:
+        raise DataError(
+            f"torchrun started {here} processes, one a GPU, but there are {torch.cuda.device_count()}"
+        )
+    return Fabric(
+        accelerator=device.type,
+        devices=here,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // here,
+        strategy=DDPStrategy(find_unused_parameters=not all_used, timeout=PATIENCE),
+        precision=precision,
+    )
 
 
 class _Sum(torch.autograd.Function):
-    """Of a tensor over all processes, and so of its gradient; torch's own is deprecated for a private one."""
+    """The sum of a tensor over all processes, and of its gradient. torch's own is deprecated for a private one."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -205,11 +228,11 @@ class _Sum(torch.autograd.Function):
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation over the pictures of all processes; torch's own SyncBatchNorm does that on GPUs only."""
+    """Batch normalisation over the images of all processes; torch's own SyncBatchNorm runs on GPUs only."""
 
     @classmethod
-    def of(cls, plain: nn.BatchNorm2d) -> SharedBatchNorm:
-        """With the very parameters and statistics of `plain`."""
+    def from_plain(cls, plain: nn.BatchNorm2d) -> SharedBatchNorm:
+        """Takes over the parameters and statistics of `plain` themselves, not copies."""
         shared = cls(plain.num_features, plain.eps, plain.momentum, plain.affine, plain.track_running_stats)
         for kind in ("_parameters", "_buffers"):
             getattr(shared, kind).update(getattr(plain, kind))
@@ -235,6 +258,6 @@ class SharedBatchNorm(nn.BatchNorm2d):
 def _share_batch_norms(module: nn.Module) -> None:
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
-            setattr(module, name, SharedBatchNorm.of(child))
+            setattr(module, name, SharedBatchNorm.from_plain(child))
         else:
             _share_batch_norms(child)

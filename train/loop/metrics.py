@@ -1,11 +1,11 @@
-"""How good answers are, by the field's definitions, over any number of batches. Knows no network and no data set.
+"""The field's metrics, counted over any number of batches. Knows no network and no data set.
 
     metric = Confusion(17)
     for ...: metric.add(predicted, truth)
-    metric.figures()                          # {"miou": ..., "pixel_accuracy": ...}
+    metric.values()                           # {"miou": ..., "pixel_accuracy": ...}
 
-`merge` adds what another accumulator has counted, so that batches, or processes, may be counted apart. Nothing
-counted is a NothingMeasuredError, not a NaN.
+`merge` adds the counts of another accumulator, so that batches or processes can be counted apart. With nothing counted
+there is a NothingMeasuredError, not a NaN.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from shared.errors import DataError
 
 
 class NothingMeasuredError(DataError):
-    """Figures of no picture, or of none with a labelled pixel."""
+    """No image was counted, or none with a labelled pixel."""
 
 
 class Top1:
-    """The share of pictures whose best class is the right one."""
+    """Top-1 accuracy: the share of images whose best class is the right one."""
 
     def __init__(self) -> None:
         self._right = self._count = 0
 
     def add(self, predicted: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]]) -> None:
-        """Classes (B,) each."""
+        """Counts classes (B,) against labels (B,)."""
         self._right += int((predicted == truth).sum())
         self._count += truth.size
 
@@ -37,17 +37,17 @@ class Top1:
         self._right += other._right
         self._count += other._count
 
-    def figures(self) -> dict[str, float]:
+    def values(self) -> dict[str, float]:
         """top1: 0..1. Raises DataError."""
         _check_any(self._count)
         return {"top1": self._right / self._count}
 
 
 class AngularError:
-    """Angles between predicted and true normals, over all pixels of all pictures, in degrees.
+    """Angles between predicted and true normals, over all pixels of all images, in degrees.
 
-    Mean and shares are exact; the median is read from a histogram with bins of 0.01 degrees and is off by 0.005 at
-    most. A prediction of length zero points nowhere: 90 degrees.
+    Mean and shares are exact; the median comes from a histogram with bins of 0.01 degrees, within 0.005 of the exact
+    one. A prediction of length zero counts as 90 degrees.
     """
 
     THRESHOLDS = (11.25, 22.5, 30.0)
@@ -64,7 +64,9 @@ class AngularError:
         truth: NDArray[np.floating[Any]],
         valid: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Vectors (..., 3) of any length; valid (...): the pixels that count, by default where the truth is not 0.
+        """Counts vectors (..., 3) of any length.
+
+        valid (...): the pixels that count, by default those where the truth is not 0.
 
         Raises DataError for predictions that are not numbers.
         """
@@ -83,8 +85,8 @@ class AngularError:
         self._within += other._within
         self._sum += other._sum
 
-    def figures(self) -> dict[str, float]:
-        """mean_deg, median_deg; within_11.25, within_22.5, within_30: shares 0..1. Raises DataError."""
+    def values(self) -> dict[str, float]:
+        """mean_deg and median_deg; within_11.25, within_22.5 and within_30: shares 0..1. Raises DataError."""
         count = int(self._histogram.sum())
         _check_any(count)
         shares = {
@@ -95,16 +97,16 @@ class AngularError:
 
     def _median(self, count: int) -> float:
         below = self._histogram.cumsum()
-        # Of an even number: half-way between the two in the middle.
+        # The median of an even number of angles lies half-way between the two in the middle.
         low, high = np.searchsorted(below, [(count - 1) // 2, count // 2], side="right")
         return (float(low + high) / 2 + 0.5) * self.RESOLUTION
 
 
 class Confusion:
-    """Of C classes: mean intersection over union, and the share of pixels that are right, over all pictures at once.
+    """Mean intersection over union of C classes, and the share of right pixels, over all images at once.
 
-    A class that is neither in the predictions nor in the truth does not count in the mean. Pixels whose true class is
-    `ignore` count nowhere.
+    A class that occurs neither in the predictions nor in the labels is left out of the mean. Pixels labelled `ignore`
+    do not count.
     """
 
     def __init__(self, classes: int, ignore: int = 255) -> None:
@@ -112,7 +114,7 @@ class Confusion:
         self._matrix = np.zeros((classes, classes), np.int64)  # truth, predicted
 
     def add(self, predicted: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]]) -> None:
-        """Classes of one shape each. Raises DataError for a class that there is not."""
+        """Counts classes against labels of the same shape. Raises DataError for a class out of range."""
         counted = truth != self._ignore
         rows, columns = truth[counted].astype(np.int64), predicted[counted].astype(np.int64)
         for name, values in (("labels", rows), ("predictions", columns)):
@@ -127,12 +129,12 @@ class Confusion:
         self._matrix += other._matrix
 
     def iou(self) -> NDArray[np.float64]:
-        """Intersection over union of each class (C,); NaN for a class that occurs nowhere."""
+        """Intersection over union of each class (C,); NaN for a class that does not occur."""
         both = np.diagonal(self._matrix)
         either = self._matrix.sum(0) + self._matrix.sum(1) - both
         return np.divide(both, either, out=np.full(self._classes, np.nan), where=either > 0)
 
-    def figures(self) -> dict[str, float]:
+    def values(self) -> dict[str, float]:
         """miou, pixel_accuracy: 0..1. Raises DataError."""
         count = int(self._matrix.sum())
         _check_any(count)
@@ -143,12 +145,13 @@ class Confusion:
 
 
 def angles(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """Degrees between vectors (..., 3) of any length; 90 where one has none.
+    """Degrees between vectors (..., 3) of any length; 90 where one has length zero.
 
-    By half the angle's tangent: an arc cosine in float32 is off by 0.03 degrees near 0, where good answers are.
+    Uses the tangent of half the angle, because an arc cosine in float32 is off by 0.03 degrees near 0, where good
+    answers lie.
     """
     size_a, size_b = (np.linalg.norm(v, axis=-1, keepdims=True) for v in (a, b))
-    # Vectors with a length scaled to 1, so that no product over- or underflows.
+    # Scaled to length 1 first, so that no product overflows or underflows.
     a, b = (v / np.where(s > 0, s, 1) for v, s in ((a, size_a), (b, size_b)))
     half = np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1))
     return np.degrees(2 * half)
@@ -156,4 +159,4 @@ def angles(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArra
 
 def _check_any(count: int) -> None:
     if not count:
-        raise NothingMeasuredError("there is nothing to measure: no picture, or none with a labelled pixel")
+        raise NothingMeasuredError("there is nothing to measure: no image, or none with a labelled pixel")

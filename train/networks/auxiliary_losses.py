@@ -1,8 +1,8 @@
-"""Keeps in a network's feature what its own task could do without: the picture, and the things in it. Knows no task.
+"""Auxiliary losses that preserve image and object information in a feature for later tasks. Knows no task.
 
-A network that learns one task throws the rest away, and a task that is added later then finds nothing (docs/LOG.md).
-With these beside it in training, the feature serves tasks that nobody has thought of. They are dropped afterwards, and
-neither an edge nor a cloud ever shows a picture made of a feature.
+A network that learns one task discards the rest, and a task that is added later finds nothing (docs/LOG.md). Trained
+with these losses, the feature serves tasks that nobody has thought of. Their modules are dropped after training, and
+neither an edge nor a cloud ever shows an image made from a feature.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-COARSE = 4  # pixels of the picture to one of the rebuilt one
+COARSE = 4  # image pixels to a rebuilt one, each way
 
 
 class Appearance(nn.Module):
-    """Feature (B, C, h, w) -> the picture (B, 3, H/4, W/4), coarsely. Any grid; what is finer is interpolated."""
+    """Feature (B, C, h, w) -> the image at a quarter of its size (B, 3, H/4, W/4), from a grid of any size."""
 
     def __init__(self, channels: int, width: int = 96) -> None:
         super().__init__()
@@ -31,24 +31,24 @@ class Appearance(nn.Module):
         )
 
     def distance(self, y: Tensor, x: Tensor, variance: Callable[[Tensor], Tensor] = torch.var) -> Tensor:
-        """Mean squared error of the picture rebuilt from y, over the variance of the pictures x (B, 3, H, W).
+        """Mean squared error of the image rebuilt from y, over the variance of the images x (B, 3, H, W).
 
-        variance: over all processes' pictures.
+        variance: over the images of all processes.
         """
         wanted = F.avg_pool2d(x, COARSE)
-        made = self.layers(y)
-        if made.shape != wanted.shape:
-            made = F.interpolate(made, wanted.shape[2:], mode="bilinear", align_corners=False)
-        return F.mse_loss(made, wanted) / variance(wanted)
+        rebuilt = self.layers(y)
+        if rebuilt.shape != wanted.shape:
+            rebuilt = F.interpolate(rebuilt, wanted.shape[2:], mode="bilinear", align_corners=False)
+        return F.mse_loss(rebuilt, wanted) / variance(wanted)
 
 
-class Things(nn.Module):
-    """Feature (B, C, h, w) -> logits (B, K) of the whole picture's category, each the log-sum-exp of its cells'.
+class CategoryHead(nn.Module):
+    """Feature (B, C, h, w) -> logits (B, K) of the image's category: the log-sum-exp of its cells' logits.
 
-    What tells a category is a few things in the picture, and only the cells that show one can raise its logit: so the
-    feature learns to tell things apart where they are, without a label of where. The pooling is that of P. O. Pinheiro
-    and R. Collobert, "From Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015, but for the
-    number of cells, which a cross-entropy does not see.
+    A category shows in a few objects, and only the cells that show one can raise its logit. So the feature learns to
+    tell objects apart where they are, without labels of where. The pooling follows P. O. Pinheiro and R. Collobert,
+    "From Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015, without the division by the
+    number of cells, which makes no difference to a cross-entropy.
     """
 
     def __init__(self, channels: int, classes: int, width: int = 96) -> None:
@@ -58,6 +58,6 @@ class Things(nn.Module):
         )
 
     def distance(self, y: Tensor, categories: Tensor) -> Tensor:
-        """Cross-entropy of the categories (B,) told from y."""
+        """Cross-entropy of the logits of y against the categories (B,)."""
         cells = self.layers(y).flatten(2)
         return F.cross_entropy(cells.logsumexp(2), categories)

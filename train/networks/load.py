@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field, ValidationError
 from torch import nn
 
@@ -45,8 +46,11 @@ class NetworkSpec(Frozen):
     labels: str | None = None
 
 
-def load_network_spec(source: NetworkSpec) -> tuple[nn.Module, NetworkCard]:
-    """The network, in evaluation mode. Raises DataError."""
+def load_network_spec(source: NetworkSpec, seed: int = 0) -> tuple[nn.Module, NetworkCard]:
+    """The network, in evaluation mode. Raises DataError.
+
+    seed: draws the weights of a network that has none, so that a run can be resumed with the same ones.
+    """
     if not is_foreign(source.network):
         given = [key for key in ("weights", "task", "size", "labels") if getattr(source, key) is not None]
         if given:
@@ -59,7 +63,9 @@ def load_network_spec(source: NetworkSpec) -> tuple[nn.Module, NetworkCard]:
     config: dict[str, Any] = (
         {"classes": len(labels)} if labels and source.network.startswith(TORCHVISION) else {}
     )
-    network = make(source.network, config).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = make(source.network, config).eval()
     if source.weights is None and source.network.startswith(TORCHVISION):
         raise DataError(f"{source.network}: say which --weights: a file, DEFAULT or {ABSENT}")
     give_weights(network, source.network, source.weights or ABSENT)

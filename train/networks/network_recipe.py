@@ -9,17 +9,19 @@ from pydantic import Field, field_validator, model_validator
 from cloud.networks.networks import ClassifierConfig, DenseConfig
 from shared.types import Frozen
 from train.data.dataset import DenseTask
-from train.loop.run import Seed
+from train.loop.schedule import Seed
 
 
 class TrainingRecipe(Frozen):
-    """What every network's training is told.
+    """The settings of every network's training.
 
-    data, validation: as `--data` names them; without the latter the last pictures of `data` are held out. init: the
-    folder of a network to start from. freeze: layers, from the input on, that stay as they start. appearance: weight of
-    rebuilding the picture from the feature (`appearance`). noise: standard deviation of the noise that the feature has
-    in training, in those of its channels; what survives it survives a codec too, for fewer bytes. augment: the range
-    of scales of which one is drawn for each picture.
+    data, validation: specs of data sets; without the latter the last images of `data` are held out.
+    init: folder of a network to start from.
+    freeze: number of layers, from the input on, that stay as they start.
+    appearance: weight of rebuilding the image from the feature (`auxiliary_losses`).
+    noise: standard deviation of the noise on the feature in training, as a multiple of each channel's own. What
+        survives it survives a codec too, for fewer bytes.
+    augment: smallest and largest scale; one between them is drawn for each image.
     """
 
     data: str
@@ -47,7 +49,9 @@ class TrainingRecipe(Frozen):
     @model_validator(mode="after")
     def _something_to_freeze(self) -> TrainingRecipe:
         if self.freeze and self.init is None:
-            raise ValueError("freeze keeps layers of --init as they are; without it they would stay random")
+            raise ValueError(
+                "freeze keeps layers of the network to start from (init); without one they would stay random"
+            )
         return self
 
 
@@ -61,8 +65,8 @@ class NetworkRecipe(TrainingRecipe):
 class DenseRecipe(TrainingRecipe):
     """Everything that decides how a network for maps comes out.
 
-    label_stride: 2 computes the loss at a quarter of the pixels, which of each 2 x 2 being drawn for each step.
-    category: weight of telling the pictures' categories from the feature's cells (`appearance.Things`).
+    label_stride: 2 computes the loss at a quarter of the pixels: one of each 2 x 2, drawn for each step.
+    category: weight of telling the images' categories from the feature's cells (`auxiliary_losses.CategoryHead`).
     """
 
     task: DenseTask

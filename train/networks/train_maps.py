@@ -1,18 +1,17 @@
-"""Trains the reference networks for normals and segmentation, uncompressed: `isthmus train network --task ...`.
+"""Trains the reference networks for maps, such as normals and segmentation, uncompressed.
 
-Legend: B pictures, H x W pixels, K classes. The result is a folder as `network_folder` describes it.
+Legend: B images, H x W pixels, K classes. The result is a folder as `network_folder` describes it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,25 +19,21 @@ from cloud.networks.networks import REFERENCE_DENSE, ReferenceDense
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from train.data.augment import zoom_maps
-from train.data.dataset import IGNORE, Dataset, DenseTask, in_order, network_input
-from train.loop import scoring as tally
-from train.loop.distributed import Precision, Team
+from train.data.dataset import Dataset, network_input
+from train.loop.answer_kinds import count, map_loss, new_metric
+from train.loop.distributed import Precision, Workers, training_device
+from train.loop.interrupts import Interrupts
+from train.loop.journal import Scalars
 from train.loop.metrics import NothingMeasuredError
-from train.loop.run import LOG_EVERY, Better, Schedule, fit, training_device
-from train.networks.learner import Learner, finish, open_run, steps_of
+from train.loop.scores import Scores
+from train.loop.sheets import sheet, sheet_indices
+from train.loop.training import Training, fit, is_logged
+from train.networks.learner import Learner
 from train.networks.network_folder import NetworkCard
 from train.networks.network_recipe import DenseRecipe
+from train.networks.network_training import open_run, plan_of, scored, step_inputs, write_network
 
-MAIN_FIGURE: dict[str, Better] = {"normals": ("mean_deg", "min"), "segmentation": ("miou", "max")}
-
-
-class Batch(NamedTuple):
-    """x (B, 3, H, W), truth as a data set gives it, the corner of `_at_label_stride`, categories (B,) if used."""
-
-    x: Tensor
-    truth: Tensor
-    corner: tuple[int, int]
-    categories: Tensor | None
+VALIDATION_BATCH = 16
 
 
 def train_dense(
@@ -51,135 +46,144 @@ def train_dense(
     precision: Precision = "auto",
     categories: Dataset | None = None,
 ) -> NetworkCard:
-    """Train, and write the network to `out`. Raises DataError.
+    """Trains a network for maps, and writes it to `out`. Raises DataError, Interruption.
 
     categories: the images of `training` with a class each, for `recipe.category`.
     """
+    with Interrupts() as interrupts:
+        workers = Workers(training_device(device), precision)
+        return fit(MapTraining(recipe, training, validation, out, resume, workers, categories), interrupts)
+
+
+class MapBatch(NamedTuple):
+    """x (B, 3, H, W); labels (B, H, W, ...); the corner of `at_label_stride`; categories (B,) if they are used."""
+
+    x: Tensor
+    labels: Tensor
+    corner: tuple[int, int]
+    categories: Tensor | None
+
+
+class MapTraining(Training[MapBatch, NetworkCard]):
+    """The kind's loss against label maps, plus the auxiliary losses on the feature."""
+
+    def __init__(
+        self,
+        recipe: DenseRecipe,
+        training: Dataset,
+        validation: Dataset,
+        out: Path,
+        resume: bool,
+        workers: Workers,
+        categories: Dataset | None = None,
+    ) -> None:
+        self.recipe, self.workers, self.kind = recipe, workers, recipe.task
+        self.training, self.validation = training, validation
+        self.categories = _checked_categories(recipe, categories)
+        _check_stride(recipe)
+        self.preprocess = Preprocess(height=recipe.height, width=recipe.width)
+        torch.manual_seed(recipe.seed)
+        self.network = ReferenceDense(recipe.network)
+        self.run, self.learner = open_run(
+            recipe,
+            self.network,
+            (training, validation),
+            out,
+            resume,
+            workers,
+            len(self.categories.names) if self.categories else 0,
+        )
+        self.model = self.learner.module
+        self.plan = plan_of(recipe, self.kind)
+
+    def batches(self, start: int) -> Iterator[MapBatch]:
+        device, form = self.workers.device, self.training.form
+        assert form is not None
+        for step in step_inputs(self.recipe, self.training, self.preprocess, self.workers, start):
+            top, left = step.random.integers(0, self.recipe.label_stride, 2).tolist()
+            maps = self.training.labels(step.indices)
+            if step.zooms is not None:
+                maps = zoom_maps(maps, step.zooms)
+            labels = torch.from_numpy(form.mirrored(maps, step.flip)).to(device)
+            categories = None
+            if self.categories:
+                categories = torch.from_numpy(self.categories.labels(step.indices)).to(device)
+            yield MapBatch(step.x, labels, (top, left), categories)
+
+    def loss(self, batch: MapBatch, step: int) -> tuple[Tensor, Scalars]:
+        self.learner.train()
+        y, auxiliary = self.learner.feature(batch.x, batch.categories)
+        out, labels = at_label_stride(self.learner, y, batch.labels, self.recipe.label_stride, batch.corner)
+        loss = map_loss(self.kind, out, labels, self.workers.mean_count) + auxiliary
+        return loss, self._batch_scores(out.detach(), labels) if is_logged(step, self.plan) else {}
+
+    def _batch_scores(self, out: Tensor, labels: Tensor) -> Scalars:
+        metric = new_metric(self.kind, self.recipe.network.outputs)
+        count(metric, out, labels.cpu().numpy())
+        with contextlib.suppress(NothingMeasuredError):  # a batch without a labelled pixel
+            return self.workers.merged(metric).values()
+        return {}
+
+    def validate(self) -> Scores:
+        return scored(
+            self.kind, self.network, self.validation, self.preprocess, self.workers, VALIDATION_BATCH
+        )
+
+    @torch.no_grad()
+    def sheets(self) -> Mapping[str, NDArray[np.uint8]]:
+        """Image, prediction and labels of the first images."""
+        self.network.eval()
+        images = self.validation.images(sheet_indices(self.validation))
+        out = self.network(network_input(images, self.preprocess).to(self.workers.device))
+        return {self.kind: sheet(self.kind, self.validation, out)}
+
+    def result(self, scores: Scores) -> NetworkCard:
+        return write_network(
+            self.run,
+            self.network,
+            REFERENCE_DENSE,
+            self.kind,
+            self.recipe,
+            self.training.names,
+            self.preprocess,
+            scores,
+        )
+
+
+def at_label_stride(
+    learner: Learner,
+    y: Tensor,
+    labels: Tensor,
+    stride: int,
+    corner: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """The network's output from its feature y, and the labels, at every pixel or at one of each stride x stride.
+
+    corner: which one. With a bilinear end the layer before the interpolation has that size already, and the
+    interpolation is left out; each of the pixels is drawn equally often, so no side is preferred.
+    """
+    if stride == 1:
+        return learner.tail(y), labels
+    top, left = corner
+    labels = labels[:, top::stride, left::stride]
+    if learner.network.config.bilinear:
+        return learner.tail[:-1](y), labels
+    return learner.tail(y)[:, :, top::stride, left::stride], labels
+
+
+def _check_stride(recipe: DenseRecipe) -> None:
     stride = recipe.network.stride
     if recipe.height % stride or recipe.width % stride:
         raise DataError(
-            f"pictures of {recipe.width} x {recipe.height} do not divide into cells of --stride {stride}"
+            f"images of {recipe.width} x {recipe.height} do not divide into cells of {stride} x {stride}",
+            setting="stride",
         )
-    known_categories = categories.labels if recipe.category and categories else None
-    if recipe.category and (categories is None or categories.form is None):
+
+
+def _checked_categories(recipe: DenseRecipe, categories: Dataset | None) -> Dataset | None:
+    """The categories, if the recipe uses them. Raises DataError."""
+    if not recipe.category:
+        return None
+    if categories is None or categories.form is None:
         raise DataError(f"the images of {recipe.data} have no categories", setting="category")
-    team = Team(training_device(device), precision)
-    torch.manual_seed(recipe.seed)
-    network = ReferenceDense(recipe.network)
-    told = len(categories.names) if recipe.category and categories else 0
-    run, learner = open_run(recipe, network, out, resume, team, training, validation, told)
-    preprocess = Preprocess(height=recipe.height, width=recipe.width)
-
-    def data(start: int) -> Iterator[Batch]:
-        for step in steps_of(recipe, training, preprocess, team, start):
-            top, left = step.random.integers(0, recipe.label_stride, 2).tolist()
-            maps = training.labels(step.indices)
-            if step.zooms is not None:
-                maps = zoom_maps(maps, step.zooms)
-            assert training.form is not None
-            truth = torch.from_numpy(training.form.mirrored(maps, step.flip)).to(team.device)
-            known = known_categories and torch.from_numpy(known_categories(step.indices)).to(team.device)
-            yield Batch(step.x, truth, (top, left), known)
-
-    def loss_of(batch: Batch, step: int) -> tuple[Tensor, dict[str, float]]:
-        learner.train()
-        x, truth, corner, known = batch
-        y, beside = learner.feature(x, known)
-        made, truth = _at_label_stride(learner, y, truth, recipe.label_stride, corner)
-        scalars = {}
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:
-            # Of a batch without a labelled pixel the loss is 0, and there is nothing else to tell.
-            with contextlib.suppress(NothingMeasuredError):
-                scalars = _measure(recipe, [(made.detach(), truth)], team)
-        return dense_loss(recipe.task, made, truth, team.mean_count) + beside, scalars
-
-    def validate() -> dict[str, float]:
-        network.eval()
-        return _measure(recipe, _answers(network, validation, preprocess, team), team)
-
-    def pictures() -> dict[str, NDArray[np.uint8]]:
-        network.eval()
-        return {recipe.task: sheet(recipe.task, network, validation, preprocess)}
-
-    figures = fit(
-        run,
-        learner.module,
-        Schedule(recipe.steps, recipe.learning_rate),
-        data,
-        loss_of,
-        seed=recipe.seed,
-        validate=validate,
-        pictures=pictures,
-        show=("loss", MAIN_FIGURE[recipe.task][0]),
-        weight_decay=recipe.weight_decay,
-        better=MAIN_FIGURE[recipe.task],
-    )
-    return finish(network, REFERENCE_DENSE, recipe.task, recipe, training.names, preprocess, figures, run)
-
-
-def _at_least_one(count: Tensor) -> Tensor:
-    return count.clamp(min=1)
-
-
-def dense_loss(
-    task: DenseTask, made: Tensor, truth: Tensor, mean_count: Callable[[Tensor], Tensor] = _at_least_one
-) -> Tensor:
-    """made (B, K or 3, H, W); truth as a data set gives it. Means over the labelled pixels; 0 where there is none.
-
-    Segmentation: cross-entropy. Normals: 1 - cosine, and the mean absolute difference of the components. mean_count:
-    `Team.mean_count` where several processes train.
-    """
-    if task == "segmentation":
-        labelled = mean_count((truth != IGNORE).sum())
-        return F.cross_entropy(made, truth.long(), ignore_index=IGNORE, reduction="sum") / labelled
-    valid = (truth != 0).any(-1)
-    one = F.normalize(truth.permute(0, 3, 1, 2).float(), dim=1)
-    other = F.normalize(made.float(), dim=1)
-    distance = 1 - (one * other).sum(1) + (one - other).abs().mean(1)
-    return (distance * valid).sum() / mean_count(valid.sum())
-
-
-def _at_label_stride(
-    learner: Learner, y: Tensor, truth: Tensor, stride: int, corner: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """The network's output from its feature y, and the labels, at every pixel or at one of each stride x stride: that
-    at `corner`.
-
-    With a bilinear end the layer before the interpolation has that size already, and the interpolation is left out;
-    as each of the four pixels is drawn as often, no side is preferred.
-    """
-    if stride == 1:
-        return learner.tail(y), truth
-    top, left = corner
-    truth = truth[:, top::stride, left::stride]
-    if learner.network.config.bilinear:
-        return learner.tail[:-1](y), truth
-    return learner.tail(y)[:, :, top::stride, left::stride], truth
-
-
-@torch.no_grad()
-def _answers(
-    network: ReferenceDense, pictures: Dataset, preprocess: Preprocess, team: Team, batch: int = 16
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for indices in team.part(in_order(len(pictures), batch)):
-        made = network(network_input(pictures.images(indices), preprocess).to(team.device))
-        yield made, torch.from_numpy(pictures.labels(indices))
-
-
-def _measure(recipe: DenseRecipe, answers: Any, team: Team) -> dict[str, float]:
-    """Figures of all processes' pairs of outputs and labels, as in `dense_loss`."""
-    metric = tally.metric_of(recipe.task, recipe.network.outputs)
-    for made, truth in answers:
-        tally.count(metric, made, truth.cpu().numpy())
-    return team.merged(metric).figures()
-
-
-@torch.no_grad()
-def sheet(
-    task: DenseTask, network: ReferenceDense, pictures: Dataset, preprocess: Preprocess
-) -> NDArray[np.uint8]:
-    """The first pictures, a row each: input, prediction, truth."""
-    x = network_input(pictures.images(tally.sheet_indices(pictures)), preprocess).to(
-        next(network.parameters()).device
-    )
-    return tally.sheet(task, pictures, network(x))
+    return categories

@@ -7,17 +7,23 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cloud.networks.networks import REFERENCE_CLASSIFIER, ReferenceClassifier
 from shared.bundle import Preprocess
-from train.data.dataset import Dataset, in_order, network_input
-from train.loop.distributed import Precision, Team
-from train.loop.metrics import Top1
-from train.loop.run import Schedule, fit, training_device
-from train.networks.learner import finish, open_run, steps_of
+from train.data.dataset import Dataset
+from train.loop.distributed import Precision, Workers, training_device
+from train.loop.interrupts import Interrupts
+from train.loop.journal import Scalars
+from train.loop.scores import Scores
+from train.loop.training import Training, fit
 from train.networks.network_folder import NetworkCard
 from train.networks.network_recipe import NetworkRecipe
+from train.networks.network_training import open_run, plan_of, scored, step_inputs, write_network
+
+VALIDATION_BATCH = 64
+
+ClassBatch = tuple[Tensor, Tensor]  # x (B, 3, H, W) and classes (B,)
 
 
 def train_network(
@@ -29,51 +35,58 @@ def train_network(
     device: str = "cpu",
     precision: Precision = "auto",
 ) -> NetworkCard:
-    """Train, and write the network to `out`. Raises DataError."""
-    team = Team(training_device(device), precision)
-    torch.manual_seed(recipe.seed)
-    network = ReferenceClassifier(recipe.network)
-    run, learner = open_run(recipe, network, out, resume, team, training, validation)
-    preprocess = Preprocess(height=recipe.height, width=recipe.width)
-
-    def data(start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for step in steps_of(recipe, training, preprocess, team, start):
-            yield step.x, torch.from_numpy(training.labels(step.indices)).to(team.device)
-
-    def loss_of(batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        learner.train()
-        y, beside = learner.feature(batch[0])
-        out = learner.tail(y)
-        loss = F.cross_entropy(out, batch[1], label_smoothing=recipe.label_smoothing) + beside
-        return loss, {"top1": float((out.argmax(1) == batch[1]).float().mean())}
-
-    def validate() -> dict[str, float]:
-        return top1(network, validation, preprocess, team)
-
-    figures = fit(
-        run,
-        learner.module,
-        Schedule(recipe.steps, recipe.learning_rate),
-        data,
-        loss_of,
-        seed=recipe.seed,
-        validate=validate,
-        show=("loss", "top1"),
-        weight_decay=recipe.weight_decay,
-        better=("top1", "max"),
-    )
-    labels = training.names
-    return finish(network, REFERENCE_CLASSIFIER, "classification", recipe, labels, preprocess, figures, run)
+    """Trains a classifier, and writes it to `out`. Raises DataError, Interruption."""
+    with Interrupts() as interrupts:
+        workers = Workers(training_device(device), precision)
+        return fit(ClassifierTraining(recipe, training, validation, out, resume, workers), interrupts)
 
 
-@torch.no_grad()
-def top1(
-    network: nn.Module, pictures: Dataset, preprocess: Preprocess, team: Team, batch: int = 64
-) -> dict[str, float]:
-    """Share of pictures whose best class is the right one; counted by all processes together."""
-    network.eval()
-    metric = Top1()
-    for indices in team.part(in_order(len(pictures), batch)):
-        x = network_input(pictures.images(indices), preprocess).to(team.device)
-        metric.add(network(x).argmax(1).cpu().numpy(), pictures.labels(indices))
-    return team.merged(metric).figures()
+class ClassifierTraining(Training[ClassBatch, NetworkCard]):
+    """Cross-entropy against an image's class, with label smoothing, plus the auxiliary losses on the feature."""
+
+    def __init__(
+        self,
+        recipe: NetworkRecipe,
+        training: Dataset,
+        validation: Dataset,
+        out: Path,
+        resume: bool,
+        workers: Workers,
+    ) -> None:
+        self.recipe, self.workers = recipe, workers
+        self.training, self.validation = training, validation
+        self.preprocess = Preprocess(height=recipe.height, width=recipe.width)
+        torch.manual_seed(recipe.seed)
+        self.network = ReferenceClassifier(recipe.network)
+        self.run, self.learner = open_run(recipe, self.network, (training, validation), out, resume, workers)
+        self.model = self.learner.module
+        self.plan = plan_of(recipe, "classification")
+
+    def batches(self, start: int) -> Iterator[ClassBatch]:
+        for step in step_inputs(self.recipe, self.training, self.preprocess, self.workers, start):
+            yield step.x, torch.from_numpy(self.training.labels(step.indices)).to(self.workers.device)
+
+    def loss(self, batch: ClassBatch, step: int) -> tuple[Tensor, Scalars]:
+        x, classes = batch
+        self.learner.train()
+        y, auxiliary = self.learner.feature(x)
+        logits = self.learner.tail(y)
+        loss = F.cross_entropy(logits, classes, label_smoothing=self.recipe.label_smoothing) + auxiliary
+        return loss, {"top1": float((logits.argmax(1) == classes).float().mean())}
+
+    def validate(self) -> Scores:
+        return scored(
+            "classification", self.network, self.validation, self.preprocess, self.workers, VALIDATION_BATCH
+        )
+
+    def result(self, scores: Scores) -> NetworkCard:
+        return write_network(
+            self.run,
+            self.network,
+            REFERENCE_CLASSIFIER,
+            "classification",
+            self.recipe,
+            self.training.names,
+            self.preprocess,
+            scores,
+        )

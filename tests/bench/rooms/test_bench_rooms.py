@@ -95,14 +95,14 @@ def test_the_bundle_is_measured_on_true_bytes_and_its_streams_do_not_change(resu
 
 def test_distortions_are_those_of_whole_maps_against_the_network(work):
     from train.codec.distortion import distortion
+    from train.codec.evaluate_codec import evaluate
     from train.codec.split_networks import load_run
-    from train.codec.train_codec import evaluate
     from train.data.open_dataset import open_datasets
 
     model, recipe, cards = load_run(work / "codec")
     views = open_datasets(work / "test", [card.task for card in cards])
     figures = evaluate(model, recipe, views, cards[0].preprocess, model, distances=True)
-    assert "normals/distortion@0" not in evaluate(model, recipe, views, cards[0].preprocess, model)
+    assert not evaluate(model, recipe, views, cards[0].preprocess, model).has("distortion", "normals", 0)
     from train.data.dataset import network_input
 
     x = network_input(views[0].images(torch.arange(6).numpy()), cards[0].preprocess)
@@ -110,7 +110,7 @@ def test_distortions_are_those_of_whole_maps_against_the_network(work):
         given = model.features(x)
         made, _ = model.codec(given, torch.full((6,), 2.0))
         d = distortion("distill", model.heads[1], model.heads[1], made[1], given[1], None, None)
-    assert figures["normals/distortion@100"] == pytest.approx(float(d.mean()), rel=1e-4)
+    assert figures.value("distortion", "normals", 100) == pytest.approx(float(d.mean()), rel=1e-4)
 
 
 def test_files_are_written(work, results):

@@ -158,7 +158,7 @@ def test_config_refuses_strides_that_do_not_fit():
 def test_quantised_predictions_follow_the_float_model():
     """To a step of the mean's grid and 0.2 % of the largest mean at 12 bits; four times closer than at 10 bits."""
     from shared.codec.exact import ExactPath
-    from train.codec.quantise import Precision, quantise
+    from train.codec.quantise import BitWidths, quantise
 
     torch.manual_seed(3)
     codec = FeatureCodec(8, PRESETS["small"]).eval()
@@ -170,7 +170,7 @@ def test_quantised_predictions_follow_the_float_model():
     steps = (log_scale - math.log(0.11)) / (math.log(64 / 0.11) / 63)
     errors = {}
     for bits in (10, 12):
-        index, offset = ExactPath(quantise(codec, v, Precision(bits, bits)))(v.numpy().astype(np.int32), 8, 8)
+        index, offset = ExactPath(quantise(codec, v, BitWidths(bits, bits)))(v.numpy().astype(np.int32), 8, 8)
         errors[bits] = np.abs(offset + index % 16 / 16 - mean), np.abs(index // 16 - steps)
     assert errors[12][0].max() <= 1 / 16 + 0.002 * np.abs(mean).max()
     assert errors[12][0].mean() < errors[10][0].mean() / 3

@@ -13,7 +13,7 @@ from train.bundle.build import build
 from train.codec.codec_recipe import CodecRecipe, Part
 from train.codec.entropy_model import gaussian_bits
 from train.codec.prior_choice import codec_of
-from train.codec.split_networks import SplitNetworks, load_networks, load_run, start_from
+from train.codec.split_networks import SplitNetworks, load_codec_weights, load_networks, load_run
 from train.codec.train_codec import train_codec
 from train.networks.torchvision_shim import import_torchvision
 
@@ -115,4 +115,4 @@ def test_the_rate_falls_in_training_and_the_run_is_read_again(tmp_path, patches,
         build(out, tmp_path / "bundle", "x", patches[1])
     other = recipe_of(tiny_network, prior, scales=(0.1, 0.3, 1.0), qualities=(0, 50, 100))
     with pytest.raises(DataError, match="other sizes, features or prior"):
-        start_from(SplitNetworks(load_networks(other.parts), other), other, out)
+        load_codec_weights(SplitNetworks(load_networks(other.parts), other), other, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,13 @@ from support.untrained import SIZE, random_network, random_run
 from train.bundle.build import build
 from train.codec.codec_recipe import CodecRecipe, Part
 from train.data.room_set import RoomSet
-from train.loop.distributed import Team
-from train.loop.run import Run, Schedule, fit
+from train.loop import training
+from train.loop.distributed import Workers
+from train.loop.interrupts import Interrupts
+from train.loop.run import Run
+from train.loop.schedule import Schedule
+from train.loop.scores import Score, Scores, to_json
+from train.loop.training import Better, Plan, Training, fit
 from train.networks.network_recipe import NetworkRecipe
 from train.rooms import write_rooms
 
@@ -32,26 +38,41 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from train.loop import run as module
-from train.loop.run import Run, Schedule, fit
-from train.loop.distributed import Team
+from train.loop import training
+from train.loop.distributed import Workers
+from train.loop.interrupts import Interrupts
+from train.loop.run import Run
+from train.loop.schedule import Schedule
+from train.loop.scores import Scores
 
-module.LOG_EVERY = 1
-team = Team(torch.device("cpu"), all_used=False)
-torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1), nn.Linear(1, 1))
-run = Run(Path(sys.argv[1]), {}, inputs={}, team=team)
+training.LOG_EVERY = 1
+workers = Workers(torch.device("cpu"), all_used=False)
 
-def data(start):
-    for step in range(start, 20):
-        yield torch.from_numpy(team.share(np.random.default_rng(step).normal(size=(6, 4)).astype(np.float32)))
+class Noisy(training.Training):
+    def __init__(self, out):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1), nn.Linear(1, 1))
+        self.run = Run(Path(out), {}, workers=workers)
+        self.plan = training.Plan(Schedule(20, 0.05, 1), seed=1)
 
-def loss_of(x, step):
-    counted = x[:, 0] > 0.3
-    out = model[:3](x + team.rand_like(x))[:, 0].square()  # the last layer is not used
-    return (out * counted).sum() / team.mean_count(counted.sum()), {"share": float(counted.float().mean())}
+    def batches(self, start):
+        for step in range(start, 20):
+            whole = np.random.default_rng(step).normal(size=(6, 4)).astype(np.float32)
+            yield torch.from_numpy(workers.share(whole))
 
-fit(run, model, Schedule(20, 0.05, 1), data, loss_of, seed=1)
+    def loss(self, x, step):
+        counted = x[:, 0] > 0.3
+        out = self.model[:3](x + workers.rand_like(x))[:, 0].square()  # the last layer is not used
+        loss = (out * counted).sum() / workers.mean_count(counted.sum())
+        return loss, {"share": float(counted.float().mean())}
+
+    def validate(self):
+        return Scores()
+
+    def result(self, scores):
+        return None
+
+training.fit(Noisy(sys.argv[1]), Interrupts())
 """
 
 
@@ -146,7 +167,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_
     flags = ("--data", str(rooms), "--out", str(tmp_path / "run"), "--holdout", "4", "--batch", "7")
     done = start(2, "-m", "isthmus", "train", "network", *flags)
     assert done.returncode != 0
-    assert "a batch of 7 does not divide among 2 processes; change --batch, or torchrun's" in done.stderr
+    assert "a batch of 7 does not divide among 2 processes; change either (--batch)" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -158,31 +179,36 @@ class Slope(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
 
 
-def climb(run: Run, figures: list[float], steps: int, **named) -> tuple[Slope, dict[str, float]]:
-    """Train a weight that grows at each step; validations give `figures`, one a step."""
-    model = Slope()
-    given = iter(figures)
-    made = fit(
-        run,
-        model,
-        Schedule(steps, 0.1, 1),
-        lambda start: iter(range(start, steps)),
-        lambda batch, step: (-model.weight.sum(), {}),
-        seed=0,
-        validate=lambda: {"score": next(given)},
-        **named,
-    )
-    return model, dict(made)
+class Climb(Training[int, tuple[Slope, dict[str, float]]]):
+    """Trains a weight that grows at each step; validations give `figures`, one a step."""
+
+    def __init__(self, run: Run, figures: list[float], steps: int, better: Better) -> None:
+        self.run, self.model, self._given = run, Slope(), iter(figures)
+        self.plan = Plan(Schedule(steps, 0.1, 1), seed=0, better=better)
+
+    def batches(self, start: int) -> Iterator[int]:
+        return iter(range(start, self.plan.steps))
+
+    def loss(self, batch: int, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        return -self.model.weight.sum(), {}
+
+    def validate(self) -> Scores:
+        return Scores([Score("score", next(self._given))])
+
+    def result(self, scores: Scores) -> tuple[Slope, dict[str, float]]:
+        return self.model, to_json(scores)
+
+
+def climb(run: Run, figures: list[float], steps: int, way: str) -> tuple[Slope, dict[str, float]]:
+    return fit(Climb(run, figures, steps, Better("score", way)), Interrupts())
 
 
 @pytest.mark.parametrize(("way", "best"), [("max", 2), ("min", 4)])
 def test_the_best_checkpoint_is_kept_and_is_the_result(tmp_path, monkeypatch, way, best):
-    from train.loop import run as module
-
-    monkeypatch.setattr(module, "VALIDATE_EVERY", 1)
+    monkeypatch.setattr(training, "VALIDATE_EVERY", 1)
     scores = [0.5, 0.9, 0.9, 0.2, 0.4]
     out = tmp_path / "run"
-    model, figures = climb(Run(out, {}), scores, 5, better=("score", way))
+    model, figures = climb(Run(out, {}), scores, 5, way)
     kept = torch.load(out / "best.pt", weights_only=True)
     assert kept["step"] == best  # of equals the first
     assert figures == kept["figures"] == {"score": scores[best - 1]}
@@ -191,12 +217,12 @@ def test_the_best_checkpoint_is_kept_and_is_the_result(tmp_path, monkeypatch, wa
     assert last["step"] == 5
     assert last["model"]["weight"] > kept["model"]["weight"]
     # Resumed when it is over, it has the same result.
-    again, figures = climb(Run(out, {}, resume=True), [], 5, better=("score", way))
+    again, figures = climb(Run(out, {}, resume=True), [], 5, way)
     assert figures == kept["figures"]
     assert torch.equal(again.weight, model.weight)
     # A folder of before there was a best checkpoint.
     (out / "best.pt").unlink()
-    again, figures = climb(Run(out, {}, resume=True), [], 5, better=("score", way))
+    again, figures = climb(Run(out, {}, resume=True), [], 5, way)
     assert figures == {"score": scores[-1]}
     assert torch.equal(again.weight.detach(), last["model"]["weight"])
 
@@ -240,24 +266,34 @@ def test_a_run_of_before_a_setting_was_there_had_its_default(tmp_path):
 
 
 def test_mixed_precision_computes_layers_in_bfloat16_and_leaves_what_opts_out(tmp_path):
-    team = Team(torch.device("cpu"), "bf16-mixed")
-    model = nn.Linear(4, 2)
     seen, x = [], torch.randn(3, 4)
 
-    def loss_of(batch: torch.Tensor, step: int):
-        out = model(batch)
-        with torch.autocast(batch.device.type, enabled=False):
-            rate = model(batch)
-        seen.append((out.dtype, rate.dtype, model.weight.dtype))
-        assert torch.equal(batch, x)  # not rounded
-        return out.float().square().mean() + rate.square().mean(), {}
+    class Mixed(Training[torch.Tensor, None]):
+        model = nn.Linear(4, 2)
+        run = Run(tmp_path / "run", {}, workers=Workers(torch.device("cpu"), "bf16-mixed"))
+        plan = Plan(Schedule(1, 0.1), seed=0)
 
-    run = Run(tmp_path / "run", {}, team=team)
-    fit(run, model, Schedule(1, 0.1), lambda start: iter([x]), loss_of, seed=0)
+        def batches(self, start: int) -> Iterator[torch.Tensor]:
+            yield x
+
+        def loss(self, batch: torch.Tensor, step: int):
+            out = self.model(batch)
+            with torch.autocast(batch.device.type, enabled=False):
+                rate = self.model(batch)
+            seen.append((out.dtype, rate.dtype, self.model.weight.dtype))
+            assert torch.equal(batch, x)  # not rounded
+            return out.float().square().mean() + rate.square().mean(), {}
+
+        def validate(self) -> Scores:
+            return Scores()
+
+        def result(self, scores: Scores) -> None: ...
+
+    fit(Mixed(), Interrupts())
     assert seen == [(torch.bfloat16, torch.float32, torch.float32)]
-    assert Team(torch.device("cpu")).precision == "32"
+    assert Workers(torch.device("cpu")).precision == "32"
 
 
 def test_what_cannot_train_is_refused():
-    with pytest.raises(DataError, match="--device meta: training takes cpu, cuda or mps"):
-        Team(torch.device("meta"))
+    with pytest.raises(DataError, match="training runs on cpu, cuda or mps, not on meta"):
+        Workers(torch.device("meta"))

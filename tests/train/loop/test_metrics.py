@@ -33,7 +33,7 @@ def test_top1_is_scikit_learns_accuracy(seed, size, classes):
     for i, part in enumerate(parts(size, random)):
         (metric, other)[i % 2].add(predicted[part], truth[part])
     metric.merge(other)
-    assert metric.figures()["top1"] == pytest.approx(accuracy_score(truth, predicted))
+    assert metric.values()["top1"] == pytest.approx(accuracy_score(truth, predicted))
 
 
 @MANY
@@ -50,9 +50,9 @@ def test_miou_and_accuracy_are_scikit_learns(seed, size, present, ignored):
     metric.merge(other)
     if not counted.any():
         with pytest.raises(DataError, match="nothing to measure"):
-            metric.figures()
+            metric.values()
         return
-    figures = metric.figures()
+    figures = metric.values()
     # scikit-learn takes the mean over the classes that occur in either.
     own = jaccard_score(truth[counted], predicted[counted], average="macro")
     assert figures["miou"] == pytest.approx(own)
@@ -67,7 +67,7 @@ def test_miou_counted_by_hand():
     metric.add(np.array([[0, 0, 1], [1, 2, 2]]), np.array([[0, 1, 1], [1, 0, 255]], np.uint8))
     # Class 0: 1 of 3; class 1: 2 of 3; class 2 is predicted once and wrong: 0 of 1; class 3 occurs nowhere.
     assert metric.iou()[:3] == pytest.approx([1 / 3, 2 / 3, 0])
-    assert metric.figures() == pytest.approx({"miou": 1 / 3, "pixel_accuracy": 3 / 5})
+    assert metric.values() == pytest.approx({"miou": 1 / 3, "pixel_accuracy": 3 / 5})
 
 
 @pytest.mark.parametrize("wrong", [4, 254])
@@ -98,10 +98,10 @@ def test_angular_error_is_the_naive_one(seed, size, spread):
     metric.merge(other)
     if not len(known):
         with pytest.raises(DataError, match="nothing to measure"):
-            metric.figures()
+            metric.values()
         return
     expected = np.array([naive_degrees(predicted[i], truth[i]) for i in known])
-    figures = metric.figures()
+    figures = metric.values()
     assert figures["mean_deg"] == pytest.approx(expected.mean(), abs=1e-4)
     assert figures["median_deg"] == pytest.approx(np.median(expected), abs=AngularError.RESOLUTION / 2 + 1e-4)
     for limit in (11.25, 22.5, 30):
@@ -114,7 +114,7 @@ def test_angles_counted_by_hand():
     predicted = np.array([[0, 0, 7.0], [3, 0, 0], [0, 0, -1], [0, 0, 0], [0, 0, -1]])
     metric = AngularError()
     metric.add(predicted, truth, valid=np.array([True, True, True, True, False]))
-    figures = metric.figures()
+    figures = metric.values()
     assert figures["mean_deg"] == pytest.approx(90)
     assert figures["median_deg"] == pytest.approx(90, abs=0.01)
     assert figures["within_11.25"] == figures["within_30"] == 0.25
@@ -134,4 +134,4 @@ def test_predictions_that_are_not_numbers_are_an_error():
 @pytest.mark.parametrize("metric", [Top1(), AngularError(), Confusion(3)])
 def test_nothing_counted_is_an_error(metric):
     with pytest.raises(DataError, match="nothing to measure"):
-        metric.figures()
+        metric.values()

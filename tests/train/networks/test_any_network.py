@@ -22,12 +22,15 @@ from shared.image import to_input
 from train.bundle.build import build
 from train.codec.codec_recipe import CodecRecipe, Part
 from train.codec.split_networks import load_run
+from train.codec.teacher_cache import network_inputs
 from train.codec.train_codec import train_codec
 from train.networks.cutting import Traced
 from train.networks.external_networks import give_weights, make
 from train.networks.load import NetworkSpec, cut, load_network_spec
 from train.networks.torchvision_shim import import_torchvision
-from train.tasks.train_task import FOLDER, TaskRecipe, train_task
+from train.tasks.task_recipe import TaskRecipe
+from train.tasks.train_task import train_task
+from train.tasks.trainable_head import FOLDER
 
 SIDE = 64
 MODULE = '''
@@ -522,3 +525,15 @@ def test_commands_from_pictures_to_an_answer(tmp_path: Path, capsys: pytest.Capt
     isthmus("edge", "encode", picture, "--bundle", tmp_path / "bundle", "-o", stream)
     isthmus("cloud", "decode", stream, "--bundle", tmp_path / "bundle")
     assert "class 0" in capsys.readouterr().out
+
+
+def test_a_network_without_weights_is_drawn_from_the_seed(tmp_path: Path) -> None:
+    """So that a run of it can be resumed: its weights are among a run's inputs. Nothing else is drawn anew."""
+    spec = NetworkSpec(network="torchvision:squeezenet1_1", weights="none", size="64x64")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = network_inputs([spec], [load_network_spec(spec, 3)[0]])
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert network_inputs([spec], [load_network_spec(spec, 3)[0]]) == first
+    assert network_inputs([spec], [load_network_spec(spec, 4)[0]]) != first

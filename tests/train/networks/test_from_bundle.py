@@ -23,7 +23,9 @@ from train.data.dataset import network_input
 from train.networks.from_bundle import Recovered, _same_front, recovered_networks
 from train.networks.load import cut
 from train.networks.network_folder import load_network
-from train.tasks.train_task import FOLDER, TaskRecipe, train_task
+from train.tasks.task_recipe import TaskRecipe
+from train.tasks.train_task import train_task
+from train.tasks.trainable_head import FOLDER
 
 SAMPLES = Path(__file__).parents[3] / "deploy" / "samples"
 

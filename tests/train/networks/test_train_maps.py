@@ -18,16 +18,18 @@ from shared.errors import DataError
 from shared.kinds.segmentation import palette
 from train.data.dataset import CLASS_MAP, IGNORE, VECTOR_MAP, network_input
 from train.data.room_set import RoomSet
-from train.loop.distributed import Team
-from train.networks.auxiliary_losses import Appearance, Things
+from train.loop.answer_kinds import map_loss
+from train.loop.distributed import Workers
+from train.loop.sheets import sheet, sheet_indices
+from train.networks.auxiliary_losses import Appearance, CategoryHead
 from train.networks.learner import Learner
 from train.networks.network_folder import CARD, NetworkCard, load_network
 from train.networks.network_recipe import DenseRecipe
-from train.networks.train_maps import dense_loss, sheet, train_dense
+from train.networks.train_maps import at_label_stride, train_dense
 from train.rooms import write_rooms
 
 OUTPUTS = {"normals": 3, "segmentation": 17}
-ALONE = Team(torch.device("cpu"))
+ALONE = Workers(torch.device("cpu"))
 SMALL = {"widths": (8, 16, 24, 32), "dilations": (1, 2), "tail_widths": (32, 16, 8)}
 
 
@@ -158,16 +160,16 @@ def test_a_mirrored_room_has_the_normals_of_its_picture(rooms):
 def test_losses_counted_by_hand():
     made = torch.zeros(1, 4, 2, 2)
     classes = torch.tensor([[[0, 1], [IGNORE, IGNORE]]], dtype=torch.uint8)
-    assert dense_loss("segmentation", made, classes).item() == pytest.approx(math.log(4))
+    assert map_loss("segmentation", made, classes).item() == pytest.approx(math.log(4))
     made[:, :, 1] = torch.tensor([9.0, -9.0, 4.0, 0.0])[:, None]  # where nobody knows the answer
-    assert dense_loss("segmentation", made, classes).item() == pytest.approx(math.log(4))
+    assert map_loss("segmentation", made, classes).item() == pytest.approx(math.log(4))
     nobody = torch.full((1, 2, 2), IGNORE, dtype=torch.uint8)
-    assert dense_loss("segmentation", made, nobody).item() == 0
+    assert map_loss("segmentation", made, nobody).item() == 0
     normals = torch.zeros(1, 1, 3, 3, dtype=torch.int8)
     normals[0, 0, 0, 2] = normals[0, 0, 1, 2] = 127
     answer = torch.tensor([[[[0.0, 5.0, 1.0]], [[0.0, 0.0, 1.0]], [[7.0, 0.0, 1.0]]]])
     # One right (0), one at 90 degrees (1 - 0, and components off by 1, 0, 1), one without a label.
-    assert dense_loss("normals", answer, normals).item() == pytest.approx((1 + 2 / 3) / 2)
+    assert map_loss("normals", answer, normals).item() == pytest.approx((1 + 2 / 3) / 2)
 
 
 @pytest.mark.parametrize("task", OUTPUTS)
@@ -188,8 +190,6 @@ def test_a_few_steps_lower_the_loss(tmp_path, rooms, task, label_stride):
 
 def test_both_ends_and_label_strides_train_on_the_same_pixels(rooms):
     """The loss at stride 2 is that of the chosen pixels; a deconvolution at the end is thinned out alike."""
-    from train.networks.train_maps import _at_label_stride
-
     config = DenseConfig(outputs=17, stride=8, bilinear=False, **SMALL)
     network = ReferenceDense(config).eval()
     learner = Learner(network, recipe("segmentation", network=config), ALONE)
@@ -197,7 +197,7 @@ def test_both_ends_and_label_strides_train_on_the_same_pixels(rooms):
     truth = torch.from_numpy(data.labels(np.arange(2)))
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        made, labels = _at_label_stride(learner, learner.feature(x)[0], truth, 2, (1, 0))
+        made, labels = at_label_stride(learner, learner.feature(x)[0], truth, 2, (1, 0))
         assert torch.equal(made, network(x)[:, :, 1::2, ::2])
     assert torch.equal(labels, truth[:, 1::2, ::2])
 
@@ -232,7 +232,7 @@ def test_appearance_keeps_the_picture_in_the_feature(tmp_path, rooms):
 
 def test_one_cell_that_shows_a_thing_tells_the_category():
     """A thing in one cell of 64 tells it, and the gradient goes to that cell; a mean over the cells would drown it."""
-    things = Things(3, 3)
+    things = CategoryHead(3, 3)
     things.layers = nn.Identity()  # the cells' logits are the feature
     y = torch.zeros(1, 3, 8, 8)
     y[0, 1, 2, 5] = 10.0
@@ -349,6 +349,7 @@ def test_frozen_layers_stay_as_they_started(tmp_path, rooms):
 @pytest.mark.parametrize("beside", [{}, {"appearance": 0.5, "category": 0.5, "noise": 0.3}])
 def test_an_interrupted_run_resumes_to_the_same_curve(tmp_path, rooms, monkeypatch, beside):
     from train.loop import run as module
+    from train.loop import training as loop
 
     class KilledError(Exception):
         pass
@@ -356,7 +357,7 @@ def test_an_interrupted_run_resumes_to_the_same_curve(tmp_path, rooms, monkeypat
     chosen = recipe("normals", label_stride=2, **beside)
     train(rooms, tmp_path / "whole", chosen)
     plain = module.Run.save
-    monkeypatch.setattr(module, "CHECKPOINT_S", 0.0)  # a checkpoint a step
+    monkeypatch.setattr(loop, "CHECKPOINT_S", 0.0)  # a checkpoint a step
 
     def save_then_stop(self, state):
         plain(self, state)
@@ -389,7 +390,9 @@ def test_tensorboard_shows_input_prediction_and_truth(tmp_path, rooms):
 def test_the_sheet_shows_the_labels_in_their_colours(rooms):
     data = RoomSet(rooms, "segmentation")
     network = ReferenceDense(DenseConfig(outputs=17, stride=8, **SMALL)).eval()
-    shown = sheet("segmentation", network, data, Preprocess(height=64, width=64))
+    x = network_input(data.images(sheet_indices(data)), Preprocess(height=64, width=64))
+    with torch.no_grad():
+        shown = sheet("segmentation", data, network(x))
     assert np.array_equal(shown[64:128, :64], data.images(np.array([1]))[0])
     truth = data.labels(np.array([1]))[0]
     assert tuple(shown[64 + 50, 128 + 7]) == tuple(palette(17)[truth[50, 7]])
@@ -402,7 +405,7 @@ def test_an_older_card_is_a_classifiers(tiny_network):
 
 
 def test_pictures_that_the_stride_does_not_divide_are_refused(tmp_path, rooms):
-    with pytest.raises(DataError, match="cells of --stride 8"):
+    with pytest.raises(DataError, match="cells of 8 x 8"):
         train(rooms, tmp_path / "run", recipe("normals", height=60))
     assert not (tmp_path / "run").exists()
 

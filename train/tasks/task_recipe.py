@@ -1,0 +1,32 @@
+"""The recipe of a task that is added to a finished bundle."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from train.codec.codec_recipe import Crop, Distortion
+from train.loop.schedule import Seed
+from train.networks.load import NetworkSpec
+
+
+class TaskRecipe(NetworkSpec):
+    """Everything that decides how an added task comes out.
+
+    name: by default what its network was trained for.
+    width: of the reconstruction, as a multiple of the bundle's own; no edge pays for it.
+    init: a task folder for the same bundle, with a reconstruction of the same width to start from.
+    """
+
+    data: str
+    validation: str | None = None
+    bundle: str
+    name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
+    distortion: Distortion = "distill"
+    width: float = Field(1.0, gt=0, le=16)
+    init: str | None = None
+    steps: int = Field(ge=1)
+    batch: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    crop: Crop = 8
+    flips: bool = True
+    seed: Seed = 0
