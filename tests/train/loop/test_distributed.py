@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from torch import nn
 
-from cloud.networks.networks import ClassifierConfig
 from shared.errors import DataError
 from support.torchrun import start
 from support.untrained import SIZE, random_network, random_run
 from train.bundle.build import build
-from train.codec.codec_recipe import CodecRecipe, Part
 from train.data.room_set import RoomSet
-from train.loop import training
 from train.loop.distributed import Workers
-from train.loop.interrupts import Interrupts
-from train.loop.run import Run
-from train.loop.schedule import Schedule
-from train.loop.scores import Score, Scores, to_json
-from train.loop.training import Better, Plan, Training, fit
-from train.networks.network_recipe import NetworkRecipe
 from train.rooms import write_rooms
 
 ROOT = Path(__file__).parents[3]
@@ -169,129 +158,6 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_
     assert done.returncode != 0
     assert "a batch of 7 does not divide among 2 processes; change either (--batch)" in done.stderr
     assert not (tmp_path / "run").exists()
-
-
-class Slope(nn.Module):
-    """One weight, at 0."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-
-
-class Climb(Training[int, tuple[Slope, dict[str, float]]]):
-    """Trains a weight that grows at each step; validations give `figures`, one a step."""
-
-    def __init__(self, run: Run, figures: list[float], steps: int, better: Better) -> None:
-        self.run, self.model, self._given = run, Slope(), iter(figures)
-        self.plan = Plan(Schedule(steps, 0.1, 1), seed=0, better=better)
-
-    def batches(self, start: int) -> Iterator[int]:
-        return iter(range(start, self.plan.steps))
-
-    def loss(self, batch: int, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        return -self.model.weight.sum(), {}
-
-    def validate(self) -> Scores:
-        return Scores([Score("score", next(self._given))])
-
-    def result(self, scores: Scores) -> tuple[Slope, dict[str, float]]:
-        return self.model, to_json(scores)
-
-
-def climb(run: Run, figures: list[float], steps: int, way: str) -> tuple[Slope, dict[str, float]]:
-    return fit(Climb(run, figures, steps, Better("score", way)), Interrupts())
-
-
-@pytest.mark.parametrize(("way", "best"), [("max", 2), ("min", 4)])
-def test_the_best_checkpoint_is_kept_and_is_the_result(tmp_path, monkeypatch, way, best):
-    monkeypatch.setattr(training, "VALIDATE_EVERY", 1)
-    scores = [0.5, 0.9, 0.9, 0.2, 0.4]
-    out = tmp_path / "run"
-    model, figures = climb(Run(out, {}), scores, 5, way)
-    kept = torch.load(out / "best.pt", weights_only=True)
-    assert kept["step"] == best  # of equals the first
-    assert figures == kept["figures"] == {"score": scores[best - 1]}
-    assert torch.equal(model.weight.detach(), kept["model"]["weight"])
-    last = torch.load(out / "checkpoint.pt", weights_only=True)
-    assert last["step"] == 5
-    assert last["model"]["weight"] > kept["model"]["weight"]
-    # Resumed when it is over, it has the same result.
-    again, figures = climb(Run(out, {}, resume=True), [], 5, way)
-    assert figures == kept["figures"]
-    assert torch.equal(again.weight, model.weight)
-    # A folder of before there was a best checkpoint.
-    (out / "best.pt").unlink()
-    again, figures = climb(Run(out, {}, resume=True), [], 5, way)
-    assert figures == {"score": scores[-1]}
-    assert torch.equal(again.weight.detach(), last["model"]["weight"])
-
-
-def test_a_run_is_resumed_from_the_same_inputs_only(tmp_path):
-    out = tmp_path / "run"
-    Run(out, {"steps": 1}, inputs={"the network": "aa", "the pictures": "bb"})
-    Run(out, {"steps": 1}, resume=True, inputs={"the network": "aa", "the pictures": "bb", "later": "cc"})
-    with pytest.raises(DataError, match=r"the pictures has changed since .*run was started"):
-        Run(out, {"steps": 1}, resume=True, inputs={"the network": "aa", "the pictures": "xx"})
-    about = json.loads((out / "recipe.json").read_text())
-    del about["inputs"]  # a folder of before inputs were written down
-    (out / "recipe.json").write_text(json.dumps(about))
-    Run(out, {"steps": 1}, resume=True, inputs={"the network": "zz"})
-    Run(out, {"steps": 1, "init": None}, resume=True)  # of before there was such a setting
-    with pytest.raises(DataError, match=r"other settings \(init\)"):
-        Run(out, {"steps": 1, "init": "runs/other"}, resume=True)
-
-
-def test_a_run_of_before_a_setting_was_there_had_its_default(tmp_path):
-    """Also where it lies deeper; and a run is not taken for one with another value of it."""
-    sizes = ClassifierConfig(classes=3)
-    network = NetworkRecipe(data="x", steps=1, network=sizes)
-    codec = CodecRecipe(data="x", steps=1, parts=(Part(network="n", lambda_=1.0),))
-    old = network.model_dump(mode="json")
-    del old["freeze"], old["appearance"], old["network"]["dilations"]
-    Run(tmp_path / "network", old)
-    Run(tmp_path / "network", network.model_dump(mode="json"), resume=True, kind=NetworkRecipe)
-    wider = network.model_copy(update={"network": sizes.model_copy(update={"dilations": (1, 2)})})
-    with pytest.raises(DataError, match=r"other settings \(network\)"):
-        Run(tmp_path / "network", wider.model_dump(mode="json"), resume=True, kind=NetworkRecipe)
-    old = codec.model_dump(mode="json")
-    del old["hyper"], old["balance"]
-    Run(tmp_path / "codec", old)
-    Run(tmp_path / "codec", codec.model_dump(mode="json"), resume=True, kind=CodecRecipe)
-    second = codec.model_copy(update={"hyper": 2}).model_dump(mode="json")
-    with pytest.raises(DataError, match=r"other settings \(hyper\)"):
-        Run(tmp_path / "codec", second, resume=True, kind=CodecRecipe)
-    with pytest.raises(DataError, match="other settings"):  # a training of another kind
-        Run(tmp_path / "network", codec.model_dump(mode="json"), resume=True, kind=CodecRecipe)
-
-
-def test_mixed_precision_computes_layers_in_bfloat16_and_leaves_what_opts_out(tmp_path):
-    seen, x = [], torch.randn(3, 4)
-
-    class Mixed(Training[torch.Tensor, None]):
-        model = nn.Linear(4, 2)
-        run = Run(tmp_path / "run", {}, workers=Workers(torch.device("cpu"), "bf16-mixed"))
-        plan = Plan(Schedule(1, 0.1), seed=0)
-
-        def batches(self, start: int) -> Iterator[torch.Tensor]:
-            yield x
-
-        def loss(self, batch: torch.Tensor, step: int):
-            out = self.model(batch)
-            with torch.autocast(batch.device.type, enabled=False):
-                rate = self.model(batch)
-            seen.append((out.dtype, rate.dtype, self.model.weight.dtype))
-            assert torch.equal(batch, x)  # not rounded
-            return out.float().square().mean() + rate.square().mean(), {}
-
-        def validate(self) -> Scores:
-            return Scores()
-
-        def result(self, scores: Scores) -> None: ...
-
-    fit(Mixed(), Interrupts())
-    assert seen == [(torch.bfloat16, torch.float32, torch.float32)]
-    assert Workers(torch.device("cpu")).precision == "32"
 
 
 def test_what_cannot_train_is_refused():
