@@ -23,11 +23,13 @@ WEIGHTS, CARD = "network.safetensors", "network.json"
 
 
 class NetworkCard(Frozen):
-    """network.json: how to build the network again, and what it reached.
+    """network.json: how to build the network again, and how well it does.
 
-    network: a reference network's name, or "torchvision:NAME" or "package.module:factory". split: the layer after which
-    it is cut where nothing else is said; None: it has to be said. labels: names of the outputs. ignored: the class
-    of pixels that nobody labelled, which is none of the outputs.
+    network: name of a reference network, "torchvision:NAME" or "package.module:factory".
+    split: the layer after which it is cut by default; None: there is no default.
+    labels: names of the outputs.
+    figures: its scores on the images held out, as `train.loop.scores` names them.
+    ignored: the class of pixels that nobody labelled, which is none of the outputs.
     """
 
     network: str
@@ -42,6 +44,7 @@ class NetworkCard(Frozen):
 
 
 def save_network(network: nn.Module, card: NetworkCard, folder: Path) -> None:
+    """Writes weights and card. Raises OSError."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_atomically(folder / WEIGHTS, save(tensors))
     write_atomically(folder / CARD, card.model_dump_json(indent=1).encode())
@@ -61,10 +64,7 @@ def load_network(folder: Path) -> tuple[nn.Module, NetworkCard]:
         network = network_of(card)
         network.load_state_dict(load_file(folder / WEIGHTS))
     except FileNotFoundError as error:
-        raise DataError(
-            f"no trained network in {folder} ({Path(error.filename).name} is missing); "
-            "make one with `isthmus train network`"
-        ) from None
+        raise DataError(f"no trained network in {folder} ({Path(error.filename).name} is missing)") from None
     except (ValidationError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"the network in {folder} cannot be read: {str(error).splitlines()[0]}") from None
     return network.eval(), card
