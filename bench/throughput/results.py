@@ -15,13 +15,16 @@ from shared.types import Frozen
 class Round(Frozen):
     """The service and then the bare forward, once each.
 
-    rate: requests a second. batch: mean size of the service's batches. ms: of each request, as its client sees it.
+    rate: requests a second. steady: the rate is that of a full load; otherwise the run was too brief for that, and the
+    rate is that of the whole run, first and last batch included: a lower bound. batch: mean size of the service's
+    batches. ms: of each request, as its client sees it.
     queue_ms, decode_ms, tails_ms: means of what the answers say, for a batch rather than an image. cpu_ms: processor
     time of the cloud per request. load_share: cores that the load kept busy. bare_rate: images a second of the forward
     alone, in batches of that size; bare_cpu_ms: its processor time per image.
     """
 
     rate: float
+    steady: bool
     batch: float
     ms: tuple[float, ...]
     queue_ms: float
@@ -58,6 +61,10 @@ class LoadPoint(Frozen):
         """Median share of the service's processor time that the forward alone needs."""
         # The system counts in steps of 10 ms: a brief round may come to none at all.
         return median(one.bare_cpu_ms / one.cpu_ms if one.cpu_ms else inf for one in self.rounds)
+
+    @property
+    def steady(self) -> bool:
+        return all(one.steady for one in self.rounds)
 
     @cached_property
     def batch(self) -> float:

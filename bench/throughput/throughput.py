@@ -158,10 +158,11 @@ def one_round(
     load = LoadRequest(concurrency=concurrency, seconds=seconds, tasks=workload.tasks, maps=workload.maps)
     result, cpu_s = service.measure(load)
     replies = result.replies
-    rate, batch = rate_and_batch(result)
+    rate, steady, batch = rate_and_batch(result)
     bare_rate, bare_cpu_ms = bare.forward(workload.tasks, max(1, round(batch)), seconds / 2)
     return Round(
         rate=rate,
+        steady=steady,
         batch=batch,
         ms=tuple(1e3 * (reply.done_s - reply.sent_s) for reply in replies),
         queue_ms=statistics.fmean(reply.queue_ms for reply in replies),
@@ -174,12 +175,12 @@ def one_round(
     )
 
 
-def rate_and_batch(result: LoadResult) -> tuple[float, float]:
-    """Requests a second under full load, and the mean size of a batch.
+def rate_and_batch(result: LoadResult) -> tuple[float, bool, float]:
+    """Requests a second under full load, whether the run was long enough for that, and the mean size of a batch.
 
     From the end of the first batch to the end of the last one that was formed under full load. Where there are fewer
-    than FULL_BATCHES of those, over the whole run instead: between two batches that happen to end together any rate at
-    all can be found.
+    than FULL_BATCHES of those, over the whole run instead, which is a lower bound: between two batches that happen to
+    end together any rate at all can be found.
     """
     replies = sorted(result.replies, key=lambda reply: reply.done_s)
     # Answers of one batch report the same tails_ms: a float, which no other batch has.
@@ -189,9 +190,9 @@ def rate_and_batch(result: LoadResult) -> tuple[float, float]:
     last_sent = max(reply.sent_s for reply in replies)
     full = sum(end <= last_sent for end in ends)  # after the last request was sent, batches shrink
     if full < FULL_BATCHES:
-        return len(replies) / result.seconds, statistics.fmean(sizes)
+        return len(replies) / result.seconds, False, statistics.fmean(sizes)
     sizes, ends = sizes[:full], ends[:full]
-    return sum(sizes[1:]) / (ends[-1] - ends[0]), statistics.fmean(sizes[1:])
+    return sum(sizes[1:]) / (ends[-1] - ends[0]), True, statistics.fmean(sizes[1:])
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -28,19 +28,21 @@ def load(*batches: tuple[float, float, int]) -> LoadResult:
 def test_throughput_is_between_batches_of_a_full_load() -> None:
     # The first batch is small because the others came late, the last ones because nothing more was sent.
     result = load((0, 0.1, 1), (0, 0.5, 8), (0.1, 0.9, 8), (0.5, 1.3, 8), (0.9, 1.7, 8), (1.3, 1.8, 1))
-    rate, batch = rate_and_batch(result)
+    rate, steady, batch = rate_and_batch(result)
+    assert steady
     assert rate == pytest.approx(24 / 1.2, rel=0.02)
     assert batch == 8
 
 
 def test_throughput_of_a_load_that_is_answered_in_one_batch() -> None:
-    assert rate_and_batch(load((0, 0.5, 4))) == (8, 4)
+    assert rate_and_batch(load((0, 0.5, 4))) == (8, False, 4)
 
 
 def test_two_batches_that_end_together_do_not_make_the_service_fast() -> None:
     """8 answers 10 ms after the 8 before them are not 800 a second: the run gave 17 in 1.1 s."""
     result = load((0, 0.5, 8), (0, 0.51, 8), (0.6, 1.1, 1))
-    rate, _ = rate_and_batch(result)
+    rate, steady, _ = rate_and_batch(result)
+    assert not steady
     assert rate == pytest.approx(17 / 1.1, rel=0.02)
 
 

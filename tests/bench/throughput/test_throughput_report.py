@@ -11,9 +11,10 @@ from bench.throughput.results import LoadPoint, Round, Stages, Throughput
 from bench.throughput.throughput_report import plot, sections
 
 
-def made_round(rate: float, bare_rate: float, cpu_ms: float = 20) -> Round:
+def made_round(rate: float, bare_rate: float, cpu_ms: float = 20, steady: bool = True) -> Round:
     return Round(
         rate=rate,
+        steady=steady,
         batch=16,
         ms=(100, 200, 300),
         queue_ms=50,
@@ -68,3 +69,13 @@ def test_stages_that_took_longer_than_the_whole_leave_an_undetermined_rest() -> 
 def test_a_round_too_brief_for_the_systems_clock_is_noise() -> None:
     rates = sections(measured(made_round(90, 100, cpu_ms=0)))[0]
     assert rates.rows[0][7] == "noise (inf%)"
+
+
+def test_a_run_that_was_too_brief_misses_no_target() -> None:
+    """Its rate is a lower bound: what reaches the target meets it, what does not says nothing."""
+    rates = sections(measured(made_round(59, 100, steady=False)))[0]
+    [target] = rates.targets
+    assert (target.reached, target.met) == ("at least 59%", None)
+    assert rates.notes[-1].startswith("At least: the time was too short")
+    [met] = sections(measured(made_round(90, 100, steady=False)))[0].targets
+    assert (met.reached, met.met) == ("at least 90%", True)
