@@ -90,9 +90,9 @@ def test_isthmus_is_measured_as_an_evaluation_measures_it(work, results):
     from train.bundle.evaluate import evaluate_bundle
     from train.data.open_dataset import open_datasets
 
-    views = open_datasets(work / "test", ["classification", "normals"])
+    datasets = open_datasets(work / "test", ["classification", "normals"])
     evaluated = evaluate_bundle(
-        Bundle.open(work / "bundle"), dict(zip(("classification", "normals"), views, strict=True)), {}
+        Bundle.open(work / "bundle"), dict(zip(("classification", "normals"), datasets, strict=True)), {}
     )
     settings = contender(results, "Isthmus")["settings"]
     assert [setting["name"] for setting in settings] == [f"quality {quality}" for quality in evaluated.rates]

@@ -100,17 +100,17 @@ def test_distortions_are_those_of_whole_maps_against_the_network(work):
     from train.data.open_dataset import open_datasets
 
     model, recipe, cards = load_run(work / "codec")
-    views = open_datasets(work / "test", [card.task for card in cards])
-    figures = evaluate(model, recipe, views, cards[0].preprocess, model, distances=True)
-    assert not evaluate(model, recipe, views, cards[0].preprocess, model).has("distortion", "normals", 0)
+    datasets = open_datasets(work / "test", [card.task for card in cards])
+    scores = evaluate(model, recipe, datasets, cards[0].preprocess, model, distances=True)
+    assert not evaluate(model, recipe, datasets, cards[0].preprocess, model).has("distortion", "normals", 0)
     from train.data.dataset import network_input
 
-    x = network_input(views[0].images(torch.arange(6).numpy()), cards[0].preprocess)
+    x = network_input(datasets[0].images(torch.arange(6).numpy()), cards[0].preprocess)
     with torch.no_grad():
         given = model.features(x)
         made, _ = model.codec(given, torch.full((6,), 2.0))
         d = distortion("distill", model.heads[1], model.heads[1], made[1], given[1], None, None)
-    assert figures.value("distortion", "normals", 100) == pytest.approx(float(d.mean()), rel=1e-4)
+    assert scores.value("distortion", "normals", 100) == pytest.approx(float(d.mean()), rel=1e-4)
 
 
 def test_files_are_written(work, results):
