@@ -51,42 +51,58 @@ class SceneArrays:
 
 @njit(**JIT)
 def _intersect(kind, ox, oy, oz, dx, dy, dz, hx, hy, hz, k):
-    """First hit beyond t=1e-4 of a ray with a part, in the part's frame: (t, face). Faces 0..5 flat, 6 curved."""
+    """First hit beyond t = 1e-4 of a ray with a part, in the part's frame: (t, face). Faces 0..5 flat, 6 curved."""
     X, Y, Z = ox / hx, oy / hy, oz / hz
     U, V, Q = dx / hx, dy / hy, dz / hz
-    if kind == 1:
-        a = U * U + V * V + Q * Q
-        b = X * U + Y * V + Z * Q
-        c = X * X + Y * Y + Z * Z - 1.0
-        disc = b * b - a * c
-        if disc <= 0.0:
-            return _MISS, 6
-        t = (-b - sqrt(disc)) / a
-        return (t, 6) if t > 1e-4 else (_MISS, 6)
-    if kind == 2:
-        t_best, face = _MISS, 6
-        r0 = 1.0 + k * Z
-        a = U * U + V * V - k * k * Q * Q
-        b = X * U + Y * V - k * Q * r0
-        c = X * X + Y * Y - r0 * r0
-        disc = b * b - a * c
-        if disc > 0.0 and (a > 1e-12 or a < -1e-12):
-            s = sqrt(disc)
-            for sign in (-1.0, 1.0):
-                t = (-b + sign * s) / a
-                z = Z + t * Q
-                if t > 1e-4 and t < t_best and z >= -1.0 and z <= 1.0:
+    if kind == ELLIPSOID:
+        return _meet_ellipsoid(X, Y, Z, U, V, Q)
+    if kind == CYLINDER:
+        return _meet_cylinder(X, Y, Z, U, V, Q, k)
+    return _meet_flat(X, Y, Z, U, V, Q, k)
+
+
+@njit(**JIT)
+def _meet_ellipsoid(X, Y, Z, U, V, Q):
+    a = U * U + V * V + Q * Q
+    b = X * U + Y * V + Z * Q
+    c = X * X + Y * Y + Z * Z - 1.0
+    disc = b * b - a * c
+    if disc <= 0.0:
+        return _MISS, 6
+    t = (-b - sqrt(disc)) / a
+    return (t, 6) if t > 1e-4 else (_MISS, 6)
+
+
+@njit(**JIT)
+def _meet_cylinder(X, Y, Z, U, V, Q, k):
+    """A cylinder, or a cone that is cut off, with its two caps."""
+    t_best, face = _MISS, 6
+    r0 = 1.0 + k * Z
+    a = U * U + V * V - k * k * Q * Q
+    b = X * U + Y * V - k * Q * r0
+    c = X * X + Y * Y - r0 * r0
+    disc = b * b - a * c
+    if disc > 0.0 and (a > 1e-12 or a < -1e-12):
+        s = sqrt(disc)
+        for sign in (-1.0, 1.0):
+            t = (-b + sign * s) / a
+            z = Z + t * Q
+            if t > 1e-4 and t < t_best and z >= -1.0 and z <= 1.0:
+                t_best = t
+    if Q > 1e-12 or Q < -1e-12:
+        for cap in (-1.0, 1.0):
+            t = (cap - Z) / Q
+            if t > 1e-4 and t < t_best:
+                x, y, r = X + t * U, Y + t * V, 1.0 + k * cap
+                if x * x + y * y <= r * r:
                     t_best = t
-        if Q > 1e-12 or Q < -1e-12:
-            for cap in (-1.0, 1.0):
-                t = (cap - Z) / Q
-                if t > 1e-4 and t < t_best:
-                    x, y, r = X + t * U, Y + t * V, 1.0 + k * cap
-                    if x * x + y * y <= r * r:
-                        t_best = t
-                        face = 4 if cap < 0.0 else 5
-        return t_best, face
-    # Convex with flat faces: a box, or a frustum whose x and y extents shrink with height by the taper.
+                    face = 4 if cap < 0.0 else 5
+    return t_best, face
+
+
+@njit(**JIT)
+def _meet_flat(X, Y, Z, U, V, Q, k):
+    """A box, or a frustum whose x and y extents shrink with height by the taper: the planes of six faces."""
     t_in, t_out, face = -_MISS, _MISS, 0
     for i in range(6):
         if i == 0:
@@ -194,8 +210,24 @@ def rasterise(part_f, part_i, room, camera, height, width):
     depth = np.empty((height, width))
     code = np.empty((height, width), dtype=np.int32)
     short = min(height, width)
-    tan = camera[12]
-    kx, ky = tan * width / short, tan * height / short
+    kx, ky = camera[12] * width / short, camera[12] * height / short
+    _cast_at_shell(room, camera, kx, ky, depth, code)
+    for p in range(part_i.shape[0]):
+        x0, x1, y0, y1 = _screen_rectangle(part_f[p], camera, kx, ky)
+        if x0 > x1 or y0 > y1:
+            continue
+        j0 = max(0, floor((x0 + 1.0) * 0.5 * width - 1.0))
+        j1 = min(width, floor((x1 + 1.0) * 0.5 * width + 2.0))
+        i0 = max(0, floor((1.0 - y1) * 0.5 * height - 1.0))
+        i1 = min(height, floor((1.0 - y0) * 0.5 * height + 2.0))
+        _cast_at_part(p, part_f[p], part_i[p, 0], camera, kx, ky, i0, i1, j0, j1, depth, code)
+    return depth, code
+
+
+@njit(**JIT)
+def _cast_at_shell(room, camera, kx, ky, depth, code):
+    """Fills depth and code with the room's own faces."""
+    height, width = code.shape
     for i in range(height):
         sy = (1.0 - (2.0 * i + 1.0) / height) * ky
         for j in range(width):
@@ -213,77 +245,65 @@ def rasterise(part_f, part_i, room, camera, height, width):
                         best, face = t, 2 * axis
             depth[i, j] = best
             code[i, j] = -1 - face
-    for p in range(part_i.shape[0]):
-        f = part_f[p]
-        kind = part_i[p, 0]
-        hx, hy, hz, k = f[12], f[13], f[14], f[15]
-        rx, ry, rz = f[0] - camera[0], f[1] - camera[1], f[2] - camera[2]
-        grow = 1.0 + abs(k)
-        x0, x1, y0, y1 = _MISS, -_MISS, _MISS, -_MISS
-        behind = 0
-        for corner in range(8):
-            a = hx * grow if corner & 1 else -hx * grow
-            b = hy * grow if corner & 2 else -hy * grow
-            c = hz if corner & 4 else -hz
-            wx = rx + f[3] * a + f[6] * b + f[9] * c
-            wy = ry + f[4] * a + f[7] * b + f[10] * c
-            wz = rz + f[5] * a + f[8] * b + f[11] * c
-            q = camera[9] * wx + camera[10] * wy + camera[11] * wz
-            if q < 0.05:
-                behind += 1
-                continue
-            u = (camera[3] * wx + camera[4] * wy + camera[5] * wz) / (q * kx)
-            v = (camera[6] * wx + camera[7] * wy + camera[8] * wz) / (q * ky)
-            x0, x1, y0, y1 = min(x0, u), max(x1, u), min(y0, v), max(y1, v)
-        if behind == 8:
+
+
+@njit(**JIT)
+def _screen_rectangle(f, camera, kx, ky):
+    """The part of the screen, -1 to 1 in x and y, that holds a part; x0 > x1 where it is out of sight."""
+    hx, hy, hz = f[12], f[13], f[14]
+    rx, ry, rz = f[0] - camera[0], f[1] - camera[1], f[2] - camera[2]
+    grow = 1.0 + abs(f[15])
+    x0, x1, y0, y1 = _MISS, -_MISS, _MISS, -_MISS
+    behind = 0
+    for corner in range(8):
+        a = hx * grow if corner & 1 else -hx * grow
+        b = hy * grow if corner & 2 else -hy * grow
+        c = hz if corner & 4 else -hz
+        wx = rx + f[3] * a + f[6] * b + f[9] * c
+        wy = ry + f[4] * a + f[7] * b + f[10] * c
+        wz = rz + f[5] * a + f[8] * b + f[11] * c
+        q = camera[9] * wx + camera[10] * wy + camera[11] * wz
+        if q < 0.05:
+            behind += 1
             continue
-        if behind > 0:
-            x0, x1, y0, y1 = -1.0, 1.0, -1.0, 1.0
-        x0, x1 = max(x0, -1.1), min(x1, 1.1)
-        y0, y1 = max(y0, -1.1), min(y1, 1.1)
-        if x0 > x1 or y0 > y1:
-            continue
-        j0, j1 = (
-            max(0, floor((x0 + 1.0) * 0.5 * width - 1.0)),
-            min(width, floor((x1 + 1.0) * 0.5 * width + 2.0)),
-        )
-        i0, i1 = (
-            max(0, floor((1.0 - y1) * 0.5 * height - 1.0)),
-            min(height, floor((1.0 - y0) * 0.5 * height + 2.0)),
-        )
-        ox = -(f[3] * rx + f[4] * ry + f[5] * rz)
-        oy = -(f[6] * rx + f[7] * ry + f[8] * rz)
-        oz = -(f[9] * rx + f[10] * ry + f[11] * rz)
-        # The camera's axes in the part's frame: a ray's direction is then three multiply-adds.
-        ax = np.empty(9)
-        for n in range(3):
-            for m in range(3):
-                ax[3 * n + m] = (
-                    f[3 + 3 * m] * camera[3 + 3 * n]
-                    + f[4 + 3 * m] * camera[4 + 3 * n]
-                    + f[5 + 3 * m] * camera[5 + 3 * n]
-                )
-        for i in range(i0, i1):
-            sy = (1.0 - (2.0 * i + 1.0) / height) * ky
-            for j in range(j0, j1):
-                sx = ((2.0 * j + 1.0) / width - 1.0) * kx
-                t, face = _intersect(
-                    kind,
-                    ox,
-                    oy,
-                    oz,
-                    ax[6] + sx * ax[0] + sy * ax[3],
-                    ax[7] + sx * ax[1] + sy * ax[4],
-                    ax[8] + sx * ax[2] + sy * ax[5],
-                    hx,
-                    hy,
-                    hz,
-                    k,
-                )
-                if t < depth[i, j]:
-                    depth[i, j] = t
-                    code[i, j] = p * 8 + face
-    return depth, code
+        u = (camera[3] * wx + camera[4] * wy + camera[5] * wz) / (q * kx)
+        v = (camera[6] * wx + camera[7] * wy + camera[8] * wz) / (q * ky)
+        x0, x1, y0, y1 = min(x0, u), max(x1, u), min(y0, v), max(y1, v)
+    if behind == 8:
+        return 1.0, -1.0, 1.0, -1.0
+    if behind > 0:
+        x0, x1, y0, y1 = -1.0, 1.0, -1.0, 1.0
+    return max(x0, -1.1), min(x1, 1.1), max(y0, -1.1), min(y1, 1.1)
+
+
+@njit(**JIT)
+def _cast_at_part(p, f, kind, camera, kx, ky, i0, i1, j0, j1, depth, code):
+    """Tests part p against the rays of rows i0..i1 and columns j0..j1, and keeps its hits that are nearest so far."""
+    height, width = code.shape
+    rx, ry, rz = f[0] - camera[0], f[1] - camera[1], f[2] - camera[2]
+    ox = -(f[3] * rx + f[4] * ry + f[5] * rz)
+    oy = -(f[6] * rx + f[7] * ry + f[8] * rz)
+    oz = -(f[9] * rx + f[10] * ry + f[11] * rz)
+    # The camera's axes in the part's frame: a ray's direction is then three multiply-adds.
+    ax = np.empty(9)
+    for n in range(3):
+        for m in range(3):
+            ax[3 * n + m] = (
+                f[3 + 3 * m] * camera[3 + 3 * n]
+                + f[4 + 3 * m] * camera[4 + 3 * n]
+                + f[5 + 3 * m] * camera[5 + 3 * n]
+            )
+    for i in range(i0, i1):
+        sy = (1.0 - (2.0 * i + 1.0) / height) * ky
+        for j in range(j0, j1):
+            sx = ((2.0 * j + 1.0) / width - 1.0) * kx
+            dx = ax[6] + sx * ax[0] + sy * ax[3]
+            dy = ax[7] + sx * ax[1] + sy * ax[4]
+            dz = ax[8] + sx * ax[2] + sy * ax[5]
+            t, face = _intersect(kind, ox, oy, oz, dx, dy, dz, f[12], f[13], f[14], f[15])
+            if t < depth[i, j]:
+                depth[i, j] = t
+                code[i, j] = p * 8 + face
 
 
 @njit(**JIT)

@@ -22,6 +22,13 @@ _SHELL_SEMANTIC = np.array([0, 0, 0, 0, 1, 2], dtype=np.uint8)  # x=0, x=W, y=0,
 @njit(**JIT)
 def _visibility(depth, code, part_f, part_i, room, shell, lights, camera, reach, seed):
     """Share of each light seen, and openness to ambient light: (h, w, L + 1) on every fourth ray of the fine grid."""
+    raw = _trace_lights(depth, code, part_f, part_i, room, shell, lights, camera, reach, seed)
+    return _smooth(_smooth(raw, code, 0), code, 1)
+
+
+@njit(**JIT)
+def _trace_lights(depth, code, part_f, part_i, room, shell, lights, camera, reach, seed):
+    """One jittered ray to each light and one about the normal, each 0 or 1 (or less, where it leaves the room)."""
     height, width = (code.shape[0] + 3) // 4, (code.shape[1] + 3) // 4
     n_lights = lights.shape[0]
     bounds = group_bounds(part_f, part_i)
@@ -46,50 +53,60 @@ def _visibility(depth, code, part_f, part_i, room, shell, lights, camera, reach,
                     raw[i, j, n] = 0.0
                 else:
                     raw[i, j, n] = 0.0 if blocked(x, y, z, tx, ty, tz, 0.999, part_f, part_i, bounds) else 1.0
-            # One ray about the normal, through a square on the tangent plane: near enough to cosine weighting.
             ja = ((cell & 3) + hash01(seed, pixel, 98)) * 0.6 - 1.2
             jb = ((cell >> 2) + hash01(seed, pixel, 99)) * 0.6 - 1.2
-            if abs(nz) < 0.9:
-                ux, uy, uz = ny, -nx, 0.0
-            else:
-                ux, uy, uz = 0.0, nz, -ny
-            s = 1.0 / sqrt(ux * ux + uy * uy + uz * uz)
-            ux, uy, uz = ux * s, uy * s, uz * s
-            ax = nx + ja * ux + jb * (ny * uz - nz * uy)
-            ay = ny + ja * uy + jb * (nz * ux - nx * uz)
-            az = nz + ja * uz + jb * (nx * uy - ny * ux)
-            s = reach / sqrt(ax * ax + ay * ay + az * az)
-            ax, ay, az = ax * s, ay * s, az * s
+            ax, ay, az = _about_normal(nx, ny, nz, ja, jb, reach)
             open_ = 0.0 if blocked(x, y, z, ax, ay, az, 1.0, part_f, part_i, bounds) else 1.0
             if x + ax < 0.0 or x + ax > room[0] or y + ay < 0.0 or y + ay > room[1]:
                 open_ *= 0.45
             if z + az < 0.0 or z + az > room[2]:
                 open_ *= 0.45
             raw[i, j, n_lights] = open_
-    for axis in range(2):  # five taps along each axis, never across an edge
-        out = np.empty_like(raw)
-        for i in range(height):
-            for j in range(width):
-                here = code[4 * i, 4 * j]
-                total = 0.0
-                out[i, j, :] = 0.0
-                for o in range(-2, 3):
-                    a, b = (i, j + o) if axis == 0 else (i + o, j)
-                    if a < 0 or b < 0 or a >= height or b >= width or code[4 * a, 4 * b] != here:
-                        continue
-                    w = 3.0 - abs(o)
-                    total += w
-                    for n in range(n_lights + 1):
-                        out[i, j, n] += w * raw[a, b, n]
-                for n in range(n_lights + 1):
-                    out[i, j, n] /= total
-        raw = out
     return raw
 
 
 @njit(**JIT)
+def _about_normal(nx, ny, nz, ja, jb, reach):
+    """A ray about the normal, through (ja, jb) of a square on the tangent plane: near enough to cosine weighting."""
+    if abs(nz) < 0.9:
+        ux, uy, uz = ny, -nx, 0.0
+    else:
+        ux, uy, uz = 0.0, nz, -ny
+    s = 1.0 / sqrt(ux * ux + uy * uy + uz * uz)
+    ux, uy, uz = ux * s, uy * s, uz * s
+    ax = nx + ja * ux + jb * (ny * uz - nz * uy)
+    ay = ny + ja * uy + jb * (nz * ux - nx * uz)
+    az = nz + ja * uz + jb * (nx * uy - ny * ux)
+    s = reach / sqrt(ax * ax + ay * ay + az * az)
+    return ax * s, ay * s, az * s
+
+
+@njit(**JIT)
+def _smooth(raw, code, axis):
+    """Five taps along an axis (0: x, 1: y), never across an edge."""
+    height, width, layers = raw.shape
+    out = np.empty_like(raw)
+    for i in range(height):
+        for j in range(width):
+            here = code[4 * i, 4 * j]
+            total = 0.0
+            out[i, j, :] = 0.0
+            for o in range(-2, 3):
+                a, b = (i, j + o) if axis == 0 else (i + o, j)
+                if a < 0 or b < 0 or a >= height or b >= width or code[4 * a, 4 * b] != here:
+                    continue
+                w = 3.0 - abs(o)
+                total += w
+                for n in range(layers):
+                    out[i, j, n] += w * raw[a, b, n]
+            for n in range(layers):
+                out[i, j, n] /= total
+    return out
+
+
+@njit(**JIT)
 def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, sensor, acc):
-    """Adds up light on a surface point: acc[0:3] diffuse rgb, acc[3] highlight."""
+    """Adds up the light on a surface point into acc: 0..2 diffuse rgb, 3 highlight, from 4 on the lights seen."""
     n_lights = lights.shape[0]
     height, width = visibility.shape[0], visibility.shape[1]
     here = code[i, j]
@@ -148,8 +165,8 @@ def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, s
 
 @njit(**JIT)
 def _shade(depth, code, part_f, part_i, materials, room, shell, shell_semantic, lights, camera, sensor, seed):
+    """Linear colour (H, W, 3) with its exposure mean, normals and semantic class of each pixel."""
     height, width = code.shape[0] // 2, code.shape[1] // 2
-    image = np.empty((height, width, 3), dtype=np.uint8)
     normals = np.empty((height, width, 3), dtype=np.float32)
     semantic = np.empty((height, width), dtype=np.uint8)
     linear = np.empty((height, width, 3))
@@ -180,23 +197,8 @@ def _shade(depth, code, part_f, part_i, materials, room, shell, shell_semantic, 
                     normals[i, j, 1] = nx * camera[6] + ny * camera[7] + nz * camera[8]
                     normals[i, j, 2] = -(nx * camera[9] + ny * camera[10] + nz * camera[11])
                 if sub == 0 or not flat:
-                    _light(
-                        a,
-                        e,
-                        x,
-                        y,
-                        z,
-                        nx,
-                        ny,
-                        nz,
-                        materials[m, 8],
-                        code,
-                        visibility,
-                        lights,
-                        camera,
-                        sensor,
-                        acc,
-                    )
+                    gloss = materials[m, 8]
+                    _light(a, e, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, sensor, acc)
                 tr, tg, tb, emit = texture(materials, m, px, py, pz, hx, hy, hz, face)
                 r += tr * (acc[0] + emit) + acc[3]
                 g += tg * (acc[1] + emit) + acc[3]
@@ -207,8 +209,16 @@ def _shade(depth, code, part_f, part_i, materials, room, shell, shell_semantic, 
             linear[i, j, 0], linear[i, j, 1], linear[i, j, 2] = r / count, g / count, b / count
             lum = (r + g + b) / (3.0 * count)
             mean += lum / (1.0 + lum)  # so that a window does not set the exposure alone
+    return linear, mean / (height * width), normals, semantic
+
+
+@njit(**JIT)
+def _expose(linear, mean, sensor, seed):
+    """The image (H, W, 3) uint8 of linear colours: exposure, white balance, vignetting, tone curve and noise."""
+    height, width = linear.shape[0], linear.shape[1]
+    image = np.empty((height, width, 3), dtype=np.uint8)
     # Auto-exposure, as cameras have: the mean sets the gain, the sensor's exposure varies it.
-    gain = sensor[3] / max(mean / (height * width), 0.02)
+    gain = sensor[3] / max(mean, 0.02)
     short = min(height, width)
     for i in range(height):
         v = (2.0 * i + 1.0 - height) / short
@@ -223,7 +233,7 @@ def _shade(depth, code, part_f, part_i, materials, room, shell, shell_semantic, 
                 noise = hash01(seed, i * 65536 + j, k) + hash01(seed, i * 65536 + j, k + 1) - 1.0
                 x = 255.0 * (x * 1.12 + sensor[8] * noise) + 0.5
                 image[i, j, n] = np.uint8(min(255.0, max(0.0, floor(x))))
-    return image, normals, semantic
+    return image
 
 
 def render_arrays(
@@ -231,7 +241,7 @@ def render_arrays(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Image (H, W, 3) uint8, normals (H, W, 3) float32, semantic (H, W) uint8, depth (H, W) float32 of a scene."""
     depth, code = rasterise(scene.part_f, scene.part_i, scene.room, scene.camera, 2 * height, 2 * width)
-    image, normals, semantic = _shade(
+    linear, mean, normals, semantic = _shade(
         depth,
         code,
         scene.part_f,
@@ -245,4 +255,5 @@ def render_arrays(
         scene.sensor,
         scene.noise_seed,
     )
+    image = _expose(linear, mean, scene.sensor, scene.noise_seed)
     return image, normals, semantic, depth[::2, ::2].astype(np.float32)
