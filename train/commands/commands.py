@@ -70,7 +70,7 @@ def rooms(
     layers: Annotated[str, typer.Option(help="Of image,normals,semantic,depth,category.")] = "image,category",
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = os.cpu_count() or 1,
 ) -> None:
-    """Render a set of rooms to disk; run again to finish what was killed."""
+    """Render a set of rooms to disk; run again to finish one that was interrupted."""
     from rich.progress import Progress
 
     from train.rooms import write_rooms

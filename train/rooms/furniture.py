@@ -1,4 +1,4 @@
-"""Pieces of furniture, each a function of a random stream and the scene's materials; knows no room and no camera.
+"""Pieces of furniture, each a function of a random stream and the scene's materials. Knows no room and no camera.
 
 Every piece stands on z = 0 about its own origin, faces -y (its back is towards +y) and states its size
 (width, depth, height) in metres.

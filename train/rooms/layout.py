@@ -39,7 +39,7 @@ class Layout:
     def wall(
         self, thing: Thing, *, signature=True, walls=(BACK, BACK, LEFT, RIGHT), away=0.02, hang=False
     ) -> bool:
-        """Places a thing with its back to a wall; hanging things need no floor. False where there is no place."""
+        """Places a thing with its back to a wall; hanging things need no floor. Returns False if there is no place."""
         w, d, h = thing.size
         if h > self.shell.room[2] - 0.02:
             return False
@@ -57,7 +57,7 @@ class Layout:
             x, y = self.shell.on_wall(wall, along, away + d * 0.5)
             if not self.fits(rect) or (signature and not self.seen(x, y, h * 0.5)):
                 continue
-            # Tall things leave windows free while there is another place.
+            # Tall things leave windows free as long as there is another place.
             if (h > 1.05 or hang) and (hang or tries < 32) and self._covers_window(wall, along, w):
                 continue
             self._add(thing, x, y, QUARTER[wall], rect, signature)
@@ -114,6 +114,6 @@ class Layout:
         return True
 
     def where(self) -> tuple[float, float]:
-        """Of the last thing placed on a wall: metres along it, and metres its front stands away from it."""
+        """The last thing placed on a wall: its position along it and the distance of its front from it, in metres."""
         thing, x, y, _, _ = self.placed[-1]
         return (x if self.wall_used == BACK else y), thing.size[1]

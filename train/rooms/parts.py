@@ -1,4 +1,4 @@
-"""The random stream and the builder that furniture is made with; every number here is exact on every machine."""
+"""The random stream and the builder that furniture is made with. Every number here is exact on every machine."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Materials:
         return len(self.rows) - 1
 
     def wood(self) -> int:
-        """Some wood."""
+        """A kind of wood."""
         c = scaled(self.stream.pick(_WOODS), self.stream.u(0.7, 1.25))
         return self.add(c, scaled(c, 0.7), tx.PLASTER, 0.08, gloss=0.1)
 

@@ -1,4 +1,4 @@
-"""Ray casting of one scene: which surface each ray meets, and what blocks a ray; knows no light and no rooms.
+"""Ray casting of one scene: which surface each ray meets, and what blocks a ray. Knows no light and no rooms.
 
 Exactness: every value comes from + - * / sqrt floor and comparisons in float64, in a fixed order, and from integer
 hashes, so that one scene gives the same bytes on every CPU and numpy version. Hence no sin, cos, exp or pow, no

@@ -1,6 +1,6 @@
-"""One room from one seed: category, shell, furniture that only the category decides, clutter that it does not.
+"""One room from one seed: category, shell, furniture that only the category decides, clutter that it does not decide.
 
-The category is told by the signature things alone. A layout is checked on a 48 by 48 render and drawn again, by the
+Only the signature things show the category. A layout is checked on a 48 by 48 render and drawn again, by the
 same deterministic rule everywhere, until the signature things are in view.
 """
 
@@ -226,7 +226,7 @@ def category_of(seed: int) -> int:
 
 
 def _clutter(a: Layout, st: Stream, m: Materials) -> None:
-    """Things that stand in any room and tell nothing."""
+    """Things that stand in any room and give no hint of its category."""
     if st.chance(0.4):
         a.free(fu.rug(st, m, st.u(1.4, 2.4), st.u(1.0, 1.8)), signature=False, any_angle=False, flat=True)
     for _ in range(st.n(0, 2)):
@@ -252,7 +252,7 @@ def _clutter(a: Layout, st: Stream, m: Materials) -> None:
 
 
 def _arrays(seed: int, layout: Layout) -> tuple[SceneArrays, np.ndarray]:
-    """The scene as arrays, and which of its parts are of signature things."""
+    """The scene as arrays, and which of its parts belong to signature things."""
     shell = layout.shell
     things = [
         (t, x, y, *((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[q % 4]) for t, x, y, q in shell.fixed
@@ -281,7 +281,7 @@ def _arrays(seed: int, layout: Layout) -> tuple[SceneArrays, np.ndarray]:
 
 
 def build_scene(seed: int) -> tuple[SceneArrays, int]:
-    """The scene of a seed and its category; ValueError for a seed outside 0 .. 2**63 - 1."""
+    """The scene of a seed and its category. Raises ValueError for a seed outside 0 .. 2**63 - 1."""
     category = category_of(seed)
     best: tuple[float, SceneArrays] | None = None
     for attempt in range(_ATTEMPTS):

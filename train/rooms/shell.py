@@ -1,4 +1,4 @@
-"""The empty room: geometry, surfaces, door, windows, lights, camera and sensor, drawn without sight of its category."""
+"""The empty room: geometry, surfaces, door, windows, lights, camera and sensor, drawn without knowing the category."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Shell:
 
 
 def sample_shell(seed: int, attempt: int = 0) -> Shell:
-    """The empty room of a seed; takes no category, so nothing in it can tell one."""
+    """The empty room of a seed; takes no category, so nothing in it can hint at one."""
     st = Stream(seed, "shell", attempt)
     room = (st.u(3.8, 6.0), st.u(4.2, 6.2), st.u(2.35, 3.1))
     shell = Shell(room, Materials(Stream(seed, "shell materials", attempt)))
