@@ -61,7 +61,7 @@ def runs(encoder: Encoder) -> tuple[int, int]:
 
 @pytest.fixture(scope="module")
 def sizes(bundle: Bundle) -> list[dict[int, int]]:
-    """By picture: its bytes at each quality."""
+    """For each image, its bytes at each quality."""
     encoder = Encoder(bundle)
     return [{q: len(encoder.encode(png(s), q).data) for q in range(LOW, HIGH + 1)} for s in range(4)]
 
@@ -160,7 +160,7 @@ rising = st.lists(st.integers(0, 60), min_size=1, max_size=101).map(
 @settings(max_examples=500)
 def test_the_highest_of_sizes_that_rise(sizes: list[int], aim: int, low: int) -> None:
     tried: list[int] = []
-    found = highest_fitting(_telling(sizes, low, tried), low, low + len(sizes) - 1, aim)
+    found = highest_fitting(_sizing(sizes, low, tried), low, low + len(sizes) - 1, aim)
     assert found == max((low + i for i, size in enumerate(sizes) if size <= aim), default=None)
     assert len(tried) == len(set(tried)) <= 8
 
@@ -170,12 +170,12 @@ def test_the_highest_of_sizes_that_rise(sizes: list[int], aim: int, low: int) ->
 def test_sizes_that_do_not_rise(sizes: list[int], aim: int) -> None:
     """What is found fits, was tried, and is the highest tried that fits."""
     tried: list[int] = []
-    found = highest_fitting(_telling(sizes, 0, tried), 0, len(sizes) - 1, aim)
+    found = highest_fitting(_sizing(sizes, 0, tried), 0, len(sizes) - 1, aim)
     assert found == max((quality for quality in tried if sizes[quality] <= aim), default=None)
     assert len(tried) == len(set(tried)) <= 8
 
 
-def _telling(sizes: list[int], low: int, tried: list[int]) -> Callable[[int], int]:
+def _sizing(sizes: list[int], low: int, tried: list[int]) -> Callable[[int], int]:
     def size(quality: int) -> int:
         assert quality >= low
         tried.append(quality)

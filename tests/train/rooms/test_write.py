@@ -185,6 +185,18 @@ def test_a_signal_ends_it_at_once(tmp_path: Path, number: signal.Signals, to_all
     assert not list(out.glob("*.partial"))
 
 
+def test_processes_leave_signals_to_the_one_that_waits(tmp_path: Path) -> None:
+    """A terminal's Ctrl-C reaches all of them: each would print a traceback of its own."""
+    running = start(tmp_path / "set")
+    for number in others_of(running.pid):
+        if number != running.pid:
+            os.kill(number, signal.SIGINT)
+    assert running.stdout is not None
+    assert [int(running.stdout.readline()) > 0 for _ in range(4)] == [True] * 4
+    running.terminate()
+    assert running.communicate()[1].count("Traceback") == 1
+
+
 def test_no_process_outlives_a_killed_run(tmp_path: Path) -> None:
     running = start(tmp_path / "set")
     assert len(others_of(running.pid)) >= 3
