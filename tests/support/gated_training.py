@@ -1,6 +1,7 @@
 """A training that stops at a gate: python gated_training.py RUN GATE [resume], GATE as in "loss:30" or "none".
 
-At the gate it prints the gate and waits for a line on stdin. Ends as the command line does.
+At the gate it prints the gate and waits for a line on stdin. It lists its validations in RUN/validations.txt, and ends
+as the command line does.
 """
 
 import sys
@@ -56,7 +57,11 @@ class Gated(Training):
         self.validations += 1
         pass_gate(f"validate:{self.validations}")
         with torch.no_grad():
-            return Scores([Score("score", -float(self.model(torch.ones(2, 4)).square().mean()))])
+            score = -float(self.model(torch.ones(2, 4)).square().mean())
+        if self.workers.leads:
+            with (OUT / "validations.txt").open("a") as file:
+                file.write(f"{score}\n")
+        return Scores([Score("score", score)])
 
     def result(self, scores):
         pass_gate("result")

@@ -92,7 +92,7 @@ def test_the_second_hyperprior_begins_with_the_codebooks_combination_as_the_mean
     mean, log_scale = codec.predictor(maps)
     assert torch.allclose(mean, maps, atol=1e-5)
     assert float(log_scale.detach().abs().mean()) < 0.5
-    with pytest.raises(ValueError, match="twice as wide"):
+    with pytest.raises(ValueError, match="twice the latent's channels"):
         CodecConfig(hyper=2)
 
 

@@ -126,7 +126,7 @@ def test_the_rate_falls_in_training_and_a_bundle_is_refused(tmp_path, patches, t
     figures = train_codec(chosen, patches[:1], patches[1:], out, resume=False, features=kept)
     curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
     assert curve[-1]["bytes"] < 0.95 * curve[0]["bytes"]
-    assert (figures["bytes_v@100"] == 0) == (prior == "factorised")
+    assert (figures.value("bytes_v", quality=100) == 0) == (prior == "factorised")
     assert (kept / "classification" / "about.json").is_file()
     assert not (out / "features").exists()
     model, recipe, _ = load_run(out)
