@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from shared.bundle import Bundle, default_bundle
-from shared.errors import RequestError
 from shared.process.cli import Failures, MapFolder, MapsOption, read_stream, told, wanted_of
 from shared.process.commands import CommandTable
 from shared.types import Analysis, Wanted, new_request_id
 
 if TYPE_CHECKING:
-    from cloud.settings import CloudSettings
+    from cloud.settings import EngineSettings
 
 app = CommandTable(no_args_is_help=True, help="The server side: bytes -> answers.")
 
@@ -28,66 +26,79 @@ DeviceOption = Annotated[str, typer.Option(envvar="ISTHMUS_DEVICE", help="torch'
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="threads of torch; its own choice by default")]
 
 
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file; deploy/cloud.toml shows every key")
+]
+PrintConfigOption = Annotated[
+    bool, typer.Option("--print-config", help="print the settings and where each comes from, and end")
+]
+
+
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(envvar="ISTHMUS_HOST", help="address to listen on")] = "127.0.0.1",
-    grpc_port: Annotated[int, typer.Option(envvar="ISTHMUS_GRPC_PORT", help="0 takes a free one")] = 50051,
-    http_port: Annotated[int, typer.Option(envvar="ISTHMUS_HTTP_PORT", help="0 takes a free one")] = 8080,
-    bundle: BundleOption = None,
-    device: DeviceOption = "cpu",
+    config: ConfigOption = None,
+    print_config: PrintConfigOption = False,
+    bundle: Annotated[
+        Path | None, typer.Option(help="the bundle's folder; the shipped one by default")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on; 127.0.0.1 by default")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="0 takes a free one; 50051 by default")] = None,
+    http_port: Annotated[int | None, typer.Option(help="0 takes a free one; 8080 by default")] = None,
+    device: Annotated[str | None, typer.Option(help="torch's name of it: cpu (the default), cuda")] = None,
     threads: ThreadsOption = None,
-    batch_max: Annotated[int, typer.Option(min=1, help="pictures in one batch")] = 16,
-    batch_wait_ms: Annotated[float, typer.Option(min=0, help="how long the first waits for more")] = 2.0,
-    queue_max: Annotated[int, typer.Option(min=1, help="pictures that wait; more are turned away")] = 64,
-    deadline_ms: Annotated[int, typer.Option(min=1, help="the most that a request may take")] = 30_000,
+    batch_max: Annotated[int | None, typer.Option(help="images in one batch; 16 by default")] = None,
+    batch_wait_ms: Annotated[
+        float | None, typer.Option(help="how long the first image of a batch waits for more; 2 by default")
+    ] = None,
+    queue_max: Annotated[
+        int | None, typer.Option(help="images that wait; more are turned away; 64 by default")
+    ] = None,
+    deadline_ms: Annotated[
+        int | None, typer.Option(help="the most that a request may take; 30000 by default")
+    ] = None,
     admin_token_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="holds the token of POST /admin/reload; or set ISTHMUS_ADMIN_TOKEN; no call without"
-        ),
+        Path | None, typer.Option(help="holds the token of POST /admin/reload; without a token no such call")
     ] = None,
     archive: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="ISTHMUS_ARCHIVE", help="folder that keeps the bitstreams; nothing is kept without it"
-        ),
+        Path | None, typer.Option(help="folder that keeps the bitstreams; without it nothing is kept")
     ] = None,
-    archive_bytes_max: Annotated[int, typer.Option(help="of the archive's files together")] = 1 << 30,
-    archive_age_max_days: Annotated[float, typer.Option(help="older records are deleted")] = 30.0,
+    archive_bytes_max: Annotated[
+        int | None, typer.Option(help="size of all files of the archive; 1 GiB by default")
+    ] = None,
+    archive_age_max_days: Annotated[
+        float | None, typer.Option(help="older records are deleted; 30 days by default")
+    ] = None,
 ) -> None:
-    """Serve gRPC and HTTP. Says where it listens, and when it is ready, as JSON lines on stdout."""
+    """Serve gRPC and HTTP. Prints where it listens, and when it is ready, as JSON lines on stdout.
+
+    A flag goes before its environment variable (ISTHMUS_...), that before the file, that before the default.
+    """
     from cloud.server import serve as serve_cloud
     from cloud.settings import CloudSettings
+    from shared.process.config import load_settings, print_and_leave
     from shared.process.process import log_to_stderr
 
-    settings = CloudSettings(
-        bundle or default_bundle(),
-        host=host,
-        grpc_port=grpc_port,
-        http_port=http_port,
-        device=device,
-        threads=threads,
-        batch_max=batch_max,
-        batch_wait_ms=batch_wait_ms,
-        queue_max=queue_max,
-        deadline_ms=deadline_ms,
-        admin_token=_admin_token(admin_token_file),
-        archive=archive,
-        archive_bytes_max=archive_bytes_max,
-        archive_age_max_days=archive_age_max_days,
-    )
+    flags = {
+        "bundle": ("--bundle", bundle),
+        "host": ("--host", host),
+        "grpc.port": ("--grpc-port", grpc_port),
+        "http.port": ("--http-port", http_port),
+        "engine.device": ("--device", device),
+        "engine.threads": ("--threads", threads),
+        "pipeline.batch_max": ("--batch-max", batch_max),
+        "pipeline.batch_wait_ms": ("--batch-wait-ms", batch_wait_ms),
+        "pipeline.queue_max": ("--queue-max", queue_max),
+        "pipeline.deadline_ms": ("--deadline-ms", deadline_ms),
+        "admin.token_file": ("--admin-token-file", admin_token_file),
+        "archive.folder": ("--archive", archive),
+        "archive.bytes_max": ("--archive-bytes-max", archive_bytes_max),
+        "archive.age_max_days": ("--archive-age-max-days", archive_age_max_days),
+    }
+    loaded = load_settings(CloudSettings, config, flags)
+    if print_config:
+        print_and_leave(loaded)
     log_to_stderr()
-    asyncio.run(serve_cloud(settings))
-
-
-def _admin_token(file: Path | None) -> str | None:
-    """Raises RequestError where the file cannot be read."""
-    if file is None:
-        return os.environ.get("ISTHMUS_ADMIN_TOKEN") or None
-    try:
-        return file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read the admin token from {file}: {error}") from None
+    asyncio.run(serve_cloud(loaded.settings))
 
 
 BundleArgument = Annotated[Path, typer.Argument(help="the bundle's folder; it may be served meanwhile")]
@@ -162,11 +173,11 @@ def decode(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document a line")] = False,
 ) -> None:
     """Answer bitstreams from files, in this process: the server's way without the network."""
-    from cloud.settings import CloudSettings
+    from cloud.settings import EngineSettings
 
     wanted = wanted_of(task, top_k, maps)
-    settings = CloudSettings(bundle or default_bundle(), device=device, threads=threads)
-    opened = Bundle.open(settings.bundle)
+    settings = EngineSettings.of(device=device, threads=threads)
+    opened = Bundle.open(bundle or default_bundle())
     for query in wanted.tasks:
         opened.task(query.name)
     asyncio.run(_decode(files, opened, settings, wanted, MapFolder(maps, files), as_json))
@@ -175,17 +186,18 @@ def decode(
 async def _decode(
     files: Sequence[Path],
     bundle: Bundle,
-    settings: CloudSettings,
+    settings: EngineSettings,
     wanted: Wanted,
     folder: MapFolder,
     as_json: bool,
 ) -> None:
     from cloud.engine.load import load
     from cloud.pipeline import Pipeline
+    from cloud.settings import PipelineSettings
 
     failures = Failures()
     loaded = load(bundle, settings.device, settings.threads, settings.encode_threads)
-    pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
+    pipeline = Pipeline(bundle, loaded.model, loaded.encoder, PipelineSettings())
     try:
         for path in files:
             with failures.of(path):

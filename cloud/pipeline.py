@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from cloud.answer_cache import AnswerCache
 from cloud.engine.batcher import Batcher
-from cloud.settings import CloudSettings
+from cloud.settings import PipelineSettings
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
 from shared.codec.latent_codec import LatentCodec
@@ -131,7 +131,7 @@ class Pipeline:
         bundle: Bundle,
         model: Model,
         encoder: Encoder,
-        settings: CloudSettings,
+        settings: PipelineSettings,
         archive: RecordSink | None = None,
     ) -> None:
         self._served = _Served(bundle, model)

@@ -13,19 +13,17 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from cloud.archive.archive import Archive, check_bounds
+from cloud.archive.archive import Archive
 from cloud.archive.late_archive import LateArchive
 from cloud.engine.load import load
 from cloud.faces.grpc_server import GrpcServer
 from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
+from cloud.settings import ArchiveSettings, CloudSettings
 from cloud.task_watch import TaskWatch
 from shared.bundle import Bundle
-from shared.process.connections import ConnectionLimits
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
-from shared.process.sockets import connections_allowed
 
 log = logging.getLogger("isthmus.cloud")
 
@@ -41,19 +39,15 @@ class CloudServer:
     """The parts of one process. Must be made and run in one event loop."""
 
     def __init__(self, bundle: Bundle, settings: CloudSettings) -> None:
-        """Binds both ports. Raises RequestError."""
+        """Binds both ports. Raises RequestError, also for an admin token that cannot be used."""
         self._bundle, self._settings = bundle, settings
         self._pipeline: Ready[Pipeline] = Ready("the server")
         self._watch: Ready[TaskWatch] = Ready("the server")
-        self._archive = _archive(settings)
-        limits = ConnectionLimits(
-            settings.connections_max or connections_allowed(),
-            settings.head_ms / 1e3,
-            settings.keep_alive_ms / 1e3,
-        )
-        app = build_app(self._pipeline, settings, self._watch, self._troubles)
-        self._http = HttpServer(app, settings.host, settings.http_port, settings.drain_ms, limits)
-        self._grpc = GrpcServer(self._pipeline, settings)
+        self._archive = _archive(settings.archive)
+        token = settings.admin.read_token()
+        app = build_app(self._pipeline, settings.http, self._watch, token, self._troubles)
+        self._http = HttpServer(app, settings.host, settings.http, settings.drain_ms)
+        self._grpc = GrpcServer(self._pipeline, settings.host, settings.grpc)
 
     async def run(self) -> None:
         stop = stop_signal()
@@ -86,14 +80,14 @@ class CloudServer:
             await self._archive.close()
 
     async def _load_and_watch(self) -> None:
-        settings = self._settings
+        settings, engine = self._settings, self._settings.engine
         log.info("loading %s", settings.bundle)
         if self._archive is not None:
             await self._archive.open()
         loaded = await asyncio.to_thread(
-            load, self._bundle, settings.device, settings.threads, settings.encode_threads
+            load, self._bundle, engine.device, engine.threads, engine.encode_threads
         )
-        pipeline = Pipeline(self._bundle, loaded.model, loaded.encoder, settings, self._archive)
+        pipeline = Pipeline(self._bundle, loaded.model, loaded.encoder, settings.pipeline, self._archive)
         watch = TaskWatch(pipeline, loaded.model)
         await watch.look()
         self._pipeline.fill(pipeline)
@@ -104,7 +98,7 @@ class CloudServer:
             "ready: bundle %s, fingerprint %s", self._bundle.manifest.name, self._bundle.fingerprint.hex()
         )
         async with asyncio.TaskGroup() as group:
-            group.create_task(watch.run(lambda: asyncio.sleep(settings.tasks_poll_ms / 1e3)))
+            group.create_task(watch.run(lambda: asyncio.sleep(settings.tasks.poll_ms / 1e3)))
             if self._archive is not None:
                 group.create_task(self._archive.keep_trying())
 
@@ -118,10 +112,8 @@ class CloudServer:
         return troubles
 
 
-def _archive(settings: CloudSettings) -> LateArchive | None:
-    path = settings.archive
-    if path is None:
+def _archive(settings: ArchiveSettings) -> LateArchive | None:
+    folder = settings.folder
+    if folder is None:
         return None
-    age_max_s = settings.archive_age_max_days * 86_400
-    check_bounds(settings.archive_bytes_max, age_max_s)
-    return LateArchive(lambda: Archive(path, settings.archive_bytes_max, age_max_s))
+    return LateArchive(lambda: Archive(folder, settings.bytes_max, settings.age_max_days * 86_400))

@@ -1,92 +1,162 @@
-"""Everything about a cloud server that can be chosen, checked where it enters."""
+"""Everything about a cloud server that can be chosen, by owner, checked where it enters."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+from pydantic import Field, SecretStr, field_validator
+
+from shared.bundle import default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
-from shared.image import MAX_FILE_BYTES
+from shared.process.config import HttpSettings, Section, ServerSettings
 
 ADMIN_TOKEN_MIN = 16  # characters
+ARCHIVE_BYTES_MIN = 1 << 20
 
 
-@dataclass(frozen=True)
-class CloudSettings:
-    """One cloud process. Raises RequestError for a value out of range.
+class GrpcSettings(Section):
+    """Owner: `cloud.faces.grpc_server`."""
 
-    bundle: folder of the bundle. host: address that both ports bind. grpc_port, http_port: 0 takes a free one.
-    device: torch's name ("cpu", "cuda"). threads: of torch, None leaves torch's choice. encode_threads: of ONNX
-    Runtime, for images that arrive over HTTP.
-    batch_max: pictures in one batch. batch_wait_ms: how long the first of a batch waits for more.
-    queue_max: pictures that wait; more are turned away. rpcs_max: gRPC calls served at once; requests_max: HTTP
-    requests, fewer because each may hold a whole image file.
-    streams_max: open streams of each gRPC method that has them, well below rpcs_max, so that other calls are answered.
-    stream_requests_max: requests of one stream that are worked on at once. stream_idle_ms: a stream with nothing to
-    read and nothing in work for so long is ended.
-    deadline_ms: for a request that brings none, and the most that any may take.
-    message_bytes_max: a gRPC message. image_bytes_max: an HTTP body. bodies_bytes_max: the HTTP bodies that are held
-    at once; more are turned away. grid_cells_max: latent cells of a picture (a small stream may claim a large grid; the
-    bundle's own grid is always allowed).
-    answers_kept: answers remembered by request id. answers_bytes_max: memory that they take, about.
-    connections_max: open connections of each port; None takes a quarter of the process's descriptors. head_ms: time
-    for the head of an HTTP request, and for the preface of an HTTP/2 connection. keep_alive_ms: an HTTP connection
-    without a request for so long is closed.
-    drain_ms: time to finish what runs when the process is told to end.
-    tasks_poll_ms: how often the bundle's folder is looked at for tasks that were added or taken out.
-    admin_token: what POST /admin/reload asks for; None: there is no such call.
-    archive: folder that keeps every bitstream that was answered; None keeps nothing. archive_bytes_max: all its files
-    together. archive_age_max_days: older records are deleted.
-    """
+    port: int = Field(default=50051, ge=0, le=65_535, description="0 takes a free one")
+    rpcs_max: int = Field(default=128, ge=1, description="calls served at once")
+    streams_max: int = Field(
+        default=32,
+        ge=1,
+        description="open streams of each method that has them, at most a quarter of rpcs_max, so that other calls "
+        "are answered",
+    )
+    stream_requests_max: int = Field(
+        default=16, ge=1, description="requests of one stream that are worked on at once"
+    )
+    stream_idle_ms: int = Field(
+        default=60_000,
+        ge=1,
+        description="a stream with nothing to read and nothing in work for so long is ended",
+    )
+    message_bytes_max: int = Field(
+        default=MAX_STREAM_BYTES + 65_536, ge=1, description="size of a request's message"
+    )
+    connections_max: int | None = Field(
+        default=None, ge=1, description="open connections; by default a quarter of the process's descriptors"
+    )
+    head_ms: int = Field(
+        default=10_000, ge=1, description="time for the HTTP/2 preface and settings of a new connection"
+    )
 
-    bundle: Path
-    host: str = "127.0.0.1"
-    grpc_port: int = 50051
-    http_port: int = 8080
-    device: str = "cpu"
-    threads: int | None = None
-    encode_threads: int = 1
-    batch_max: int = 16
-    batch_wait_ms: float = 2.0
-    queue_max: int = 64
-    rpcs_max: int = 128
-    requests_max: int = 32
-    streams_max: int = 32
-    stream_requests_max: int = 16
-    stream_idle_ms: int = 60_000
-    deadline_ms: int = 30_000
-    message_bytes_max: int = MAX_STREAM_BYTES + 65_536
-    image_bytes_max: int = MAX_FILE_BYTES
-    bodies_bytes_max: int = 128 << 20
-    grid_cells_max: int = 1024
-    answers_kept: int = 1024
-    answers_bytes_max: int = 64 << 20
-    connections_max: int | None = None
-    head_ms: int = 10_000
-    keep_alive_ms: int = 30_000
-    drain_ms: int = 10_000
-    tasks_poll_ms: int = 1000
-    admin_token: str | None = field(default=None, repr=False)
-    archive: Path | None = None
-    archive_bytes_max: int = 1 << 30
-    archive_age_max_days: float = 30.0
-
-    def __post_init__(self) -> None:
-        lows: dict[str, float] = dict.fromkeys(("grpc_port", "http_port", "batch_wait_ms", "drain_ms"), 0)
-        lows["archive_age_max_days"] = 0.001
-        for one in fields(self):
-            value = getattr(self, one.name)
-            low = lows.get(one.name, 1)
-            if isinstance(value, int | float) and not value >= low:  # NaN too
-                raise RequestError(f"{one.name} is {value}; it must be at least {low}")
-        if max(self.grpc_port, self.http_port) > 65_535:
-            raise RequestError("a port is at most 65535; 0 takes a free one")
-        if self.admin_token is not None and len(self.admin_token) < ADMIN_TOKEN_MIN:
-            raise RequestError(
-                f"the admin token has {len(self.admin_token)} characters, not {ADMIN_TOKEN_MIN} or more"
-            )
-        if self.bodies_bytes_max < self.image_bytes_max:
-            raise RequestError(f"bodies_bytes_max is {self.bodies_bytes_max}; less than image_bytes_max")
+    def model_post_init(self, _: Any) -> None:
         if self.streams_max * 4 > self.rpcs_max:  # three methods have streams
-            raise RequestError(f"streams_max is {self.streams_max}; at most a quarter of rpcs_max")
+            raise ValueError(f"streams_max is {self.streams_max}; it must be at most a quarter of rpcs_max")
+
+
+class EngineSettings(Section):
+    """Owner: `cloud.engine.load`."""
+
+    device: str = Field(default="cpu", min_length=1, description="torch's name of it: cpu, cuda")
+    threads: int | None = Field(default=None, ge=1, description="threads of torch; its own choice by default")
+    encode_threads: int = Field(
+        default=1, ge=1, description="threads of ONNX Runtime, for images that arrive over HTTP"
+    )
+
+
+class PipelineSettings(Section):
+    """Owner: `cloud.pipeline`."""
+
+    batch_max: int = Field(default=16, ge=1, description="images in one batch")
+    batch_wait_ms: float = Field(
+        default=2.0, ge=0, description="how long the first image of a batch waits for more"
+    )
+    queue_max: int = Field(default=64, ge=1, description="images that wait; more are turned away")
+    deadline_ms: int = Field(
+        default=30_000, ge=1, description="the most that a request may take, and its time if it brings none"
+    )
+    grid_cells_max: int = Field(
+        default=1024,
+        ge=1,
+        description="latent cells of an image, since a small stream may claim a large grid; the bundle's own grid is "
+        "always allowed",
+    )
+    answers_kept: int = Field(default=1024, ge=1, description="answers remembered by request id")
+    answers_bytes_max: int = Field(default=64 << 20, ge=1, description="memory that they take, roughly")
+
+
+class ArchiveSettings(Section):
+    """Owner: `cloud.archive`."""
+
+    folder: Path | None = Field(
+        default=None, description="keeps every bitstream that was answered; without it nothing is kept"
+    )
+    bytes_max: int = Field(
+        default=1 << 30, ge=ARCHIVE_BYTES_MIN, description="size of all files of the archive together"
+    )
+    age_max_days: float = Field(default=30.0, ge=0.001, description="older records are deleted")
+
+
+class TaskSettings(Section):
+    """Owner: `cloud.task_watch`."""
+
+    poll_ms: int = Field(
+        default=1000, ge=1, description="how often the bundle's folder is scanned for added and removed tasks"
+    )
+
+
+class AdminSettings(Section):
+    """Owner: `cloud.faces.http_face`, for POST /admin/reload."""
+
+    token: SecretStr | None = Field(
+        default=None,
+        description="what the call asks for, 16 characters or more; without a token there is no such call",
+    )
+    token_file: Path | None = Field(
+        default=None, description="file that holds the token; it goes before `token`"
+    )
+
+    @field_validator("token")
+    @classmethod
+    def _is_long_enough(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and (short := _too_short(token.get_secret_value())):
+            raise ValueError(short)
+        return token
+
+    def read_token(self) -> str | None:
+        """The token. Raises RequestError if its file cannot be read or holds a short one."""
+        if self.token_file is None:
+            return self.token.get_secret_value() if self.token else None
+        try:
+            token = self.token_file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"cannot read the admin token from {self.token_file}: {error}") from None
+        if short := _too_short(token):
+            raise RequestError(f"{self.token_file}: {short}")
+        return token
+
+
+def _too_short(token: str) -> str:
+    """What is wrong with a token's length; empty if nothing is."""
+    if len(token) >= ADMIN_TOKEN_MIN:
+        return ""
+    return f"the admin token has {len(token)} characters, not {ADMIN_TOKEN_MIN} or more"
+
+
+class CloudSettings(ServerSettings):
+    """One cloud process."""
+
+    bundle: Path = Field(
+        default_factory=default_bundle, description="the bundle's folder; the shipped one by default"
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="address that both ports bind")
+    drain_ms: int = Field(
+        default=10_000, ge=0, description="time for running requests when the process is asked to end"
+    )
+    grpc: GrpcSettings = GrpcSettings()
+    http: HttpSettings = HttpSettings()
+    engine: EngineSettings = EngineSettings()
+    pipeline: PipelineSettings = PipelineSettings()
+    archive: ArchiveSettings = ArchiveSettings()
+    tasks: TaskSettings = TaskSettings()
+    admin: AdminSettings = AdminSettings()
+
+    @classmethod
+    def variables(cls) -> dict[str, str]:
+        return {"engine.device": "ISTHMUS_DEVICE", "archive.folder": "ISTHMUS_ARCHIVE"}

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 
 from edge.pipeline import Pipeline
-from edge.settings import EdgeSettings
 from shared.errors import (
     REJECTED,
     CloudUnreachableError,
@@ -22,6 +21,7 @@ from shared.errors import (
     RemoteError,
     RequestError,
 )
+from shared.process.config import HttpSettings
 from shared.process.http import (
     add_health,
     answer_doc,
@@ -55,7 +55,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(pipeline: Callable[[], Pipeline], settings: EdgeSettings) -> FastAPI:
+def build_app(pipeline: Callable[[], Pipeline], settings: HttpSettings) -> FastAPI:
     """The edge's HTTP API. pipeline: returns the pipeline, or raises NotReadyError while there is none."""
     app = create_app(
         "Isthmus edge",

@@ -1,7 +1,7 @@
-"""The edge's client of a cloud. The only file of the edge that touches gRPC; knows no image and no bundle.
+"""The edge's client of a cloud. Knows no image and no bundle.
 
-One `Client.analyze` is one request id, sent again while the cloud is unavailable, until its deadline or its attempts
-are used up. The cloud computes an id once, so that sending it again is harmless.
+One `Client.analyze` is one request id. It is sent again while `edge.cloud_status` says that another attempt can
+succeed, until its deadline or its attempts are used up. The cloud computes an id once, so a repeat is harmless.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Protocol
 import grpc
 import grpc.aio
 
-from edge.settings import EdgeSettings
+from edge.cloud_status import error_of
+from edge.settings import CloudLink
 from shared.errors import CloudUnreachableError, DeadlineError
 from shared.types import Analysis, BundleInfo, Wanted
 from shared.wire import analyzer_pb2 as pb
@@ -21,6 +22,10 @@ from shared.wire import convert
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 
 FIRST_WAIT_S = 0.1  # before the second attempt; doubled before each further one
+NOBODY_THERE = (
+    "failed to connect",
+    "DNS resolution failed",
+)  # how gRPC begins when no server took the connection
 
 
 class Transport(Protocol):
@@ -33,38 +38,41 @@ class Transport(Protocol):
     async def close(self) -> None: ...
 
 
+def channel_options(message_bytes_max: int, answer_bytes_max: int) -> list[tuple[str, int]]:
+    """The arguments of the channel, by the names that gRPC's core knows."""
+    return [
+        ("grpc.max_receive_message_length", answer_bytes_max),
+        ("grpc.max_send_message_length", message_bytes_max),
+        # gRPC waits 1 s and more before it connects again; an edge's deadline is short.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        # A link that died in silence is noticed, also while nothing is sent.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
 class GrpcTransport:
-    """One channel to a cloud. address: host:port. message_bytes_max, answer_bytes_max: largest one there and back."""
+    """One channel to a cloud. address: host:port. message_bytes_max, answer_bytes_max: the largest message each way."""
 
     def __init__(self, address: str, message_bytes_max: int, answer_bytes_max: int) -> None:
-        self._channel = grpc.aio.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", answer_bytes_max),
-                ("grpc.max_send_message_length", message_bytes_max),
-                # gRPC waits 1 s and more before it connects again; an edge's deadline is short.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 2_000),
-                # A link that died in silence is noticed, also while nothing is sent.
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.max_pings_without_data", 0),
-            ],
-        )
+        options = channel_options(message_bytes_max, answer_bytes_max)
+        self._channel = grpc.aio.insecure_channel(address, options=options)
         self._stub = AnalyzerStub(self._channel)
 
     async def analyze(self, request: pb.AnalyzeRequest, timeout_s: float) -> pb.AnalyzeResponse:
         try:
             return await self._stub.Analyze(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise convert.error_of(error.code(), error.details() or "no reason given") from None
+            raise error_of(error.code(), error.details() or "") from None
 
     async def describe(self, timeout_s: float) -> pb.DescribeResponse:
         try:
             return await self._stub.Describe(pb.DescribeRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise convert.error_of(error.code(), error.details() or "no reason given") from None
+            raise error_of(error.code(), error.details() or "") from None
 
     async def close(self) -> None:
         await self._channel.close()
@@ -73,13 +81,13 @@ class GrpcTransport:
 class Client:
     """A cloud, as the edge sees it. Must be made and used in one event loop; close it, or use `async with`.
 
-    transport: in place of a gRPC channel to `settings.cloud`, for tests.
+    camera: its name, for images that come without one. transport: in place of a gRPC channel to `settings.address`.
     """
 
-    def __init__(self, settings: EdgeSettings, transport: Transport | None = None) -> None:
-        self._settings = settings
+    def __init__(self, settings: CloudLink, camera: str = "", transport: Transport | None = None) -> None:
+        self._settings, self._camera = settings, camera
         self._transport = transport or GrpcTransport(
-            settings.cloud, settings.message_bytes_max, settings.answer_bytes_max
+            settings.address, settings.message_bytes_max, settings.answer_bytes_max
         )
         # Measured: of 2,000 requests at once on one channel, 7 to 10 % end CANCELLED.
         self._places = asyncio.Semaphore(settings.in_flight_max)
@@ -94,12 +102,12 @@ class Client:
     ) -> Analysis:
         """The cloud's answer to a packed bitstream.
 
-        camera: its name; if empty, the one in the settings. captured_at: with its zone; None if unknown.
+        camera: its name; if empty, the client's own. captured_at: with its zone; None if unknown.
 
         Raises CloudUnreachableError, DeadlineError, OverloadedError, RemoteRejectedError, or RemoteError for an answer
         that cannot be read.
         """
-        camera = camera or self._settings.camera
+        camera = camera or self._camera
         message = convert.request_message(request_id, bitstream, wanted, camera, captured_at)
         until = asyncio.get_running_loop().time() + self._settings.deadline_ms / 1e3
         try:
@@ -130,20 +138,26 @@ class Client:
                 left_s = until - now()
                 if attempt == self._settings.attempts_max or wait_s >= left_s:
                     raise self._unreachable(error, attempt) from None
-            except DeadlineError:
-                raise self._late() from None
+            except DeadlineError as error:
+                raise self._late(error if now() < until else None) from None
             await asyncio.sleep(wait_s)
             wait_s *= 2
         raise AssertionError("attempts_max is at least 1")
 
     def _unreachable(self, error: Exception, attempts: int) -> CloudUnreachableError:
         times = "once" if attempts == 1 else f"{attempts} times"
-        return CloudUnreachableError(
-            f"the cloud at {self._settings.cloud} cannot be reached (tried {times}): {error}; "
-            "is `isthmus cloud serve` running there?"
-        )
+        cloud, reason = self._settings.address, str(error)
+        if reason.startswith(NOBODY_THERE):
+            hint = "is `isthmus cloud serve` running there?"
+            return CloudUnreachableError(
+                f"the cloud at {cloud} cannot be reached (tried {times}): {reason}; {hint}"
+            )
+        return CloudUnreachableError(f"the cloud at {cloud} is not available (tried {times}): {reason}")
 
-    def _late(self) -> DeadlineError:
+    def _late(self, early: DeadlineError | None = None) -> DeadlineError:
+        """early: the cloud's own limit, if it ended the call before this edge's deadline."""
+        if early is not None:
+            return DeadlineError(f"the cloud at {self._settings.address} gave up: {early}")
         return DeadlineError(
-            f"the cloud at {self._settings.cloud} did not answer within {self._settings.deadline_ms} ms"
+            f"the cloud at {self._settings.address} did not answer within {self._settings.deadline_ms} ms"
         )

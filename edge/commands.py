@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,11 +13,11 @@ from shared.errors import RequestError
 from shared.files import write_atomically
 from shared.process.cli import Failures, MapFolder, MapsOption, complain, told, wanted_of
 from shared.process.commands import CommandTable
-from shared.types import Analysis, Wanted, new_request_id
+from shared.types import Analysis, Wanted, check_camera, new_request_id
 
 if TYPE_CHECKING:
     from edge.capture_time import CapturedFrom
-    from edge.settings import EdgeSettings
+    from edge.client import Client
     from shared.encoder import Encoder
 
 SUFFIX = ".isthmus"
@@ -120,53 +120,76 @@ def analyze(
     """Encode images here, send them to a cloud, print its answers."""
     import asyncio
 
-    from edge.settings import EdgeSettings
+    from edge.client import Client
+    from edge.settings import CloudLink
 
     wanted = wanted_of(task, top_k, maps)
-    settings = EdgeSettings(
-        bundle or default_bundle(), cloud=cloud, threads=threads, deadline_ms=deadline_ms, camera=camera
-    )
-    encoder = _encoder(settings.bundle, threads)
+    link = CloudLink.of(address=cloud, deadline_ms=deadline_ms)
+    check_camera(camera)
+    encoder = _encoder(bundle, threads)
     folder = MapFolder(maps, images)
-    asyncio.run(
-        _analyze(images, encoder, settings, wanted, folder, quality, bytes_max, captured_from, as_json)
-    )
+
+    def client() -> Client:  # in the event loop that uses it
+        return Client(link, camera)
+
+    asyncio.run(_analyze(images, encoder, client, wanted, folder, quality, bytes_max, captured_from, as_json))
 
 
 @app.command()
 def serve(
-    cloud: CloudOption = "127.0.0.1:50051",
-    host: Annotated[str, typer.Option(envvar="ISTHMUS_HOST", help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="ISTHMUS_HTTP_PORT", help="of HTTP; 0 takes a free one")] = 8081,
-    bundle: BundleOption = None,
-    threads: ThreadsOption = 1,
-    deadline_ms: DeadlineOption = 10_000,
-    camera: CameraOption = "",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file; deploy/edge.toml shows every key")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="print the settings and where each comes from, and end")
+    ] = False,
+    cloud: Annotated[
+        str | None, typer.Option(help="the cloud's gRPC, HOST:PORT; 127.0.0.1:50051 by default")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on; 127.0.0.1 by default")] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port; 0 takes a free one; 8081 by default")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="the bundle's folder; the shipped one by default")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="threads of ONNX Runtime; 1 by default")] = None,
+    deadline_ms: Annotated[
+        int | None, typer.Option(help="time for one request to the cloud, repeats included; 10000 by default")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="the camera's name, for images whose request brings none")
+    ] = None,
 ) -> None:
-    """Serve POST /analyze on this box. Says where it listens, and when it is ready, as JSON lines on stdout."""
+    """Serve POST /analyze on this box. Prints where it listens, and when it is ready, as JSON lines on stdout.
+
+    A flag goes before its environment variable (ISTHMUS_...), that before the file, that before the default.
+    """
     import asyncio
 
     from edge.server import serve as serve_edge
     from edge.settings import EdgeSettings
+    from shared.process.config import load_settings, print_and_leave
     from shared.process.process import log_to_stderr
 
-    settings = EdgeSettings(
-        bundle or default_bundle(),
-        cloud=cloud,
-        host=host,
-        http_port=port,
-        threads=threads,
-        deadline_ms=deadline_ms,
-        camera=camera,
-    )
+    flags = {
+        "bundle": ("--bundle", bundle),
+        "host": ("--host", host),
+        "camera": ("--camera", camera),
+        "http.port": ("--port", port),
+        "cloud.address": ("--cloud", cloud),
+        "cloud.deadline_ms": ("--deadline-ms", deadline_ms),
+        "encoder.threads": ("--threads", threads),
+    }
+    loaded = load_settings(EdgeSettings, config, flags)
+    if print_config:
+        print_and_leave(loaded)
     log_to_stderr()
-    asyncio.run(serve_edge(settings))
+    asyncio.run(serve_edge(loaded.settings))
 
 
 async def _analyze(
     images: Sequence[Path],
     encoder: Encoder,
-    settings: EdgeSettings,
+    client: Callable[[], Client],
     wanted: Wanted,
     folder: MapFolder,
     quality: int | None,
@@ -175,10 +198,9 @@ async def _analyze(
     as_json: bool,
 ) -> None:
     from edge.capture_time import capture_time
-    from edge.client import Client
     from edge.pipeline import Pipeline
 
-    pipeline = Pipeline(encoder, Client(settings))
+    pipeline = Pipeline(encoder, client())
     try:
         for image in images:
             taken = capture_time(image, captured_from)

@@ -14,10 +14,8 @@ from edge.pipeline import Pipeline
 from edge.settings import EdgeSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
-from shared.process.connections import ConnectionLimits
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
-from shared.process.sockets import connections_allowed
 
 log = logging.getLogger("isthmus.edge")
 
@@ -39,24 +37,18 @@ async def serve(settings: EdgeSettings) -> None:
     """
     bundle = Bundle.open(settings.bundle)
     ready: Ready[Pipeline] = Ready("the edge")
-    limits = ConnectionLimits(
-        settings.connections_max or connections_allowed(),
-        settings.head_ms / 1e3,
-        settings.keep_alive_ms / 1e3,
-    )
-    app = build_app(ready, settings)
-    http = HttpServer(app, settings.host, settings.http_port, settings.drain_ms, limits)
+    http = HttpServer(build_app(ready, settings.http), settings.host, settings.http, settings.drain_ms)
     stop = stop_signal()
     http_task = asyncio.create_task(http.serve())
     announce("listening", http=http.address)
     log.info("listening on %s; loading %s", http.address, settings.bundle)
     pipeline: Pipeline | None = None
     try:
-        encoder = await asyncio.to_thread(load, bundle, settings.threads)
-        pipeline = Pipeline(encoder, Client(settings))
+        encoder = await asyncio.to_thread(load, bundle, settings.encoder.threads)
+        pipeline = Pipeline(encoder, Client(settings.cloud, settings.camera))
         ready.fill(pipeline)
         announce("ready")
-        log.info("ready: bundle %s; cloud %s", bundle.manifest.name, settings.cloud)
+        log.info("ready: bundle %s; cloud %s", bundle.manifest.name, settings.cloud.address)
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, http_task}, return_when=asyncio.FIRST_COMPLETED)
     finally:

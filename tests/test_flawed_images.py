@@ -12,13 +12,13 @@ from PIL import Image
 
 from cloud.faces.http_face import build_app as build_cloud
 from cloud.pipeline import Pipeline as CloudPipeline
-from cloud.settings import CloudSettings
 from edge.api import build_app as build_edge
 from edge.client import Client
 from edge.pipeline import Pipeline
-from edge.settings import EdgeSettings
+from edge.settings import CloudLink
 from shared.bundle import Bundle
 from shared.encoder import Encoder
+from shared.process.config import HttpSettings
 from shared.times import captured_at_of
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
@@ -57,8 +57,8 @@ async def post(app: Any, data: bytes) -> httpx.Response:
         return await client.post("/analyze", content=data, headers={"Content-Type": "image/jpeg"})
 
 
-async def test_over_the_clouds_http(pipeline: CloudPipeline, settings: CloudSettings, whole: bytes) -> None:
-    app = build_cloud(lambda: pipeline, settings)
+async def test_over_the_clouds_http(pipeline: CloudPipeline, whole: bytes) -> None:
+    app = build_cloud(lambda: pipeline, HttpSettings())
     assert (await post(app, whole)).json()["warnings"] == []
     [warning] = (await post(app, whole[: len(whole) * 3 // 4])).json()["warnings"]
     assert "ends too early" in warning
@@ -68,9 +68,8 @@ async def test_over_the_clouds_http(pipeline: CloudPipeline, settings: CloudSett
 async def test_over_the_edges_http(
     pipeline: CloudPipeline, bundle: Bundle, encoder: Encoder, whole: bytes
 ) -> None:
-    settings = EdgeSettings(bundle.path, attempts_max=1)
-    edge = Pipeline(encoder, Client(settings, ToPipeline(pipeline)))
-    answer = await post(build_edge(lambda: edge, settings), whole[: len(whole) * 3 // 4])
+    edge = Pipeline(encoder, Client(CloudLink(attempts_max=1), transport=ToPipeline(pipeline)))
+    answer = await post(build_edge(lambda: edge, HttpSettings()), whole[: len(whole) * 3 // 4])
     await edge.close()
     flaw, remote = answer.json()["warnings"]
     assert "ends too early" in flaw

@@ -15,15 +15,16 @@ from typer.testing import CliRunner
 
 from cloud.faces.http_face import build_app as build_cloud
 from cloud.pipeline import Pipeline as CloudPipeline
-from cloud.settings import CloudSettings
+from cloud.settings import PipelineSettings
 from edge.api import build_app as build_edge
 from edge.client import Client
 from edge.commands import app
 from edge.pipeline import Pipeline
-from edge.settings import EdgeSettings
+from edge.settings import CloudLink
 from shared.bundle import Bundle
 from shared.codec.bitstream import MEDIA_TYPE, Bitstream
 from shared.encoder import Encoder
+from shared.process.config import HttpSettings
 from shared.process.inspect import inspect_path
 from shared.types import Analysis, Wanted
 from shared.wire import analyzer_pb2 as pb
@@ -81,7 +82,7 @@ def recording(levels_encoder: Encoder) -> Recording:
 @pytest.fixture
 async def cloud(levels_encoder: Encoder, recording: Recording) -> AsyncIterator[CloudPipeline]:
     bundle = levels_encoder.bundle
-    pipeline = CloudPipeline(bundle, recording, levels_encoder, CloudSettings(bundle.path))
+    pipeline = CloudPipeline(bundle, recording, levels_encoder, PipelineSettings())
     yield pipeline
     await pipeline.close()
 
@@ -91,11 +92,10 @@ async def http(
     request: pytest.FixtureRequest, levels_encoder: Encoder, cloud: CloudPipeline
 ) -> AsyncIterator[httpx.AsyncClient]:
     """An edge in front of the cloud, or the cloud itself; both take images."""
-    settings = EdgeSettings(levels_encoder.bundle.path)
-    edge = Pipeline(levels_encoder, Client(settings, ToPipeline(cloud)))
+    edge = Pipeline(levels_encoder, Client(CloudLink(), transport=ToPipeline(cloud)))
     served = {
-        "edge": build_edge(lambda: edge, settings),
-        "cloud": build_cloud(lambda: cloud, CloudSettings(levels_encoder.bundle.path)),
+        "edge": build_edge(lambda: edge, HttpSettings()),
+        "cloud": build_cloud(lambda: cloud, HttpSettings()),
     }
     transport = httpx.ASGITransport(served[request.param])
     async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:
@@ -155,7 +155,7 @@ async def test_a_stream_of_a_quality_that_the_bundle_has_not(
     cloud: CloudPipeline, levels_encoder: Encoder
 ) -> None:
     stream = replace(levels_encoder.encode(png(0)).stream, quality=99)
-    app = build_cloud(lambda: cloud, CloudSettings(levels_encoder.bundle.path))
+    app = build_cloud(lambda: cloud, HttpSettings())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
         answer = await http.post("/analyze", content=stream.pack(), headers={"Content-Type": MEDIA_TYPE})
     assert "quality 99" in problem(answer, 422)["detail"]

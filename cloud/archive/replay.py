@@ -25,7 +25,7 @@ from typing import IO, Any
 from cloud.archive.records import Record, count, read
 from cloud.archive.schema import Clock
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
+from cloud.settings import EngineSettings, PipelineSettings
 from shared.bundle import TASKS, Bundle, task_folders
 from shared.errors import DataError, IsthmusError, RequestError, exit_of
 from shared.files import writing_atomically
@@ -93,10 +93,8 @@ def replay_archive(
     missing or has nothing of that time; and DataError, with `out` written, where not one record could be answered.
     """
     total, opened = _check(request, bundle, out, force)
-    settings = CloudSettings(
-        bundle,
-        device=device,
-        threads=threads,
+    engine = EngineSettings.of(device=device, threads=threads)
+    settings = PipelineSettings.of(
         batch_max=batch,
         queue_max=2 * batch,
         deadline_ms=DEADLINE_MS,
@@ -104,7 +102,7 @@ def replay_archive(
     )
     try:
         with writing_atomically(out) as file:
-            counts = _answer_all(request, opened, settings, file, total)
+            counts = _answer_all(request, opened, engine, settings, file, total)
     except OSError as error:
         raise RequestError(f"cannot write {out}: {error.strerror}") from None
     if not counts.answered:
@@ -136,7 +134,12 @@ def _chosen(request: ReplayRequest) -> tuple[Path, datetime, datetime, str | Non
 
 
 def _answer_all(
-    request: ReplayRequest, bundle: Bundle, settings: CloudSettings, file: IO[bytes], total: int
+    request: ReplayRequest,
+    bundle: Bundle,
+    engine: EngineSettings,
+    settings: PipelineSettings,
+    file: IO[bytes],
+    total: int,
 ) -> Counts:
     """Writes a line for each record, under a progress bar. Raises DataError where no record is left."""
     from rich.console import Console
@@ -148,7 +151,7 @@ def _answer_all(
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         shown = bar.add_task(request.task, total=total)
         counts = asyncio.run(
-            _run(bundle, settings, request, records, file, folder, lambda: bar.advance(shown))
+            _run(bundle, engine, settings, request, records, file, folder, lambda: bar.advance(shown))
         )
     if not counts.answered and not counts.failed:
         raise DataError(f"the records of {request.archive} were deleted meanwhile: too old, or too many")
@@ -170,7 +173,8 @@ def _with_task(path: Path, name: str) -> Bundle:
 
 async def _run(
     bundle: Bundle,
-    settings: CloudSettings,
+    engine: EngineSettings,
+    settings: PipelineSettings,
     request: ReplayRequest,
     records: Iterable[Record],
     file: IO[bytes],
@@ -179,7 +183,7 @@ async def _run(
 ) -> Counts:
     from cloud.engine.load import load
 
-    loaded = await asyncio.to_thread(load, bundle, settings.device, settings.threads, settings.encode_threads)
+    loaded = await asyncio.to_thread(load, bundle, engine.device, engine.threads, engine.encode_threads)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
     try:
         wanted = wanted_of([request.task], request.top_k, request.maps)

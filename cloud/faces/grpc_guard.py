@@ -147,6 +147,7 @@ class RunningCalls(grpc.aio.ServerInterceptor):
     def __init__(self, service: str) -> None:
         self._prefix = f"/{service}/"
         self._running = 0
+        self._ending = False
         self._none = asyncio.Event()
         self._none.set()
 
@@ -159,8 +160,9 @@ class RunningCalls(grpc.aio.ServerInterceptor):
         name = _behaviour_name(handler)
         return handler._replace(**{name: self._counted(getattr(handler, name))})
 
-    async def ended(self) -> None:
-        """Waits until no call runs."""
+    async def end(self) -> None:
+        """Waits until the calls that have been accepted so far have ended; later ones do not count."""
+        self._ending = True
         await self._none.wait()
 
     def _counted(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
@@ -181,6 +183,8 @@ class RunningCalls(grpc.aio.ServerInterceptor):
             if not self._running:
                 self._none.set()
 
+        if self._ending:
+            return
         self._running += 1
         self._none.clear()
         context.add_done_callback(leave)

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from cloud.faces.grpc_face import Servicer
 from cloud.faces.grpc_guard import ReadableMessages, RunningCalls, StreamLimit
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
+from cloud.settings import GrpcSettings
 from shared.errors import RequestError
 from shared.process.process import address_of, listen
 from shared.process.ready import Ready
@@ -54,7 +54,7 @@ class GrpcServer:
     port 0 takes a free one. Raises RequestError if the address cannot be bound.
     """
 
-    def __init__(self, ready: Ready[Pipeline], settings: CloudSettings) -> None:
+    def __init__(self, ready: Ready[Pipeline], host: str, settings: GrpcSettings) -> None:
         self._calls = RunningCalls(SERVICE)
         self._server = grpc.aio.server(
             options=server_options(
@@ -71,8 +71,8 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        self._port = _bind(self._server, settings.host, settings.grpc_port)
-        self.address = address_of(settings.host, self._port)
+        self._port = _bind(self._server, host, settings.port)
+        self.address = address_of(host, self._port)
 
     async def start(self) -> None:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -91,7 +91,7 @@ class GrpcServer:
         self._servicer.end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
-                await self._calls.ended()
+                await self._calls.end()
         # gRPC ends calls that arrive while it stops with CANCELLED, which clients do not repeat. Calls on a connection
         # that is closed under them end UNAVAILABLE, so the connections are closed before gRPC stops.
         close_connections(self._port)

@@ -13,7 +13,6 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
 from cloud.task_watch import Reloaded, TaskWatch
 from shared.codec.bitstream import MAX_STREAM_BYTES, MEDIA_TYPE
 from shared.errors import (
@@ -31,6 +30,7 @@ from shared.errors import (
     UnauthorizedError,
     UnknownTaskError,
 )
+from shared.process.config import HttpSettings
 from shared.process.http import (
     add_health,
     answer_doc,
@@ -63,14 +63,15 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 def build_app(
     pipeline: Callable[[], Pipeline],
-    settings: CloudSettings,
+    settings: HttpSettings,
     watch: Callable[[], TaskWatch] | None = None,
+    admin_token: str | None = None,
     troubles: Callable[[], dict[str, str]] = dict,
 ) -> FastAPI:
     """The cloud's HTTP API.
 
     pipeline: returns the pipeline, or raises NotReadyError while there is none. watch: likewise, for the admin call,
-    which exists if the settings have a token. troubles: see `add_health`.
+    which exists if there is an admin token. troubles: see `add_health`.
     """
     app = create_app(
         "Isthmus cloud",
@@ -128,8 +129,8 @@ def build_app(
     async def bundles() -> list[BundleInfo]:
         return [pipeline().info()]
 
-    if watch is not None and settings.admin_token is not None:
-        _add_admin(app, watch, settings.admin_token)
+    if watch is not None and admin_token is not None:
+        _add_admin(app, watch, admin_token)
     return app
 
 

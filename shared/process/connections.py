@@ -19,7 +19,6 @@ import asyncio
 import errno
 import logging
 import time
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -37,15 +36,6 @@ class State(Enum):
     BUSY = "busy"
     IDLE = "idle"
     CLOSING = "closing"
-
-
-@dataclass(frozen=True)
-class ConnectionLimits:
-    """connections_max: open at once. head_s, keep_alive_s: see the module."""
-
-    connections_max: int
-    head_s: float
-    keep_alive_s: float
 
 
 class Seldom:
@@ -66,10 +56,11 @@ class Seldom:
 
 
 class Connections:
-    """The open connections of one server."""
+    """The open connections of one server. connections_max: open at once. head_s, keep_alive_s: see the module."""
 
-    def __init__(self, limits: ConnectionLimits) -> None:
-        self.limits = limits
+    def __init__(self, connections_max: int, head_s: float, keep_alive_s: float) -> None:
+        self._connections_max = connections_max
+        self.head_s, self.keep_alive_s = head_s, keep_alive_s
         self._open: dict[Connection, None] = {}  # oldest first
         self._seldom = Seldom()
 
@@ -79,9 +70,9 @@ class Connections:
     def enter(self, connection: Connection) -> None:
         """Makes room for one more. Where every other one is busy, the new one is closed."""
         self._open[connection] = None
-        if len(self._open) > self.limits.connections_max:
+        if len(self._open) > self._connections_max:
             self._seldom.warn(
-                f"more than {self.limits.connections_max} HTTP connections; closed one without a request"
+                f"more than {self._connections_max} HTTP connections; closed one without a request"
             )
             if not self._close_waiting(1, besides=connection):
                 connection.abort()
@@ -109,7 +100,7 @@ class Connection(H11Protocol):
 
     def __init__(self, connections: Connections, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._connections, self._limits = connections, connections.limits
+        self._connections = connections
         self.state, self.since = State.HEAD, self.loop.time()
         self._end: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
@@ -136,7 +127,7 @@ class Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stuck = self.loop.call_later(self._limits.head_s, self.abort)
+        self._stuck = self.loop.call_later(self._connections.head_s, self.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -168,7 +159,7 @@ class Connection(H11Protocol):
             self._end.cancel()
             self._end = None
         if state is not State.BUSY:
-            seconds = self._limits.keep_alive_s if state is State.IDLE else self._limits.head_s
+            seconds = self._connections.keep_alive_s if state is State.IDLE else self._connections.head_s
             self._end = self.loop.call_later(seconds, self.abort)
 
 

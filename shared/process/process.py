@@ -24,7 +24,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from shared.errors import RequestError
-from shared.process.connections import Connection, ConnectionLimits, Connections, report_accept_failures
+from shared.process.config import HttpSettings
+from shared.process.connections import Connection, Connections, report_accept_failures
+from shared.process.sockets import connections_allowed
 
 BACKLOG = 256  # connections that wait in the kernel
 
@@ -71,30 +73,27 @@ def listen(host: str, port: int) -> socket.socket:
 class HttpServer:
     """uvicorn on a socket of our own, so that the port is known at once; without its signal handlers.
 
-    port 0 takes a free one. limits: of its connections. drain_ms: how long requests that run at `stop` may take.
-    Raises RequestError if the address cannot be bound.
+    drain_ms: how long requests that run at `stop` may take. Raises RequestError if the address cannot be bound.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        host: str,
-        port: int,
-        drain_ms: int,
-        limits: ConnectionLimits,
-    ) -> None:
-        self._socket = listen(host, port)
+    def __init__(self, app: ASGIApp, host: str, settings: HttpSettings, drain_ms: int) -> None:
+        self._socket = listen(host, settings.port)
         self.address = address_of(host, self._socket.getsockname()[1])
-        self.connections = Connections(limits)
+        self.connections = Connections(
+            settings.connections_max or connections_allowed(),
+            settings.head_ms / 1e3,
+            settings.keep_alive_ms / 1e3,
+        )
         self._server = _Server(
             uvicorn.Config(
                 app,
                 # uvicorn calls it like a class, once for each connection.
                 http=cast(Any, functools.partial(Connection, self.connections)),
                 log_config=None,
-                log_level="warning",
+                # Its warnings are about single clients, one line for each broken request.
+                log_level="error",
                 backlog=BACKLOG,
-                timeout_keep_alive=max(1, round(limits.keep_alive_s)),
+                timeout_keep_alive=-(-settings.keep_alive_ms // 1000),
                 timeout_graceful_shutdown=-(-drain_ms // 1000),
                 server_header=False,
                 h11_max_incomplete_event_size=16_384,

@@ -13,12 +13,8 @@ import grpc
 from pydantic import ValidationError
 
 from shared.errors import (
-    CloudUnreachableError,
-    DeadlineError,
     IsthmusError,
-    OverloadedError,
     RemoteError,
-    RemoteRejectedError,
     RequestError,
     exit_of,
 )
@@ -166,17 +162,6 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
 def error_message(error: BaseException) -> pb.ErrorStatus:
     code, text = status_of(error)
     return pb.ErrorStatus(code=code.value[0], text=text)
-
-
-def error_of(code: grpc.StatusCode, text: str) -> RemoteError | OverloadedError:
-    """The error that a client raises for a call which ended with `code`."""
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return CloudUnreachableError(text)
-    if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
-        return DeadlineError(text)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return OverloadedError(text)
-    return RemoteRejectedError(code.name, text)
 
 
 def _maps_of(number: pb.Maps, unspecified: Maps) -> Maps:

@@ -10,7 +10,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from cloud.engine.bundle_model import CloudModel
 from cloud.engine.load import load
 from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
+from cloud.settings import AdminSettings, PipelineSettings
 from cloud.task_folders import add_task, remove_task
 from cloud.task_watch import TaskWatch
 from shared.bundle import TASK, TASKS, WEIGHTS, AddedTask, Bundle
 from shared.codec.bitstream import MEDIA_TYPE
 from shared.errors import BundleDamagedError, RequestError, UnknownTaskError
+from shared.process.config import HttpSettings
 from shared.types import Analysis, TaskQuery, TaskResult, Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
@@ -327,12 +328,12 @@ class Running:
 
 @pytest.fixture
 async def running(own: Path) -> AsyncIterator[Running]:
-    settings = CloudSettings(own, batch_wait_ms=0, deadline_ms=20_000, admin_token=TOKEN)
+    settings = PipelineSettings(batch_wait_ms=0, deadline_ms=20_000)
     bundle = Bundle.open(own)
     loaded = await asyncio.to_thread(load, bundle)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
     watch = TaskWatch(pipeline, loaded.model)
-    app = build_app(lambda: pipeline, settings, lambda: watch)
+    app = build_app(lambda: pipeline, HttpSettings(), lambda: watch, TOKEN)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
         yield Running(pipeline, watch, http)
     await pipeline.close()
@@ -536,8 +537,7 @@ async def test_the_admin_call_needs_its_token_and_takes_up_what_is_there(
 
 
 async def test_without_a_token_there_is_no_admin_call(running: Running) -> None:
-    settings = replace(running.pipeline.settings, admin_token=None)
-    app = build_app(lambda: running.pipeline, settings, lambda: running.watch)
+    app = build_app(lambda: running.pipeline, HttpSettings(), lambda: running.watch)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
         problem(await http.post("/admin/reload", headers={"Authorization": "Bearer "}), 404)
 
@@ -547,7 +547,7 @@ def test_a_token_that_is_none(tiny_bundle: Path, tmp_path: Path) -> None:
     serve = ("cloud", "serve", "--bundle", tiny_bundle, "--grpc-port", "0", "--http-port", "0")
     assert "16 or more" in refused(*serve, "--admin-token-file", tmp_path / "token", status=2)
     assert "cannot read" in refused(*serve, "--admin-token-file", tmp_path / "none", status=2)
-    assert TOKEN not in repr(CloudSettings(tiny_bundle, admin_token=TOKEN))
+    assert TOKEN not in repr(AdminSettings(token=TOKEN))
 
 
 @dataclass
@@ -672,7 +672,7 @@ async def test_a_task_answers_bytes_that_were_archived_before_it(
     (own / "tasks" / "another").rmdir()
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["request_id"] for line in lines] == [f"n{i}" for i in range(8)]
-    settings = CloudSettings(own, deadline_ms=20_000)
+    settings = PipelineSettings(deadline_ms=20_000)
     bundle = Bundle.open(own)
     loaded = await asyncio.to_thread(load, bundle)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)

@@ -22,17 +22,18 @@ from cloud.archive.archive import Archive
 from cloud.engine.load import Loaded, load
 from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
+from cloud.settings import PipelineSettings
 from edge.api import build_app as build_edge_app
 from edge.client import Client
 from edge.pipeline import Pipeline as EdgePipeline
-from edge.settings import EdgeSettings
+from edge.settings import CloudLink
 from shared.bundle import TASKS, Bundle
 from shared.encoder import Encoder
 from shared.errors import RequestError
 from shared.kinds.normals import NormalsResult, normals_rgb
 from shared.kinds.segmentation import SegmentationResult
 from shared.maps import MapPng, unpack
+from shared.process.config import HttpSettings
 from shared.types import Analysis, TaskQuery, Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
@@ -61,7 +62,7 @@ def loaded(dense: Path) -> Loaded:
 
 @pytest.fixture
 async def cloud(dense: Path, loaded: Loaded) -> AsyncIterator[Pipeline]:
-    settings = CloudSettings(dense, batch_wait_ms=0)
+    settings = PipelineSettings(batch_wait_ms=0)
     pipeline = Pipeline(Bundle.open(dense), loaded.model, loaded.encoder, settings)
     yield pipeline
     await pipeline.close()
@@ -78,11 +79,10 @@ async def http(
     request: pytest.FixtureRequest, dense: Path, cloud: Pipeline, server: tuple[str, AnalyzerStub]
 ) -> AsyncIterator[httpx.AsyncClient]:
     """The HTTP face of the cloud, and that of an edge which asks it over gRPC."""
-    settings = EdgeSettings(dense, cloud=server[0])
-    edge = EdgePipeline(Encoder(Bundle.open(dense)), Client(settings))
-    app: Any = build_edge_app(lambda: edge, settings)
+    edge = EdgePipeline(Encoder(Bundle.open(dense)), Client(CloudLink(address=server[0])))
+    app: Any = build_edge_app(lambda: edge, HttpSettings())
     if request.param == "cloud":
-        app = build_app(lambda: cloud, CloudSettings(dense))
+        app = build_app(lambda: cloud, HttpSettings())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
         yield client
     await edge.close()
@@ -148,7 +148,7 @@ async def test_a_task_says_its_own_maps_over_grpc(server: tuple[str, AnalyzerStu
 
 
 async def test_a_batch_gives_each_what_it_asked(dense: Path, loaded: Loaded, cloud: Pipeline) -> None:
-    settings = CloudSettings(dense, batch_wait_ms=20_000, batch_max=2)
+    settings = PipelineSettings(batch_wait_ms=20_000, batch_max=2)
     batching = Pipeline(Bundle.open(dense), loaded.model, loaded.encoder, settings)
     asks = [
         (TaskQuery(name="things", maps="png"),),
@@ -171,7 +171,7 @@ async def test_a_map_of_more_classes_than_it_can_hold(dense: Path, loaded: Loade
     many = bundle.task("things").model_copy(update={"labels": tuple(map(str, range(257)))})
     manifest = bundle.manifest.model_copy(update={"tasks": (many,)})
     pipeline = Pipeline(
-        replace(bundle, manifest=manifest, added=()), loaded.model, loaded.encoder, CloudSettings(dense)
+        replace(bundle, manifest=manifest, added=()), loaded.model, loaded.encoder, PipelineSettings()
     )
     with pytest.raises(RequestError, match="257 classes"):
         await pipeline.analyze(stream, Wanted(maps="png"), "a")

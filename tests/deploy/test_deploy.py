@@ -66,8 +66,8 @@ def test_compose_file_is_valid(tmp_path: Path) -> None:
 
 def test_memory_limits_hold_the_largest_picture_and_the_bodies() -> None:
     for name, idle, bodies in (
-        ("edge", 130 << 20, EdgeSettings.bodies_bytes_max),
-        ("cloud", 350 << 20, CloudSettings.bodies_bytes_max),
+        ("edge", 130 << 20, EdgeSettings().http.bodies_bytes_max),
+        ("cloud", 350 << 20, CloudSettings().http.bodies_bytes_max),
     ):
         number, unit = re.fullmatch(r"(\d+)([mg])", compose()["services"][name]["mem_limit"]).groups()  # type: ignore[union-attr]
         limit = int(number) << {"m": 20, "g": 30}[unit]

@@ -12,10 +12,11 @@ import pytest
 from edge.api import build_app
 from edge.client import Client
 from edge.pipeline import Pipeline
-from edge.settings import EdgeSettings
+from edge.settings import CloudLink
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.errors import PermissionDeniedError, UnauthorizedError, exit_of
+from shared.process.config import HttpSettings
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
 from shared.wire.analyzer_pb2_grpc import AnalyzerServicer, add_AnalyzerServicer_to_server
@@ -51,9 +52,8 @@ async def test_a_refusal_leaves_the_edge_as_what_it_is(
     add_AnalyzerServicer_to_server(servicer, cloud)
     address = f"127.0.0.1:{cloud.add_insecure_port('127.0.0.1:0')}"
     await cloud.start()
-    settings = EdgeSettings(bundle.path, cloud=address)
-    edge = Pipeline(encoder, Client(settings))
-    app = httpx.ASGITransport(build_app(lambda: edge, settings))
+    edge = Pipeline(encoder, Client(CloudLink(address=address)))
+    app = httpx.ASGITransport(build_app(lambda: edge, HttpSettings()))
     try:
         async with httpx.AsyncClient(transport=app, base_url="http://edge") as http:
             answer = await http.post("/analyze", content=png(0), headers={"Content-Type": "image/png"})

@@ -12,7 +12,7 @@ from cloud.pipeline import Pipeline as CloudPipeline
 from edge.api import build_app
 from edge.client import Client
 from edge.pipeline import Pipeline
-from edge.settings import EdgeSettings
+from edge.settings import CloudLink
 from shared.bundle import Bundle
 from shared.codec.bitstream import MEDIA_TYPE
 from shared.encoder import Encoder
@@ -24,6 +24,7 @@ from shared.errors import (
     RemoteError,
     RemoteRejectedError,
 )
+from shared.process.config import HttpSettings
 from shared.process.http import PROBLEM_TYPE
 from shared.times import captured_at_of
 from shared.types import Analysis
@@ -65,9 +66,8 @@ def transport(pipeline: CloudPipeline) -> ToPipeline:
 
 @pytest.fixture
 async def http(bundle: Bundle, encoder: Encoder, transport: ToPipeline) -> AsyncIterator[httpx.AsyncClient]:
-    settings = EdgeSettings(bundle.path, attempts_max=1, image_bytes_max=100_000)
-    edge = Pipeline(encoder, Client(settings, transport))
-    app = build_app(lambda: edge, settings)
+    edge = Pipeline(encoder, Client(CloudLink(attempts_max=1), transport=transport))
+    app = build_app(lambda: edge, HttpSettings(image_bytes_max=100_000))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as client:
         yield client
     await edge.close()
@@ -145,7 +145,7 @@ async def test_while_loading(bundle: Bundle) -> None:
     def loading() -> Any:
         raise NotReadyError("loading")
 
-    app = build_app(loading, EdgeSettings(bundle.path))
+    app = build_app(loading, HttpSettings())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as http:
         problem(await http.get("/readyz"), 503)
         problem(await http.post("/analyze", content=png(0), headers=IMAGE), 503)

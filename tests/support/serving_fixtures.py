@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from cloud.faces.grpc_face import Servicer
 from cloud.faces.grpc_guard import ReadableMessages
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
+from cloud.settings import PipelineSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub, add_AnalyzerServicer_to_server
@@ -43,8 +42,8 @@ def model(encoder: Encoder) -> GatedModel:
 
 
 @pytest.fixture
-def settings(bundle: Bundle) -> CloudSettings:
-    return CloudSettings(bundle.path, batch_wait_ms=0, deadline_ms=20_000)
+def settings() -> PipelineSettings:
+    return PipelineSettings(batch_wait_ms=0, deadline_ms=20_000)
 
 
 MakePipeline = Callable[..., AbstractAsyncContextManager[Pipeline]]
@@ -52,13 +51,13 @@ MakePipeline = Callable[..., AbstractAsyncContextManager[Pipeline]]
 
 @pytest.fixture
 def make_pipeline(
-    bundle: Bundle, encoder: Encoder, model: GatedModel, settings: CloudSettings
+    bundle: Bundle, encoder: Encoder, model: GatedModel, settings: PipelineSettings
 ) -> MakePipeline:
     """make_pipeline(**changed settings) -> async context manager of a pipeline around the gated model."""
 
     @asynccontextmanager
     async def make(**changed: Any) -> AsyncIterator[Pipeline]:
-        pipeline = Pipeline(bundle, model, encoder, replace(settings, **changed))
+        pipeline = Pipeline(bundle, model, encoder, settings.model_copy(update=changed))
         try:
             yield pipeline
         finally:

@@ -23,7 +23,7 @@ from cloud.archive.records import UNNAMED, Record, count, read
 from cloud.archive.schema import CLOCKS, FILE
 from cloud.archive.store import BYTES_MIN
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
+from cloud.settings import PipelineSettings
 from shared.bundle import Bundle
 from shared.errors import DataError
 from shared.types import Wanted
@@ -224,7 +224,7 @@ async def test_a_disk_that_stands_still_costs_records_and_no_request(
     bundle: Bundle,
     encoder: Any,
     model: GatedModel,
-    settings: CloudSettings,
+    settings: PipelineSettings,
     packed: list[bytes],
 ) -> None:
     with archive_at(tmp_path, queue_max=2) as archive:

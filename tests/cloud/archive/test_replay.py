@@ -24,11 +24,12 @@ from cloud.archive.schema import FILE
 from cloud.archive.store import BYTES_MIN
 from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
+from cloud.settings import PipelineSettings
 from shared.bundle import Bundle
 from shared.codec.bitstream import MEDIA_TYPE, Bitstream
 from shared.errors import DataError
 from shared.process.cli import MapFolder, wanted_of
+from shared.process.config import HttpSettings
 from shared.types import Analysis
 from support.archives import NOON, archive_at, at, put, record
 from support.processes import refused, run_here
@@ -42,12 +43,12 @@ async def test_a_replay_gives_the_answers_that_were_served(
 ) -> None:
     from cloud.engine.load import load
 
-    settings = CloudSettings(tiny_bundle, batch_wait_ms=0, deadline_ms=20_000)
+    settings = PipelineSettings(batch_wait_ms=0, deadline_ms=20_000)
     loaded = await asyncio.to_thread(load, bundle)
     served: dict[str, Analysis] = {}
     with archive_at(tmp_path / "kept") as archive:
         pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings, archive)
-        app = build_app(lambda: pipeline, settings)
+        app = build_app(lambda: pipeline, HttpSettings())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
             for i, data in enumerate(packed):
                 headers = STREAM | {"X-Camera": f"c{i % 2}", "X-Request-Id": f"n{i}"}

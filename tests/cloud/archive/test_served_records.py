@@ -15,12 +15,13 @@ from cloud.archive.archive import Archive
 from cloud.archive.records import UNNAMED, read
 from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
+from cloud.settings import PipelineSettings
 from edge.client import Client
-from edge.settings import EdgeSettings
+from edge.settings import CloudLink
 from shared.bundle import Bundle
 from shared.codec.bitstream import MEDIA_TYPE, Bitstream
 from shared.errors import CorruptPayloadError, RequestError
+from shared.process.config import HttpSettings
 from shared.types import Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
@@ -35,7 +36,7 @@ def test_only_what_was_answered_is_kept_and_once(
     bundle: Bundle,
     encoder: Any,
     model: GatedModel,
-    settings: CloudSettings,
+    settings: PipelineSettings,
     packed: list[bytes],
 ) -> None:
     async def use(archive: Archive) -> None:
@@ -65,19 +66,19 @@ async def test_the_name_of_the_camera_over_grpc_and_http(
     bundle: Bundle,
     encoder: Any,
     model: GatedModel,
-    settings: CloudSettings,
+    settings: PipelineSettings,
     packed: list[bytes],
     make_grpc_server: Any,
 ) -> None:
     with archive_at(tmp_path) as archive:
         pipeline = Pipeline(bundle, model, encoder, settings, archive)
         async with make_grpc_server(lambda: pipeline) as (address, stub):
-            async with Client(EdgeSettings(bundle.path, cloud=address, camera="own")) as client:
+            async with Client(CloudLink(address=address), "own") as client:
                 await client.analyze("edge", packed[0], Wanted())
                 await client.analyze("edge2", packed[0], Wanted(), "other")
             await stub.Analyze(pb.AnalyzeRequest(bitstream=packed[0], request_id="grpc"), timeout=30)
             await check_refusal(stub, packed[0])
-        app = build_app(lambda: pipeline, settings)
+        app = build_app(lambda: pipeline, HttpSettings())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
             for name in ("hall", ""):
                 headers = STREAM | {"X-Camera": name, "X-Request-Id": f"http.{name}"}
@@ -96,8 +97,3 @@ async def check_refusal(stub: AnalyzerStub, data: bytes) -> None:
     call = stub.Analyze(pb.AnalyzeRequest(bitstream=data, camera="x" * 65), timeout=30)
     assert (await call.code()).name == "INVALID_ARGUMENT"
     assert "camera" in (await call.details() or "")
-
-
-def test_a_camera_that_an_edge_cannot_have(bundle: Bundle) -> None:
-    with pytest.raises(RequestError, match="camera"):
-        EdgeSettings(bundle.path, camera="no spaces")

@@ -16,7 +16,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from cloud.faces.grpc_guard import StreamLimit
 from cloud.faces.grpc_server import GrpcServer
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
+from cloud.settings import GrpcSettings
 from edge.client import GrpcTransport
 from shared.bundle import Bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES, Bitstream
@@ -264,7 +264,7 @@ async def test_more_tasks_than_a_request_may_name(stub: AnalyzerStub, packed: li
 
 
 async def test_an_answer_may_be_larger_than_any_request(
-    settings: CloudSettings, pipeline: Pipeline, packed: list[bytes], monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, packed: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = convert.response_message
     monkeypatch.setattr(
@@ -272,7 +272,7 @@ async def test_an_answer_may_be_larger_than_any_request(
         "response_message",
         lambda analysis: pb.AnalyzeResponse(bundle="x" * 50_000, request_id=whole(analysis).request_id),
     )
-    server = GrpcServer(filled(pipeline), replace(settings, grpc_port=0, message_bytes_max=10_000))
+    server = GrpcServer(filled(pipeline), "127.0.0.1", GrpcSettings(port=0, message_bytes_max=10_000))
     await server.start()
     transport = GrpcTransport(server.address, 10_000, 100_000)
     try:
@@ -282,8 +282,9 @@ async def test_an_answer_may_be_larger_than_any_request(
         await server.end(0)
 
 
-async def test_idle_streams_shut_nobody_out(pipeline: Pipeline, settings: CloudSettings) -> None:
-    server = GrpcServer(filled(pipeline), replace(settings, grpc_port=0))
+async def test_idle_streams_shut_nobody_out(pipeline: Pipeline) -> None:
+    settings = GrpcSettings(port=0)
+    server = GrpcServer(filled(pipeline), "127.0.0.1", settings)
     await server.start()
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub, health = AnalyzerStub(channel), HealthStub(channel)

@@ -16,10 +16,10 @@ import pytest
 import shared.process.http
 from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
 from shared.bundle import Bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES, MEDIA_TYPE, Bitstream
 from shared.errors import NotReadyError
+from shared.process.config import HttpSettings
 from shared.types import Analysis
 from support.service import GatedModel, bomb, png, problem, until
 
@@ -33,8 +33,8 @@ def client_of(app: Any) -> httpx.AsyncClient:
 
 
 @pytest.fixture
-async def http(pipeline: Pipeline, settings: CloudSettings) -> AsyncIterator[httpx.AsyncClient]:
-    changed = replace(settings, image_bytes_max=100_000, requests_max=2)
+async def http(pipeline: Pipeline) -> AsyncIterator[httpx.AsyncClient]:
+    changed = HttpSettings(image_bytes_max=100_000, requests_max=2)
     async with client_of(build_app(lambda: pipeline, changed)) as client:
         yield client
 
@@ -159,9 +159,9 @@ async def test_a_body_that_does_not_come(http: httpx.AsyncClient, monkeypatch: p
     problem(await http.post("/analyze", content=stuck(), headers=IMAGE), 408)
 
 
-async def test_all_bodies_together_have_a_budget(pipeline: Pipeline, settings: CloudSettings) -> None:
+async def test_all_bodies_together_have_a_budget(pipeline: Pipeline) -> None:
     picture = png(0)
-    changed = replace(settings, image_bytes_max=100_000, bodies_bytes_max=100_000 + len(picture) // 2)
+    changed = HttpSettings(image_bytes_max=100_000, bodies_bytes_max=100_000 + len(picture) // 2)
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -184,14 +184,14 @@ async def test_all_bodies_together_have_a_budget(pipeline: Pipeline, settings: C
         assert (await http.post("/analyze", content=picture, headers=IMAGE)).status_code == 200
 
 
-async def test_a_body_is_held_once(pipeline: Pipeline, settings: CloudSettings) -> None:
+async def test_a_body_is_held_once(pipeline: Pipeline) -> None:
     size = 16 << 20
 
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(size >> 16):
             yield bytes(1 << 16)
 
-    async with client_of(build_app(lambda: pipeline, settings)) as http:
+    async with client_of(build_app(lambda: pipeline, HttpSettings())) as http:
         problem(await http.post("/analyze", content=b"x", headers=IMAGE), 415)
         tracemalloc.start()
         try:
@@ -220,12 +220,10 @@ async def test_overload_is_told_before_the_body_is_read(
     assert (await http.post("/analyze", content=packed[2], headers=STREAM)).status_code == 200
 
 
-async def test_a_late_answer(
-    make_pipeline: Any, settings: Any, packed: list[bytes], model: GatedModel
-) -> None:
+async def test_a_late_answer(make_pipeline: Any, packed: list[bytes], model: GatedModel) -> None:
     async with (
         make_pipeline(deadline_ms=50) as pipeline,
-        client_of(build_app(lambda: pipeline, settings)) as http,
+        client_of(build_app(lambda: pipeline, HttpSettings())) as http,
     ):
         model.gate.clear()
         problem(await http.post("/analyze", content=packed[0], headers=STREAM), 504)
@@ -243,11 +241,11 @@ async def test_unexpected_errors_say_nothing_of_the_inside(
     assert "seek-me" in caplog.text
 
 
-async def test_while_loading(settings: CloudSettings) -> None:
+async def test_while_loading() -> None:
     def loading() -> Any:
         raise NotReadyError("loading")
 
-    async with client_of(build_app(loading, settings)) as http:
+    async with client_of(build_app(loading, HttpSettings())) as http:
         assert (await http.get("/healthz")).json() == {"status": "alive"}
         for answer in (
             await http.get("/readyz"),

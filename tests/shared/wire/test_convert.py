@@ -22,13 +22,11 @@ from shared.errors import (
     EXITS,
     BundleMismatchError,
     ChecksumError,
-    CloudUnreachableError,
     DeadlineError,
     NotReadyError,
     OverloadedError,
     PermissionDeniedError,
     RemoteError,
-    RemoteRejectedError,
     RequestError,
     UnauthorizedError,
     UnknownTaskError,
@@ -49,23 +47,21 @@ ROOT = Path(__file__).parents[3]
 
 
 def compiled(tmp_path: Path, text: str) -> descriptor_pb2.FileDescriptorProto:
-    file = tmp_path / "isthmus" / "v1" / "analyzer.proto"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    (tmp_path / "analyzer.proto").write_text(text)
     out = tmp_path / "set.bin"
     command = [
         sys.executable,
         "-m",
         "grpc_tools.protoc",
-        f"-I{tmp_path}",
+        f"-Ishared/wire={tmp_path}",
         f"--descriptor_set_out={out}",
     ]
-    subprocess.run([*command, str(file)], check=True, timeout=60)
-    [found] = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
-    for message in found.message_type:
+    subprocess.run([*command, str(tmp_path / "analyzer.proto")], check=True, timeout=60)
+    [file] = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
+    for message in file.message_type:
         for field in message.field:
             field.ClearField("json_name")  # protoc writes it into sets, and not into stubs
-    return found
+    return file
 
 
 def test_the_stubs_are_those_of_the_proto(tmp_path: Path) -> None:
@@ -287,22 +283,6 @@ def test_statuses(error: Exception, code: str, text: str) -> None:
     assert text in told
     assert "secret" not in told
     assert convert.error_message(error).code == status.value[0]
-
-
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        (grpc.StatusCode.UNAVAILABLE, CloudUnreachableError),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineError),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, OverloadedError),
-        (grpc.StatusCode.NOT_FOUND, RemoteRejectedError),
-        (grpc.StatusCode.INTERNAL, RemoteRejectedError),
-    ],
-)
-def test_what_a_client_raises(code: grpc.StatusCode, kind: type[Exception]) -> None:
-    error = convert.error_of(code, "text")
-    assert type(error) is kind
-    assert str(error) == "text"
 
 
 def test_a_long_text_is_cut_to_what_trailers_hold() -> None:

@@ -1,0 +1,307 @@
+"""A server's settings: one TOML file, environment variables and flags, checked by one model. Knows no server.
+
+    flag  over  environment (ISTHMUS_...)  over  file  over  default
+
+A model has keys of its own and one level of sections; "http.port" is the key `port` of the section [http]. Mistakes are
+reported as one line that begins with the place: `cloud.toml:12`, `ISTHMUS_HTTP_PORT` or `--http-port`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from shared.errors import RequestError
+from shared.image import MAX_FILE_BYTES
+
+PREFIX = "ISTHMUS_"
+
+S = TypeVar("S", bound="ServerSettings")
+C = TypeVar("C", bound="Section")
+
+
+class Section(BaseModel):
+    """Settings with one owner."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def of(cls: type[C], **values: Any) -> C:
+        """The section with these values. Raises RequestError for one that cannot be."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise RequestError(_explain(error.errors()[0])) from None
+
+
+class HttpSettings(Section):
+    """The HTTP side of a server: its port and what it holds at once."""
+
+    port: int = Field(default=8080, ge=0, le=65_535, description="0 takes a free one")
+    requests_max: int = Field(
+        default=32, ge=1, description="requests at once; more get 429. Each may hold a whole image file"
+    )
+    image_bytes_max: int = Field(default=MAX_FILE_BYTES, ge=1, description="size of one body")
+    bodies_bytes_max: int = Field(
+        default=128 << 20, ge=1, description="size of all bodies held at once; more get 429"
+    )
+    connections_max: int | None = Field(
+        default=None, ge=1, description="open connections; by default a quarter of the process's descriptors"
+    )
+    head_ms: int = Field(default=10_000, ge=1, description="time for the head of a request")
+    keep_alive_ms: int = Field(
+        default=30_000, ge=1, description="a connection without a request for so long is closed"
+    )
+
+    def model_post_init(self, _: Any) -> None:
+        if self.bodies_bytes_max < self.image_bytes_max:
+            raise ValueError(f"bodies_bytes_max is {self.bodies_bytes_max}, less than image_bytes_max")
+
+
+class ServerSettings(BaseSettings):
+    """Base of a server's settings. Built in Python, it reads neither files nor the environment."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    @classmethod
+    def variables(cls) -> dict[str, str]:
+        """Environment variables whose names do not follow from their keys, by key."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[S]):
+    """Settings, and where each value that is not a default came from, by key."""
+
+    settings: S
+    places: dict[str, str]
+
+    def as_toml(self) -> str:
+        """What holds, as TOML, with the source of each value behind it; secrets are masked."""
+        return _render(type(self.settings), self._line)
+
+    def _line(self, key: str, field: FieldInfo) -> str:
+        value = _value(self.settings, key)
+        text = f"# {_last(key)} is not set" if value is None else f"{_last(key)} = {_toml(value)}"
+        return f"{text}  # {self.places.get(key, 'default')}"
+
+
+def load_settings(
+    kind: type[S],
+    file: Path | None,
+    flags: Mapping[str, tuple[str, Any]],
+    environment: Mapping[str, str] = os.environ,
+) -> Loaded[S]:
+    """Settings from all sources.
+
+    flags: name and value by key, for example {"http.port": ("--http-port", 0)}; a value of None was not given.
+
+    Raises RequestError.
+    """
+    given = {key: (name, value) for key, (name, value) in flags.items() if value is not None}
+    sources: list[tuple[dict[str, Any], Mapping[str, str]]] = [
+        (
+            _nested({key: value for key, (_, value) in given.items()}),
+            {key: name for key, (name, _) in given.items()},
+        )
+    ]
+    variables = {key: name for key, name in variable_names(kind).items() if environment.get(name)}
+    sources.append((_nested({key: environment[name] for key, name in variables.items()}), variables))
+    if file is not None:
+        sources.append(_read(kind, file))
+
+    class FromSources(kind):  # type: ignore[misc, valid-type]
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return tuple(InitSettingsSource(settings_cls, values) for values, _ in sources)
+
+    places: dict[str, str] = {}
+    for _, names in reversed(sources):  # the first of them ranks highest
+        places |= names
+    try:
+        loaded = FromSources()
+    except ValidationError as error:
+        raise RequestError(_located(error, places)) from None
+    # As its own class: a subclass of one call would equal nothing.
+    return Loaded(cast(S, kind.model_construct(**dict(loaded))), places)
+
+
+def print_and_leave(loaded: Loaded[Any]) -> None:
+    """What `--print-config` does."""
+    print(loaded.as_toml(), end="")
+    raise SystemExit(0)
+
+
+def variable_names(kind: type[ServerSettings]) -> dict[str, str]:
+    """The environment variable of each key."""
+    named = kind.variables()
+    return {key: named.get(key, PREFIX + key.replace(".", "_").upper()) for key, _ in leaves(kind)}
+
+
+def leaves(kind: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """Every key with its field, those of the top level first."""
+    fields = kind.model_fields
+    for name, field in fields.items():
+        if _section(field) is None:
+            yield name, field
+    for name, field in fields.items():
+        if (section := _section(field)) is not None:
+            for key, inner in section.model_fields.items():
+                yield f"{name}.{key}", inner
+
+
+def example_toml(kind: type[ServerSettings]) -> str:
+    """A commented file with every key, what it is, its environment variable and its default."""
+    names = variable_names(kind)
+
+    def line(key: str, field: FieldInfo) -> str:
+        default = field.get_default(call_default_factory=True) if not field.is_required() else None
+        value = f" {_toml(default)}" if default is not None and _last(key) != "bundle" else ""
+        return f"# {field.description} ({names[key]})\n#{_last(key)} ={value}"
+
+    return _render(kind, line)
+
+
+def _read(kind: type[ServerSettings], file: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The file's values, and "file:line" by key. Raises RequestError, also for keys that do not exist."""
+    try:
+        text = file.read_text("utf-8")
+        values = TomlConfigSettingsSource(kind, toml_file=file)()
+    except OSError as error:
+        raise RequestError(f"cannot read {file}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RequestError(f"{file} is not TOML: {error}") from None
+    known = dict(leaves(kind))
+    sections = {name for name, field in kind.model_fields.items() if _section(field)}
+    places = {}
+    for key in _keys(values):
+        place = f"{file}:{_line_of(text, key)}"
+        if key in sections:
+            raise RequestError(f"{place}: {key} is a section; its keys follow a line [{key}]")
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1, 0.5)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+            raise RequestError(f"{place}: there is no key {key}{hint}")
+        places[key] = place
+    return values, places
+
+
+def _keys(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from (f"{name}.{key}" for key in value)
+        else:
+            yield name
+
+
+def _line_of(text: str, key: str) -> int:
+    """The line that sets a key, or that begins its section; 1 if neither is written in the usual way."""
+    found, section = 1, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\s*([^\]\s]+)\s*\]", line):
+            section = header[1] + "."
+            if key.startswith(section):
+                found = number
+        elif (name := re.match(r"\s*([\w.\"-]+)\s*=", line)) and section + name[1].replace('"', "") == key:
+            return number
+    return found
+
+
+def _located(error: ValidationError, places: Mapping[str, str]) -> str:
+    """The first mistake, with its place in front."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"][:2])
+    # A mistake between several keys of a section is about the section as a whole.
+    place = places.get(key) or next((p for k, p in places.items() if k.startswith(f"{key}.")), "")
+    what = _explain(first, secret=key.endswith("token"))
+    return f"{place}: {what}" if place else what
+
+
+def _explain(error: Any, secret: bool = False) -> str:
+    """One of pydantic's errors in a line of ours."""
+    name = str(error["loc"][-1]) if error["loc"] else ""
+    given = "not valid" if secret else str(error["input"])
+    limits = error.get("ctx", {})
+    for kind, words in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
+        if kind in limits:
+            return f"{name} is {given}; it must be {words} {limits[kind]}"
+    if error["type"] == "missing":
+        return f"{name} is not set"
+    text = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return text
+    return f"{name} is {given}: {text[0].lower()}{text[1:]}"
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{"http.port": 1, "host": "x"} -> {"http": {"port": 1}, "host": "x"}"""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[name] = value
+    return nested
+
+
+def _section(field: FieldInfo) -> type[Section] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def _render(kind: type[BaseModel], line: Any) -> str:
+    """A line or more for each key, under the headers of the sections."""
+    parts, section = [], ""
+    for key, field in leaves(kind):
+        if (now := key.rpartition(".")[0]) != section:
+            section = now
+            parts.append(f"\n[{section}]")
+        parts.append(line(key, field))
+    return "\n".join(parts) + "\n"
+
+
+def _value(settings: BaseModel, key: str) -> Any:
+    value: Any = settings
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    return json.dumps("********" if isinstance(value, SecretStr) else str(value), ensure_ascii=False)
