@@ -210,6 +210,7 @@ def test_grpc_is_touched_at_the_wire_only() -> None:
     allowed = (
         "shared/wire/",
         "edge/client.py",
+        "edge/cloud_status.py",
         "cloud/faces/grpc_",
         "bench/throughput/load_client.py",
     )

@@ -20,11 +20,11 @@ from cloud.engine.kinds.postprocess import Labels, Options, Postprocess, Shape, 
 from cloud.engine.load import load
 from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
-from cloud.settings import CloudSettings
+from cloud.settings import PipelineSettings
 from edge.api import build_app as build_edge_app
 from edge.client import Client
 from edge.pipeline import Pipeline as EdgePipeline
-from edge.settings import EdgeSettings
+from edge.settings import CloudLink
 from shared.bundle import TASKS, Bundle
 from shared.kinds import KINDS
 from shared.kinds.depth import DepthResult
@@ -32,6 +32,7 @@ from shared.kinds.embedding import EmbeddingResult
 from shared.kinds.kind import Kind, Result
 from shared.kinds.multilabel import MultilabelResult
 from shared.maps import MapPng, unpack
+from shared.process.config import HttpSettings
 from shared.types import Analysis, TaskQuery, Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
@@ -102,7 +103,7 @@ def loaded(path: Path) -> Any:
 
 @pytest.fixture
 async def cloud(path: Path, loaded: Any) -> AsyncIterator[Pipeline]:
-    pipeline = Pipeline(Bundle.open(path), loaded.model, loaded.encoder, CloudSettings(path, batch_wait_ms=0))
+    pipeline = Pipeline(Bundle.open(path), loaded.model, loaded.encoder, PipelineSettings(batch_wait_ms=0))
     yield pipeline
     await pipeline.close()
 
@@ -118,11 +119,11 @@ async def http(
     request: pytest.FixtureRequest, path: Path, loaded: Any, cloud: Pipeline, server: tuple[str, AnalyzerStub]
 ) -> AsyncIterator[httpx.AsyncClient]:
     """The HTTP face of the cloud, and that of an edge which asks it over gRPC."""
-    settings = EdgeSettings(path, cloud=server[0])
-    edge = EdgePipeline(loaded.encoder, Client(settings))
-    app: Any = build_edge_app(lambda: edge, settings)
+    link = CloudLink(address=server[0])
+    edge = EdgePipeline(loaded.encoder, Client(link))
+    app: Any = build_edge_app(lambda: edge, HttpSettings())
     if request.param == "cloud":
-        app = build_app(lambda: cloud, CloudSettings(path))
+        app = build_app(lambda: cloud, HttpSettings())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
         yield client
     await edge.close()

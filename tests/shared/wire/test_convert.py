@@ -47,21 +47,23 @@ ROOT = Path(__file__).parents[3]
 
 
 def compiled(tmp_path: Path, text: str) -> descriptor_pb2.FileDescriptorProto:
-    (tmp_path / "analyzer.proto").write_text(text)
+    file = tmp_path / "isthmus" / "v1" / "analyzer.proto"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
     out = tmp_path / "set.bin"
     command = [
         sys.executable,
         "-m",
         "grpc_tools.protoc",
-        f"-Ishared/wire={tmp_path}",
+        f"-I{tmp_path}",
         f"--descriptor_set_out={out}",
     ]
-    subprocess.run([*command, str(tmp_path / "analyzer.proto")], check=True, timeout=60)
-    [file] = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
-    for message in file.message_type:
+    subprocess.run([*command, str(file)], check=True, timeout=60)
+    [found] = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
+    for message in found.message_type:
         for field in message.field:
             field.ClearField("json_name")  # protoc writes it into sets, and not into stubs
-    return file
+    return found
 
 
 def test_the_stubs_are_those_of_the_proto(tmp_path: Path) -> None:
