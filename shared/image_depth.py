@@ -18,7 +18,7 @@ import io
 import math
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -37,7 +37,7 @@ _SIGNED = 2
 # Below a quarter of 16 bits, samples may have 10, 12 or 14 bits, or 16 in a dark scene.
 _CLEARLY_16_BITS = 1 << 14
 _CLEARLY_32_BITS = 1 << 30
-_ROWS_AT_ONCE = 256  # bounds the float64 copies of a large image
+_ROWS_AT_ONCE = 256
 
 _REMEDY = (
     "save it with 8 bits, or with its largest value in the file "
@@ -101,9 +101,9 @@ def _deep_colour(image: Image.Image, data: bytes, layout: str, name: str) -> Ima
     That is right for samples that fill their sixteen bits. For others the file is decoded again for the lower bytes.
     """
     declared = _declared(image, data, np.dtype(np.uint16))
-    upper = np.asarray(image.convert("RGB"))
-    unlikely = _CLEARLY_16_BITS if declared.bits is None else 2**declared.bits
-    if declared.white is None and upper.max() >= unlikely >> 8:
+    upper = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    conclusive = max(_CLEARLY_16_BITS, 2 ** (declared.bits or 0))
+    if declared.white is None and upper.max() >= conclusive >> 8:
         return image
     return Image.fromarray(_eight_bits(_sixteen_bits(data, upper, layout, name), declared, name))
 
@@ -121,9 +121,9 @@ def _sixteen_bits(data: bytes, upper: NDArray[np.uint8], layout: str, name: str)
     """The whole samples (H, W, 3), from Pillow's upper bytes and a second decoding in the other byte order."""
     other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
     if layout == "LA;16B":  # four bytes a pixel, the second of which is the lower one of gray
-        swapped, channels = "RGBA", [1, 1, 1]
+        swapped, channels = "RGBA", slice(1, 2)
     elif layout.startswith(("RGB;16", "RGBA;16", "RGBX;16")):
-        swapped, channels = layout[:-1] + other[layout[-1]], [0, 1, 2]
+        swapped, channels = layout[:-1] + other[layout[-1]], slice(3)
     else:
         raise ImageError(f"{name} has 16 bits a colour and is nearly black; save it with 8 bits")
     lower = Image.open(io.BytesIO(data), formats=("PNG", "TIFF"))
@@ -131,7 +131,9 @@ def _sixteen_bits(data: bytes, upper: NDArray[np.uint8], layout: str, name: str)
         tile._replace(args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped)
         for tile in lower.tile
     ]
-    samples: NDArray[np.uint16] = upper.astype(np.uint16) << 8 | np.asarray(lower)[..., channels]
+    samples = upper.astype(np.uint16)
+    samples <<= 8
+    samples |= np.asarray(lower)[..., channels]
     return samples
 
 
@@ -164,7 +166,7 @@ def _declared(image: Image.Image, data: bytes, stored: np.dtype[Any]) -> Declare
     """What the file states about its samples. stored: their type in the file."""
     if image.format == "PNG":
         bits = _png_significant_bits(data)
-        return Declared(bits=bits if bits is not None and bits < 8 * stored.itemsize else None)
+        return Declared(bits=bits if bits is not None and 0 < bits < 8 * stored.itemsize else None)
     if image.format != "TIFF":
         return Declared()
     tags = _tags(image)
@@ -216,12 +218,17 @@ def _eight_bits(samples: NDArray[Any], declared: Declared, name: str) -> NDArray
     if black == 0 and white == 0xFFFF and samples.dtype == np.uint16:
         return (samples >> 8).astype(np.uint8)
     out = np.empty(samples.shape, np.uint8)
-    for top in range(0, len(samples), _ROWS_AT_ONCE):
-        rows = samples[top : top + _ROWS_AT_ONCE].astype(np.float64)
+    for rows, made in zip(_bands(samples), _bands(out), strict=True):
         # By way of 16 bits, so that all depths round alike.
-        sixteen = np.rint((rows - black) * (0xFFFF / (white - black)))
-        out[top : top + _ROWS_AT_ONCE] = np.clip(sixteen, 0, 0xFFFF).astype(np.uint16) >> 8
+        sixteen = np.rint((rows.astype(np.float64) - black) * (0xFFFF / (white - black)))
+        made[:] = np.clip(sixteen, 0, 0xFFFF).astype(np.uint16) >> 8
     return out
+
+
+def _bands(samples: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The rows, some at a time, so that no large image is copied as a whole into wider numbers."""
+    for top in range(0, len(samples), _ROWS_AT_ONCE):
+        yield samples[top : top + _ROWS_AT_ONCE]
 
 
 def _range(samples: NDArray[Any], declared: Declared, name: str) -> tuple[float, float]:
@@ -265,28 +272,27 @@ def _white_of_integers(samples: NDArray[Any], high: float) -> float | None:
         return float(min(largest, 0xFFFF))
     if high >= _CLEARLY_32_BITS:
         return float(largest)
-    if samples.dtype == np.uint16 and (not np.any(samples & 0xF) or _is_widened(samples, 8)):
-        return 65535.0  # a dark image of at most twelve bits, stretched to sixteen by its writer
+    if samples.dtype == np.uint16 and (_is_widened(samples, 12) or _is_widened(samples, 8)):
+        return 65535.0  # a dark image of fewer bits, stretched to sixteen by its writer
     return None
 
 
-def _white_of_significant_bits(samples: NDArray[Any], bits: int, high: float) -> float:
-    """PNG has samples stretched to the full depth; some writers store them as they are all the same."""
-    if high > 2**bits - 1 or _is_widened(samples, bits):
+def _white_of_significant_bits(samples: NDArray[Any], bits: int, high: float) -> float | None:
+    """PNG wants samples stretched to the full depth; some writers store them as they are all the same."""
+    if _is_widened(samples, bits):
         return 65535.0
-    return float(2**bits - 1)
+    return float(2**bits - 1) if high <= 2**bits - 1 else _white_of_integers(samples, high)
 
 
 def _is_widened(samples: NDArray[Any], bits: int) -> bool:
-    """Whether uint16 samples are ones of so many bits, multiplied or repeated to fill sixteen."""
-    shift = 16 - bits
-    original = samples >> shift
-    shifted = original << shift
-    if np.array_equal(samples, shifted) or np.array_equal(
-        samples, shifted | original >> max(bits - shift, 0)
-    ):
-        return True
-    return np.array_equal(samples, np.rint(original * (0xFFFF / (2**bits - 1))).astype(np.uint16))
+    """Whether uint16 samples are ones of so many bits that were shifted, repeated or scaled to fill sixteen."""
+    shift, scale = 16 - bits, 0xFFFF / (2**bits - 1)
+    ways: tuple[Callable[[NDArray[Any]], NDArray[Any]], ...] = (
+        lambda original: original << shift,
+        lambda original: original << shift | original >> max(bits - shift, 0),
+        lambda original: np.rint(original * scale).astype(np.uint16),
+    )
+    return any(all(np.array_equal(rows, way(rows >> shift)) for rows in _bands(samples)) for way in ways)
 
 
 def _white_of_floats(samples: NDArray[Any], high: float) -> float | None:

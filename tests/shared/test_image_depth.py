@@ -206,6 +206,14 @@ def test_a_dark_image_of_eight_bits_that_was_widened_stays_dark() -> None:
         np.testing.assert_array_equal(pixels(png_16(colours)), colours >> 8)
 
 
+@pytest.mark.parametrize("bits", [0, 1, 8, 16, 17, 255])
+def test_significant_bits_that_the_samples_contradict_declare_nothing(bits: int) -> None:
+    samples = (DEEP >> 6) | (DEEP == 0)
+    for image in (samples, np.stack([samples] * 3, -1)):
+        with pytest.raises(ImageError, match="at most 1023"):
+            read_image(png_16(image, significant_bits(*[bits] * (1 if image.ndim == 2 else 3))))
+
+
 def test_significant_bits_of_the_full_depth_declare_nothing() -> None:
     with pytest.raises(ImageError, match="at most 4095"):
         read_image(png_16((DEEP >> 4) | (DEEP == 0), significant_bits(16)))
