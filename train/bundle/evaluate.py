@@ -62,7 +62,8 @@ def bitstreams(
     """u (B, N, h, w) -> the images' bitstreams at a quality, and the z (B, N, h, w) in them."""
     v, z = encoder.latents(u, encoder.bundle.position(quality))
     coded = (encoder.codec.encode(one_v, one_z, quality) for one_v, one_z in zip(v, z, strict=True))
-    return [Bitstream(encoder.bundle.fingerprint, quality, *z.shape[2:], b_v, b_z) for b_v, b_z in coded], z
+    h, w = z.shape[2:]
+    return [Bitstream(encoder.bundle.fingerprint, quality, h, w, b_v, b_z) for b_v, b_z in coded], z
 
 
 def main_qualities(bundle: Bundle) -> list[int]:
@@ -123,7 +124,8 @@ class _Measuring:
                 self._sizes[quality].append((len(packed), len(stream.b_v), len(stream.b_z)))
                 streams.append((stream.b_v, stream.b_z))
             levels = [quality] * len(indices)
-            decoded = self._model.codec.decode_batch(streams, *z.shape[2:], levels)
+            h, w = z.shape[2:]
+            decoded = self._model.codec.decode_batch(streams, h, w, levels)
             self._exact[quality] += int((decoded == z).all(axis=(1, 2, 3)).sum())
             outputs = self._model.outputs(decoded, {task: range(len(indices)) for task in data}, levels)
             for task, out in outputs.items():

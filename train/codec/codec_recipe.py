@@ -147,4 +147,5 @@ def level_loss(recipe: CodecRecipe, scale: T, distance: T, bits: T, ramp: float 
     lambda. A level's scale weighs the distortion and not the rate, so that no level drowns the others' gradients.
     """
     rate = 1 / total_of(recipe) if recipe.form == "rd" else recipe.parts[0].lambda_
-    return scale**-recipe.balance * (scale * distance + ramp * rate * bits)
+    loss: T = scale**-recipe.balance * (scale * distance + ramp * rate * bits)
+    return loss

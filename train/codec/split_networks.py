@@ -74,19 +74,21 @@ class SplitNetworks(nn.Module):
     """Fronts -> codec -> heads. Raises DataError."""
 
     names: list[str]
+    heads: Sequence[Head]
     codec: JointCodec
 
     def __init__(self, networks: Sequence[Network], recipe: CodecRecipe) -> None:
         super().__init__()
         self.names = [network.name for network in networks]
         preprocess = networks[0].card.preprocess
-        self.fronts, self.heads = nn.ModuleList(), nn.ModuleList()
+        self.fronts, heads = nn.ModuleList(), []
         for network in networks:
             front, tail = cut(network.module, network.card)
             self.fronts.append(front)
             shape = feature_shape(front, preprocess.height, preprocess.width)
-            self.heads.append(Head(tail, network.card.task, shape))
-        features = [head.feature for head in self.heads]
+            heads.append(Head(tail, network.card.task, shape))
+        self.heads = nn.ModuleList(heads)  # type: ignore[assignment]
+        features = [head.feature for head in heads]
         scaled = recipe.scaled
         if scaled is None:
             scaled = not all(reference_cut(network.card) for network in networks)
@@ -98,7 +100,7 @@ class SplitNetworks(nn.Module):
         return [as_map(front(x)) for front in self.fronts]
 
     def freeze_networks(self) -> None:
-        for part in (self.fronts, self.heads):
+        for part in (*self.fronts, *self.heads):
             part.requires_grad_(False)
 
 

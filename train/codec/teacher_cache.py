@@ -55,7 +55,8 @@ def answers_of(folder: Path, head: Head, features: CachedArrays, data: Dataset, 
     @torch.no_grad()
     def compute(indices: NDArray[np.int64], flip: NDArray[np.bool_]) -> NDArray[np.float32]:
         y = features.batch(indices + flip * len(data)).to(device)
-        return head(y).float().cpu().numpy()
+        answers: NDArray[np.float32] = head(y).float().cpu().numpy()
+        return answers
 
     sample = np.linspace(0, len(features) - 1, 16).astype(np.int64)
     digest = hashlib.sha256(features.batch(sample).numpy().tobytes()).hexdigest()

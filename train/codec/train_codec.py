@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -205,7 +205,7 @@ class CodecTraining(Training[CodecBatch, Scores]):
             labels = None
             if part.distortion in LABELLED:
                 labels = self.training[k].labels(indices % self.size, indices >= self.size)
-            teacher = self.teacher.heads[k]
+            teacher: Callable[..., Tensor] = self.teacher.heads[k]
             if k in self.answers:
                 teacher = CachedTeacher(self.answers[k].batch(indices).to(self.device))
             head, variance = self.model.heads[k], self.workers.variance

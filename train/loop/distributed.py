@@ -132,7 +132,8 @@ class Workers:
             return x.var(over, keepdim=keep)
         mean: Any = self._fabric.all_reduce(x.mean(over, keepdim=True), reduce_op="mean")
         squares: Any = self._fabric.all_reduce((x - mean).square().sum(over, keepdim=keep), reduce_op="sum")
-        return squares / (x.numel() // mean.numel() * self.size - 1)
+        variance: Tensor = squares / (x.numel() // mean.numel() * self.size - 1)
+        return variance
 
     def mean_count(self, count: Tensor) -> Tensor:
         """The divisor for a sum over `count` items that makes the processes' average the mean over all items.
@@ -140,14 +141,16 @@ class Workers:
         Never 0, so that a sum over no item stays 0.
         """
         total: Any = self._fabric.all_reduce(count.detach().clone(), reduce_op="sum")
-        return total.clamp(min=1) / self.size
+        divisor: Tensor = total.clamp(min=1) / self.size
+        return divisor
 
     def mean(self, scalars: Mapping[str, float]) -> dict[str, float]:
         """Means over the processes, which all have the same names."""
         if self.size == 1:
             return dict(scalars)
         values = torch.tensor(list(scalars.values()), dtype=torch.float32, device=self.device)
-        return dict(zip(scalars, self._fabric.all_reduce(values, reduce_op="mean").tolist(), strict=True))
+        means: Any = self._fabric.all_reduce(values, reduce_op="mean")
+        return dict(zip(scalars, means.tolist(), strict=True))
 
     def any(self, here: bool) -> bool:
         """Whether `here` is true in any process."""
@@ -170,10 +173,11 @@ class Workers:
         """Wraps both, so that calling the module applies the precision and joins the gradients."""
         if self.size > 1:
             if self.device.type == "cuda":
-                module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+                module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
             else:
                 _share_batch_norms(module)
-        return self._fabric.setup(module, optimiser)
+        wrapped: tuple[Any, Any] = self._fabric.setup(module, optimiser)
+        return wrapped
 
     def backward(self, loss: Tensor) -> None:
         self._fabric.backward(loss)
@@ -213,6 +217,12 @@ def _fabric_for(device: torch.device, precision: Any, all_used: bool) -> Fabric:
     )
 
 
+def _sum(x: Tensor) -> Tensor:
+    """The sum over all processes, through which gradients flow."""
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    return total
+
+
 class _Sum(torch.autograd.Function):
     """The sum of a tensor over all processes, and of its gradient. torch's own is deprecated for a private one."""
 
@@ -243,16 +253,19 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         processes = torch.distributed.get_world_size()
         count = processes * x.numel() // x.shape[1]
-        mean = _Sum.apply(x.mean((0, 2, 3))) / processes
+        mean = _sum(x.mean((0, 2, 3))) / processes
         centred = x - mean[:, None, None]
-        variance = _Sum.apply(centred.square().mean((0, 2, 3))) / processes
+        variance = _sum(centred.square().mean((0, 2, 3))) / processes
         with torch.no_grad():
+            assert self.num_batches_tracked is not None  # kept with the running statistics
             self.num_batches_tracked.add_(1)
             weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, weight)
             self.running_var.lerp_(variance * count / (count - 1), weight)
         out = centred * torch.rsqrt(variance + self.eps)[:, None, None]
-        return out * self.weight[:, None, None] + self.bias[:, None, None] if self.affine else out
+        if self.affine:
+            out = out * self.weight[:, None, None] + self.bias[:, None, None]
+        return out
 
 
 def _share_batch_norms(module: nn.Module) -> None:

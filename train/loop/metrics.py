@@ -132,7 +132,9 @@ class Confusion:
         """Intersection over union of each class (C,); NaN for a class that does not occur."""
         both = np.diagonal(self._matrix)
         either = self._matrix.sum(0) + self._matrix.sum(1) - both
-        return np.divide(both, either, out=np.full(self._classes, np.nan), where=either > 0)
+        out = np.full(self._classes, np.nan)
+        np.divide(both, either, out=out, where=either > 0)
+        return out
 
     def values(self) -> dict[str, float]:
         """miou, pixel_accuracy: 0..1. Raises DataError."""
@@ -154,7 +156,8 @@ def angles(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArra
     # Scaled to length 1 first, so that no product overflows or underflows.
     a, b = (v / np.where(s > 0, s, 1) for v, s in ((a, size_a), (b, size_b)))
     half = np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1))
-    return np.degrees(2 * half)
+    degrees: NDArray[np.floating[Any]] = np.degrees(2 * half)
+    return degrees
 
 
 def _check_any(count: int) -> None:

@@ -55,5 +55,6 @@ class Learner:
             distance = self._appearance.distance(y, x, self._workers.variance)
             auxiliary = auxiliary + self._recipe.appearance * distance
         if self._category is not None and categories is not None:
+            assert isinstance(self._recipe, DenseRecipe)  # alone has categories
             auxiliary = auxiliary + self._recipe.category * self._category.distance(y, categories)
         return y, auxiliary

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cloud.networks.networks import REFERENCE_DENSE, ReferenceDense
+from cloud.networks.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from train.data.augment import zoom_maps
@@ -166,7 +166,8 @@ def at_label_stride(
         return learner.tail(y), labels
     top, left = corner
     labels = labels[:, top::stride, left::stride]
-    if learner.network.config.bilinear:
+    config = learner.network.config
+    if isinstance(config, DenseConfig) and config.bilinear:
         return learner.tail[:-1](y), labels
     return learner.tail(y)[:, :, top::stride, left::stride], labels
 

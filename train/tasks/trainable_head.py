@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -34,6 +35,7 @@ class TrainableHead(nn.Module):
 
     def __init__(self, head: Head, config: CodecConfig, log_inverse: Tensor | None) -> None:
         super().__init__()
+        self.log_inverse: Tensor | None
         self.head, self.config = head.requires_grad_(False), config
         self.reconstruction = FeatureReconstruction(head.feature[0], config)
         initialise(self.reconstruction)
@@ -77,7 +79,7 @@ def save_task(
     bundle: Bundle,
     task: Task,
     model: TrainableHead,
-    training: dict[str, object],
+    training: dict[str, Any],
     figures: dict[str, float],
 ) -> None:
     """Writes a task folder for `bundle`, in place of any that is there."""
