@@ -1,8 +1,8 @@
-"""The command line: `isthmus demo | edge ... | cloud ... | train ... | bench ... | split | inspect`.
+"""The command line: `isthmus demo | edge | cloud | rooms | network | codec | task | bundle | bench | inspect`.
 
-A group's module is imported when the group is used, so that an edge command loads no torch, no server and no gRPC. Here
-does an error become one line on stderr and an exit status: 2 for what the user can mend, 1 for the other side. (A
-command on several files tells each file's error itself, by `shared.process.cli`.)
+A group's modules are imported when the group is used, so that an edge command loads no torch, no server and no gRPC.
+Errors become one line on stderr and an exit status here: 2 for what the user can mend, 1 for the other side. (A command
+over several files reports each file's error itself, through `shared.process.cli`.)
 """
 
 from __future__ import annotations
@@ -19,29 +19,96 @@ INTERRUPTED = 130  # what a shell gives for Ctrl-C
 try:
     import importlib
     from pathlib import Path
-    from typing import Annotated, Any, NoReturn
+    from typing import Annotated, Any, NamedTuple, NoReturn
 
     import typer
-    from typer.core import TyperGroup
 
     from shared.errors import DataError, IsthmusError, RequestError, exit_of
     from shared.process.commands import CommandTable
+    from shared.process.commands import Group as CommandGroup
 except KeyboardInterrupt:  # most of a short command's time is importing
     sys.exit(INTERRUPTED)
 
-# Where each group lives: a module with a Typer app named `app`.
+
+class Group(NamedTuple):
+    """A noun of the command line. modules: each has a `CommandTable` named `app`; a wheel lacks those of training."""
+
+    help: str
+    modules: tuple[str, ...]
+
+
 GROUPS = {
-    "edge": ("edge.commands", "The camera side: encode images, analyze them, serve the local HTTP API."),
-    "cloud": ("cloud.commands", "The server side: serve gRPC and HTTP, decode bitstreams."),
-    "train": ("train.commands.commands", "Render data, train networks and codecs, build bundles."),
-    "bench": ("bench.commands", "Measure bundles and codecs against targets and peers."),
+    "edge": Group(
+        "The camera side: encode images, analyze them, serve the local HTTP API.", ("edge.commands",)
+    ),
+    "cloud": Group("The server side: serve gRPC and HTTP, decode bitstreams, replay.", ("cloud.commands",)),
+    "rooms": Group("Render labelled indoor scenes to train on.", ("train.commands.rooms",)),
+    "network": Group("Train, import, list and recover task networks.", ("train.commands.network",)),
+    "codec": Group("Train a codec for the features of networks.", ("train.commands.codec",)),
+    "task": Group(
+        "Train a task for a deployed bundle, add it, remove it.",
+        ("train.commands.task", "cloud.task_commands"),
+    ),
+    "bundle": Group(
+        "Build bundles, inspect and evaluate them.", ("train.commands.bundle", "shared.process.inspect")
+    ),
+    "bench": Group("Measure bundles and codecs against targets and peers.", ("bench.commands",)),
 }
-# What a group needs beyond the base install, by the extra that brings it.
-EXTRAS = {"cloud": "cloud", "train": "train", "bench": "bench"}
+
+# Old names, for one release.
+RENAMED = {
+    "split": "network layers",
+    "cloud add-task": "task add",
+    "cloud remove-task": "task remove",
+    "train rooms": "rooms render",
+    "train network": "network train",
+    "train import": "network import",
+    "train recover": "network recover",
+    "train single": "codec train",
+    "train multi": "codec train",
+    "train task": "task train",
+    "train build": "bundle build",
+    "train evaluate": "bundle evaluate",
+    "train": "rooms, network, codec, task and bundle",
+}
+
+# Packages of ours. One that is missing as a whole is not installed; a module missing in it is a fault of the program.
+ROOMS = frozenset(("edge", "cloud", "shared", "train", "bench", "demo"))
+FROM_A_CLONE = frozenset(("train", "bench", "demo"))  # those that no wheel holds
 
 
-class LazyGroups(TyperGroup):
-    """Knows the groups by name and help text; imports one only to run it."""
+def main() -> None:
+    """The console entry."""
+    try:
+        sys.exit(app(prog_name="isthmus", standalone_mode=False))
+    except IsthmusError as error:
+        _end(str(error), exit_of(error).status)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except ModuleNotFoundError as error:
+        room, _, inner = (error.name or "").partition(".")
+        if inner and room in ROOMS:
+            raise
+        missing = _not_installed(error, sys.argv[1:])
+        _end(str(missing), exit_of(missing).status)
+    except BrokenPipeError:
+        # The reader of our output has gone (`isthmus inspect ... | head`); nothing is left to say.
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else "cannot go on: "
+        _end(f"{where}{error.strerror}", exit_of(RequestError()).status)
+    except Exception as error:
+        # Wrong usage; its classes are Typer's own in some versions only.
+        if not hasattr(error, "format_message"):
+            raise
+        _end_usage(error)
+
+
+class LazyGroups(CommandGroup):
+    """Knows the groups by name and help text, and imports one only to run it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *GROUPS]
@@ -49,41 +116,73 @@ class LazyGroups(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in GROUPS:
             return super().get_command(ctx, cmd_name)
-        stand_in = typer.Typer(help=GROUPS[cmd_name][1], name=cmd_name)
-        stand_in.callback()(lambda: None)
+        stand_in = CommandTable(help=GROUPS[cmd_name].help, name=cmd_name)
         return typer.main.get_group(stand_in)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        name = args[0]
-        if name not in GROUPS:
+        _refuse_old_name(args)
+        if args[0] not in GROUPS:
             return super().resolve_command(ctx, args)
-        command = typer.main.get_group(_import_group(name))
-        command.name = name
-        return name, command, args[1:]
+        return args[0], _group(args[0], args), args[1:]
 
 
-def _import_group(name: str) -> typer.Typer:
-    """Raises DataError where the group's extra is not installed."""
-    try:
-        app: typer.Typer = importlib.import_module(GROUPS[name][0]).app
-    except ModuleNotFoundError as error:
-        raise _not_installed(error, name) from None
-    return app
+def _refuse_old_name(words: list[str]) -> None:
+    """Raises RequestError with the new name."""
+    for count in (2, 1):
+        old = " ".join(words[:count])
+        if old in RENAMED:
+            raise RequestError(f"`isthmus {old}` is now `isthmus {RENAMED[old]}`")
 
 
-def _not_installed(error: ModuleNotFoundError, group: str | None) -> IsthmusError:
-    extra = EXTRAS.get(group or "", "cloud")
-    if error.name in ("train", "bench", "demo"):
-        return DataError(
-            f"{error.name} runs from a clone of the repository: pip install -c constraints.txt -e '.[{extra}]'"
-        )
-    return DataError(f"{error.name} is not installed; pip install -c constraints.txt -e '.[{extra}]'")
+def _group(name: str, words: list[str]) -> Any:
+    """Puts together the commands of a group's modules. Raises DataError if a part that is needed is absent."""
+    table = CommandTable(name=name, help=GROUPS[name].help, no_args_is_help=True)
+    absent = None
+    for module in GROUPS[name].modules:
+        try:
+            table.registered_commands += importlib.import_module(module).app.registered_commands
+        except ModuleNotFoundError as error:
+            absent = error
+    group = typer.main.get_group(table)
+    if absent is not None and not any(word in group.commands or word == "--help" for word in words[1:2]):
+        raise _not_installed(absent, words)
+    return group
+
+
+def _not_installed(error: ModuleNotFoundError, words: list[str]) -> IsthmusError:
+    """What to install for a command, named by the words after `isthmus`."""
+    group, command = [*words, "", ""][:2]
+    if group == "bench":
+        extra = "bench"
+    elif group in ("rooms", "network", "codec") or command in ("train", "build", "evaluate"):
+        extra = "train"
+    else:
+        extra = "cloud"
+    install = f"pip install -c constraints.txt -e '.[{extra}]'"
+    if error.name in FROM_A_CLONE:
+        what = f"isthmus {group} {command}".strip() if error.name == "train" else error.name
+        return DataError(f"{what} runs from a clone of the repository: {install}")
+    return DataError(f"{error.name} is not installed; {install}")
+
+
+def _end_usage(error: Any) -> NoReturn:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(error.exit_code)
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "isthmus"
+    _end(f"{error.format_message()} (see: {command} --help)", error.exit_code)
+
+
+def _end(text: str, status: int) -> NoReturn:
+    from shared.process.cli import print_error  # brings pydantic, which --help does without
+
+    print_error(text)
+    sys.exit(status)
 
 
 app = CommandTable(
     cls=LazyGroups,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Split inference: a camera sends a few hundred bytes of learned features, a server answers vision tasks.",
 )
@@ -108,7 +207,7 @@ def top(
 @app.command()
 def demo(
     images: Annotated[
-        list[Path] | None, typer.Argument(help="images to send beside the sample rooms")
+        list[Path] | None, typer.Argument(help="images to send along with the sample rooms")
     ] = None,
     out: Annotated[Path, typer.Option(help="folder for result.json, sheet.png and the maps")] = Path(
         "isthmus-demo"
@@ -117,39 +216,32 @@ def demo(
         Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")
     ] = None,
     quality: Annotated[
-        int | None, typer.Option(min=0, max=100, help="quality; the bundle's default without it")
+        int | None, typer.Option(min=0, max=100, help="quality; the bundle's default if absent")
     ] = None,
     bytes_max: Annotated[
         int | None,
-        typer.Option(min=1, help="bytes of a bitstream: takes the best quality that fits, up to --quality"),
+        typer.Option(
+            min=1, max=1 << 30, help="bytes of a bitstream: takes the best quality that fits, up to --quality"
+        ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="write into --out although it holds files of something else")
+    ] = False,
 ) -> None:
     """Start a cloud and an edge here, send sample rooms through both, show what came back."""
     from demo.demo import run_demo
     from shared.bundle import default_bundle
+    from shared.files import refuse_foreign_folder
 
+    refuse_foreign_folder(out, ("result.json", "sheet.png"), force=force)
     run_demo(images or [], out, bundle or default_bundle(), quality, bytes_max)
 
 
 @app.command()
-def split(
-    network: Annotated[
-        str, typer.Argument(help="a trained network's folder, torchvision:NAME or package.module:factory")
-    ],
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of its pictures")] = None,
-    every: Annotated[bool, typer.Option("--all", help="also the layers at which it cannot be cut")] = False,
-) -> None:
-    """List a network's layers, and where it can be cut into an edge's and a cloud's half."""
-    try:
-        layers = importlib.import_module("train.commands.list_layers")
-    except ModuleNotFoundError as error:
-        raise _not_installed(error, "train") from None
-    layers.show(network, size, every)
-
-
-@app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="a bitstream's file or a bundle's folder")],
+    path: Annotated[
+        Path, typer.Argument(help="a bitstream's file, - for standard input, or a bundle's folder")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show every field of a bitstream or of a bundle."""
@@ -157,60 +249,6 @@ def inspect(
 
     report = inspect_path(path)
     typer.echo(report.as_json() if as_json else report.as_text())
-
-
-def main() -> None:
-    """The console entry."""
-    try:
-        sys.exit(app(prog_name="isthmus", standalone_mode=False))
-    except IsthmusError as error:
-        _end(str(error), exit_of(error).status)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
-    except ModuleNotFoundError as error:
-        # An edge's image has no package `cloud`; any other module of ours that is missing is a fault of the program.
-        if (error.name or "").split(".")[0] in {
-            "isthmus",
-            "edge",
-            "cloud",
-            "shared",
-            "train",
-            "bench",
-            "demo",
-        } - {error.name}:
-            raise
-        missing = _not_installed(error, next((name for name in sys.argv[1:2] if name in GROUPS), None))
-        _end(str(missing), exit_of(missing).status)
-    except BrokenPipeError:
-        # The reader of our output has gone (`isthmus inspect ... | head`); nothing is left to say.
-        sys.stderr.close()
-        sys.exit(1)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        where = f": {error.filename}" if error.filename else ""
-        _end(f"cannot go on: {error.strerror}{where}", exit_of(RequestError()).status)
-    except Exception as error:
-        if not hasattr(
-            error, "format_message"
-        ):  # wrong usage; its classes are Typer's own in some versions only
-            raise
-        _end_usage(error)
-
-
-def _end_usage(error: Any) -> NoReturn:
-    if type(error).__name__ == "NoArgsIsHelpError":
-        error.show()
-        sys.exit(error.exit_code)
-    command = error.ctx.command_path if getattr(error, "ctx", None) else "isthmus"
-    _end(f"{error.format_message()} (see: {command} --help)", error.exit_code)
-
-
-def _end(text: str, status: int) -> NoReturn:
-    from shared.process.cli import complain  # brings pydantic, which --help does without
-
-    complain(text)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

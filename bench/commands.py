@@ -6,14 +6,9 @@ from bench.latency.command import latency
 from bench.rate.command import rate
 from bench.rooms.command import rooms
 from bench.throughput.command import cloud
-from shared.process.commands import CommandTable
-from train.commands.commands import OneLine
+from train.commands.options import TrainTable
 
-app = CommandTable(cls=OneLine, help="Measure against targets and peers.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None: ...
+app = TrainTable(help="Measure against targets and peers.", no_args_is_help=True)
 
 
 app.command()(rooms)

@@ -10,7 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from shared.bundle import Bundle, default_bundle
-from shared.process.cli import Failures, MapFolder, MapsOption, read_stream, told, wanted_of
+from shared.process.cli import (
+    HOUR_MS,
+    PORT_MAX,
+    THREADS_MAX,
+    BundleOption,
+    Failures,
+    ForceOption,
+    JsonOption,
+    MapFolder,
+    MapsOption,
+    TaskOption,
+    TopKOption,
+    format_analysis,
+    read_stream,
+    stem_of,
+    wanted_of,
+)
 from shared.process.commands import CommandTable
 from shared.types import Analysis, Wanted, new_request_id
 
@@ -19,11 +35,13 @@ if TYPE_CHECKING:
 
 app = CommandTable(no_args_is_help=True, help="The server side: bytes -> answers.")
 
-BundleOption = Annotated[
-    Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")
+DeviceOption = Annotated[
+    str, typer.Option(envvar="ISTHMUS_DEVICE", help="torch's name of the device: cpu, cuda")
 ]
-DeviceOption = Annotated[str, typer.Option(envvar="ISTHMUS_DEVICE", help="torch's name of it: cpu, cuda")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="threads of torch; its own choice by default")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, max=THREADS_MAX, help="threads of torch; its own choice by default")
+]
+BatchOption = Annotated[int, typer.Option(min=1, max=1024, help="images in one batch")]
 
 
 ConfigOption = Annotated[
@@ -42,19 +60,32 @@ def serve(
         Path | None, typer.Option(help="the bundle's folder; the shipped one by default")
     ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on; 127.0.0.1 by default")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="0 takes a free one; 50051 by default")] = None,
-    http_port: Annotated[int | None, typer.Option(help="0 takes a free one; 8080 by default")] = None,
-    device: Annotated[str | None, typer.Option(help="torch's name of it: cpu (the default), cuda")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=PORT_MAX, help="gRPC port; 0 takes a free one; 50051 by default")
+    ] = None,
+    http_port: Annotated[
+        int | None, typer.Option(min=0, max=PORT_MAX, help="HTTP port; 0 takes a free one; 8080 by default")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="torch's name of the device: cpu (the default), cuda")
+    ] = None,
     threads: ThreadsOption = None,
-    batch_max: Annotated[int | None, typer.Option(help="images in one batch; 16 by default")] = None,
+    batch_max: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="images in one batch; 16 by default")
+    ] = None,
     batch_wait_ms: Annotated[
-        float | None, typer.Option(help="how long the first image of a batch waits for more; 2 by default")
+        float | None,
+        typer.Option(
+            min=0, max=HOUR_MS, help="how long the first image of a batch waits for more; 2 by default"
+        ),
     ] = None,
     queue_max: Annotated[
-        int | None, typer.Option(help="images that wait; more are turned away; 64 by default")
+        int | None,
+        typer.Option(min=1, max=1 << 16, help="images that wait; more are turned away; 64 by default"),
     ] = None,
     deadline_ms: Annotated[
-        int | None, typer.Option(help="the most that a request may take; 30000 by default")
+        int | None,
+        typer.Option(min=1, max=HOUR_MS, help="the most that a request may take; 30000 by default"),
     ] = None,
     admin_token_file: Annotated[
         Path | None, typer.Option(help="holds the token of POST /admin/reload; without a token no such call")
@@ -63,10 +94,12 @@ def serve(
         Path | None, typer.Option(help="folder that keeps the bitstreams; without it nothing is kept")
     ] = None,
     archive_bytes_max: Annotated[
-        int | None, typer.Option(help="size of all files of the archive; 1 GiB by default")
+        int | None,
+        typer.Option(min=1, max=1 << 50, help="size of all files of the archive; 1 GiB by default"),
     ] = None,
     archive_age_max_days: Annotated[
-        float | None, typer.Option(help="older records are deleted; 30 days by default")
+        float | None,
+        typer.Option(min=0, max=36_500, help="days after which records are deleted; 30 by default"),
     ] = None,
 ) -> None:
     """Serve gRPC and HTTP. Prints where it listens, and when it is ready, as JSON lines on stdout.
@@ -101,30 +134,6 @@ def serve(
     asyncio.run(serve_cloud(loaded.settings))
 
 
-BundleArgument = Annotated[Path, typer.Argument(help="the bundle's folder; it may be served meanwhile")]
-
-
-@app.command()
-def add_task(
-    bundle: BundleArgument,
-    task_dir: Annotated[Path, typer.Argument(help="task folder, as `isthmus train task` writes it")],
-) -> None:
-    """Add a task to a bundle. Its fingerprint stays, edges notice nothing; a server takes the task up by itself."""
-    from cloud.task_folders import add_task as add
-
-    task = add(bundle, task_dir).task
-    typer.echo(f"{bundle}: task {task.name} ({task.kind}) added; edges and their bitstreams stay as they are")
-
-
-@app.command()
-def remove_task(bundle: BundleArgument, name: Annotated[str, typer.Argument(help="an added task")]) -> None:
-    """Take an added task out of a bundle, also one that is damaged."""
-    from cloud.task_folders import remove_task as remove
-
-    remove(bundle, name)
-    typer.echo(f"{bundle}: task {name} taken out")
-
-
 @app.command()
 def replay(
     archive: Annotated[Path, typer.Option(envvar="ISTHMUS_ARCHIVE", help="folder that `cloud serve` wrote")],
@@ -142,7 +151,7 @@ def replay(
     bundle: BundleOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="pictures in one batch")] = 16,
+    batch: BatchOption = 16,
     force: Annotated[bool, typer.Option("--force", help="replace --out where it exists")] = False,
 ) -> None:
     """Run a task over what an archive holds. A server may write to it meanwhile."""
@@ -161,18 +170,20 @@ def replay(
 
 @app.command()
 def decode(
-    files: Annotated[list[Path], typer.Argument(help="bitstreams, as `isthmus edge encode` writes them")],
-    task: Annotated[
-        list[str] | None, typer.Option(help="task wanted, repeatable; every task by default")
-    ] = None,
-    top_k: Annotated[int, typer.Option(min=1, max=100, help="classes to show")] = 5,
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="bitstreams, as `isthmus edge encode` writes them; - for standard input"),
+    ],
+    task: TaskOption = None,
+    top_k: TopKOption = 5,
     maps: MapsOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document a line")] = False,
+    as_json: JsonOption = False,
+    force: ForceOption = False,
 ) -> None:
-    """Answer bitstreams from files, in this process: the server's way without the network."""
+    """Answer bitstreams from files, in this process: what the server does, without the network."""
     from cloud.settings import EngineSettings
 
     wanted = wanted_of(task, top_k, maps)
@@ -180,7 +191,7 @@ def decode(
     opened = Bundle.open(bundle or default_bundle())
     for query in wanted.tasks:
         opened.task(query.name)
-    asyncio.run(_decode(files, opened, settings, wanted, MapFolder(maps, files), as_json))
+    asyncio.run(_decode(files, opened, settings, wanted, MapFolder(maps, files, force), as_json))
 
 
 async def _decode(
@@ -202,17 +213,17 @@ async def _decode(
         for path in files:
             with failures.of(path):
                 analysis = await pipeline.analyze(read_stream(path), wanted, new_request_id())
-                analysis = folder.keep(path.stem, analysis)
-                typer.echo(analysis.model_dump_json() if as_json else _told(path, analysis))
+                analysis = folder.save(stem_of(path), analysis)
+                typer.echo(analysis.model_dump_json() if as_json else _format_answer(path, analysis))
     finally:
         await pipeline.close()
     failures.leave()
 
 
-def _told(path: Path, analysis: Analysis) -> str:
+def _format_answer(path: Path, analysis: Analysis) -> str:
     size, times = analysis.bytes, analysis.times
     head = (
         f"{path}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), quality {analysis.quality}, "
         f"decoded in {times.decode_ms:.1f} ms, answered in {times.tails_ms:.1f} ms"
     )
-    return told(head, analysis)
+    return format_analysis(head, analysis)

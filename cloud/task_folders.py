@@ -34,7 +34,7 @@ def add_task(bundle: Path, folder: Path) -> AddedTask:
     name = added.task.name
     place = bundle / TASKS / name
     if any(one.task.name == name for one in opened.added):
-        raise RequestError(f"{place} exists; take it out first: isthmus cloud remove-task {bundle} {name}")
+        raise RequestError(f"{place} exists; take it out first: isthmus task remove {bundle} {name}")
     load_branch(opened, added, folder)
     with _telling(place):
         if not place.parent.is_dir():

@@ -5,7 +5,7 @@
 #   deploy/train-rooms.sh [WORK]                  WORK: runs/rooms by default; the bundle is WORK/bundle
 #   COMPARE=1 deploy/train-rooms.sh [WORK]        also the codecs that `isthmus bench rooms WORK` compares with
 #
-# The normals' network learns to keep the picture and the things in it in its feature, first as it is, then under noise.
+# The normals' network learns to keep the image and the things in it in its feature, first as it is, then under noise.
 # The classifier and segmentation have its front: the camera computes one feature, and sends it once for all tasks.
 #
 # Can be killed at any time and started again: each step goes on where it stopped. Sizes for two CPU cores are those of
@@ -21,89 +21,90 @@ export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALL
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     times=2 wide=64 dense="--batch 32" codec="--batch 64"
 else
-    times=1 wide=32 dense="--batch 16 --label-stride 2" codec="--batch 16"
+    times=1 wide=32 dense="--batch 16 --set label_stride=2" codec="--batch 16"
 fi
 steps() { echo "--steps $(($1 * times))"; }
 layers=image,category,normals,semantic
-scales=0.06,0.2,0.5,1,2
-wider=0.04,0.2,0.5,1,3
+scales="scales=[0.06,0.2,0.5,1,2]"
+wider="scales=[0.04,0.2,0.5,1,3]"
 cls=(--network "$work/network" --lambda 12000 --distortion distill)
 normals=(--network "$work/normals" --lambda 14000 --distortion feature)
 segmentation=(--network "$work/segmentation" --lambda 14000 --distortion feature)
 
 step() { printf '\n=== %s\n' "$*"; "$@"; }
 
-step isthmus train rooms "$data" --count 21000 --layers $layers
-step isthmus train rooms "$work/test" --first-seed 1000000000 --count 1000 --layers $layers
+step isthmus rooms render "$data" --count 21000 --layers $layers
+step isthmus rooms render "$work/test" --first-seed 1000000000 --count 1000 --layers $layers
 
 network() { # network NAME options
     local name=$1
     shift
-    step isthmus train network --data "$data" --out "$work/$name" --feature-channels 16 --resume "$@"
+    step isthmus network train --data "$data" --out "$work/$name" --set network.feature_channels=16 --resume "$@"
 }
-network picture --task normals $(steps 4500) $dense --appearance 0.5
-network things --task normals $(steps 3200) $dense --init "$work/picture" --learning-rate 1.5e-3 --appearance 0.3 \
-    --category 0.3 --noise 0.4
-network front --task normals $(steps 4000) $dense --init "$work/things" --learning-rate 1.5e-3 --appearance 0.3 \
-    --category 0.3 --noise 0.3
-network normals --task normals $(steps 800) $dense --init "$work/front" --freeze 8 --learning-rate 1e-3 --noise 0.15
-network network --recipe "$(dirname "$0")/classifier.toml" $(steps 1000) --batch $wide --init "$work/front" --freeze 8 \
-    --noise 0.3
-network segmentation --task segmentation $(steps 3600) $dense --init "$work/front" --freeze 8 --noise 0.3
+network picture --task normals $(steps 4500) $dense --set appearance=0.5
+network things --task normals $(steps 3200) $dense --init "$work/picture" --set learning_rate=1.5e-3 \
+    --set appearance=0.3 --set category=0.3 --set noise=0.4
+network front --task normals $(steps 4000) $dense --init "$work/things" --set learning_rate=1.5e-3 \
+    --set appearance=0.3 --set category=0.3 --set noise=0.3
+network normals --task normals $(steps 800) $dense --init "$work/front" --set freeze=8 --set learning_rate=1e-3 \
+    --set noise=0.15
+network network --recipe "$(dirname "$0")/classifier.toml" $(steps 1000) --batch $wide --init "$work/front" \
+    --set freeze=8 --set noise=0.3
+network segmentation --task segmentation $(steps 3600) $dense --init "$work/front" --set freeze=8 --set noise=0.3
 
-multi() { # multi NAME options: one codec
+codec() { # codec NAME options: one codec
     local name=$1
     shift
-    step isthmus train multi --data "$data" --out "$work/$name" --features "$work/features" --crop 6 $codec --resume "$@"
+    step isthmus codec train --data "$data" --out "$work/$name" --features "$work/features" --set crop=6 $codec --resume "$@"
 }
 first() { # first NAME options: what the bundle's codec begins with, or one to compare with it
     local name=$1
     shift
-    multi "$name" $(steps 6000) --learning-rate 2e-3 --network "$work/network" --lambda 4000 --distortion distill \
-        "${normals[@]}" --scales $wider "$@"
+    codec "$name" $(steps 6000) --set learning_rate=2e-3 --network "$work/network" --lambda 4000 --distortion distill \
+        "${normals[@]}" --set "$wider" "$@"
 }
 first first
-multi bundle-codec $(steps 8000) --learning-rate 1e-3 --init "$work/first" --distortion-first 0 --rate-ramp 0 \
-    "${cls[@]}" "${normals[@]}" --scales $wider
+codec bundle-codec $(steps 8000) --set learning_rate=1e-3 --set init="$work/first" --set distortion_first=0 \
+    --set rate_ramp=0 "${cls[@]}" "${normals[@]}" --set "$wider"
 if [ ! -d "$work/bundle" ]; then
-    step isthmus train build "$work/bundle-codec" --default-quality 96 --data "$data" --out "$work/bundle" --name rooms \
+    step isthmus bundle build "$work/bundle-codec" --default-quality 96 --data "$data" --out "$work/bundle" --name rooms \
         --licence Apache-2.0
 fi
 later() { # later NAME options: a run for the task that comes later
     local name=$1
     shift
-    step isthmus train task "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/$name" $codec \
-        --distortion task-hint --crop 6 --width 2 --features "$work/features" --resume "$@"
+    step isthmus task train "$work/bundle" --network "$work/segmentation" --data "$data" --out "$work/$name" $codec \
+        --distortion task-hint --set crop=6 --set width=2 --features "$work/features" --resume "$@"
 }
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
-    later task $(steps 2600) --learning-rate 2e-3
-    later task-longer $(steps 5000) --learning-rate 1e-3 --init "$work/task/task"
-    step isthmus cloud add-task "$work/bundle" "$work/task-longer/task"
+    later task $(steps 2600) --set learning_rate=2e-3
+    later task-longer $(steps 5000) --set learning_rate=1e-3 --set init="$work/task/task"
+    step isthmus task add "$work/bundle" "$work/task-longer/task"
 fi
 networks=(--network "$work/network" --network "$work/normals" --network "$work/segmentation")
-step isthmus train evaluate "$work/bundle" "${networks[@]}" --data "$work/test" --write
+step isthmus bundle evaluate "$work/bundle" "${networks[@]}" --data "$work/test" --write
 
 if [ -n "${COMPARE:-}" ]; then
     compared() { # compared NAME options
         local name=$1
         shift
-        multi "$name" $(steps 1000) --learning-rate 2e-3 "$@"
+        codec "$name" $(steps 1000) --set learning_rate=2e-3 "$@"
     }
-    compared codec "${cls[@]}" "${normals[@]}" --scales $scales
-    compared only-classification "${cls[@]}" --scales $scales
-    compared only-normals "${normals[@]}" --scales $scales
-    compared only-segmentation "${segmentation[@]}" --scales $scales
-    compared with-segmentation "${cls[@]}" "${normals[@]}" "${segmentation[@]}" --scales $scales
+    compared codec "${cls[@]}" "${normals[@]}" --set "$scales"
+    compared only-classification "${cls[@]}" --set "$scales"
+    compared only-normals "${normals[@]}" --set "$scales"
+    compared only-segmentation "${segmentation[@]}" --set "$scales"
+    compared with-segmentation "${cls[@]}" "${normals[@]}" "${segmentation[@]}" --set "$scales"
     level() { # level NAME lambda of the class, of the normals
         compared "$1" --network "$work/network" --lambda "$2" --distortion distill \
-            --network "$work/normals" --lambda "$3" --distortion feature --scales 1
+            --network "$work/normals" --lambda "$3" --distortion feature --set "scales=[1]"
     }
     level level-low 2400 2800
     level level-middle 6000 7000
     level level-high 12000 14000
-    compared prior-factorised "${cls[@]}" "${normals[@]}" --scales $scales --prior factorised
-    compared prior-hyperprior "${cls[@]}" "${normals[@]}" --scales $scales --prior hyperprior
-    first first-factorised --prior factorised
-    first first-hyperprior --prior hyperprior
+    compared prior-factorised "${cls[@]}" "${normals[@]}" --set "$scales" --set prior=factorised
+    compared prior-hyperprior "${cls[@]}" "${normals[@]}" --set "$scales" --set prior=hyperprior
+    first first-factorised --set prior=factorised
+    first first-hyperprior --set prior=hyperprior
     step isthmus bench rooms "$work" --count 1000
 fi

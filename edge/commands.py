@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,16 +10,36 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from shared.bundle import Bundle, default_bundle
+from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
-from shared.files import write_atomically
-from shared.process.cli import Failures, MapFolder, MapsOption, complain, told, wanted_of
+from shared.process.cli import (
+    HOUR_MS,
+    PORT_MAX,
+    STANDARD,
+    THREADS_MAX,
+    BundleOption,
+    Failures,
+    ForceOption,
+    JsonOption,
+    MapFolder,
+    MapsOption,
+    TaskOption,
+    TopKOption,
+    format_analysis,
+    is_standard_output,
+    print_error,
+    read_standard_input,
+    stem_of,
+    wanted_of,
+    write_output,
+)
 from shared.process.commands import CommandTable
 from shared.types import Analysis, Wanted, check_camera, new_request_id
 
 if TYPE_CHECKING:
     from edge.capture_time import CapturedFrom
     from edge.client import Client
-    from shared.encoder import Encoder
+    from shared.encoder import Encoded, Encoder
 
 SUFFIX = ".isthmus"
 
@@ -26,25 +47,29 @@ app = CommandTable(no_args_is_help=True, help="The camera side: image -> bytes -
 
 
 def _path(text: str) -> Path:
-    """Raises RequestError for an empty one, which Path would take for the folder where the user stands."""
+    """Raises RequestError for an empty text, which Path would take for the current folder."""
     if not text:
         raise RequestError("the output's name is empty")
     return Path(text)
 
 
-BundleOption = Annotated[
-    Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")
-]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="threads of ONNX Runtime")]
+ImagesArgument = Annotated[list[Path], typer.Argument(help="image files; - for standard input")]
+ThreadsOption = Annotated[int, typer.Option(min=1, max=THREADS_MAX, help="threads of ONNX Runtime")]
 QualityOption = Annotated[
-    int | None, typer.Option(min=0, max=100, help="quality; the bundle's default without it")
+    int | None, typer.Option(min=0, max=100, help="quality; the bundle's default if absent")
 ]
 BytesMaxOption = Annotated[
     int | None,
-    typer.Option(min=1, help="bytes of a bitstream: takes the best quality that fits, up to --quality"),
+    typer.Option(
+        min=1,
+        max=MAX_STREAM_BYTES,
+        help="bytes of a bitstream: takes the best quality that fits, up to --quality",
+    ),
 ]
 CloudOption = Annotated[str, typer.Option(envvar="ISTHMUS_CLOUD", help="the cloud's gRPC, HOST:PORT")]
-DeadlineOption = Annotated[int, typer.Option(min=1, help="for one request to the cloud, repeats included")]
+DeadlineOption = Annotated[
+    int, typer.Option(min=1, max=HOUR_MS, help="for one request to the cloud, repeats included")
+]
 CameraOption = Annotated[
     str, typer.Option(envvar="ISTHMUS_CAMERA", help="the camera's name, for a cloud that keeps what it gets")
 ]
@@ -52,16 +77,19 @@ CapturedFromOption = Annotated[
     Literal["exif", "mtime", "none"],
     typer.Option(help="where the capture time is from; mtime: the file's where EXIF has none with a zone"),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document a line")]
 
 
 @app.command()
 def encode(
-    images: Annotated[list[Path], typer.Argument(help="image files")],
+    images: ImagesArgument,
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", parser=_path, metavar="PATH", help="file; a folder for several images"
+            "-o",
+            "--output",
+            parser=_path,
+            metavar="PATH",
+            help="file, - for standard output; a folder for several images",
         ),
     ],
     bundle: BundleOption = None,
@@ -71,42 +99,39 @@ def encode(
     as_json: JsonOption = False,
 ) -> None:
     """Encode images into bitstreams: what an edge would send."""
-    import json
-
     targets = _targets(images, output)
     encoder = _encoder(bundle, threads)
     failures = Failures()
     for image, target in zip(images, targets, strict=True):
         with failures.of(image):
-            encoded = encoder.encode(image, quality, bytes_max)
-            try:
-                write_atomically(target, encoded.data)
-            except OSError as error:
-                raise RequestError(f"cannot write {target}: {error.strerror}") from None
+            encoded = encoder.encode(_source(image), quality, bytes_max, _name(image))
+            write_output(target, encoded.data)
             for warning in encoded.warnings:
-                complain(f"{image}: {warning}")
-            size, times = encoded.bytes, encoded.times
-            if as_json:
-                fields = {"image": str(image), "output": str(target), "quality": encoded.stream.quality}
-                sizes = {"bytes": size.model_dump(), "times": times.model_dump(exclude_none=True)}
-                typer.echo(json.dumps(fields | sizes | {"warnings": encoded.warnings}))
-            else:
-                total_ms = (times.read_ms or 0) + (times.front_ms or 0) + (times.code_ms or 0)
-                typer.echo(
-                    f"{image} -> {target}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), "
-                    f"quality {encoded.stream.quality}, {size.bits_per_pixel:.4f} bits per pixel, {total_ms:.0f} ms"
-                )
+                print_error(f"{image}: {warning}")
+            # Standard output then holds the bitstream and nothing else.
+            typer.echo(_format(image, target, encoded, as_json), err=is_standard_output(target))
     failures.leave()
+
+
+def _format(image: Path, target: Path, encoded: Encoded, as_json: bool) -> str:
+    size, times = encoded.bytes, encoded.times
+    if as_json:
+        fields = {"image": str(image), "output": str(target), "quality": encoded.stream.quality}
+        sizes = {"bytes": size.model_dump(), "times": times.model_dump(exclude_none=True)}
+        return json.dumps(fields | sizes | {"warnings": encoded.warnings})
+    total_ms = (times.read_ms or 0) + (times.front_ms or 0) + (times.code_ms or 0)
+    return (
+        f"{image} -> {target}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), "
+        f"quality {encoded.stream.quality}, {size.bits_per_pixel:.4f} bits per pixel, {total_ms:.0f} ms"
+    )
 
 
 @app.command()
 def analyze(
-    images: Annotated[list[Path], typer.Argument(help="image files")],
+    images: ImagesArgument,
     cloud: CloudOption = "127.0.0.1:50051",
-    task: Annotated[
-        list[str] | None, typer.Option(help="task wanted, repeatable; every task by default")
-    ] = None,
-    top_k: Annotated[int, typer.Option(min=1, max=100, help="classes to show")] = 5,
+    task: TaskOption = None,
+    top_k: TopKOption = 5,
     maps: MapsOption = None,
     bundle: BundleOption = None,
     quality: QualityOption = None,
@@ -116,6 +141,7 @@ def analyze(
     camera: CameraOption = "",
     captured_from: CapturedFromOption = "exif",
     as_json: JsonOption = False,
+    force: ForceOption = False,
 ) -> None:
     """Encode images here, send them to a cloud, print its answers."""
     import asyncio
@@ -127,7 +153,7 @@ def analyze(
     link = CloudLink.of(address=cloud, deadline_ms=deadline_ms)
     check_camera(camera)
     encoder = _encoder(bundle, threads)
-    folder = MapFolder(maps, images)
+    folder = MapFolder(maps, images, force)
 
     def client() -> Client:  # in the event loop that uses it
         return Client(link, camera)
@@ -147,13 +173,20 @@ def serve(
         str | None, typer.Option(help="the cloud's gRPC, HOST:PORT; 127.0.0.1:50051 by default")
     ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on; 127.0.0.1 by default")] = None,
-    port: Annotated[int | None, typer.Option(help="HTTP port; 0 takes a free one; 8081 by default")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=PORT_MAX, help="HTTP port; 0 takes a free one; 8081 by default")
+    ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="the bundle's folder; the shipped one by default")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="threads of ONNX Runtime; 1 by default")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=THREADS_MAX, help="threads of ONNX Runtime; 1 by default")
+    ] = None,
     deadline_ms: Annotated[
-        int | None, typer.Option(help="time for one request to the cloud, repeats included; 10000 by default")
+        int | None,
+        typer.Option(
+            min=1, max=HOUR_MS, help="time for one request to the cloud, repeats included; 10000 by default"
+        ),
     ] = None,
     camera: Annotated[
         str | None, typer.Option(help="the camera's name, for images whose request brings none")
@@ -200,38 +233,57 @@ async def _analyze(
     from edge.capture_time import capture_time
     from edge.pipeline import Pipeline
 
+    failures = Failures()
     pipeline = Pipeline(encoder, client())
     try:
         for image in images:
-            taken = capture_time(image, captured_from)
-            analysis = await pipeline.analyze(
-                image, wanted, new_request_id(), quality, bytes_max, captured_at=taken.captured_at
-            )
-            if taken.warning:
-                warnings = (*analysis.warnings, taken.warning)
-                analysis = analysis.model_copy(update={"warnings": warnings})
-            analysis = folder.keep(image.stem, analysis)
-            typer.echo(analysis.model_dump_json() if as_json else _told(image, analysis))
+            with failures.of(image):
+                source = _source(image)
+                taken = capture_time(source, captured_from)
+                analysis = await pipeline.analyze(
+                    source, wanted, new_request_id(), quality, bytes_max, captured_at=taken.captured_at
+                )
+                if taken.warning:
+                    warnings = (*analysis.warnings, taken.warning)
+                    analysis = analysis.model_copy(update={"warnings": warnings})
+                analysis = folder.save(stem_of(image), analysis)
+                typer.echo(analysis.model_dump_json() if as_json else _format_answer(image, analysis))
     finally:
         await pipeline.close()
+    failures.leave()
 
 
-def _told(image: Path, analysis: Analysis) -> str:
+def _format_answer(image: Path, analysis: Analysis) -> str:
     size = analysis.bytes
-    return told(f"{image}: {size.total} bytes sent (b_v {size.b_v}, b_z {size.b_z})", analysis)
+    return format_analysis(f"{image}: {size.total} bytes sent (b_v {size.b_v}, b_z {size.b_z})", analysis)
+
+
+def _source(image: Path) -> Path | bytes:
+    """What the encoder reads: a file, or the bytes of standard input."""
+    from shared.image import MAX_FILE_BYTES
+
+    return read_standard_input(MAX_FILE_BYTES) if image == STANDARD else image
+
+
+def _name(image: Path) -> str:
+    return "standard input" if image == STANDARD else str(image)
 
 
 def _targets(images: Sequence[Path], output: Path) -> list[Path]:
-    """Where each bitstream goes. Raises RequestError."""
+    """The file of each bitstream. Raises RequestError."""
     if len(images) == 1 and not output.is_dir():
         return [output]
+    if is_standard_output(output):
+        raise RequestError(
+            "standard output takes one bitstream; several images need a folder", setting="output"
+        )
     if output.exists() and not output.is_dir():
-        raise RequestError(f"{output} is a file; several images need a folder as -o")
+        raise RequestError(f"{output} is a file; several images need a folder", setting="output")
     try:
         output.mkdir(exist_ok=True)
     except OSError as error:
         raise RequestError(f"cannot make the folder {output}: {error.strerror}") from None
-    targets = [output / (image.stem + SUFFIX) for image in images]
+    targets = [output / (stem_of(image) + SUFFIX) for image in images]
     if len(set(targets)) < len(targets):
         raise RequestError("two of the images have the same name, and would overwrite each other's bitstream")
     return targets

@@ -233,7 +233,7 @@ class Bundle:
                 bundle = bundle.with_added(bundle.read_added(folder))
             except BundleDamagedError as error:
                 raise BundleDamagedError(
-                    f"{error}; to take the task out: isthmus cloud remove-task {bundle.path} {folder.name}"
+                    f"{error}; to take the task out: isthmus task remove {bundle.path} {folder.name}"
                 ) from None
         return bundle
 

@@ -1,14 +1,18 @@
-"""Files that are whole or absent: written beside, synced, renamed."""
+"""Files that are whole or absent: written next to their place, synced, renamed. Folders that commands fill."""
 
 from __future__ import annotations
 
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from shared.errors import RequestError
+
+NAMED_MAX = 3  # files of a foreign folder that an error names
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -49,3 +53,21 @@ def sync_folder(path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def refuse_foreign_folder(folder: Path, begun_by: Sequence[str], *, force: bool = False) -> None:
+    """Keeps a command from writing among files of something else.
+
+    begun_by: names of files, any of which shows that the same command began the folder. A folder that is empty or not
+    there yet is anybody's, and so is any with `force`. Raises RequestError.
+    """
+    if force or not folder.is_dir():
+        return
+    names = sorted(path.name for path in folder.iterdir())
+    if not names or any((folder / name).exists() for name in begun_by):
+        return
+    shown = ", ".join(names[:NAMED_MAX]) + (", ..." if len(names) > NAMED_MAX else "")
+    raise RequestError(
+        f"{folder} holds files of something else ({shown}); choose another folder, or force it",
+        setting="force",
+    )

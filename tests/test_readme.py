@@ -92,7 +92,7 @@ import json, sys
 with open({log!r}, "a") as log:
     log.write(json.dumps(sys.argv[1:]) + "\\n")
 """
-TRAINING = r"isthmus (?:rooms|network|codec|task|bundle|train) "
+TRAINING = r"isthmus (?:rooms|network|codec|task|bundle) "
 
 
 def settings(command: list[str]) -> Counter[tuple[str, ...]]:

@@ -93,6 +93,7 @@ def replay_archive(
     missing or has nothing of that time; and DataError, with `out` written, where not one record could be answered.
     """
     total, opened = _check(request, bundle, out, force)
+    folder = MapFolder(request.maps, force=force)
     engine = EngineSettings.of(device=device, threads=threads)
     settings = PipelineSettings.of(
         batch_max=batch,
@@ -102,7 +103,7 @@ def replay_archive(
     )
     try:
         with writing_atomically(out) as file:
-            counts = _answer_all(request, opened, engine, settings, file, total)
+            counts = _answer_all(request, opened, engine, settings, file, folder, total)
     except OSError as error:
         raise RequestError(f"cannot write {out}: {error.strerror}") from None
     if not counts.answered:
@@ -139,13 +140,14 @@ def _answer_all(
     engine: EngineSettings,
     settings: PipelineSettings,
     file: IO[bytes],
+    folder: MapFolder,
     total: int,
 ) -> Counts:
     """Writes a line for each record, under a progress bar. Raises DataError where no record is left."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    folder, records = MapFolder(request.maps), read(*_chosen(request))
+    records = read(*_chosen(request))
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -259,7 +261,7 @@ async def _ask(pipeline: Pipeline, record: Record, wanted: Wanted, folder: MapFo
         title = exit_of(error).title
         return Outcome({"error": {"title": title, "detail": str(error)}}, title)
     image = f"{record.time(by):%Y%m%dT%H%M%S.%fZ}_{record.camera}_{_short(record.request_id)}"
-    [result] = folder.keep(image, analysis).results.values()
+    [result] = folder.save(image, analysis).results.values()
     return Outcome({"result": result.model_dump(mode="json", exclude_none=True)})
 
 

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from shared.errors import Interruption, IsthmusError
 
@@ -33,8 +33,22 @@ def with_setting_named(error: IsthmusError) -> IsthmusError:
     return error
 
 
+def _first_paragraph(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split())
+
+
+class Group(TyperGroup):
+    """A group of commands, whose help is listed whole."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        return _first_paragraph(self.help)
+
+
 class Command(TyperCommand):
-    """A command of Isthmus."""
+    """A command whose help is listed whole, and whose errors name the settings."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        return _first_paragraph(self.help)
 
     def invoke(self, ctx: Any) -> Any:
         token = _naming.set(lambda setting: flag_of(setting, self))
@@ -71,7 +85,14 @@ def flag_of(setting: str, command: Any) -> str | None:
 
 
 class CommandTable(typer.Typer):
-    """A Typer app whose commands name the settings in their errors. Takes what `typer.Typer` takes."""
+    """A Typer app whose commands name the settings in their errors. Takes what `typer.Typer` takes.
+
+    Help is plain text: as rich's markup it would hide what stands in square brackets, and load rich.
+    """
+
+    def __init__(self, *, cls: type[TyperGroup] = Group, **how: Any) -> None:
+        super().__init__(**{"rich_markup_mode": None, "cls": cls, **how})
+        self.callback()(lambda: None)  # without it an app of one command would be that command
 
     def command(self, name: str | None = None, *, cls: Any = Command, **how: Any) -> Any:
         return super().command(name, cls=cls, **how)

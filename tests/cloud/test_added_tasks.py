@@ -75,7 +75,7 @@ def names(bundle: Bundle) -> list[str]:
 
 def test_adding_and_taking_out_changes_no_other_byte(own: Path, mood: Path) -> None:
     before, mark = hashes(own), Bundle.open(own).fingerprint
-    done = run_here("cloud", "add-task", own, mood)
+    done = run_here("task", "add", own, mood)
     assert done.returncode == 0, done.stderr
     assert "mood" in done.stdout
     after = hashes(own)
@@ -88,7 +88,7 @@ def test_adding_and_taking_out_changes_no_other_byte(own: Path, mood: Path) -> N
     assert [task.name for task in bundle.info().tasks] == names(bundle)
     assert bundle.task("mood").labels == ("calm", "busy", "dim", "bright")
     assert (own / TASKS / "mood").stat().st_mode & 0o777 == 0o755
-    assert run_here("cloud", "remove-task", own, "mood").returncode == 0
+    assert run_here("task", "remove", own, "mood").returncode == 0
     assert hashes(own) == before
     assert names(Bundle.open(own)) == ["classification"]
 
@@ -103,14 +103,14 @@ def test_a_task_that_is_there_is_not_replaced(own: Path, mood: Path, tmp_path: P
     add_task(own, mood)
     before = hashes(own)
     other = write_task(own, tmp_path / "other", seed=1)
-    assert "remove-task" in refused("cloud", "add-task", own, other, status=2)
+    assert "isthmus task remove" in refused("task", "add", own, other, status=2)
     assert hashes(own) == before
 
 
 def test_the_bundles_own_task_can_neither_be_added_nor_taken_out(own: Path, tmp_path: Path) -> None:
     folder = write_task(own, tmp_path / "same", "classification")
-    assert "another name" in refused("cloud", "add-task", own, folder, status=2)
-    assert "itself" in refused("cloud", "remove-task", own, "classification", status=2)
+    assert "another name" in refused("task", "add", own, folder, status=2)
+    assert "itself" in refused("task", "remove", own, "classification", status=2)
     assert not (own / TASKS).exists()
 
 
@@ -132,7 +132,7 @@ def test_what_a_kill_left_is_swept(own: Path, mood: Path) -> None:
 def test_taking_out_what_is_not_there(own: Path, mood: Path, name: str) -> None:
     add_task(own, mood)
     (own / TASKS / ".mood.x").mkdir()
-    told = refused("cloud", "remove-task", own, name, status=2)
+    told = refused("task", "remove", own, name, status=2)
     assert "classification, mood" in told
     assert Bundle.open(own).task("mood")
 
@@ -632,11 +632,11 @@ async def test_a_running_server_takes_tasks_up_and_lets_them_go_and_loses_no_req
 
             await all_get(["classification"])
             assert await described() == ["classification"]
-            done = await asyncio.to_thread(run_here, "cloud", "add-task", own, mood)
+            done = await asyncio.to_thread(run_here, "task", "add", own, mood)
             assert done.returncode == 0, done.stderr
             await all_get(["classification", "mood"])
             assert await described() == ["classification", "mood"]
-            done = await asyncio.to_thread(run_here, "cloud", "remove-task", own, "mood")
+            done = await asyncio.to_thread(run_here, "task", "remove", own, "mood")
             assert done.returncode == 0, done.stderr
             await all_get(["classification"])
             for one in asking:

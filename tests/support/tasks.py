@@ -1,4 +1,4 @@
-"""Task folders with random weights, for any bundle: what `isthmus train task` writes, without the training."""
+"""Task folders with random weights, for any bundle: what `isthmus task train` writes, without the training."""
 
 from __future__ import annotations
 

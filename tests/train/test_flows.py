@@ -376,7 +376,7 @@ def test_a_seed_that_nothing_can_be_drawn_from_is_refused(seed):
 def test_commands_tell_a_user_what_is_wrong(tmp_path):
     def run(*arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, "-m", "isthmus", "train", *arguments],
+            [sys.executable, "-m", "isthmus", *arguments],
             capture_output=True,
             text=True,
             timeout=120,
@@ -387,15 +387,24 @@ def test_commands_tell_a_user_what_is_wrong(tmp_path):
     file = tmp_path / "file"
     file.touch()
     for arguments, expected in [
-        (("network", "--data", str(empty), "--out", str(tmp_path / "n")), "is no data set that is known"),
-        (("build", str(empty), "--data", str(empty), "--out", str(tmp_path / "b")), "no codec training in"),
         (
-            ("rooms", str(tmp_path / "r"), "--count", "2", "--size", "32", "--layers", "colour"),
+            ("network", "train", "--data", str(empty), "--out", str(tmp_path / "n")),
+            "is no data set that is known",
+        ),
+        (
+            ("bundle", "build", str(empty), "--data", str(empty), "--out", str(tmp_path / "b")),
+            "no codec training in",
+        ),
+        (
+            ("rooms", "render", str(tmp_path / "r"), "--count", "2", "--size", "32", "--layers", "colour"),
             "layers are some of",
         ),
-        (("rooms", "/proc/zz", "--count", "2", "--size", "32"), "/proc/zz: "),
-        (("rooms", str(file), "--count", "2", "--size", "32"), "is a file"),
-        (("single", "--data", "x", "--network", "y", "--out", "z", "--preset", "huge"), "--preset"),
+        (("rooms", "render", "/proc/zz", "--count", "2", "--size", "32"), "/proc/zz: "),
+        (("rooms", "render", str(file), "--count", "2", "--size", "32"), "is a file"),
+        (
+            ("codec", "train", "--data", "x", "--network", "y", "--out", "z", "--set", "preset=huge"),
+            "--set preset: ",
+        ),
     ]:
         done = run(*arguments)
         assert done.returncode == 2, done.stderr
@@ -411,8 +420,8 @@ def test_a_killed_command_loses_at_most_a_minute(tmp_path):
     Between two checkpoints lies the most that a kill can lose. All runs are ended by the test: they would take hours.
     """
     data = tmp_path / "rooms"
-    command = [sys.executable, "-m", "isthmus", "train"]
-    subprocess.run([*command, "rooms", str(data), "--count", "120", "--size", "64"], check=True)
+    command = [sys.executable, "-m", "isthmus"]
+    subprocess.run([*command, "rooms", "render", str(data), "--count", "120", "--size", "64"], check=True)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     checkpoint = killed / "checkpoint.pt"
     running: list[subprocess.Popen] = []
@@ -427,10 +436,10 @@ def test_a_killed_command_loses_at_most_a_minute(tmp_path):
             "1000000",
             "--batch",
             "16",
-            "--holdout",
-            "20",
+            "--set",
+            "holdout=20",
         ]
-        running.append(subprocess.Popen([*command, "network", *flags, "--resume"]))
+        running.append(subprocess.Popen([*command, "network", "train", *flags, "--resume"]))
         return running[-1]
 
     def wait(process: subprocess.Popen, condition: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""A trained codec -> the bundle that is deployed (`isthmus train build`).
+"""A trained codec -> the bundle that is deployed (`isthmus bundle build`).
 
     run folder  -> latents of real pictures, at every level -> quantise -> entropy.safetensors
                 -> fronts, fusion, transform                -> edge.onnx

@@ -1,4 +1,4 @@
-"""What `isthmus split` shows: a network's layers, and where it can be cut."""
+"""What `isthmus network layers` shows: a network's layers, and where it can be cut."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from train.commands.recipe_file import Told
 from train.networks.cutting import Layer, Traced
 from train.networks.external_networks import is_foreign, make
 from train.networks.load import NetworkSpec, load_network_spec, preprocess_of
@@ -18,7 +17,7 @@ FLOAT_BYTES = 4
 def show(network: str, size: str | None, every: bool) -> None:
     """Print the table. every: also the layers at which the network cannot be cut. Raises DataError."""
     whole: tuple[type[nn.Module], ...]
-    source = Told({"size": size}, None, set()).recipe(NetworkSpec, network=network)
+    source = NetworkSpec(network=network, size=size)
     if is_foreign(network):
         module, preprocess, whole = make(network, {}).eval(), preprocess_of(source), ()
     else:

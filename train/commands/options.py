@@ -1,40 +1,153 @@
-"""What the commands of `isthmus train` have in common."""
+"""Options and steps that several commands of training share."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import PositiveInt
+
+from shared.files import refuse_foreign_folder
+from shared.process.commands import Command, CommandTable
+from train.commands.recipe_file import Settings
+from train.echo import log_echoed, progress_bar
+
+if TYPE_CHECKING:
+    from shared.types import TaskKind
+    from train.data.dataset import Dataset
+
+STEPS_MAX, BATCH_MAX, COUNT_MAX = 10**9, 1 << 16, 10**8
 
 SPEC = "a folder, or FORMAT:PATH[#SPLIT] (docs/data.md); several with commas"
-Data = Annotated[str, typer.Option(help=f"Pictures: {SPEC}.")]
-RecipeData = Annotated[str | None, typer.Option("--data", help=f"Pictures: {SPEC}.")]
+NETWORK = "a folder of `isthmus network train` or `import`, torchvision:NAME or package.module:factory"
+
+Data = Annotated[str, typer.Option(help=f"images: {SPEC}")]
+RecipeData = Annotated[str | None, typer.Option("--data", help=f"images: {SPEC}")]
 Validation = Annotated[
-    str | None, typer.Option(help="Pictures to validate on, named as --data; by default the held-out ones.")
+    str | None, typer.Option(help="images to validate on, named as --data; by default the last ones of that")
 ]
 DamagedFiles = Annotated[
     Literal["refuse", "skip"],
-    typer.Option("--damaged", help="Pictures and labels that cannot be read: refuse the set, or skip them."),
+    typer.Option("--damaged", help="images and labels that cannot be read: refuse the set, or skip them"),
 ]
-Out = Annotated[Path, typer.Option(help="Run folder: recipe, checkpoints, curves, result.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or start it.")]
-Device = Annotated[str, typer.Option(help="torch's name of it; auto takes a GPU where there is one.")]
-Precision = Annotated[
-    Literal["auto", "32", "bf16-mixed"],
-    typer.Option(help="bf16-mixed computes layers in bfloat16; auto does so on a GPU."),
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="TOML file of settings; flags and --set override it")
 ]
-Holdout = Annotated[
-    int | None,
+Sets = Annotated[
+    list[str],
     typer.Option(
-        help="How many images, the last of the set, are for validation; by default a tenth, at most 1000.",
-        min=1,
+        "--set", metavar="KEY=VALUE", help="one setting of the recipe, as in network.stride=8; repeatable"
     ),
 ]
+Steps = Annotated[int | None, typer.Option(min=1, max=STEPS_MAX, help="steps of the optimiser")]
+Batch = Annotated[
+    int | None, typer.Option(min=1, max=BATCH_MAX, help="images in a step, of all processes together")
+]
+Out = Annotated[Path, typer.Option(help="run folder: recipe, checkpoints, curves, result")]
+Force = Annotated[
+    bool, typer.Option("--force", help="write into the folder although it holds files of something else")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --out, or start it")]
+Device = Annotated[str, typer.Option(help="torch's name of the device; auto takes a GPU if there is one")]
+Precision = Annotated[
+    Literal["auto", "32", "bf16-mixed"],
+    typer.Option(help="bf16-mixed computes layers in bfloat16; auto does so on a GPU"),
+]
+Features = Annotated[
+    Path | None,
+    typer.Option(help="folder that caches the networks' features for several runs; in --out by default"),
+]
 
-# Of a network that is not a folder of ours; `sources.Source` says what each means.
-Weights = typer.Option("--weights", help="Of a network that is no folder: a file, DEFAULT or none.")
-Kind = typer.Option("--task", help="Its task: classification (a vector's default), segmentation, normals.")
-Size = typer.Option("--size", help="HEIGHTxWIDTH of its pictures, where not torchvision's own.")
-Labels = typer.Option("--labels", help="A file with the name of each of its classes, one a line.")
-Split = typer.Option("--split", help="Layer that ends its front, by number or name: see `isthmus split`.")
+# For a network that is not a folder of ours.
+Weights = typer.Option("--weights", help="weights of a network that is no folder: a file, DEFAULT or none")
+Split = typer.Option(
+    "--split", help="layer that ends the front, by number or name: see `isthmus network layers`"
+)
+Size = typer.Option("--size", help="HEIGHTxWIDTH of the network's images, if not torchvision's own")
+
+
+class TrainCommand(Command):
+    """A command that prints what loaders and trainings log."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with log_echoed():
+            return super().invoke(ctx)
+
+
+class TrainTable(CommandTable):
+    """A table of `TrainCommand`."""
+
+    def command(self, name: str | None = None, *, cls: Any = TrainCommand, **how: Any) -> Any:
+        return super().command(name, cls=cls, **how)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a training runs. Nothing in here changes what is learnt, but for rounding."""
+
+    out: Path
+    resume: bool
+    device: str
+    precision: Any
+    features: Path | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        out: Path,
+        resume: bool,
+        device: str,
+        precision: Any,
+        force: bool,
+        features: Path | None = None,
+    ) -> RunOptions:
+        """Raises RequestError where `out` holds files that no training wrote."""
+        # Of several processes the first one writes; the others may already see its files.
+        if os.environ.get("RANK", "0") == "0":
+            refuse_foreign_folder(out, ("recipe.json",), force=force)
+        return cls(out, resume, device, precision, features)
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """The images that a training sees.
+
+    holdout: how many of the last images of `data` are for validation, if `validation` names no set of its own; None: a
+    tenth, as `open_training_data` has it.
+    """
+
+    data: str
+    validation: str | None
+    holdout: int | None
+    damaged: Literal["refuse", "skip"]
+
+    @classmethod
+    def pop(cls, settings: Settings) -> DataChoice:
+        """Takes the choice out of a command's settings. Raises DataError."""
+        return cls(
+            settings.pop("data", str),
+            settings.pop("validation", str, optional=True),
+            settings.pop("holdout", PositiveInt, optional=True),
+            settings.pop("damaged", Literal["refuse", "skip"]),
+        )
+
+    def open(self, kinds: Sequence[TaskKind], **how: Any) -> tuple[list[Dataset], list[Dataset]]:
+        """The images to train on and to validate on, of one size, each once for every kind of labels.
+
+        how: see `open_training_data`. Raises DataError.
+        """
+        from train.data.open_dataset import open_training_data
+
+        return open_training_data(
+            self.data,
+            kinds,
+            self.validation,
+            self.holdout,
+            damaged=self.damaged,
+            progress=progress_bar,
+            **how,
+        )

@@ -86,7 +86,7 @@ def room_layers(directory: Path) -> Sequence[str]:
 def lacks_layer(directory: Path, layers: Sequence[str], layer: str) -> str:
     """The message that a set of rooms has no such layer, with the remedy."""
     wanted = ",".join(name for name in LAYERS if name in {*layers, layer})
-    return f"{directory} has no {layer}; render a set that has: `isthmus train rooms OUT --layers {wanted}`"
+    return f"{directory} has no {layer}; render a set that has: `isthmus rooms render OUT --layers {wanted}`"
 
 
 def nothing_chosen(data: str | Path, count: int, things: str, start: int, stop: int | None) -> DataError:

@@ -1,6 +1,6 @@
 """The processes that train together, joined by Lightning Fabric; usually one. Knows no model and no loss.
 
-    torchrun --nproc-per-node 2 -m isthmus train network ...
+    torchrun --nproc-per-node 2 -m isthmus network train ...
 
 Each process takes its share of each step's batch, every size-th item from its rank on, and the gradients are averaged,
 so several processes take the steps of one:

@@ -111,7 +111,7 @@ class Traced:
             return found
         raise DataError(
             f"the network has no layer {where!r}; it has 0..{len(self.layers) - 1}, from {INPUT} to "
-            f"{self.layers[-1].name} (`isthmus split` lists them)"
+            f"{self.layers[-1].name} (`isthmus network layers` lists them)"
         )
 
     def cut(self, where: int | str) -> tuple[nn.Module, nn.Module]:
@@ -119,7 +119,7 @@ class Traced:
         layer = self.layer(where)
         if layer.refused:
             raise DataError(
-                f"the network cannot be cut at {layer.name}: {layer.refused} (`isthmus split` marks where it can)"
+                f"the network cannot be cut at {layer.name}: {layer.refused} (see `isthmus network layers`)"
             )
         node, number = self._nodes[layer.number], layer.number
         front = nn.Sequential() if number == 0 else self._part(node, front=True)

@@ -1,4 +1,4 @@
-"""The networks of a bundle, from its own files (`isthmus train recover`).
+"""The networks of a bundle, from its own files (`isthmus network recover`).
 
 Whoever has a bundle and not the trainings that it came from can measure it against its uncompressed networks, train
 codecs and tasks for them, or begin a new task's network with the layers that cameras run already. The export folds a

@@ -1,6 +1,6 @@
 """Where a codec's networks come from: a folder that training wrote, or any other, with what has to be said of it.
 
-`isthmus train single`, `multi` and `task` take one as it is named; `isthmus train import` puts one into a folder.
+`isthmus codec train` and `task train` take one as it is named; `isthmus network import` puts one into a folder.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def cut(network: nn.Module, card: NetworkCard) -> tuple[nn.Module, nn.Module]:
     """
     if card.split is None:
         raise DataError(
-            f"{card.network}: say after which layer it is cut: --split LAYER (`isthmus split` lists them)"
+            f"{card.network}: say after which layer it is cut: --split LAYER (`isthmus network layers` lists them)"
         )
     if reference_cut(card):
         try:

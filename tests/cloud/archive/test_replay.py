@@ -242,7 +242,7 @@ async def test_a_map_is_named_by_the_time_that_counts(
     names: list[str] = []
 
     class Names(MapFolder):
-        def keep(self, picture: str, analysis: Analysis) -> Analysis:
+        def save(self, picture: str, analysis: Analysis) -> Analysis:
             names.append(picture)
             return analysis
 

@@ -81,7 +81,7 @@ def test_the_command_analyze(both: Both, tmp_path: Path, tiny_bundle: Path) -> N
     line = refused(
         "edge", "analyze", picture, "--cloud", both.grpc, "--bundle", tiny_bundle, "--task", "nope", status=1
     )
-    assert line == "unknown task 'nope'; this bundle answers: classification"
+    assert line == f"{picture}: unknown task 'nope'; this bundle answers: classification"
 
 
 async def test_grpc_health_and_reflection(both: Both, bundle: Bundle) -> None:

@@ -28,7 +28,7 @@ def error_of(error: IsthmusError, *before: object) -> str:
             act()
         raise error
 
-    return str(CliRunner().invoke(app).exception)
+    return str(CliRunner().invoke(app, ["train"]).exception)
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,11 @@ def place(tmp_path_factory) -> Path:
     return out
 
 
-def run(place: Path, command: str, *flags: str):
+def run(place: Path, noun: str, *flags: str):
     from isthmus import app
 
     return CliRunner().invoke(
-        app, ["train", command, "--recipe", str(place / "codec.toml"), "--device", "cpu", *flags]
+        app, [noun, "train", "--recipe", str(place / "codec.toml"), "--device", "cpu", *flags]
     )
 
 
@@ -71,9 +71,9 @@ def test_two_processes_train_a_codec_as_one_does(place, tmp_path):
     for processes in (0, 2):
         out = tmp_path / f"run{processes}"
         flags = ("--recipe", str(place / "codec.toml"), "--out", str(out), "--device", "cpu")
-        done = start(processes, "tests/support/log_every_step.py", "train", "multi", *flags)
+        done = start(processes, "tests/support/log_every_step.py", "codec", "train", *flags)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("on 4 pictures held out") == 1
+        assert done.stdout.count("on 4 held-out images") == 1
         curves.append([json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()])
         figures.append(json.loads((out / "figures.json").read_text()))
     assert [line["step"] for line in curves[0]] == [1, 2, 3]
@@ -86,7 +86,7 @@ def test_two_processes_train_a_codec_as_one_does(place, tmp_path):
 
 def test_a_file_says_the_parts_and_a_flag_overrides_one_key(place, tmp_path):
     out = tmp_path / "run"
-    done = run(place, "multi", "--out", str(out), "--lambda", "5", "--lambda", "6", "--steps", "1")
+    done = run(place, "codec", "--out", str(out), "--lambda", "5", "--lambda", "6", "--steps", "1")
     assert done.exit_code == 0, done.output
     recipe = json.loads((out / "recipe.json").read_text())["recipe"]
     assert [part["lambda_"] for part in recipe["parts"]] == [5, 6]
@@ -103,7 +103,7 @@ def test_a_file_says_the_parts_and_a_flag_overrides_one_key(place, tmp_path):
     try:
         weights.write_bytes(changed)
         again = run(
-            place, "multi", "--out", str(out), "--lambda", "5", "--lambda", "6", "--steps", "1", "--resume"
+            place, "codec", "--out", str(out), "--lambda", "5", "--lambda", "6", "--steps", "1", "--resume"
         )
     finally:
         weights.write_bytes(before)
@@ -114,16 +114,20 @@ def test_a_file_says_the_parts_and_a_flag_overrides_one_key(place, tmp_path):
 @pytest.mark.parametrize(
     ("command", "old", "new", "said"),
     [
-        ("multi", "lambda = 200.0", "lambda = -1.0", "codec.toml: parts.1.lambda: Input should be greater"),
         (
-            "multi",
+            "codec",
+            "lambda = 200.0",
+            "lambda = -1.0",
+            "codec.toml:16: parts.1.lambda: Input should be greater",
+        ),
+        (
+            "codec",
             "lambda = 200.0",
             "lamda = 2.0",
-            "codec.toml: parts.1.lamda: there is no such key; did you",
+            "codec.toml:16: parts.1.lamda: there is no such key; did you",
         ),
-        ("multi", "[0.5, 1]", "[1, 0.5]", "scales must ascend"),
-        ("multi", 'distortion = "feature"', 'distortion = "task"', "has no category; render a set that has"),
-        ("single", "", "", "codec.toml: parts: `train single` takes one network"),
+        ("codec", "[0.5, 1]", "[1, 0.5]", "scales must ascend"),
+        ("codec", 'distortion = "feature"', 'distortion = "task"', "has no category; render a set that has"),
         ("task", "", "", "BUNDLE is missing"),
     ],
 )

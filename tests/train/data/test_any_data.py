@@ -1,4 +1,4 @@
-"""`isthmus train network` on pictures of any size, and the random scales that it shows them at."""
+"""`isthmus network train` on pictures of any size, and the random scales that it shows them at."""
 
 from __future__ import annotations
 
@@ -40,16 +40,27 @@ def camvid(tmp_path_factory) -> Path:
 def train(out: Path, *flags: str):
     from isthmus import app
 
-    fixed = ["train", "network", "--out", str(out), "--steps", "2", "--batch", "4", "--stride", "8"]
+    fixed = [
+        "network",
+        "train",
+        "--out",
+        str(out),
+        "--steps",
+        "2",
+        "--batch",
+        "4",
+        "--set",
+        "network.stride=8",
+    ]
     return CliRunner().invoke(app, [*fixed, *flags])
 
 
 def test_segmentation_of_a_label_map_folder(tmp_path, camvid):
     flags = ("--data", f"labels:{camvid}#train", "--validation", f"{camvid}#val", "--task", "segmentation")
-    flags = (*flags, "--size", "32x48", "--augment")
+    flags = (*flags, "--set", "size=32x48", "--set", "augment=[0.75,1.5]")
     done = train(tmp_path / "one", *flags)
     assert done.exit_code == 0, (done.output, done.exception)
-    assert "on 5 pictures held out" in done.output
+    assert "on 5 held-out images" in done.output
     _, card = load_network(tmp_path / "one")
     assert card.labels == ("dark", "bright")
     assert card.ignored == IGNORE
@@ -70,29 +81,31 @@ def test_classes_in_folders_and_sets_that_do_not_fit(tmp_path, camvid):
                 picture = Image.new("RGB", (30 + number, 40), (level, level, level))
                 picture.save(tmp_path / split / name / f"{number}.png")
     both = ("--data", f"{tmp_path}#train", "--validation", f"{tmp_path}#val")
-    done = train(tmp_path / "run", *both, "--size", "32x32")
+    done = train(tmp_path / "run", *both, "--set", "size=32x32")
     assert done.exit_code == 0, (done.output, done.exception)
     assert load_network(tmp_path / "run")[1].labels == ("bright", "dark")
     (tmp_path / "val" / "dark" / "0.png").write_bytes(b"none")
     for flags, said in [
-        ((*both, "--size", "32"), "'32' is not HEIGHTxWIDTH, as in 224x224, up to 4096 each (--size)"),
-        ((*both, "--size", "32x5000"), "is not HEIGHTxWIDTH"),
-        ((*both, "--size", "32x32"), "1 damaged or missing: "),
+        ((*both, "--set", "size=32"), "--set size: Input should be a valid string"),
+        (
+            (*both, "--set", "size=32x5000"),
+            "is not HEIGHTxWIDTH, as in 224x224, up to 4096 each (--set size)",
+        ),
+        ((*both, "--set", "size=32x32"), "1 damaged or missing: "),
         ((*both[:2], "--task", "normals"), "has no labels for normals"),
         (
-            ("--data", f"{camvid}#train", "--task", "segmentation", "--holdout", "12"),
-            "none to train on (--holdout)",
+            ("--data", f"{camvid}#train", "--task", "segmentation", "--set", "holdout=12"),
+            "none to train on (--set holdout)",
         ),
     ]:
         done = train(tmp_path / "bad", *flags)
         assert isinstance(done.exception, DataError), done.output
         assert said in str(done.exception)
         assert not (tmp_path / "bad").exists()
-    done = train(tmp_path / "bad", *both, "--damaged", "keep")
-    assert done.exit_code == 2
-    assert "'keep' is not one of 'refuse'" in done.output
+    done = train(tmp_path / "bad", *both, "--set", "damaged=keep")
+    assert "--set damaged: Input should be 'refuse' or 'skip'" in str(done.exception)
     assert not (tmp_path / "bad").exists()
-    done = train(tmp_path / "skipped", *both, "--size", "32x32", "--damaged", "skip")
+    done = train(tmp_path / "skipped", *both, "--set", "size=32x32", "--set", "damaged=skip")
     assert done.exit_code == 0, (done.output, done.exception)
     assert "1 left out, 7 images remain" in done.output
 

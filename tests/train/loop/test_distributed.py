@@ -95,10 +95,10 @@ def test_two_processes_train_a_network_as_one_does(tmp_path):
         done = start(
             processes,
             "tests/support/log_every_step.py",
-            *("train", "network", "--recipe", str(file), "--out", out, "--device", "cpu"),
+            *("network", "train", "--recipe", str(file), "--out", out, "--device", "cpu"),
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("on 6 pictures held out") == 1
+        assert done.stdout.count("on 6 held-out images") == 1
         assert "Warning" not in done.stderr
     one, two = tmp_path / "run0", tmp_path / "run2"
     same(one, two)
@@ -122,12 +122,21 @@ def test_two_processes_train_a_later_task_as_one_does(tmp_path):
     network = random_network(tmp_path / "segmentation", "segmentation")
     build(random_run(tmp_path / "codec", [cls]), bundle, "small", RoomSet(rooms))
     for processes in (0, 2):
-        flags = ("--network", str(network), "--data", str(rooms), "--holdout", "6", "--distortion", "feature")
-        sizes = ("--steps", str(STEPS), "--batch", "8", "--learning-rate", "0.01", "--device", "cpu")
+        flags = (
+            "--network",
+            str(network),
+            "--data",
+            str(rooms),
+            "--set",
+            "holdout=6",
+            "--distortion",
+            "feature",
+        )
+        sizes = ("--steps", str(STEPS), "--batch", "8", "--set", "learning_rate=0.01", "--device", "cpu")
         done = start(
             processes,
             "tests/support/log_every_step.py",
-            *("train", "task", str(bundle), *flags, *sizes, "--out", str(tmp_path / f"run{processes}")),
+            *("task", "train", str(bundle), *flags, *sizes, "--out", str(tmp_path / f"run{processes}")),
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("add it with") == 1, done.stdout
@@ -153,8 +162,8 @@ def test_noise_and_means_over_unequal_parts_are_those_of_one_process(tmp_path):
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_path):
     rooms = tmp_path / "rooms"
     write_rooms(rooms, range(12), height=32, width=32, layers=("image", "category"), shard_size=6)
-    flags = ("--data", str(rooms), "--out", str(tmp_path / "run"), "--holdout", "4", "--batch", "7")
-    done = start(2, "-m", "isthmus", "train", "network", *flags)
+    flags = ("--data", str(rooms), "--out", str(tmp_path / "run"), "--set", "holdout=4", "--batch", "7")
+    done = start(2, "-m", "isthmus", "network", "train", *flags)
     assert done.returncode != 0
     assert "a batch of 7 does not divide among 2 processes; change either (--batch)" in done.stderr
     assert not (tmp_path / "run").exists()

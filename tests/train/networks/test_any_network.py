@@ -499,14 +499,16 @@ def isthmus(*arguments: object) -> None:
     app([str(argument) for argument in arguments], standalone_mode=False)
 
 
-def test_split_shows_every_layer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_shows_every_layer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    isthmus("split", "strangers:branched", "--size", "64x64", "--all")
+    isthmus("network", "layers", "strangers:branched", "--size", "64x64", "--all")
     told = capsys.readouterr().out
     assert "3 b: 2 tensors cross there: act, b" in told
     assert max(map(len, told.splitlines())) <= 100
     assert "clean" in told
-    isthmus("split", "strangers:branched", "--size", "64x64")
+    isthmus("network", "layers", "strangers:branched", "--size", "64x64")
     assert "--all names what crosses there" in capsys.readouterr().out
 
 
@@ -515,10 +517,10 @@ def test_commands_from_pictures_to_an_answer(tmp_path: Path, capsys: pytest.Capt
         (tmp_path / "pictures").mkdir(exist_ok=True)
         Image.fromarray(value).save(tmp_path / "pictures" / f"{i:02}.png")
     data, folder = f"images:{tmp_path / 'pictures'}", tmp_path / "network"
-    isthmus("train", "import", "strangers:branched", "--size", "64x64", "--split", "act", "--out", folder)
-    steps = ("--steps", 2, "--batch", 4, "--holdout", 4, "--no-flips")
-    isthmus("train", "single", "--data", data, "--network", folder, *steps, "--out", tmp_path / "run")
-    isthmus("train", "build", tmp_path / "run", "--data", data, "--out", tmp_path / "bundle")
+    isthmus("network", "import", "strangers:branched", "--size", "64x64", "--split", "act", "--out", folder)
+    steps = ("--steps", 2, "--batch", 4, "--set", "holdout=4", "--set", "flips=false")
+    isthmus("codec", "train", "--data", data, "--network", folder, *steps, "--out", tmp_path / "run")
+    isthmus("bundle", "build", tmp_path / "run", "--data", data, "--out", tmp_path / "bundle")
     isthmus("inspect", tmp_path / "bundle")
     assert "tail.classification.onnx" in capsys.readouterr().out
     picture, stream = tmp_path / "pictures" / "00.png", tmp_path / "a.isthmus"

@@ -18,7 +18,7 @@ from shared.errors import DataError
 from train.bundle.build import build
 from train.codec.codec_recipe import CodecRecipe, Part
 from train.codec.train_codec import train_codec
-from train.commands.commands import app
+from train.commands.network import app
 from train.data.dataset import network_input
 from train.networks.from_bundle import Recovered, _same_front, recovered_networks
 from train.networks.load import cut

@@ -415,8 +415,8 @@ def test_the_command(tmp_path, rooms):
     from isthmus import app
 
     def run(*flags: str, data: Path = rooms):
-        fixed = ["--data", str(data), "--out", str(tmp_path / "out"), "--holdout", "8", "--steps", "2"]
-        return CliRunner().invoke(app, ["train", "network", *fixed, "--batch", "4", *flags])
+        fixed = ["--data", str(data), "--out", str(tmp_path / "out"), "--set", "holdout=8", "--steps", "2"]
+        return CliRunner().invoke(app, ["network", "train", *fixed, "--batch", "4", *flags])
 
     bare = tmp_path / "bare"
     write_rooms(bare, range(9), height=32, width=32, layers=("image", "category"))
@@ -424,18 +424,18 @@ def test_the_command(tmp_path, rooms):
         (("--task", "depth"), rooms, "--task: 'depth' is not one of classification, normals, segmentation"),
         (("--task", "normals"), bare, "--layers image,normals,category"),
         (("--task", "segmentation"), bare, "--layers image,semantic,category"),
-        (("--task", "normals", "--stride", "12"), rooms, "--stride: "),
-        (("--stride", "12"), rooms, "power of two"),
-        (("--holdout", "9"), bare, "9 held out of 9 rooms leave none to train on (--holdout)"),
-        (("--task", "normals", "--category", "1"), bare, "--layers image,normals,category"),
-        (("--label-stride", "2"), rooms, "--label-stride: only for --task normals or segmentation"),
+        (("--task", "normals", "--set", "network.stride=12"), rooms, "--set network.stride: "),
+        (("--set", "network.stride=12"), rooms, "power of two"),
+        (("--set", "holdout=9"), bare, "9 held out of 9 rooms leave none to train on (--set holdout)"),
+        (("--task", "normals", "--set", "category=1"), bare, "--layers image,normals,category"),
+        (("--set", "label_stride=2"), rooms, "--set label_stride: only for tasks that make a map"),
     ]:
         done = run(*flags, data=data)
         assert isinstance(done.exception, DataError), done.output
         assert said in str(done.exception)
         assert "\n" not in str(done.exception)
         assert not (tmp_path / "out").exists()
-    done = run("--task", "segmentation", "--label-stride", "2")
+    done = run("--task", "segmentation", "--set", "label_stride=2")
     assert done.exit_code == 0, done.output
     assert "mIoU" in done.output
-    assert "on 8 pictures held out" in done.output
+    assert "on 8 held-out images" in done.output

@@ -1,4 +1,4 @@
-"""Sets that `isthmus train rooms` rendered, for joining with sets of other formats or reading at another size."""
+"""Sets that `isthmus rooms render` rendered, for joining with sets of other formats or reading at another size."""
 
 from __future__ import annotations
 

@@ -1,0 +1,196 @@
+"""`isthmus bundle build|evaluate`: make a bundle from a trained codec, and measure it.
+
+isthmus bundle build runs/codec --data data/rooms --out my-bundle
+isthmus bundle evaluate my-bundle --network runs/network --data data/rooms-test
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.errors import DataError
+from train.commands.options import COUNT_MAX, DamagedFiles, Data, TrainTable
+from train.echo import progress_bar
+
+if TYPE_CHECKING:
+    from shared.bundle import Bundle
+    from train.bundle.build import Report
+    from train.bundle.evaluate import Evaluation
+
+app = TrainTable(no_args_is_help=True)
+
+
+@app.command()
+def build(
+    run: Annotated[Path, typer.Argument(help="a run folder of `isthmus codec train`")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="the bundle to make")],
+    name: Annotated[str | None, typer.Option(help="the bundle's name; by default its folder's")] = None,
+    images: Annotated[
+        int,
+        typer.Option(help="how many images to calibrate with, from the end of the set", min=1, max=COUNT_MAX),
+    ] = 1000,
+    default_quality: Annotated[
+        int | None,
+        typer.Option(
+            help="quality used where a request names none; by default the level of scale 1", min=0, max=100
+        ),
+    ] = None,
+    weight_bits: Annotated[int, typer.Option(help="bits of an integer weight", min=4, max=16)] = 12,
+    activation_bits: Annotated[int, typer.Option(help="bits of an integer activation", min=4, max=16)] = 12,
+    licence: Annotated[
+        str,
+        typer.Option(
+            help="licence of the weights, for the manifest. Rooms and what learns from them: Apache-2.0"
+        ),
+    ] = "not stated",
+    damaged: DamagedFiles = "refuse",
+) -> None:
+    """Make a bundle of a trained codec, and report what its integers cost on held-out images."""
+    from shared.codec.exact import InexactError
+    from train.bundle.build import build as make
+    from train.codec.quantise import BitWidths
+    from train.codec.split_networks import cards_of
+    from train.data.open_dataset import open_datasets
+
+    if out.exists():
+        raise DataError(f"{out} exists already; delete it, or choose another", setting="out")
+    card = cards_of(run)[0]
+    (dataset,) = open_datasets(
+        data,
+        [card.task],
+        -images,
+        None,
+        [False],
+        preprocess=card.preprocess,
+        damaged=damaged,
+        progress=progress_bar,
+    )
+    try:
+        report = make(
+            run,
+            out,
+            name or out.name,
+            dataset,
+            default_quality=default_quality,
+            precision=BitWidths(weight_bits, activation_bits),
+            licences={"weights": licence},
+        )
+    except InexactError as error:
+        raise DataError(f"{error}; use fewer bits (--weight-bits, --activation-bits)") from None
+    for line in _format_report(report, out):
+        typer.echo(line)
+
+
+def _format_report(report: Report, out: Path) -> Iterator[str]:
+    yield f"{out}: means over {report.pictures} images"
+    for quality, level in report.levels.items():
+        yield f" quality {quality}: {level.decoded} decoded to exactly their z"
+        rows = [
+            ("float model", level.float_bits_v / 8, level.float_bits_z / 8, ""),
+            (
+                "integer model",
+                level.integer_bits_v / 8,
+                level.integer_bits_z / 8,
+                f"{level.integer_excess:+.2%}",
+            ),
+            ("written", level.bytes_v, level.bytes_z, f"{level.coded_excess:+.2%}"),
+        ]
+        for label, b_v, b_z, excess in rows:
+            yield f"  {label:14} b_v {b_v:7.2f}  b_z {b_z:7.2f}  together {b_v + b_z:7.2f} bytes  {excess}"
+        yield f"  with container {level.bytes_total:.2f} bytes"
+    for layer, (bound, kind) in report.bounds.items():
+        yield f"  {layer:12} partial sums <= {bound:>18,}  exact in {kind}"
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="the bundle")],
+    data: Data,
+    network: Annotated[
+        list[Path],
+        typer.Option(help="uncompressed network to compare with, for the task of its kind; repeatable"),
+    ] = [],  # noqa: B006
+    quality: Annotated[
+        list[int],
+        typer.Option(help="quality to measure, repeatable; by default the bundle's levels", min=0, max=100),
+    ] = [],  # noqa: B006
+    count: Annotated[
+        int | None, typer.Option(help="only the first images of the set", min=1, max=COUNT_MAX)
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="put the figures into the bundle's manifest")
+    ] = False,
+    damaged: DamagedFiles = "refuse",
+) -> None:
+    """Measure every task of a bundle and its true bytes, next to the uncompressed networks and their agreement."""
+    from shared.bundle import Bundle
+    from train.bundle.build import add_figures
+    from train.bundle.evaluate import evaluate_bundle
+    from train.data.open_dataset import open_datasets
+
+    opened = Bundle.open(bundle)
+    networks = _networks_by_kind(opened, network)
+    datasets = open_datasets(
+        data,
+        [task.kind for task in opened.tasks],
+        0,
+        count,
+        [task.kind not in networks for task in opened.tasks],
+        preprocess=opened.manifest.preprocess,
+        damaged=damaged,
+        labels=[task.labels for task in opened.tasks],
+        progress=progress_bar,
+    )
+    kinds = {task.name: task.kind for task in opened.tasks}
+    result = evaluate_bundle(
+        opened,
+        dict(zip(kinds, datasets, strict=True)),
+        {name: networks[kind] for name, kind in kinds.items() if kind in networks},
+        quality or None,
+    )
+    for line in _format_evaluation(result):
+        typer.echo(line)
+    if write:
+        add_figures(bundle, {"evaluation": result.model_dump(mode="json")})
+
+
+def _networks_by_kind(bundle: Bundle, folders: Sequence[Path]) -> Mapping[str, Path]:
+    """The folder of each kind's network. Raises DataError where one does not fit the bundle, or two do one task."""
+    from train.networks.network_folder import load_network
+
+    kinds: dict[str, Path] = {}
+    for folder in folders:
+        card = load_network(folder)[1]
+        if card.task in kinds:
+            raise DataError(
+                f"{folder}: {kinds[card.task]} is a network for {card.task} already", setting="network"
+            )
+        if card.preprocess != bundle.manifest.preprocess:
+            raise DataError(
+                f"{folder} prepares images in another way than {bundle.path} (size or crop)",
+                setting="network",
+            )
+        for task in bundle.tasks:
+            if task.kind == card.task != "normals" and task.labels != card.labels:
+                raise DataError(
+                    f"{folder} has other classes than the bundle's task {task.name}", setting="network"
+                )
+        kinds[card.task] = folder
+    return kinds
+
+
+def _format_evaluation(result: Evaluation) -> Iterator[str]:
+    yield f"{result.pictures} images"
+    rows = [("uncompressed", "", result.uncompressed)]
+    rows += [(f"quality {q}", f"{rate.bytes_mean:.1f} bytes", rate.tasks) for q, rate in result.rates.items()]
+    for label, size, tasks in rows:
+        metrics = "; ".join(
+            f"{task} " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+            for task, figures in tasks.items()
+        )
+        yield f"  {label:13} {size:12} {metrics}"
