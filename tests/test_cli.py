@@ -1,25 +1,25 @@
-"""The command line: what works, and wrong input as a new user would give it."""
+"""The command line as a whole: groups, names, help, bounds, completion, and how errors leave it."""
 
 from __future__ import annotations
 
 import errno
 import importlib.metadata
-import json
+import os
 import shutil
 import subprocess
 import sys
+import typing
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Annotated, Any
 
 import pytest
+import typer
 
 import isthmus
-from shared.bundle import Bundle
-from shared.codec.bitstream import Bitstream
-from shared.errors import RequestError
-from support.processes import ROOT, Done, refused, run, run_here
+from support.processes import ROOT, Done, refused, run_here
 from support.processes import told as told_by
-from support.service import bomb, png
+from support.service import png
 
 
 @pytest.fixture
@@ -36,54 +36,6 @@ def stream(tmp_path: Path, packed: list[bytes]) -> Path:
     return path
 
 
-def test_encode_one(tmp_path: Path, picture: Path, tiny_bundle: Path, packed: list[bytes]) -> None:
-    out = tmp_path / "out.isthmus"
-    done = run_here("edge", "encode", picture, "-o", out, "--bundle", tiny_bundle)
-    assert done.returncode == 0, done.stderr
-    assert out.read_bytes() == packed[0]
-    assert f"{len(packed[0])} bytes" in done.stdout
-
-
-def test_encode_several_as_json(tmp_path: Path, picture: Path, tiny_bundle: Path) -> None:
-    second = tmp_path / "other.png"
-    second.write_bytes(png(1))
-    out = tmp_path / "made"
-    done = run_here("edge", "encode", picture, second, "-o", out, "--bundle", tiny_bundle, "--json")
-    assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [Path(one["output"]).name for one in told] == ["room.isthmus", "other.isthmus"]
-    for one in told:
-        assert one["bytes"]["total"] == Path(one["output"]).stat().st_size
-
-
-def test_decode(stream: Path, tiny_bundle: Path) -> None:
-    done = run_here("cloud", "decode", stream, "--bundle", tiny_bundle, "--json", "--top-k", "2")
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert len(told["results"]["classification"]["top"]) == 2
-    assert told["bytes"]["total"] == stream.stat().st_size
-
-
-def test_inspect_tells_every_field(stream: Path, tiny_bundle: Path, bundle: Bundle) -> None:
-    done = run_here("inspect", stream, "--json")
-    told = json.loads(done.stdout)
-    read = Bitstream.unpack(stream.read_bytes())
-    assert (told["h"], told["w"], told["b_v"], told["b_z"]) == (
-        read.h,
-        read.w,
-        read.b_v.hex(),
-        read.b_z.hex(),
-    )
-    shown = run_here("inspect", stream)
-    assert all(name in shown.stdout for name in told)
-    told = json.loads(run_here("inspect", tiny_bundle, "--json").stdout)
-    assert told["fingerprint"] == bundle.manifest.fingerprint
-    assert {f"file.{name}" for name in bundle.manifest.files} < set(told)
-    shown = run_here("inspect", tiny_bundle)
-    assert shown.returncode == 0
-    assert bundle.manifest.fingerprint in shown.stdout
-
-
 def test_help_of_everything() -> None:
     for group in ((), *((name,) for name in isthmus.GROUPS)):
         done = run_here(*group, "--help")
@@ -95,69 +47,7 @@ def test_help_of_everything() -> None:
     )
 
 
-def test_encode_loads_neither_torch_nor_a_server(tmp_path: Path, picture: Path, tiny_bundle: Path) -> None:
-    arguments = list(map(str, ["edge", "encode", picture, "-o", tmp_path / "o", "--bundle", tiny_bundle]))
-    code = f"""
-import sys
-sys.argv = ["isthmus", *{arguments!r}]
-import isthmus
-try:
-    isthmus.main()
-except SystemExit as end:
-    assert not end.code, end.code
-tops = {{name.split(".")[0] for name in sys.modules}}
-print(*sorted(tops))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.splitlines()[-1].split())
-    assert {"edge", "shared", "onnxruntime"} < loaded
-    unwanted = "torch torchvision compressai fastapi starlette uvicorn grpc google cloud httpx onnx ray numba"
-    assert not loaded & set(unwanted.split())
-
-
 # Wrong input. Each is one line that says what to do; 2 is the user's to mend, 1 the other side's.
-
-
-def test_a_text_file_as_an_image(tmp_path: Path, tiny_bundle: Path) -> None:
-    text = tmp_path / "notes.txt"
-    text.write_text("hello")
-    # This one in a process of its own, so that what stands around `main` is seen too.
-    told = told_by(run("edge", "encode", text, "-o", tmp_path / "o", "--bundle", tiny_bundle), 2)
-    assert "notes.txt is not an image" in told
-    assert not (tmp_path / "o").exists()
-
-
-def test_an_image_that_is_not_there(tmp_path: Path, tiny_bundle: Path) -> None:
-    told = refused("edge", "encode", "nope.png", "-o", tmp_path / "o", "--bundle", tiny_bundle, status=2)
-    assert told == "no such file: nope.png"
-
-
-def test_a_folder_as_an_image(tmp_path: Path, tiny_bundle: Path) -> None:
-    told = refused("edge", "encode", tmp_path, "-o", tmp_path / "o", "--bundle", tiny_bundle, status=2)
-    assert "is a folder; name an image" in told
-
-
-def test_a_pixel_bomb(tmp_path: Path, tiny_bundle: Path) -> None:
-    path = tmp_path / "bomb.png"
-    path.write_bytes(bomb())
-    told = refused("edge", "encode", path, "-o", tmp_path / "o", "--bundle", tiny_bundle, status=2)
-    assert "bomb.png" in told
-    assert "megapixels" in told
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path, picture: Path, tiny_bundle: Path) -> None:
-    out = tmp_path / "no" / "such" / "folder" / "o"
-    told = refused("edge", "encode", picture, "-o", out, "--bundle", tiny_bundle, status=2)
-    assert told == f"{picture}: cannot write {out}: No such file or directory"
-
-
-def test_several_images_into_one_file(tmp_path: Path, picture: Path, stream: Path, tiny_bundle: Path) -> None:
-    told = refused("edge", "encode", picture, picture, "-o", stream, "--bundle", tiny_bundle, status=2)
-    assert "need a folder" in told
-    out = tmp_path / "made"
-    told = refused("edge", "encode", picture, picture, "-o", out, "--bundle", tiny_bundle, status=2)
-    assert "same name" in told
 
 
 @pytest.mark.parametrize("command", ["encode", "decode", "serve", "demo", "inspect"])
@@ -209,80 +99,6 @@ def test_damaged_streams(tmp_path: Path, stream: Path, tiny_bundle: Path, pictur
     assert "not an Isthmus bitstream" in refused("cloud", "decode", bad, "--bundle", tiny_bundle, status=2)
     told = refused("cloud", "decode", tmp_path / "no", "--bundle", tiny_bundle, status=2)
     assert told == f"no such file or folder: {tmp_path / 'no'}"
-
-
-def test_decode_answers_the_good_files_and_names_the_bad(
-    tmp_path: Path, stream: Path, tiny_bundle: Path
-) -> None:
-    bad, again = tmp_path / "bad", tmp_path / "again"
-    bad.write_bytes(stream.read_bytes()[:-1])
-    shutil.copy(stream, again)
-    done = run_here("cloud", "decode", stream, bad, tmp_path, again, "--bundle", tiny_bundle, "--json")
-    assert done.returncode == 2
-    assert len(done.stdout.splitlines()) == 2
-    first, second = done.stderr.splitlines()
-    assert first.startswith(f"isthmus: {bad}: the bitstream is cut short")
-    assert second == f"isthmus: cannot read {tmp_path}: Is a directory"
-
-
-def test_encode_answers_the_good_files_and_names_the_bad(
-    tmp_path: Path, picture: Path, tiny_bundle: Path
-) -> None:
-    bad, again, out = tmp_path / "a", tmp_path / "again.png", tmp_path / "out"
-    bad.write_bytes(b"hello")
-    again.write_bytes(png(1))
-    done = run_here("edge", "encode", picture, bad, again, "-o", out, "--bundle", tiny_bundle)
-    assert done.returncode == 2
-    assert sorted(path.name for path in out.iterdir()) == ["again.isthmus", "room.isthmus"]
-    assert len(done.stdout.splitlines()) == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"isthmus: {bad} is not an image")
-
-
-def test_an_empty_name_for_the_output(picture: Path, tiny_bundle: Path) -> None:
-    told = refused("edge", "encode", picture, "-o", "", "--bundle", tiny_bundle, status=2)
-    assert told == "the output's name is empty"
-
-
-def test_an_unknown_task(stream: Path, tiny_bundle: Path) -> None:
-    told = refused("cloud", "decode", stream, "--bundle", tiny_bundle, "--task", "nope", status=2)
-    assert told == "unknown task 'nope'; this bundle answers: classification"
-
-
-def test_a_cloud_that_is_not_there(picture: Path, tiny_bundle: Path) -> None:
-    told = refused("edge", "analyze", picture, "--cloud", "127.0.0.1:1", "--bundle", tiny_bundle, status=1)
-    assert "127.0.0.1:1 cannot be reached" in told
-    assert "isthmus cloud serve" in told
-
-
-@pytest.mark.parametrize(
-    "address", ["x", "http://localhost:50051", "dns:///localhost:50051", "localhost:50051/"]
-)
-def test_an_address_that_is_none(address: str, tiny_bundle: Path) -> None:
-    told = refused("edge", "serve", "--port", "0", "--cloud", address, "--bundle", tiny_bundle, status=2)
-    assert told == f"--cloud: {address!r} is no address of a cloud; give HOST:PORT (no http://)"
-
-
-def test_a_device_that_is_not_there(stream: Path, tiny_bundle: Path) -> None:
-    told = refused("cloud", "decode", stream, "--bundle", tiny_bundle, "--device", "abacus", status=2)
-    assert "'abacus' cannot be used" in told
-
-
-def test_tf32_is_not_told_as_a_damaged_bundle(
-    tiny_bundle: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch = pytest.importorskip("torch")
-    from cloud.engine import bundle_model as model
-    from cloud.engine.load import load
-
-    class OnCuda(model.TorchBackend):  # without a GPU: the check alone, on a device that says it is one
-        def __init__(self, device: str) -> None:
-            super().__init__("cuda")
-
-    monkeypatch.setattr(model, "TorchBackend", OnCuda)
-    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=True))
-    with pytest.raises(RequestError, match="allow_tf32"):
-        load(bundle, "meta")
 
 
 def test_an_extra_that_is_not_installed(stream: Path, tiny_bundle: Path) -> None:
@@ -370,3 +186,172 @@ isthmus.main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("train rooms", "rooms render"),
+        ("train network", "network train"),
+        ("train import", "network import"),
+        ("train recover", "network recover"),
+        ("train single", "codec train"),
+        ("train multi", "codec train"),
+        ("train task", "task train"),
+        ("train build", "bundle build"),
+        ("train evaluate", "bundle evaluate"),
+        ("split", "network layers"),
+        ("cloud add-task", "task add"),
+        ("cloud remove-task", "task remove"),
+    ],
+)
+def test_an_old_name_prints_the_new_one_and_does_nothing(
+    old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for rest in ((), ("--help",), ("x", "--count", "2", "--out", "y")):
+        assert refused(*old.split(), *rest, status=2) == f"`isthmus {old}` is now `isthmus {new}`"
+    assert list(tmp_path.iterdir()) == []
+    assert run_here(*new.split(), "--help").returncode == 0
+
+
+def commands(group: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command, by its words."""
+    if group is None:
+        group = typer.main.get_group(isthmus.app)
+        for name in isthmus.GROUPS:
+            yield from commands(isthmus._group(name, [name, "--help"]), (name,))
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*words, name))
+        else:
+            yield " ".join((*words, name)), command
+
+
+COMMANDS = dict(commands())
+
+
+def test_the_walk_finds_the_commands() -> None:
+    expected = {
+        *("edge encode", "edge analyze", "edge serve", "cloud serve", "cloud decode", "cloud replay"),
+        *("rooms render", "network train", "network import", "network layers", "network recover"),
+        *("codec train", "task train", "task add", "task remove"),
+        *("bundle build", "bundle inspect", "bundle evaluate"),
+        *("bench rooms", "bench rate", "bench latency", "bench cloud", "demo", "inspect"),
+    }
+    assert expected <= COMMANDS.keys()
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS))
+def test_help_shows_every_text_and_no_two_are_the_same(words: str) -> None:
+    shown = " ".join(run_here(*words.split(), "--help").stdout.split())
+    texts = [" ".join((parameter.help or "").split()) for parameter in COMMANDS[words].params]
+    assert all(texts), [p.name for p in COMMANDS[words].params if not p.help]
+    assert len(set(texts)) == len(texts)
+    for text in (*texts, COMMANDS[words].help.split("\n\n")[0]):
+        # Folded lines are broken behind hyphens too.
+        assert " ".join(text.split()).replace("- ", "-") in shown.replace("- ", "-")
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS))
+def test_every_number_has_bounds(words: str) -> None:
+    """An absurd one (`--threads 100000`) is refused by name, before anything is loaded."""
+    for name, hint in typing.get_type_hints(COMMANDS[words].callback, include_extras=True).items():
+        for info in numbers(hint):
+            assert info is not None, f"{words}: {name} has no option"
+            assert info.max is not None, f"{words}: {name} has no upper bound"
+            assert info.min is not None, f"{words}: {name} has no lower bound"
+
+
+def numbers(hint: Any) -> Iterator[Any]:
+    """The option of an annotation of whole numbers, None if it has none; nothing for any other."""
+    base, *extra = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+    if int in (base, *typing.get_args(base)):
+        yield next((one for one in extra if hasattr(one, "min")), None)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("edge encode a.png -o b --threads 100000", "--threads"),
+        ("cloud decode a --threads 100000", "--threads"),
+        ("rooms render r --workers 100000", "--workers"),
+        ("rooms render r --size 100000", "--size"),
+        ("codec train --out r --batch 100000000", "--batch"),
+        ("cloud serve --http-port 99999", "--http-port"),
+    ],
+)
+def test_an_absurd_number_is_refused_by_name(command: str, flag: str) -> None:
+    assert f"'{flag}'" in refused(*command.split(), status=2)
+
+
+def test_completion_knows_groups_commands_and_options() -> None:
+    """The shell asks the program; what it asks of a training command loads no torch."""
+    for words, expected in (
+        ("isthmus ne", {"network"}),
+        ("isthmus edge en", {"encode"}),
+        ("isthmus codec train --distor", {"--distortion"}),
+    ):
+        code = (
+            "import isthmus, sys\ntry:\n    isthmus.main()\nfinally:\n    assert 'torch' not in sys.modules"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={
+                **os.environ,
+                "_ISTHMUS_COMPLETE": "complete_bash",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(len(words.split()) - 1),
+            },
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
+        )
+        assert set(done.stdout.split()) == expected, done.stderr
+    assert "--install-completion" in run_here("--help").stdout
+
+
+WITHOUT_TRAINING = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("train", "bench"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+import isthmus
+isthmus.main()
+"""
+
+
+def test_an_installation_without_training_says_so_and_has_the_rest(tiny_bundle: Path) -> None:
+    def go(*arguments: str | Path) -> Done:
+        command = [sys.executable, "-c", WITHOUT_TRAINING, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    for words, extra in (
+        (("rooms", "render", "x"), "train"),
+        (("network", "layers", "x"), "train"),
+        (("task", "train", "x"), "train"),
+        (("bundle", "build", "x"), "train"),
+    ):
+        assert told_by(go(*words), 2) == (
+            f"isthmus {words[0]} {words[1]} runs from a clone of the repository: "
+            f"pip install -c constraints.txt -e '.[{extra}]'"
+        )
+    assert "bench runs from a clone" in told_by(go("bench", "rooms", "x"), 2)
+    assert go("bundle", "inspect", tiny_bundle).returncode == 0
+    shown = go("task", "--help")
+    assert (shown.returncode, "remove" in shown.stdout, "train" in shown.stdout.split("Commands")[1]) == (
+        0,
+        True,
+        False,
+    )
+    assert "no manifest.json" in told_by(go("task", "add", ROOT / "tests", "x"), 2)
+
+
+def test_demo_does_not_write_among_other_files(tmp_path: Path, tiny_bundle: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    said = refused("demo", "--out", tmp_path, "--bundle", tiny_bundle, status=2)
+    assert said.startswith(f"{tmp_path} holds files of something else (thesis.tex)")
