@@ -26,7 +26,7 @@ def latency(
     data: Annotated[str, typer.Option(help="Images to send: any data set.")],
     out: Annotated[Path, typer.Option(help="Run folder: results.md, results.json, latency.png.")],
     count: Annotated[
-        int, typer.Option(min=1, help="Images; each is sent by every approach over every link.")
+        int, typer.Option(min=1, max=10**6, help="Images; each is sent by every approach over every link.")
     ] = IMAGES,
     jpeg_quality: Annotated[
         int, typer.Option(min=1, max=100, help="JPEG at which the networks do as well as over Isthmus.")

@@ -25,7 +25,7 @@ def rate(
         list[str], typer.Option(help="NAME=RUN: another codec, by the run folder of its training.")
     ] = [],  # noqa: B006
     count: Annotated[
-        int | None, typer.Option(help="Measure only the first images of the set.", min=1)
+        int | None, typer.Option(help="Measure only the first images of the set.", min=1, max=10**8)
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help=f"Measure only {QUICK} images and few settings of each contender.")

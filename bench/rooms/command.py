@@ -17,7 +17,9 @@ QUICK = 100  # rooms
 def rooms(
     work: Annotated[Path, typer.Argument(help="The folder that deploy/train-rooms.sh filled.")],
     out: Annotated[Path | None, typer.Option(help="Run folder of the results; default: WORK/bench.")] = None,
-    count: Annotated[int | None, typer.Option(help="Measure only the first test rooms.", min=1)] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Measure only the first test rooms.", min=1, max=10**8)
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help=f"Measure only {QUICK} test rooms.")] = False,
     device: Device = "auto",
 ) -> None:

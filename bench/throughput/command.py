@@ -25,7 +25,7 @@ def cloud(
         str | None, typer.Option(help=f"Requests at once, comma-separated; default: {CONCURRENCY}.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of torch; default: one for each core.", min=1)
+        int | None, typer.Option(help="Threads of torch; default: one for each core.", min=1, max=256)
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="All tasks without maps only, and briefly.")] = False,
 ) -> None:

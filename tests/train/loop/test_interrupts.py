@@ -148,7 +148,7 @@ def wait(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
 def test_the_command_says_how_to_go_on(tmp_path: Path) -> None:
     rooms, out = tmp_path / "rooms", tmp_path / "run"
     write_rooms(rooms, range(12), height=32, width=32, layers=("image", "category"), shard_size=6)
-    command = (*ISTHMUS, "train", "network", "--data", rooms, "--out", out, "--holdout", "4")
+    command = (*ISTHMUS, "network", "train", "--data", rooms, "--out", out, "--set", "holdout=4")
     sizes = ("--batch", "4", "--steps", "1000000", "--device", "cpu")
     with started(*command, *sizes) as process:
         wait(process, (out / "recipe.json").is_file)
