@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shared.files import refuse_foreign_folder
+from train.commands.options import Force
+
 if TYPE_CHECKING:
     from bench.latency.results import Approach
     from bench.link import Shape
@@ -38,12 +41,14 @@ def latency(
     proxy: Annotated[
         bool, typer.Option("--proxy", help="Emulate links by a TCP proxy: no loss, and no root needed.")
     ] = False,
+    force: Force = False,
     quick: Annotated[
         bool,
         typer.Option("--quick", help=f"{QUICK_IMAGES} images and two links: shows that it runs, no more."),
     ] = False,
 ) -> None:
     """Measure the time to an answer, stage by stage and over slow links, against images and running on the edge."""
+    refuse_foreign_folder(out, ("results.json",), force=force)
     import matplotlib  # noqa: F401  so that a missing one is reported before the measuring
     from rich.console import Console
 

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from train.commands.options import SPEC, Device
+from shared.files import refuse_foreign_folder
+from train.commands.options import SPEC, Device, Force
 
 QUICK = 8  # images
 
@@ -37,11 +38,13 @@ def rate(
         ),
     ] = False,
     device: Device = "auto",
+    force: Force = False,
 ) -> None:
     """Bytes against task quality: Isthmus, image codecs, coded features and learned codecs on one data set.
 
     What has been measured before for the same weights and images is not measured again.
     """
+    refuse_foreign_folder(out, ("parts", "results.json"), force=force)
     import matplotlib  # noqa: F401  so that a missing one is reported before hours of measuring
     from rich.console import Console
 

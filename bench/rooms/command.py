@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from train.commands.options import Device
+from shared.files import refuse_foreign_folder
+from train.commands.options import Device, Force
 
 QUICK = 100  # rooms
 
@@ -22,6 +23,7 @@ def rooms(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help=f"Measure only {QUICK} test rooms.")] = False,
     device: Device = "auto",
+    force: Force = False,
 ) -> None:
     """Measure the bundle `rooms` and its method on the test rooms: bytes, metrics of every task, targets, peers.
 
@@ -34,6 +36,7 @@ def rooms(
     from bench.rooms.rooms import bench_rooms
 
     out = out or work / "bench"
+    refuse_foreign_folder(out, ("parts", "results.json"), force=force)
     command = shlex.join(["isthmus", *sys.argv[1:]])
     sections = bench_rooms(work, out, count or (QUICK if quick else None), command, device)
     show(sections, Console())

@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from shared.errors import RequestError
+from shared.files import refuse_foreign_folder
+from train.commands.options import Force
 
 CONCURRENCY = "1,2,4,8,16,32,64"
 QUICK = "8,32"
@@ -28,8 +30,10 @@ def cloud(
         int | None, typer.Option(help="Threads of torch; default: one for each core.", min=1, max=256)
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="All tasks without maps only, and briefly.")] = False,
+    force: Force = False,
 ) -> None:
     """Measure requests a second of one cloud process, and compare them with the bare batched forward."""
+    refuse_foreign_folder(out, ("results.json",), force=force)
     import matplotlib  # noqa: F401  so that a missing one is reported before the measuring
     from rich.console import Console
 

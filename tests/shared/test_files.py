@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.files import write_atomically
+from shared.errors import RequestError
+from shared.files import refuse_foreign_folder, write_atomically
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,3 +115,19 @@ def test_a_reader_sees_old_or_new(tmp_path: Path) -> None:
 def test_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         write_atomically(tmp_path / "none" / "a.bin", b"x")
+
+
+def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    refuse_foreign_folder(folder, ("mark",))  # not there
+    folder.mkdir()
+    refuse_foreign_folder(folder, ("mark",))  # empty
+    for name in "abcd":
+        (folder / name).touch()
+    with pytest.raises(RequestError, match=r"holds files of something else \(a, b, c, \.\.\.\)"):
+        refuse_foreign_folder(folder, ("mark",))
+    with pytest.raises(RequestError):
+        refuse_foreign_folder(folder, ())
+    refuse_foreign_folder(folder, ("mark",), force=True)
+    (folder / "mark").touch()
+    refuse_foreign_folder(folder, ("other", "mark"))
