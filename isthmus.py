@@ -24,7 +24,7 @@ try:
     import typer
 
     from shared.errors import DataError, IsthmusError, RequestError, exit_of
-    from shared.process.commands import CommandTable
+    from shared.process.commands import CommandTable, print_error
     from shared.process.commands import Group as CommandGroup
 except KeyboardInterrupt:  # most of a short command's time is importing
     sys.exit(INTERRUPTED)
@@ -174,8 +174,6 @@ def _end_usage(error: Any) -> NoReturn:
 
 
 def _end(text: str, status: int) -> NoReturn:
-    from shared.process.cli import print_error  # brings pydantic, which --help does without
-
     print_error(text)
     sys.exit(status)
 

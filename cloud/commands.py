@@ -61,10 +61,10 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on; 127.0.0.1 by default")] = None,
     grpc_port: Annotated[
-        int | None, typer.Option(min=0, max=PORT_MAX, help="gRPC port; 0 takes a free one; 50051 by default")
+        int | None, typer.Option(min=0, max=PORT_MAX, help="gRPC; 0 takes a free port; 50051 by default")
     ] = None,
     http_port: Annotated[
-        int | None, typer.Option(min=0, max=PORT_MAX, help="HTTP port; 0 takes a free one; 8080 by default")
+        int | None, typer.Option(min=0, max=PORT_MAX, help="HTTP; 0 takes a free port; 8080 by default")
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="torch's name of the device: cpu (the default), cuda")
@@ -75,9 +75,7 @@ def serve(
     ] = None,
     batch_wait_ms: Annotated[
         float | None,
-        typer.Option(
-            min=0, max=HOUR_MS, help="how long the first image of a batch waits for more; 2 by default"
-        ),
+        typer.Option(min=0, max=HOUR_MS, help="how long a batch's first image waits; 2 by default"),
     ] = None,
     queue_max: Annotated[
         int | None,

@@ -27,13 +27,12 @@ from shared.process.cli import (
     TopKOption,
     format_analysis,
     is_standard_output,
-    print_error,
     read_standard_input,
     stem_of,
     wanted_of,
     write_output,
 )
-from shared.process.commands import CommandTable
+from shared.process.commands import CommandTable, print_error
 from shared.types import Analysis, Wanted, check_camera, new_request_id
 
 if TYPE_CHECKING:
@@ -174,18 +173,18 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on; 127.0.0.1 by default")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=PORT_MAX, help="HTTP port; 0 takes a free one; 8081 by default")
+        int | None, typer.Option(min=0, max=PORT_MAX, help="HTTP; 0 takes a free port; 8081 by default")
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="the bundle's folder; the shipped one by default")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=THREADS_MAX, help="threads of ONNX Runtime; 1 by default")
+        int | None, typer.Option(min=1, max=THREADS_MAX, help="of ONNX Runtime; 1 by default")
     ] = None,
     deadline_ms: Annotated[
         int | None,
         typer.Option(
-            min=1, max=HOUR_MS, help="time for one request to the cloud, repeats included; 10000 by default"
+            min=1, max=HOUR_MS, help="for a request to the cloud, repeats included; 10000 by default"
         ),
     ] = None,
     camera: Annotated[

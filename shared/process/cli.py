@@ -19,7 +19,7 @@ from shared.files import refuse_foreign_folder, write_atomically
 from shared.kinds import KINDS
 from shared.kinds.kind import map_of
 from shared.maps import MapPng
-from shared.process.commands import with_setting_named
+from shared.process.commands import print_error, with_setting_named
 from shared.types import Analysis, TaskResult, Wanted
 
 STANDARD = Path("-")  # standard input or output, as an argument
@@ -41,11 +41,6 @@ ForceOption = Annotated[
     bool, typer.Option("--force", help="write into the folder of --maps although it holds something else")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document a line")]
-
-
-def print_error(text: str) -> None:
-    """Prints one line on stderr."""
-    print(f"isthmus: {' '.join(text.split())}", file=sys.stderr)
 
 
 class Failures:

@@ -6,6 +6,7 @@ flag: "... leaves no image to train on (--holdout)". Where settings come from fi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -18,6 +19,11 @@ from shared.errors import Interruption, IsthmusError
 # Gives a setting's name as a user knows it, None where the command has no such setting.
 Naming = Callable[[str], "str | None"]
 _naming: ContextVar[Naming] = ContextVar("naming", default=lambda setting: None)
+
+
+def print_error(text: str) -> None:
+    """Prints one line on stderr."""
+    print(f"isthmus: {' '.join(text.split())}", file=sys.stderr)
 
 
 def name_settings(naming: Naming) -> None:
@@ -65,11 +71,9 @@ class Command(TyperCommand):
 
 def _report(stopped: Interruption) -> None:
     """Prints on stderr what an interrupted command has kept; nothing where another process reports it."""
-    from shared.process.cli import complain
-
     name = _naming.get()(stopped.setting) if stopped.setting else None
     if str(stopped):
-        complain(f"{stopped} ({name})" if name else str(stopped))
+        print_error(f"{stopped} ({name})" if name else str(stopped))
 
 
 def flag_of(setting: str, command: Any) -> str | None:

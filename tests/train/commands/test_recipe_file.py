@@ -224,4 +224,4 @@ def test_a_run_is_not_resumed_from_another_start(tmp_path, rooms):
     changed[-1] ^= 1
     weights.write_bytes(changed)
     done = train(tmp_path, SMALL, *flags, "--resume")
-    assert "the network of --init has changed since" in str(done.exception)
+    assert "the network to start from has changed since" in str(done.exception)
