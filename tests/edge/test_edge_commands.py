@@ -152,7 +152,7 @@ def test_a_cloud_that_is_not_there(picture: Path, tiny_bundle: Path) -> None:
 )
 def test_an_address_that_is_none(address: str, tiny_bundle: Path) -> None:
     told = refused("edge", "serve", "--port", "0", "--cloud", address, "--bundle", tiny_bundle, status=2)
-    assert told == f"{address!r} is no address of a cloud; give HOST:PORT (no http://)"
+    assert told == f"--cloud: {address!r} is no address of a cloud; give HOST:PORT (no http://)"
 
 
 def run_bytes(*arguments: str | Path, data: bytes = b"") -> tuple[int, bytes, str]:
