@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from train.data.dataset import LabelForm
+    from train.kinds.label_form import LabelForm
 
 pytest_plugins = ["support.serving_fixtures"]
 
@@ -27,7 +27,7 @@ class Patches:
 
     @property
     def form(self) -> LabelForm:
-        from train.data.dataset import CLASS
+        from train.kinds.label_form import CLASS
 
         return CLASS
 

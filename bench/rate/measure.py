@@ -11,7 +11,8 @@ from bench.rate.contenders import Contender
 from bench.rate.networks import TaskNetworks
 from bench.report.rate_results import ContenderResult, Setting
 from train.data.dataset import Dataset, in_order
-from train.loop.answer_kinds import Metric, count, new_metric
+from train.kinds import TRAINING_KINDS
+from train.kinds.training_kind import Metric
 from train.loop.scoring import target_of
 
 BATCH = 32
@@ -39,7 +40,9 @@ def measure_contender(
         for setting, sizes, outputs in contender.coded(pixels):
             for name, out in outputs.items():
                 target, key = targets[name], (setting, name)
-                count(metrics.setdefault(key, new_metric(target.kind, target.classes)), out, target.labels)
+                known = TRAINING_KINDS[target.kind]
+                metric = metrics.setdefault(key, known.metric(target.classes))
+                metric.add(known.answers(out), target.labels)
                 sums[key] = sums.get(key, 0.0) + float(sizes[name].sum())
     return ContenderResult(
         name=contender.name,

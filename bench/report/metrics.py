@@ -1,10 +1,12 @@
-"""The metric that each kind of answer is judged by. The only place where a bench knows kinds apart."""
+"""The metric that each kind of answer is judged by."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from shared.types import TaskKind
+from train.kinds import TRAINING_KINDS
+from train.kinds.training_kind import MainMetric
 
 
 class HeadlineMetric(NamedTuple):
@@ -35,8 +37,13 @@ class HeadlineMetric(NamedTuple):
         return self.better * value
 
 
+def _headline(metric: MainMetric) -> HeadlineMetric:
+    better = 1 if metric.larger_is_better else -1
+    return HeadlineMetric(
+        metric.key, metric.name, better, metric.target, metric.tolerance, metric.form, metric.unit
+    )
+
+
 METRICS: dict[TaskKind, HeadlineMetric] = {
-    "classification": HeadlineMetric("top1", "top-1", 1, 0.90, 0.01, "{:.1%}", ""),
-    "normals": HeadlineMetric("mean_deg", "mean error", -1, 12.0, 1.0, "{:.2f}", " degrees"),
-    "segmentation": HeadlineMetric("miou", "mIoU", 1, 0.60, 0.02, "{:.3f}", ""),
+    kind: _headline(known.main) for kind, known in TRAINING_KINDS.items()
 }

@@ -28,7 +28,7 @@ from train.codec.split_networks import load_run
 from train.data.dataset import Dataset, identity, in_order, network_input
 from train.data.feature_cache import weights_digest
 from train.data.open_dataset import open_datasets
-from train.loop.answer_kinds import count, new_metric
+from train.kinds import TRAINING_KINDS
 from train.loop.distributed import training_device
 from train.loop.scores import by_task
 from train.networks.network_folder import load_network
@@ -52,11 +52,12 @@ class PartMeasurer:
 
         @torch.no_grad()
         def compute() -> MeasuredPart:
-            metric = new_metric(card.task, len(data.names))
+            known = TRAINING_KINDS[card.task]
+            metric = known.metric(len(data.names))
             network.to(self._device)
             for indices in track(list(in_order(len(data), 64)), folder.name):
                 x = network_input(data.images(indices), card.preprocess).to(self._device)
-                count(metric, network(x), data.labels(indices))
+                metric.add(known.answers(network(x)), data.labels(indices))
             return MeasuredPart(
                 what="network",
                 images=len(data),

@@ -21,7 +21,7 @@ from shared.errors import DataError
 from shared.image import to_input
 from shared.types import Frozen
 from train.data.dataset import Dataset, in_order
-from train.loop.answer_kinds import right_answers
+from train.kinds import TRAINING_KINDS
 from train.loop.scores import by_task
 from train.loop.scoring import Scoring, Target, label_target, network_target
 from train.networks.network_folder import load_network
@@ -148,7 +148,8 @@ class _Measuring:
     def _count(self, task: str, quality: int, out: torch.Tensor, targets: Sequence[Target]) -> None:
         for target in targets:
             self._scoring.count(task, quality, out, target)
-            hits = right_answers(target.kind, out, target.labels) if target.against == "labels" else None
+            known = TRAINING_KINDS[target.kind]
+            hits = known.right(out, target.labels) if target.against == "labels" else None
             if hits is not None:
                 self._right.setdefault(task, {}).setdefault(quality, []).append(hits)
 

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shared.kinds import KINDS
 from train.codec.codec_recipe import Distortion
 from train.codec.split_networks import Head
-from train.loop.answer_kinds import is_map, label_distance, teacher_distance
+from train.kinds import TRAINING_KINDS
 
 
 def distortion(
@@ -32,7 +33,7 @@ def distortion(
 
     feature: mean squared error over the feature's variance.
     task: the task's own loss against the labels.
-    distill: `teacher_distance` from the teacher's answers.
+    distill: the kind's `teacher_distance` from the teacher's answers.
     distill-hint, task-hint: that plus feature, which reaches a given error in fewer steps where the tail is deep
         (Romero et al., 2015, "FitNets: hints for thin deep nets").
 
@@ -48,13 +49,13 @@ def distortion(
         return hint + distortion(rest, head, teacher, decoded, given, labels, crop)
     if kind == "task":
         return _from_labels(head, decoded, np.asarray(labels), crop)
-    if is_map(head.kind) and crop is not None:
+    if KINDS[head.kind].mapped and crop is not None:
         rows, columns = _piece(decoded, crop)
         decoded, given = decoded[..., rows, columns], given[..., rows, columns]
     out = head(decoded, light=True).float()
     with torch.no_grad():
         wanted = teacher(given, light=True).float()
-    return teacher_distance(head.kind, out, wanted)
+    return TRAINING_KINDS[head.kind].teacher_distance(out, wanted)
 
 
 def _from_labels(head: Head, decoded: Tensor, labels: NDArray[Any], crop: int | None) -> Tensor:
@@ -64,10 +65,11 @@ def _from_labels(head: Head, decoded: Tensor, labels: NDArray[Any], crop: int | 
     each value, a different one each time.
     """
     compared = None
-    if is_map(head.kind) and crop is not None:
+    if KINDS[head.kind].mapped and crop is not None:
         compared = _labelled_piece(head, decoded, labels, crop)
     out, labels = compared or (head(decoded).float(), labels)
-    return label_distance(head.kind, out, torch.from_numpy(np.ascontiguousarray(labels)).to(decoded.device))
+    wanted = torch.from_numpy(np.ascontiguousarray(labels)).to(decoded.device)
+    return TRAINING_KINDS[head.kind].label_distance(out, wanted)
 
 
 def _labelled_piece(
@@ -91,7 +93,7 @@ def _labelled_piece(
 @torch.no_grad()
 def crop_for(head: Head, cells: int | None) -> int | None:
     """`cells`, or None for a head that takes whole maps only: tracing may fix the size of its map."""
-    if cells is None or not is_map(head.kind):
+    if cells is None or not KINDS[head.kind].mapped:
         return cells
     channels, height, width = head.feature
     training = head.training

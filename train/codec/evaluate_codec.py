@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from shared.bundle import Preprocess
+from shared.kinds import KINDS
 from train.codec.codec_recipe import CodecRecipe, level_loss, shares, total_of
 from train.codec.distortion import distortion
 from train.codec.split_networks import SplitNetworks
 from train.data.dataset import Dataset, in_order, network_input
-from train.loop.answer_kinds import IN_PROSE, is_map
+from train.kinds import TRAINING_KINDS
 from train.loop.distributed import Workers
 from train.loop.scores import Scores
 from train.loop.scoring import Scoring, target_of
@@ -113,18 +114,18 @@ def codec_sheets(
     return {
         name: sheet(model.heads[k].kind, data[k], teacher.heads[k](given[k]), model.heads[k](decoded[k]))
         for k, name in enumerate(model.names)
-        if is_map(model.heads[k].kind)
+        if KINDS[model.heads[k].kind].mapped
     }
 
 
 def format_metrics(scores: Scores, quality: int) -> str:
     """One line with the main metrics at a quality, for a person."""
     parts = []
-    for metric, prose, form in IN_PROSE:
-        for task in scores.tasks(metric):
-            coded, plain = (scores.value(metric, task, at) for at in (quality, "uncompressed"))
-            parts.append(f"{task}: {prose} {form.format(coded)} ({form.format(plain)} uncompressed)")
-        for task in scores.tasks(metric, "network"):
-            agreement = form.format(scores.value(metric, task, quality, "network"))
-            parts.append(f"{task}: {prose} {agreement} against the uncompressed network")
+    for metric in (known.main for known in TRAINING_KINDS.values()):
+        for task in scores.tasks(metric.key):
+            coded, plain = (scores.value(metric.key, task, at) for at in (quality, "uncompressed"))
+            parts.append(f"{task}: {metric.name} {metric.text(coded)} ({metric.text(plain)} uncompressed)")
+        for task in scores.tasks(metric.key, "network"):
+            agreement = metric.text(scores.value(metric.key, task, quality, "network"))
+            parts.append(f"{task}: {metric.name} {agreement} against the uncompressed network")
     return f"{scores.value('bytes', quality=quality):.0f} bytes an image; " + "; ".join(parts)

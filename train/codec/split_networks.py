@@ -15,12 +15,12 @@ from cloud.networks.networks import as_feature, feature_shape
 from cloud.networks.sizes import Shape
 from shared.bundle import Preprocess
 from shared.errors import DataError
+from shared.kinds import KINDS
 from shared.types import TaskKind
 from train.codec.codec_recipe import CodecRecipe, Part, sizes_of
 from train.codec.feature_codec import JointCodec
 from train.codec.prior_choice import codec_of
 from train.data.dataset import Dataset
-from train.loop.answer_kinds import is_map
 from train.loop.run import BEST, CHECKPOINT, RECIPE
 from train.networks.load import cut, load_network_spec, reference_cut
 from train.networks.network_folder import NetworkCard, network_of
@@ -67,7 +67,7 @@ class Head(nn.Module):
         if light and isinstance(tail, nn.Sequential) and len(tail) and isinstance(tail[-1], nn.Upsample):
             tail = tail[:-1]
         out: Tensor = tail(as_feature(y, self.feature))
-        return out if is_map(self.kind) else out.flatten(1)
+        return out if KINDS[self.kind].mapped else out.flatten(1)
 
 
 class SplitNetworks(nn.Module):

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from cloud.networks.transforms import interpolated
 from shared.files import write_atomically
+from shared.kinds import KINDS
 from train.codec.codec_recipe import LABELLED, CodecRecipe, level_loss, rate_weight, shares
 from train.codec.distortion import crop_for, distortion
 from train.codec.evaluate_codec import codec_sheets, evaluate, validated_loss
@@ -33,7 +34,6 @@ from train.codec.split_networks import CARDS, SplitNetworks, check_size, load_co
 from train.codec.teacher_cache import CachedTeacher, answers_of, features_of, network_inputs
 from train.data.dataset import Dataset, dataset_digests, network_input
 from train.data.feature_cache import CachedArrays
-from train.loop.answer_kinds import is_map
 from train.loop.distributed import Precision, Workers, training_device
 from train.loop.interrupts import Interrupts
 from train.loop.journal import Scalars
@@ -147,7 +147,7 @@ class CodecTraining(Training[CodecBatch, Scores]):
             for name, front in zip(model.names, model.fronts, strict=True)
         ]
         for k, (name, head) in enumerate(zip(model.names, model.heads, strict=True)):
-            if not is_map(head.kind) and self.recipe.parts[k].distortion in ("distill", "distill-hint"):
+            if not KINDS[head.kind].mapped and self.recipe.parts[k].distortion in ("distill", "distill-hint"):
                 place = folder / f"{name}-answers"
                 self.answers[k] = answers_of(place, head, self.cached[k], self.training[0], flips)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,55 +17,11 @@ from torch import Tensor
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.image import to_input
-from shared.types import TaskKind
+from train.kinds.label_form import IGNORE as IGNORE
+from train.kinds.label_form import LabelForm as LabelForm
 
-DenseTask = Literal["normals", "segmentation"]
-IGNORE = 255  # the class of a pixel that nobody labelled
+DenseTask = Literal["normals", "segmentation", "depth"]
 DIGEST_SAMPLE = 16  # images, or maps, that stand for all of a set
-
-
-@dataclass(frozen=True)
-class LabelForm:
-    """How labels lie in an array: dtype, and whether each pixel or each image has one.
-
-    unlabelled: the value of a pixel, or of one of several classes, that nobody labelled.
-    """
-
-    name: str
-    dtype: str
-    per_pixel: bool = False
-    components: int = 0  # of a vector a pixel; 0: a single value
-    unlabelled: int | None = None
-
-    def shape(self, size: tuple[int, int], names: int) -> tuple[int, ...]:
-        """The shape of one image's labels. size: H and W. names: K."""
-        if not self.per_pixel:
-            return (names,) if self is CLASSES else ()
-        return (*size, self.components) if self.components else size
-
-    def mirrored(self, labels: NDArray[Any], flip: NDArray[np.bool_]) -> NDArray[Any]:
-        """Labels (B, ...) of images that `network_input` mirrors where `flip` (B,)."""
-        if not self.per_pixel or not flip.any():
-            return labels
-        labels = labels.copy()
-        labels[flip] = labels[flip][:, :, ::-1]
-        if self.components:  # x points right, so it changes its sign
-            labels[flip, :, :, 0] = -labels[flip, :, :, 0]
-        return labels
-
-
-CLASS = LabelForm("a class", "int64")  # (B,), one of K
-CLASSES = LabelForm("several classes", "uint8", unlabelled=IGNORE)  # (B, K), 1 for each that applies
-CLASS_MAP = LabelForm("a map of classes", "uint8", per_pixel=True, unlabelled=IGNORE)  # (B, H, W)
-VECTOR_MAP = LabelForm("a map of vectors", "int8", True, components=3, unlabelled=0)  # (B, H, W, 3), 127 n
-METRE_MAP = LabelForm("a map of metres", "float32", per_pixel=True, unlabelled=0)  # (B, H, W)
-
-# The labels that a task of each kind learns from.
-FORMS: dict[TaskKind, LabelForm] = {
-    "classification": CLASS,
-    "normals": VECTOR_MAP,
-    "segmentation": CLASS_MAP,
-}
 
 
 class Dataset(Protocol):

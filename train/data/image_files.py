@@ -19,9 +19,10 @@ from shared.bundle import Preprocess
 from shared.errors import DataError, ImageError
 from shared.image import fit, fit_map
 from shared.types import TaskKind
-from train.data.dataset import FORMS, LabelForm
+from train.data.dataset import LabelForm
 from train.data.formats import Item
 from train.data.progress import Progress, silent
+from train.kinds import TRAINING_KINDS
 
 CACHE_BYTES = 1 << 30  # for the images, and for each kind of labels, in each process
 
@@ -85,6 +86,12 @@ class FileSet:
         return labels if flip is None else self.form.mirrored(labels, flip)
 
 
+def _form(kind: TaskKind) -> LabelForm:
+    form = TRAINING_KINDS[kind].form
+    assert form is not None, "a set lists no labels for a kind without them"
+    return form
+
+
 class OpenedFiles:
     """The items of a set, each decoded once. problems: what is wrong with the unusable ones, in their order."""
 
@@ -109,7 +116,7 @@ class OpenedFiles:
         if kind is None:
             return FileSet(self._images, self._sound, self._size)
         labels, names = self._labels[kind], self._names[kind]
-        return FileSet(self._images, self._sound, self._size, labels, FORMS[kind], names)
+        return FileSet(self._images, self._sound, self._size, labels, _form(kind), names)
 
     def _check_all(self, progress: Progress) -> list[str | None]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -124,7 +131,7 @@ class OpenedFiles:
             self._images.put(index, np.asarray(fit(image, self._preprocess)))
             for kind, rows in self._labels.items():
                 labels = item.labels[kind]()
-                if FORMS[kind].per_pixel:
+                if _form(kind).per_pixel:
                     height, width = labels.shape[:2]
                     if (width, height) != image.size:
                         return f"{item.name} is {image.width} x {image.height}, its {kind} {width} x {height}"
@@ -138,7 +145,7 @@ class OpenedFiles:
         return np.asarray(fit(self._items[index].read(), self._preprocess))
 
     def _labels_of(self, kind: TaskKind) -> LazyArray:
-        form = FORMS[kind]
+        form = _form(kind)
 
         def make(index: int) -> Any:
             labels = self._items[index].labels[kind]()

@@ -13,11 +13,12 @@ from typing import Literal
 from shared.bundle import Preprocess
 from shared.errors import DataError, ImageError
 from shared.types import TaskKind
-from train.data.dataset import CLASS, CLASS_MAP, CLASSES, FORMS, Dataset
+from train.data.dataset import Dataset
 from train.data.formats import Item, Listing, Spec, list_set, parse
 from train.data.image_files import OpenedFiles
 from train.data.progress import Progress, silent
 from train.data.room_set import RoomSet, nothing_chosen
+from train.kinds import TRAINING_KINDS
 
 Damaged = Literal["refuse", "skip"]
 NAMED_MAX = 3  # problems that a message names
@@ -156,17 +157,14 @@ def _labelled(
     outputs: names of what the network answers, if there is one.
     """
     if kind not in listing.names:
-        if needed:
+        if needed and TRAINING_KINDS[kind].form is not None:
             raise DataError(listing.lacking.get(kind) or f"{data} has no labels for {kind}")
         return None
     names = listing.names[kind]
     # Names may differ in spelling or language, but the same names in another order are a mistake for certain.
     reordered = outputs is not None and names != outputs and {*names} == {*outputs}
-    if (
-        FORMS[kind] not in (CLASS, CLASSES, CLASS_MAP)
-        or outputs is None
-        or (len(names) == len(outputs) and not reordered)
-    ):
+    form = TRAINING_KINDS[kind].form
+    if form is None or not form.named or outputs is None or (len(names) == len(outputs) and not reordered):
         return kind
     why = "in another order" if len(names) == len(outputs) else f"{len(names)} of them, not {len(outputs)}"
     text = f"the classes of {data} are not those that the network for {kind} answers ({why})"

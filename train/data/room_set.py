@@ -11,19 +11,14 @@ from numpy.typing import NDArray
 
 from shared.errors import DataError
 from shared.types import TaskKind
-from train.data.dataset import FORMS, LabelForm
-from train.rooms import CATEGORIES, LAYERS, SEMANTIC_CLASSES, open_shards, read_index
+from train.data.dataset import LabelForm
+from train.kinds import TRAINING_KINDS
+from train.kinds.training_kind import RoomLabels
+from train.rooms import LAYERS, open_shards, read_index
 
-# The layer that holds the labels of each kind of task, and their names.
-ROOM_LAYERS: dict[TaskKind, str] = {
-    "classification": "category",
-    "normals": "normals",
-    "segmentation": "semantic",
-}
-ROOM_NAMES: dict[TaskKind, tuple[str, ...]] = {
-    "classification": CATEGORIES,
-    "normals": ("x", "y", "z"),
-    "segmentation": SEMANTIC_CLASSES,
+# Where rooms have the labels of each kind of task.
+ROOM_LABELS: dict[TaskKind, RoomLabels] = {
+    kind: known.rooms for kind, known in TRAINING_KINDS.items() if known.rooms is not None
 }
 
 
@@ -51,10 +46,13 @@ class RoomSet:
         self.names: tuple[str, ...] = ()
         if kind is not None:
             layers = room_layers(directory)
-            if ROOM_LAYERS[kind] not in layers:
-                raise DataError(lacks_layer(directory, layers, ROOM_LAYERS[kind]))
-            self._labels = _shards(directory, ROOM_LAYERS[kind])
-            self.form, self.names = FORMS[kind], ROOM_NAMES[kind]
+            if kind not in ROOM_LABELS:
+                raise DataError(f"rooms have no labels for {kind}")
+            self._of = ROOM_LABELS[kind]
+            if self._of.layer not in layers:
+                raise DataError(lacks_layer(directory, layers, self._of.layer))
+            self._labels = _shards(directory, self._of.layer)
+            self.form, self.names = TRAINING_KINDS[kind].form, self._of.names
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -67,7 +65,8 @@ class RoomSet:
         """Labels (B, ...) as `form` has them. Raises DataError without labels."""
         if self.form is None:
             raise DataError(f"the rooms in {self._directory} were opened without labels")
-        labels = self._rows(self._labels, indices).astype(self.form.dtype, copy=False)
+        rows = self._of.reduce(self._rows(self._labels, indices))
+        labels = rows.astype(self.form.dtype, copy=False)
         return labels if flip is None else self.form.mirrored(labels, flip)
 
     def _rows(self, shards: Sequence[NDArray[Any]], indices: NDArray[np.int64]) -> NDArray[Any]:

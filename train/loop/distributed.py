@@ -35,7 +35,7 @@ PATIENCE = timedelta(days=1)  # for processes that wait while the leader compute
 
 
 class Metric(Protocol):
-    """An accumulator, such as those of `train.loop.metrics`."""
+    """An accumulator, such as those of `train.kinds`."""
 
     def merge(self, other: Any) -> None: ...
 

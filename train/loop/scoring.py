@@ -9,7 +9,8 @@ from torch import Tensor
 
 from shared.types import TaskKind
 from train.data.dataset import Dataset
-from train.loop.answer_kinds import Metric, as_labels, count, new_metric
+from train.kinds import TRAINING_KINDS
+from train.kinds.training_kind import Metric
 from train.loop.scores import Against, Quality, Score, Scores
 
 
@@ -39,7 +40,7 @@ def label_target(kind: TaskKind, data: Dataset, indices: NDArray[Any]) -> Target
 
 def network_target(kind: TaskKind, plain: Tensor) -> Target:
     """The network's answers as the truth."""
-    return Target(kind, as_labels(kind, plain), plain.shape[1], "network")
+    return Target(kind, TRAINING_KINDS[kind].as_labels(plain), plain.shape[1], "network")
 
 
 class Scoring:
@@ -53,8 +54,8 @@ class Scoring:
         """Counts a task's outputs at a quality."""
         key = task, quality, target.against
         if key not in self._metrics:
-            self._metrics[key] = new_metric(target.kind, target.classes)
-        count(self._metrics[key], out, target.labels)
+            self._metrics[key] = TRAINING_KINDS[target.kind].metric(target.classes)
+        self._metrics[key].add(TRAINING_KINDS[target.kind].answers(out), target.labels)
 
     def add(self, task: str, metric: str, quality: Quality, values: Tensor) -> None:
         """Adds the values (B,) of images, for a mean."""
@@ -64,7 +65,7 @@ class Scoring:
     def merge(self, other: Scoring) -> None:
         for key, metric in other._metrics.items():
             if key in self._metrics:
-                self._metrics[key].merge(metric)  # type: ignore[arg-type]
+                self._metrics[key].merge(metric)
             else:
                 self._metrics[key] = metric
         for name, value in other._sums.items():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shared.types import TaskKind
 from train.data.dataset import Dataset
-from train.loop.answer_kinds import as_labels, painted
+from train.kinds import TRAINING_KINDS
 
 SHEET_ROWS = 4
 
@@ -21,11 +21,12 @@ def sheet_indices(data: Dataset) -> NDArray[np.int64]:
 def sheet(kind: TaskKind, data: Dataset, *outputs: Tensor) -> NDArray[np.uint8]:
     """RGB (rows x H, columns x W, 3): a row for each image of `sheet_indices`.
 
-    Its columns: the image, the map of each of `outputs` (B, K or 3, H, W), and the labels if the set has any.
+    Its columns: the image, the map of each of `outputs` (B, C, H, W), and the labels if the set has any.
     """
     indices = sheet_indices(data)
-    columns = [data.images(indices), *(painted(kind, as_labels(kind, out)) for out in outputs)]
+    known = TRAINING_KINDS[kind]
+    columns = [data.images(indices), *(known.painted(known.as_labels(out)) for out in outputs)]
     if data.form is not None:
-        columns.append(painted(kind, data.labels(indices)))
+        columns.append(known.painted(data.labels(indices)))
     rows = np.concatenate(columns, axis=2)
     return rows.reshape(-1, *rows.shape[2:]).astype(np.uint8)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cloud.networks.networks import build_network, split
 from shared.bundle import CLOUD, EDGE, ONNX, TASKS, WEIGHTS, Bundle, Task
 from shared.errors import DataError
-from train.data.dataset import IGNORE
+from train.kinds import TRAINING_KINDS
 from train.networks.network_folder import NetworkCard
 
 
@@ -110,7 +110,7 @@ def _network(
         preprocess=bundle.manifest.preprocess,
         recipe=dict(recipe),
         figures={},
-        ignored=IGNORE if task.kind == "segmentation" else None,
+        ignored=TRAINING_KINDS[task.kind].ignored,
     )
     return Recovered(task.name, network, card)
 

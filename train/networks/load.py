@@ -16,7 +16,9 @@ from cloud.networks.networks import split as split_reference
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.image import size_of
+from shared.kinds import KINDS
 from shared.types import Frozen
+from train.kinds import TRAINING_KINDS
 from train.networks.cutting import Traced
 from train.networks.external_networks import (
     ABSENT,
@@ -122,23 +124,27 @@ def preprocess_of(source: NetworkSpec) -> Preprocess:
 
 def _task_of(name: str, output: tuple[int, ...]) -> NetworkTask:
     if len(output) == 1 or set(output[1:]) == {1}:
-        return "classification"
-    raise DataError(f"{name} gives {list(output)}: say what that is with --task segmentation or normals")
+        return NetworkCard.model_fields["task"].default
+    maps = ", ".join(kind.name for kind in KINDS.values() if kind.mapped)
+    raise DataError(f"{name} gives {list(output)}: say what kind of map that is: {maps}", setting="task")
 
 
 def _labels(
     source: NetworkSpec, task: NetworkTask, output: tuple[int, ...], given: tuple[str, ...]
 ) -> tuple[str, ...]:
     """A name an output. Raises DataError."""
-    if task == "normals":
-        labels: tuple[str, ...] = ("x", "y", "z")
+    known = TRAINING_KINDS[task]
+    if not KINDS[task].named:
+        # A map's channels have the names of the labels that it learns from; a vector's numbers have none.
+        labels: tuple[str, ...] = known.rooms.names if known.rooms is not None else ()
     else:
         labels = given or published_labels(source.network)
         if not given and len(labels) != output[0]:
             labels = tuple(f"class {i}" for i in range(output[0]))
-    if (len(output) == 3) != (task != "classification" or set(output[1:]) == {1}):
+    # A vector may have two axes of length 1 behind it, as a map of one pixel would.
+    if (len(output) == 3) != (KINDS[task].mapped or set(output[1:]) == {1}):
         raise DataError(f"{source.network} gives {list(output)}, which is no {task}")
-    if len(labels) != output[0]:
+    if labels and len(labels) != output[0]:
         raise DataError(f"{source.network} has {output[0]} outputs for {len(labels)} labels")
     return labels
 

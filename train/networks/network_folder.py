@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -15,10 +15,10 @@ from cloud.networks.networks import build_network
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.files import write_atomically
-from shared.types import Frozen
+from shared.types import Frozen, TaskKind
 from train.networks.external_networks import is_foreign, make
 
-NetworkTask = Literal["classification", "normals", "segmentation"]
+NetworkTask = TaskKind
 WEIGHTS, CARD = "network.safetensors", "network.json"
 
 

@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from cloud.networks.networks import ClassifierConfig, DenseConfig
-from shared.types import Frozen
-from train.data.dataset import DenseTask
+from shared.types import Frozen, TaskKind
 from train.loop.schedule import Seed
 
 
@@ -56,8 +55,9 @@ class TrainingRecipe(Frozen):
 
 
 class NetworkRecipe(TrainingRecipe):
-    """Everything that decides how a classifier comes out."""
+    """Everything that decides how a network for labels of whole images comes out, one or several for each."""
 
+    task: TaskKind = "classification"
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     network: ClassifierConfig
 
@@ -69,7 +69,7 @@ class DenseRecipe(TrainingRecipe):
     category: weight of telling the images' categories from the feature's cells (`auxiliary_losses.CategoryHead`).
     """
 
-    task: DenseTask
+    task: TaskKind
     label_stride: Literal[1, 2] = 1
     category: float = Field(0.0, ge=0)
     network: DenseConfig

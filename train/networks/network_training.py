@@ -18,7 +18,7 @@ from shared.types import TaskKind
 from train.data.augment import draw_zooms, zoom_pictures
 from train.data.dataset import Dataset, dataset_digests, in_order, network_input
 from train.echo import echo_once
-from train.loop.answer_kinds import MAIN_METRIC, count, ignored_class, new_metric
+from train.kinds import TRAINING_KINDS
 from train.loop.distributed import Workers
 from train.loop.run import Run, sha256_of
 from train.loop.schedule import Schedule, batch_indices
@@ -80,13 +80,13 @@ def load_matching_weights(network: nn.Module, folder: Path) -> tuple[int, list[s
 
 def plan_of(recipe: TrainingRecipe, kind: TaskKind) -> Plan:
     """The loop's settings: the weights that do best by the kind's main metric are the result."""
-    metric, larger = MAIN_METRIC[kind]
+    metric = TRAINING_KINDS[kind].main
     return Plan(
         Schedule(recipe.steps, recipe.learning_rate),
         recipe.seed,
         recipe.weight_decay,
-        Better(metric, "max" if larger else "min"),
-        ("loss", metric),
+        Better(metric.key, "max" if metric.larger_is_better else "min"),
+        ("loss", metric.key),
     )
 
 
@@ -135,10 +135,11 @@ def scored(
 ) -> Scores:
     """The network's scores on a labelled set, counted by all processes together."""
     network.eval()
-    metric = new_metric(kind, len(data.names))
+    known = TRAINING_KINDS[kind]
+    metric = known.metric(len(data.names))
     for indices in workers.part(in_order(len(data), batch)):
         x = network_input(data.images(indices), preprocess).to(workers.device)
-        count(metric, network(x), data.labels(indices))
+        metric.add(known.answers(network(x)), data.labels(indices))
     return Scores(Score(name, value) for name, value in workers.merged(metric).values().items())
 
 
@@ -162,7 +163,7 @@ def write_network(
         preprocess=preprocess,
         recipe=recipe.model_dump(mode="json"),
         figures=to_json(scores),
-        ignored=ignored_class(kind),
+        ignored=TRAINING_KINDS[kind].ignored,
     )
     if run.leads:
         save_network(network, card, run.folder)

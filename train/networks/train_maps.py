@@ -20,11 +20,11 @@ from shared.bundle import Preprocess
 from shared.errors import DataError
 from train.data.augment import zoom_maps
 from train.data.dataset import Dataset, network_input
-from train.loop.answer_kinds import count, map_loss, new_metric
+from train.kinds import TRAINING_KINDS
+from train.kinds.training_kind import NothingMeasuredError
 from train.loop.distributed import Precision, Workers, training_device
 from train.loop.interrupts import Interrupts
 from train.loop.journal import Scalars
-from train.loop.metrics import NothingMeasuredError
 from train.loop.scores import Scores
 from train.loop.sheets import sheet, sheet_indices
 from train.loop.training import Training, fit, is_logged
@@ -78,6 +78,7 @@ class MapTraining(Training[MapBatch, NetworkCard]):
         categories: Dataset | None = None,
     ) -> None:
         self.recipe, self.workers, self.kind = recipe, workers, recipe.task
+        self.known = TRAINING_KINDS[recipe.task]
         self.training, self.validation = training, validation
         self.categories = _checked_categories(recipe, categories)
         _check_stride(recipe)
@@ -114,12 +115,12 @@ class MapTraining(Training[MapBatch, NetworkCard]):
         self.learner.train()
         y, auxiliary = self.learner.feature(batch.x, batch.categories)
         out, labels = at_label_stride(self.learner, y, batch.labels, self.recipe.label_stride, batch.corner)
-        loss = map_loss(self.kind, out, labels, self.workers.mean_count) + auxiliary
+        loss = self.known.label_loss(out, labels, self.workers.mean_count) + auxiliary
         return loss, self._batch_scores(out.detach(), labels) if is_logged(step, self.plan) else {}
 
     def _batch_scores(self, out: Tensor, labels: Tensor) -> Scalars:
-        metric = new_metric(self.kind, self.recipe.network.outputs)
-        count(metric, out, labels.cpu().numpy())
+        metric = self.known.metric(self.recipe.network.outputs)
+        metric.add(self.known.answers(out), labels.cpu().numpy())
         with contextlib.suppress(NothingMeasuredError):  # a batch without a labelled pixel
             return self.workers.merged(metric).values()
         return {}

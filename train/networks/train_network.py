@@ -1,4 +1,4 @@
-"""Trains the reference classifier, uncompressed; `train_maps` trains the networks for maps."""
+"""Trains the reference classifier, uncompressed, for one label an image or several; `train_maps` trains for maps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cloud.networks.networks import REFERENCE_CLASSIFIER, ReferenceClassifier
 from shared.bundle import Preprocess
 from train.data.dataset import Dataset
+from train.kinds import TRAINING_KINDS
 from train.loop.distributed import Precision, Workers, training_device
 from train.loop.interrupts import Interrupts
 from train.loop.journal import Scalars
@@ -23,7 +23,7 @@ from train.networks.network_training import open_run, plan_of, scored, step_inpu
 
 VALIDATION_BATCH = 64
 
-ClassBatch = tuple[Tensor, Tensor]  # x (B, 3, H, W) and classes (B,)
+ClassBatch = tuple[Tensor, Tensor]  # x (B, 3, H, W) and classes (B,), or (B, K) of several labels
 
 
 def train_network(
@@ -42,7 +42,7 @@ def train_network(
 
 
 class ClassifierTraining(Training[ClassBatch, NetworkCard]):
-    """Cross-entropy against an image's class, with label smoothing, plus the auxiliary losses on the feature."""
+    """The kind's loss against an image's labels, plus the auxiliary losses on the feature."""
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class ClassifierTraining(Training[ClassBatch, NetworkCard]):
         resume: bool,
         workers: Workers,
     ) -> None:
-        self.recipe, self.workers = recipe, workers
+        self.recipe, self.workers, self.known = recipe, workers, TRAINING_KINDS[recipe.task]
         self.training, self.validation = training, validation
         self.preprocess = Preprocess(height=recipe.height, width=recipe.width)
         torch.manual_seed(recipe.seed)
         self.network = ReferenceClassifier(recipe.network)
         self.run, self.learner = open_run(recipe, self.network, (training, validation), out, resume, workers)
         self.model = self.learner.module
-        self.plan = plan_of(recipe, "classification")
+        self.plan = plan_of(recipe, recipe.task)
 
     def batches(self, start: int) -> Iterator[ClassBatch]:
         for step in step_inputs(self.recipe, self.training, self.preprocess, self.workers, start):
@@ -71,12 +71,13 @@ class ClassifierTraining(Training[ClassBatch, NetworkCard]):
         self.learner.train()
         y, auxiliary = self.learner.feature(x)
         logits = self.learner.tail(y)
-        loss = F.cross_entropy(logits, classes, label_smoothing=self.recipe.label_smoothing) + auxiliary
-        return loss, {"top1": float((logits.argmax(1) == classes).float().mean())}
+        loss = self.known.smoothed_loss(logits, classes, self.recipe.label_smoothing) + auxiliary
+        right = self.known.right(logits.detach(), classes.cpu().numpy())
+        return loss, {} if right is None else {self.known.main.key: float(right.mean())}
 
     def validate(self) -> Scores:
         return scored(
-            "classification", self.network, self.validation, self.preprocess, self.workers, VALIDATION_BATCH
+            self.recipe.task, self.network, self.validation, self.preprocess, self.workers, VALIDATION_BATCH
         )
 
     def result(self, scores: Scores) -> NetworkCard:
@@ -84,7 +85,7 @@ class ClassifierTraining(Training[ClassBatch, NetworkCard]):
             self.run,
             self.network,
             REFERENCE_CLASSIFIER,
-            "classification",
+            self.recipe.task,
             self.recipe,
             self.training.names,
             self.preprocess,

@@ -22,6 +22,7 @@ from cloud.networks.networks import feature_shape
 from shared.bundle import Bundle, Task
 from shared.encoder import Encoder
 from shared.errors import DataError
+from shared.kinds import KINDS
 from train.bundle.build import tail_spec, without_paths
 from train.codec.codec_recipe import LABELLED
 from train.codec.distortion import crop_for, distortion
@@ -30,7 +31,6 @@ from train.codec.teacher_cache import features_of, network_inputs
 from train.codec.train_codec import SAMPLE, VALIDATED
 from train.data.dataset import Dataset, dataset_digests, network_input
 from train.data.feature_cache import CachedArrays, cached_features
-from train.loop.answer_kinds import is_map
 from train.loop.distributed import Precision, Workers, training_device
 from train.loop.interrupts import Interrupts
 from train.loop.journal import Scalars
@@ -153,7 +153,7 @@ class TaskTraining(Training[NDArray[np.int64], Scores]):
         return evaluate_task(self.model, self.encoder, self.front, self.validation, self.workers, most)
 
     def sheets(self) -> Mapping[str, NDArray[np.uint8]]:
-        if not is_map(self.card.task):
+        if not KINDS[self.card.task].mapped:
             return {}
         return {self.name: task_sheet(self.model, self.encoder, self.front, self.validation)}
 

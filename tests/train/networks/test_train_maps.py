@@ -16,9 +16,10 @@ from cloud.networks.networks import DenseConfig, ReferenceDense, build_network, 
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.kinds.segmentation import palette
-from train.data.dataset import CLASS_MAP, IGNORE, VECTOR_MAP, network_input
+from train.data.dataset import IGNORE, network_input
 from train.data.room_set import RoomSet
-from train.loop.answer_kinds import map_loss
+from train.kinds import TRAINING_KINDS
+from train.kinds.label_form import CLASS_MAP, VECTOR_MAP
 from train.loop.distributed import Workers
 from train.loop.sheets import sheet, sheet_indices
 from train.networks.auxiliary_losses import Appearance, CategoryHead
@@ -160,16 +161,16 @@ def test_a_mirrored_room_has_the_normals_of_its_picture(rooms):
 def test_losses_counted_by_hand():
     made = torch.zeros(1, 4, 2, 2)
     classes = torch.tensor([[[0, 1], [IGNORE, IGNORE]]], dtype=torch.uint8)
-    assert map_loss("segmentation", made, classes).item() == pytest.approx(math.log(4))
+    assert TRAINING_KINDS["segmentation"].label_loss(made, classes).item() == pytest.approx(math.log(4))
     made[:, :, 1] = torch.tensor([9.0, -9.0, 4.0, 0.0])[:, None]  # where nobody knows the answer
-    assert map_loss("segmentation", made, classes).item() == pytest.approx(math.log(4))
+    assert TRAINING_KINDS["segmentation"].label_loss(made, classes).item() == pytest.approx(math.log(4))
     nobody = torch.full((1, 2, 2), IGNORE, dtype=torch.uint8)
-    assert map_loss("segmentation", made, nobody).item() == 0
+    assert TRAINING_KINDS["segmentation"].label_loss(made, nobody).item() == 0
     normals = torch.zeros(1, 1, 3, 3, dtype=torch.int8)
     normals[0, 0, 0, 2] = normals[0, 0, 1, 2] = 127
     answer = torch.tensor([[[[0.0, 5.0, 1.0]], [[0.0, 0.0, 1.0]], [[7.0, 0.0, 1.0]]]])
     # One right (0), one at 90 degrees (1 - 0, and components off by 1, 0, 1), one without a label.
-    assert map_loss("normals", answer, normals).item() == pytest.approx((1 + 2 / 3) / 2)
+    assert TRAINING_KINDS["normals"].label_loss(answer, normals).item() == pytest.approx((1 + 2 / 3) / 2)
 
 
 @pytest.mark.parametrize("task", OUTPUTS)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from shared.errors import DataError
 from train.data.formats.listing import Item, Listing
-from train.data.room_set import ROOM_LAYERS, RoomSet, lacks_layer, room_layers
+from train.data.room_set import ROOM_LABELS, RoomSet, lacks_layer, room_layers
 
 
 def rooms(path: Path, split: str | None) -> Listing:
@@ -20,7 +20,7 @@ def rooms(path: Path, split: str | None) -> Listing:
         raise DataError(f"rooms:{path} has no splits; leave #{split} out")
     layers = room_layers(path)
     images = RoomSet(path)
-    labelled = {kind: RoomSet(path, kind) for kind, layer in ROOM_LAYERS.items() if layer in layers}
+    labelled = {kind: RoomSet(path, kind) for kind, its in ROOM_LABELS.items() if its.layer in layers}
     items = [
         Item(
             f"{path}, room {index}",
@@ -30,7 +30,9 @@ def rooms(path: Path, split: str | None) -> Listing:
         for index in range(len(images))
     ]
     lacking = {
-        kind: lacks_layer(path, layers, layer) for kind, layer in ROOM_LAYERS.items() if layer not in layers
+        kind: lacks_layer(path, layers, its.layer)
+        for kind, its in ROOM_LABELS.items()
+        if its.layer not in layers
     }
     return Listing(items, {kind: one.names for kind, one in labelled.items()}, lacking=lacking)
 

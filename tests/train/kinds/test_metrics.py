@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from shared.errors import DataError
-from train.loop.metrics import AngularError, Confusion, Top1, angles
+from train.kinds.classification import Top1
+from train.kinds.normals import AngularError, angles
+from train.kinds.segmentation import Confusion
 
 MANY = settings(max_examples=40, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
