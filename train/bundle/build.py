@@ -159,6 +159,7 @@ def build(
                 labels=card.labels,
                 **tail_spec(card),
                 feature=tuple(head.feature),
+                options=card.options,
             )
             for task, card, head in zip(model.names, cards, model.heads, strict=True)
         ),

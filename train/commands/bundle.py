@@ -161,6 +161,7 @@ def evaluate(
 
 def _networks_by_kind(bundle: Bundle, folders: Sequence[Path]) -> Mapping[str, Path]:
     """The folder of each kind's network. Raises DataError where one does not fit the bundle, or two do one task."""
+    from shared.kinds import KINDS
     from train.networks.network_folder import load_network
 
     kinds: dict[str, Path] = {}
@@ -176,7 +177,7 @@ def _networks_by_kind(bundle: Bundle, folders: Sequence[Path]) -> Mapping[str, P
                 setting="network",
             )
         for task in bundle.tasks:
-            if task.kind == card.task != "normals" and task.labels != card.labels:
+            if task.kind == card.task and KINDS[task.kind].named and task.labels != card.labels:
                 raise DataError(
                     f"{folder} has other classes than the bundle's task {task.name}", setting="network"
                 )

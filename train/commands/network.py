@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from pydantic import NonNegativeFloat
@@ -63,7 +63,8 @@ def train(
     data: RecipeData = None,
     validation: Validation = None,
     task: Annotated[
-        str | None, typer.Option(help="classification (the default), normals or segmentation")
+        str | None,
+        typer.Option(help="classification (the default), normals, segmentation, depth or multilabel"),
     ] = None,
     init: Annotated[
         str | None, typer.Option(help="folder of a network whose tensors are the start, where they fit")
@@ -93,35 +94,38 @@ def train(
     images, chosen = DataChoice.pop(settings), settings.pop("task", str)
     run = RunOptions.checked(out, resume, device, precision, force)
     request = TrainRequest(settings, images, run)
-    if chosen == "classification":
-        _train_classifier(request)
-    else:
+    from shared.kinds import KINDS
+    from train.kinds import TRAINING_KINDS
+
+    known = [kind for kind, its in TRAINING_KINDS.items() if its.form is not None]
+    if chosen not in known:
+        raise DataError(f"{settings.name('task')}: {chosen!r} is not one of {', '.join(known)}")
+    if KINDS[chosen].mapped:
         _train_maps(request, chosen)
+    else:
+        _train_classifier(request, chosen)
 
 
-def _train_classifier(request: TrainRequest) -> None:
+def _train_classifier(request: TrainRequest, chosen: str) -> None:
     from train.networks.network_recipe import NetworkRecipe
     from train.networks.train_network import train_network
 
     for key in MAPS_ONLY:
         if key in request.settings:
             raise DataError(f"{request.settings.name(key)}: only for tasks that make a map")
-    (training,), (validation,), fixed = _open(request, ["classification"])
-    recipe = request.settings.recipe(NetworkRecipe, **fixed, network={"classes": len(training.names)})
+    (training,), (validation,), fixed = _open(request, [chosen])
+    recipe = request.settings.recipe(
+        NetworkRecipe, **fixed, task=chosen, network={"classes": len(training.names)}
+    )
     run = request.run
     card = train_network(recipe, training, validation, run.out, run.resume, run.device, run.precision)
-    echo_once(f"{run.out}: top-1 {card.figures['top1']:.1%} on {len(validation)} held-out images")
+    _echo_result(run.out, card, len(validation))
 
 
 def _train_maps(request: TrainRequest, chosen: str) -> None:
-    from train.data.dataset import DenseTask
     from train.networks.network_recipe import DenseRecipe
     from train.networks.train_maps import train_dense
 
-    known = get_args(DenseTask)
-    if chosen not in known:
-        where = request.settings.name("task")
-        raise DataError(f"{where}: {chosen!r} is not one of classification, {', '.join(known)}")
     category = request.settings.pop("category", NonNegativeFloat, optional=True) or 0.0
     kinds = [chosen, "classification"] if category else [chosen]
     (training, *categories), (validation, *_), fixed = _open(request, kinds)
@@ -132,12 +136,14 @@ def _train_maps(request: TrainRequest, chosen: str) -> None:
     card = train_dense(
         recipe, training, validation, run.out, run.resume, run.device, run.precision, *categories
     )
-    figures = card.figures
-    if chosen == "normals":
-        text = f"mean angular error {figures['mean_deg']:.2f} degrees, median {figures['median_deg']:.2f}"
-    else:
-        text = f"mIoU {figures['miou']:.3f}, pixel accuracy {figures['pixel_accuracy']:.1%}"
-    echo_once(f"{run.out}: {text} on {len(validation)} held-out images")
+    _echo_result(run.out, card, len(validation))
+
+
+def _echo_result(out: Path, card: Any, images: int) -> None:
+    from train.kinds import TRAINING_KINDS
+
+    metric = TRAINING_KINDS[card.task].main
+    echo_once(f"{out}: {metric.name} {metric.text(card.figures[metric.key])} on {images} held-out images")
 
 
 def _open(request: TrainRequest, kinds: Sequence[Any]) -> tuple[list[Any], list[Any], dict[str, Any]]:
@@ -158,14 +164,17 @@ def _open(request: TrainRequest, kinds: Sequence[Any]) -> tuple[list[Any], list[
 
 @app.command(name="import")
 def import_(
-    network: Annotated[str, typer.Argument(help="torchvision:NAME or package.module:factory")],
+    network: Annotated[
+        str,
+        typer.Argument(help="torchvision:NAME, package.module:factory, or a classifier's folder"),
+    ],
     out: Annotated[Path, typer.Option(help="the folder to make")],
     weights: Annotated[str | None, Weights] = None,
     split: Annotated[str | None, Split] = None,
     task: Annotated[
         str | None,
         typer.Option(
-            help="what the output is: classification (the default for a vector), segmentation, normals"
+            help="what the output is; by default classification for a vector; embedding: a folder's last vector"
         ),
     ] = None,
     size: Annotated[str | None, Size] = None,
@@ -175,10 +184,10 @@ def import_(
     """Put any trained network into a folder, as `isthmus network train` leaves its own."""
     from pydantic import ValidationError
 
-    from train.networks.load import NetworkSpec, cut, is_foreign, load_network_spec
+    from train.networks.load import NetworkSpec, cut, is_foreign, learns_without_labels, load_network_spec
     from train.networks.network_folder import CARD, save_network
 
-    if not is_foreign(network):
+    if not is_foreign(network) and not learns_without_labels(task):
         raise DataError(f"{network!r} is neither torchvision:NAME nor package.module:factory")
     given = {"split": split, "weights": weights, "task": task, "size": size, "labels": labels}
     try:

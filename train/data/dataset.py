@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from shared.image import to_input
 from train.kinds.label_form import IGNORE as IGNORE
 from train.kinds.label_form import LabelForm as LabelForm
 
-DenseTask = Literal["normals", "segmentation", "depth"]
 DIGEST_SAMPLE = 16  # images, or maps, that stand for all of a set
 
 

@@ -87,7 +87,7 @@ class Depth(TrainingKind):
         return to_array(out[:, 0].float())
 
     def as_labels(self, out: Tensor) -> NDArray[Any]:
-        return self.answers(out).clip(0)
+        return self.answers(out).clip(NEAREST_M)  # a network knows the depth of every pixel
 
     def painted(self, maps: NDArray[Any]) -> NDArray[np.uint8]:
         return depth_rgb(maps)

@@ -111,6 +111,7 @@ def _network(
         recipe=dict(recipe),
         figures={},
         ignored=TRAINING_KINDS[task.kind].ignored,
+        options=task.options,
     )
     return Recovered(task.name, network, card)
 

@@ -12,6 +12,12 @@ import torch
 from pydantic import Field, ValidationError
 from torch import nn
 
+from cloud.networks.networks import (
+    REFERENCE_CLASSIFIER,
+    REFERENCE_EMBEDDER,
+    ClassifierConfig,
+    ReferenceEmbedder,
+)
 from cloud.networks.networks import split as split_reference
 from shared.bundle import Preprocess
 from shared.errors import DataError
@@ -46,6 +52,7 @@ class NetworkSpec(Frozen):
     task: NetworkTask | None = None
     size: str | None = Field(None, description="HxW")
     labels: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict, description="of the kind of task")
 
 
 def load_network_spec(source: NetworkSpec, seed: int = 0) -> tuple[nn.Module, NetworkCard]:
@@ -55,11 +62,13 @@ def load_network_spec(source: NetworkSpec, seed: int = 0) -> tuple[nn.Module, Ne
     """
     if not is_foreign(source.network):
         given = [key for key in ("weights", "task", "size", "labels") if getattr(source, key) is not None]
-        if given:
+        if given and not (given == ["task"] and learns_without_labels(source.task)):
             raise DataError(
                 f"{source.network} is a trained network's folder and says itself what --{given[0]} is"
             )
         network, card = load_network(Path(source.network))
+        if source.task is not None:
+            network, card = without_last_layer(network, card, source.task, source.options)
         return network, card if source.split is None else card.model_copy(update={"split": source.split})
     labels = label_names(Path(source.labels)) if source.labels else ()
     config: dict[str, Any] = (
@@ -83,7 +92,28 @@ def load_network_spec(source: NetworkSpec, seed: int = 0) -> tuple[nn.Module, Ne
         preprocess=preprocess,
         recipe=source.model_dump(mode="json"),
         figures={},
+        options=source.options,
     )
+
+
+def learns_without_labels(task: str | None) -> bool:
+    """Whether it is a kind of task without labels, which any classifier's last vector can be."""
+    return task in TRAINING_KINDS and TRAINING_KINDS[task].form is None
+
+
+def without_last_layer(
+    network: nn.Module, card: NetworkCard, task: NetworkTask, options: dict[str, Any]
+) -> tuple[nn.Module, NetworkCard]:
+    """A reference classifier's last vector as a network of its own. Raises DataError."""
+    if card.network != REFERENCE_CLASSIFIER:
+        raise DataError(
+            f"{card.network} has no last vector here; only {REFERENCE_CLASSIFIER} has", setting="task"
+        )
+    embedder = ReferenceEmbedder(ClassifierConfig.model_validate(card.config))
+    own = embedder.state_dict()
+    embedder.load_state_dict({name: tensor for name, tensor in network.state_dict().items() if name in own})
+    changed = {"network": REFERENCE_EMBEDDER, "task": task, "labels": (), "figures": {}, "options": options}
+    return embedder.eval(), card.model_copy(update=changed)
 
 
 def cut(network: nn.Module, card: NetworkCard) -> tuple[nn.Module, nn.Module]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -30,6 +30,7 @@ class NetworkCard(Frozen):
     labels: names of the outputs.
     figures: its scores on the images held out, as `train.loop.scores` names them.
     ignored: the class of pixels that nobody labelled, which is none of the outputs.
+    options: of the kind of task, as a bundle's `Task` has them.
     """
 
     network: str
@@ -41,6 +42,7 @@ class NetworkCard(Frozen):
     recipe: dict[str, Any]
     figures: dict[str, float]
     ignored: int | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 def save_network(network: nn.Module, card: NetworkCard, folder: Path) -> None:

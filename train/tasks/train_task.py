@@ -165,6 +165,7 @@ class TaskTraining(Training[NDArray[np.int64], Scores]):
             labels=self.card.labels,
             **tail_spec(self.card),
             feature=self.model.head.feature,
+            options=self.card.options,
         )
         recipes = {
             "network": without_paths(self.card.recipe),

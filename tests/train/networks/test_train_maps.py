@@ -422,7 +422,7 @@ def test_the_command(tmp_path, rooms):
     bare = tmp_path / "bare"
     write_rooms(bare, range(9), height=32, width=32, layers=("image", "category"))
     for flags, data, said in [
-        (("--task", "depth"), rooms, "--task: 'depth' is not one of classification, normals, segmentation"),
+        (("--task", "smell"), rooms, "--task: 'smell' is not one of classification, normals, segmentation"),
         (("--task", "normals"), bare, "--layers image,normals,category"),
         (("--task", "segmentation"), bare, "--layers image,semantic,category"),
         (("--task", "normals", "--set", "network.stride=12"), rooms, "--set network.stride: "),
