@@ -23,9 +23,9 @@ from shared.files import sync_folder, write_atomically
 
 
 def add_task(bundle: Path, folder: Path) -> AddedTask:
-    """Copy the task in `folder` into the bundle, once everything about it is known to be sound.
+    """Copies the task in `folder` into the bundle, once everything about it is known to be sound.
 
-    Raises BundleError, or RequestError where the bundle has a task of that name or cannot be written to.
+    Raises BundleError, or RequestError if the bundle has a task of that name or cannot be written to.
     """
     from cloud.engine.bundle_model import load_branch
 
@@ -36,7 +36,7 @@ def add_task(bundle: Path, folder: Path) -> AddedTask:
     if any(one.task.name == name for one in opened.added):
         raise RequestError(f"{place} exists; take it out first: isthmus task remove {bundle} {name}")
     load_branch(opened, added, folder)
-    with _telling(place):
+    with _reporting(place):
         if not place.parent.is_dir():
             place.parent.mkdir()
             sync_folder(bundle)
@@ -56,14 +56,14 @@ def add_task(bundle: Path, folder: Path) -> AddedTask:
 
 
 def remove_task(bundle: Path, name: str) -> None:
-    """Take an added task out, also one that is damaged. Raises BundleError, UnknownTaskError or RequestError."""
+    """Removes an added task, also one that is damaged. Raises BundleError, UnknownTaskError or RequestError."""
     opened = Bundle.open_without_added(bundle)
     if any(task.name == name for task in opened.manifest.tasks):
-        raise RequestError(f"{name!r} is a task of the bundle itself; only an added one can be taken out")
+        raise RequestError(f"{name!r} is a task of the bundle itself; only an added one can be removed")
     folders = {folder.name: folder for folder in task_folders(bundle)}
     if name not in folders:
         raise UnknownTaskError(name, [task.name for task in opened.manifest.tasks] + list(folders))
-    with _telling(folders[name]):
+    with _reporting(folders[name]):
         _sweep(bundle / TASKS, name)
         # Renamed first: a server must not see a folder that is half gone.
         hidden = Path(tempfile.mkdtemp(dir=bundle / TASKS, prefix=f".{name}."))
@@ -75,15 +75,15 @@ def remove_task(bundle: Path, name: str) -> None:
 
 
 def _sweep(tasks: Path, name: str) -> None:
-    """Delete what a kill left of an earlier change of the task; what is younger than an hour may be in work."""
+    """Deletes what a killed change of the task left; anything younger than an hour may still be in use."""
     for left in tasks.glob(f".{glob.escape(name)}.*"):
         if left.stat().st_mtime < time.time() - 3600:
             shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
-def _telling(place: Path) -> Iterator[None]:
-    """Raises RequestError for an OSError."""
+def _reporting(place: Path) -> Iterator[None]:
+    """Turns an OSError into a RequestError."""
     try:
         yield
     except OSError as error:

@@ -23,7 +23,7 @@ log = logging.getLogger("isthmus.cloud.tasks")
 
 
 class Reloaded(Frozen):
-    """What a look at the bundle's folder came to. refused: why a folder was not taken up, by the folder's name."""
+    """The result of a scan of the bundle's folder. refused: why a folder was not loaded, by the folder's name."""
 
     bundle: BundleInfo
     refused: dict[str, str]
@@ -97,7 +97,7 @@ class TaskWatch:
                 log.info("tasks now: %s", ", ".join(task.name for task in model.bundle.tasks))
             for name, reason in refused.items():
                 if self._refused.get(name) != reason:
-                    log.error("task folder %s is not taken up: %s", name, reason)
+                    log.error("task folder %s is not loaded: %s", name, reason)
             self._seen, self._refused = stamp, refused
             return Reloaded(bundle=model.bundle.info(), refused=refused)
 
@@ -124,7 +124,7 @@ class TaskWatch:
                     model = model.with_added(added)
             except BundleDamagedError as error:
                 refused[name] = str(error)
-            except Exception as error:  # whatever one folder holds, the others are taken up
+            except Exception as error:  # whatever one folder holds, the others are loaded
                 refused[name] = f"unexpected {type(error).__name__}: {error}"
                 unexpected = (
                     True  # by no verdict on the files, such as too little memory: the next look tries again

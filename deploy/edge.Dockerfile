@@ -23,7 +23,7 @@ COPY --from=build /venv /venv
 COPY --from=build /app /app
 USER 10001:10001
 EXPOSE 8081
-# Ready says that this box can encode; whether the cloud is there is told to each request.
+# Ready says that this box can encode; whether the cloud is there is reported to each request.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8081/readyz', timeout=4)"]
 ENTRYPOINT ["isthmus"]

@@ -21,7 +21,7 @@ class Pipeline:
 
     def __init__(self, encoder: Encoder, client: Client) -> None:
         self.encoder, self.client = encoder, client
-        # One picture at a time: an edge has few cores, and ONNX Runtime has its own threads.
+        # One image at a time: an edge has few cores, and ONNX Runtime has its own threads.
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
 
     async def analyze(

@@ -22,11 +22,11 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
@@ -96,6 +96,10 @@ class Preprocess(Frozen):
         return self
 
 
+# Measured values for a reader of the bundle. Optional: a bundle without them, or with others, serves as well.
+Figures = Annotated[dict[str, Any], BeforeValidator(lambda given: given if isinstance(given, dict) else {})]
+
+
 class Quality(Frozen):
     """One level of the codec. quality: the number in the header; lambda_: weight of the distortion in training."""
 
@@ -148,7 +152,7 @@ class Manifest(Sealed):
     default_quality: int | None = None
     tasks: tuple[Task, ...] = Field(min_length=1)
     training: dict[str, Any]
-    figures: dict[str, Any]
+    figures: Figures = Field(default_factory=dict)
     licences: dict[str, str]
     files: dict[str, FileEntry]
 
@@ -185,7 +189,7 @@ class AddedTask(Sealed):
     codec: dict[str, Any]
     created: str
     training: dict[str, Any]
-    figures: dict[str, Any]
+    figures: Figures = Field(default_factory=dict)
     licences: dict[str, str]
     file: FileEntry
     tail: FileEntry | None = None

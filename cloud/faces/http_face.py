@@ -138,7 +138,7 @@ def _add_admin(app: FastAPI, watch: Callable[[], TaskWatch], token: str) -> None
     @app.post(
         "/admin/reload",
         tags=["admin"],
-        summary="Take up now the tasks that were added to the bundle's folder or taken out of it",
+        summary="Load the tasks added to the bundle's folder, and drop the removed ones, now",
         responses={401: problem_doc(UnauthorizedError), 422: ANSWERS[422], 503: ANSWERS[503]},
         dependencies=[Depends(no_query)],
     )

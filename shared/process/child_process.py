@@ -1,4 +1,4 @@
-"""Processes of ours that print events (see `shared.process.process`): started, waited for, told things, and ended."""
+"""Our own processes that print events (see `shared.process.process`): starts them, sends to them, and ends them."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class Server:
         it ends for something that the user can mend."""
         while True:
             try:
-                told = self._events.get(timeout=START_TIMEOUT_S)
+                event_seen = self._events.get(timeout=START_TIMEOUT_S)
             except queue.Empty:
                 raise IsthmusError(f"the {self._name} was not ready within {START_TIMEOUT_S:.0f} s") from None
-            if told is None:
+            if event_seen is None:
                 mendable = self._process.wait() == exit_of(RequestError()).status
                 self._log.seek(0)
                 last = (self._log.read().strip().splitlines() or ["no reason given"])[-1]
                 kind = RequestError if mendable else IsthmusError
                 raise kind(f"the {self._name} did not start: {last.removeprefix('isthmus: ')}")
-            if told["event"] == event:
-                return told
+            if event_seen["event"] == event:
+                return event_seen
 
     def tell(self, message: dict[str, Any], event: str) -> dict[str, Any]:
         """One JSON line to its stdin, and the event that it answers with. Raises what `wait_for` raises."""

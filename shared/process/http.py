@@ -6,7 +6,7 @@ Knows neither edge nor cloud. Each API is `create_app(...)` plus its routes. Aro
                                                                   `read_body`: room for its bytes?
 
 A problem is `application/problem+json`: type, title, status, detail, instance and request_id. Its status comes from the
-one table in `shared.errors`; an error that nobody raised on purpose is logged and told as 500 without its inside.
+one table in `shared.errors`; any other error is logged and returned as a bare 500; internals are never exposed.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def create_app(title: str, summary: str, requests_max: int, bodies_bytes_max: in
     """
     app = FastAPI(title=title, summary=summary, version="1", **options)
 
-    async def told(request: Request, error: Exception) -> Response:
+    async def known(request: Request, error: Exception) -> Response:
         return problem_response(exit_of(error), str(error), request.state.request_id)
 
     async def invalid(request: Request, error: Exception) -> Response:
@@ -148,7 +148,7 @@ def create_app(title: str, summary: str, requests_max: int, bodies_bytes_max: in
         response.headers.update(error.headers or {})
         return response
 
-    app.add_exception_handler(IsthmusError, told)
+    app.add_exception_handler(IsthmusError, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, routed)
     app.add_middleware(RequestGuard, requests_max=requests_max, budget=BodyBudget(bodies_bytes_max))
@@ -200,7 +200,7 @@ class RequestGuard:
             pass
         except (
             Exception
-        ) as error:  # the outermost boundary of a request: logged here, told without its inside
+        ) as error:  # the outermost boundary of a request: logged here, returned without its internals
             log.exception("request %s: unexpected error", request_id)
             if started:
                 raise  # the server cuts the connection, so that half an answer is not taken for a whole one

@@ -518,6 +518,26 @@ async def test_the_watch_outlives_an_error_that_nobody_thought_of(
     ran.cancel()
 
 
+async def test_tasks_that_cannot_be_listed_end_nothing(
+    running: Running, own: Path, mood: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(own / TASKS, ignore_errors=True)
+    (own / TASKS).touch()
+    for _ in range(3):
+        await running.watch.look()
+    assert "cannot read" in running.watch.refused[TASKS]
+    assert caplog.text.count("cannot read") == 1
+    with monkeypatch.context() as patched:
+        patched.setattr("cloud.task_watch.task_folders", lambda _: 1 / 0)
+        await running.watch.look()
+    assert "ZeroDivisionError" in running.watch.refused[TASKS]
+    (own / TASKS).unlink()
+    add_task(own, mood)
+    await running.watch.look()
+    assert running.watch.refused == {}
+    assert len(running.pipeline.info().tasks) == 2
+
+
 async def test_the_admin_call_needs_its_token_and_takes_up_what_is_there(
     running: Running, own: Path, mood: Path, tmp_path: Path
 ) -> None:

@@ -93,6 +93,15 @@ def test_a_sound_bundle(folder: Path) -> None:
     assert info.tasks[0].labels == ("kitchen", "cellar")
 
 
+@pytest.mark.parametrize(
+    "change", [lambda raw: raw.pop("figures"), lambda raw: raw.update(figures="none")], ids=["absent", "text"]
+)
+def test_figures_are_optional(tmp_path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    bundle = Bundle.open(write(tmp_path / "bundle", change=change))
+    assert bundle.manifest.figures == {}
+    assert bundle.info().name == "test-1.0"
+
+
 def test_tasks_and_qualities(folder: Path) -> None:
     bundle = Bundle.open(folder)
     assert bundle.task("rooms").split == 4
@@ -191,7 +200,7 @@ def test_manifest_that_is_a_folder(folder: Path) -> None:
         Bundle.open(folder)
 
 
-@pytest.mark.parametrize("key", sorted(set(manifest({})) - {"format"}))
+@pytest.mark.parametrize("key", sorted(set(manifest({})) - {"format", "figures"}))
 def test_missing_key(tmp_path: Path, key: str) -> None:
     with pytest.raises(BundleDamagedError, match=rf"manifest\.json: {key}: Field required"):
         Bundle.open(write(tmp_path / "bundle", change=lambda raw: raw.pop(key)))
