@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from shared.errors import RequestError
+from shared.errors import DataError, RequestError
 
 NAMED_MAX = 3  # files of a foreign folder that an error names
 
@@ -42,6 +43,31 @@ def writing_atomically(path: str | Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises DataError of the setting `out` where there is anything at `path` but an empty folder."""
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise DataError(f"{path} exists already; delete it, or choose another", setting="out")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that becomes `path` when the block is left, and nothing where it is left by an error.
+
+    Raises DataError as `refuse_existing`, OSError.
+    """
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        os.chmod(temporary, 0o755)  # mkdtemp's 0700 would hide it from other users
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(path.parent)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import RequestError
-from shared.files import refuse_foreign_folder, write_atomically
+from shared.errors import DataError, RequestError
+from shared.files import new_folder, refuse_foreign_folder, write_atomically
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,3 +131,34 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
     refuse_foreign_folder(folder, ("mark",), force=True)
     (folder / "mark").touch()
     refuse_foreign_folder(folder, ("other", "mark"))
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "made" / "out"
+    with new_folder(out) as folder:
+        (folder / "a").write_text("x")
+        assert not out.exists()
+    assert (out / "a").read_text() == "x"
+    assert stat.S_IMODE(out.stat().st_mode) == 0o755
+
+    def interrupted() -> None:
+        with new_folder(tmp_path / "other") as folder:
+            (folder / "a").write_text("x")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with new_folder(tmp_path / "empty") as folder:
+        (folder / "a").write_text("x")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for there in ("empty", "file", "link"):  # the first is not empty any more
+        with pytest.raises(DataError, match="exists already") as caught, new_folder(tmp_path / there):
+            raise AssertionError("not reached")
+        assert caught.value.setting == "out"
+    assert (tmp_path / "file").read_text() == "mine"

@@ -18,8 +18,8 @@ from train.echo import progress_bar
 
 if TYPE_CHECKING:
     from shared.bundle import Bundle
-    from train.bundle.build import Report
     from train.bundle.evaluate import Evaluation
+    from train.bundle.size_report import Report
 
 app = TrainTable(no_args_is_help=True)
 
@@ -129,8 +129,8 @@ def evaluate(
 ) -> None:
     """Measure every task of a bundle and its true bytes, next to the uncompressed networks and their agreement."""
     from shared.bundle import Bundle
-    from train.bundle.build import add_figures
     from train.bundle.evaluate import evaluate_bundle
+    from train.bundle.manifest import add_figures
     from train.data.open_dataset import open_datasets
 
     opened = Bundle.open(bundle)

@@ -17,7 +17,7 @@ import typer
 from pydantic import NonNegativeFloat
 
 from shared.errors import DataError
-from shared.files import refuse_foreign_folder
+from shared.files import new_folder, refuse_existing, refuse_foreign_folder
 from train.commands.options import (
     Batch,
     DataChoice,
@@ -184,10 +184,11 @@ def import_(
     """Put any trained network into a folder, as `isthmus network train` leaves its own."""
     from pydantic import ValidationError
 
-    from train.networks.load import NetworkSpec, cut, is_foreign, learns_without_labels, load_network_spec
+    from train.networks.external_networks import is_external
+    from train.networks.load import NetworkSpec, cut, learns_without_labels, load_network_spec
     from train.networks.network_folder import CARD, save_network
 
-    if not is_foreign(network) and not learns_without_labels(task):
+    if not is_external(network) and not learns_without_labels(task):
         raise DataError(f"{network!r} is neither torchvision:NAME nor package.module:factory")
     given = {"split": split, "weights": weights, "task": task, "size": size, "labels": labels}
     try:
@@ -227,24 +228,19 @@ def recover(
 ) -> None:
     """Take the uncompressed networks out of a bundle's files: to measure it, or to train for its cameras."""
     from shared.bundle import Bundle
-    from train.networks.from_bundle import Recovered, recovered_networks
+    from train.networks.from_bundle import NotRecovered, Recovered, recovered_networks
     from train.networks.network_folder import save_network
 
     found = list(recovered_networks(Bundle.open(bundle)))
     recovered = [one for one in found if isinstance(one, Recovered)]
-    for one in recovered:
-        if (out / one.name).exists():
-            raise DataError(
-                f"{out / one.name} exists already; delete it, or choose another folder", setting="out"
-            )
+    for one in recovered:  # before the first is written
+        refuse_existing(out / one.name)
     refuse_foreign_folder(out, (), force=force)
-    for one in found:
-        if isinstance(one, Recovered):
-            (out / one.name).mkdir(parents=True)
-            save_network(one.network, one.card, out / one.name)
-            card = one.card
-            echo_once(
-                f"{out / one.name}: {card.task}, {len(card.labels)} outputs, cut after layer {card.split}"
-            )
-        else:
-            echo_once(one)
+    for one in recovered:
+        with new_folder(out / one.name) as folder:
+            save_network(one.network, one.card, folder)
+        card = one.card
+        echo_once(f"{out / one.name}: {card.task}, {len(card.labels)} outputs, cut after layer {card.split}")
+    for missing in found:
+        if isinstance(missing, NotRecovered):
+            echo_once(f"{missing.name}: {missing.why}")

@@ -1,9 +1,9 @@
-"""Any network, cut at any layer. torch.fx traces and cuts it, torchvision names the nodes. Knows no codec and no task.
+"""Cuts any network at any layer. torch.fx traces it, torchvision names the nodes. Knows no codec and no task.
 
-A layer is a node of the traced graph whose value is a tensor: a module or an operation, under the module's path; layer
-0 is the input. Cutting after a layer puts it and what it needs into the front, and what follows into the tail. The
-layer's own tensor has to be the only one that crosses: where others do (inside a branch, beside a shortcut) the cut is
-refused with their names.
+A layer is a node of the traced graph whose value is a tensor: a module or an operation, named by the module's path.
+Layer 0 is the input. A cut after a layer puts the layer and what it needs into the front, and the rest into the tail.
+Only the layer's own tensor may cross the cut. Where others do as well (inside a branch, next to a shortcut) the cut is
+refused, and the error names them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ _OPERATORS = {
 class Layer:
     """A place to cut.
 
-    number: of the layers before it. shape: of one picture's value, without the batch. parameters, multiply_adds: of
-    all layers up to it. crossing: the names of what the rest of the network needs of them.
+    number: how many layers come before it.
+    shape: of its value for one image, without the batch.
+    parameters, multiply_adds: sums over all layers up to it; the latter for one image.
+    crossing: the layers up to it whose values the rest of the network needs.
     """
 
     number: int
@@ -47,9 +49,9 @@ class Layer:
 
     @property
     def refused(self) -> str:
-        """Why this is no place to cut; empty where it is one."""
+        """Why the network cannot be cut here; empty where it can."""
         if not self.shape:
-            return "its first dimension is not the pictures"
+            return "its first dimension is not the batch"
         if self.crossing != (self.name,):
             return f"{len(self.crossing)} tensors cross there: {', '.join(self.crossing)}"
         if len(self.shape) not in (1, 3):
@@ -58,11 +60,11 @@ class Layer:
 
 
 class Traced:
-    """A network's graph, for pictures of one size, and its layers. The network's modules are shared, not copied.
+    """A network's graph for images of one size, and its layers. The network's modules are shared, not copied.
 
-    whole: kinds of modules that are one layer each, whatever they hold.
+    whole: kinds of modules that count as one layer each, whatever they hold.
 
-    Raises DataError where torch.fx cannot follow the network, or the network cannot take such pictures.
+    Raises DataError where torch.fx cannot trace the network, or the network cannot take images of that size.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Traced:
         self._count = _fixed_shapes(self._module, values, more)
         _check(self._module, network, height, width)
         order = list(self._module.graph.nodes)
-        free = _without_picture(order, self._count)
+        free = _without_image(order, self._count)
         self._nodes = [
             node
             for node in order
@@ -101,8 +103,10 @@ class Traced:
             )
 
     def layer(self, where: int | str) -> Layer:
-        """By number or name; "input" and "output" are the first and the last. What can be read as a number is one, also
-        where the name of a layer is a number. Raises DataError."""
+        """A layer by number or name; "input" and "output" are the first and the last. Raises DataError.
+
+        Digits are a number, even where a layer's name consists of digits.
+        """
         if where == OUTPUT:
             return self.layers[-1]
         by_number = {str(layer.number): layer for layer in self.layers}
@@ -111,15 +115,18 @@ class Traced:
             return found
         raise DataError(
             f"the network has no layer {where!r}; it has 0..{len(self.layers) - 1}, from {INPUT} to "
-            f"{self.layers[-1].name} (`isthmus network layers` lists them)"
+            f"{self.layers[-1].name} (`isthmus network layers` lists them)",
+            setting="split",
         )
 
     def cut(self, where: int | str) -> tuple[nn.Module, nn.Module]:
-        """Front and tail; the front is empty at the input, the tail at the output. Raises DataError."""
+        """Front and tail. The front is empty at the input, the tail at the output. Raises DataError."""
         layer = self.layer(where)
         if layer.refused:
             raise DataError(
-                f"the network cannot be cut at {layer.name}: {layer.refused} (see `isthmus network layers`)"
+                f"the network cannot be cut at {layer.name}: {layer.refused}; "
+                "`isthmus network layers` shows where it can",
+                setting="split",
             )
         node, number = self._nodes[layer.number], layer.number
         front = nn.Sequential() if number == 0 else self._part(node, front=True)
@@ -130,11 +137,11 @@ class Traced:
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         result = graph.graph_copy(self._module.graph, copies)
-        own, given = copies[node], copies[self._nodes[0]]
+        own, image = copies[node], copies[self._nodes[0]]
         if front:
             graph.output(own)
         else:
-            with graph.inserting_after(given):
+            with graph.inserting_after(image):
                 y = graph.placeholder("y")
             own.replace_all_uses_with(y)
             with graph.inserting_after(y):
@@ -159,7 +166,7 @@ Values = dict[fx.Node, _Value]
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps what each node gave, and its multiply-adds a picture."""
+    """Runs a graph and keeps each node's value, and its multiply-adds per image."""
 
     def __init__(self, module: fx.GraphModule, batch: int) -> None:
         super().__init__(module)
@@ -176,14 +183,14 @@ class _Recorder(fx.Interpreter):
 def _trace(
     network: nn.Module, whole: tuple[type[nn.Module], ...]
 ) -> tuple[fx.GraphModule, dict[fx.Node, str]]:
-    """The graph, and its nodes' names. Raises DataError."""
+    """The graph and the names of its nodes. Raises DataError."""
     import_torchvision()
     from torchvision.models.feature_extraction import NodePathTracer  # type: ignore[import-untyped]
 
     tracer = NodePathTracer(leaf_modules=whole)
     try:
         graph = tracer.trace(network)
-    except Exception as error:  # whatever the network's own code makes of a proxy
+    except Exception as error:  # whatever the network's own code raises at a proxy
         raise DataError(
             f"torch.fx cannot trace {type(network).__name__}, so it cannot be cut: {_line(error)}"
         ) from None
@@ -194,27 +201,28 @@ def _trace(
 
 
 def _one_tensor(output: Any) -> Any:
-    """What the network gives: of several things the one named "out" (as torchvision's segmentation networks have), or
-    the only one. Raises DataError."""
+    """The network's output: of several values the one named "out" (torchvision's segmentation networks), or the only
+    one. Raises DataError."""
     if isinstance(output, dict) and (OUT in output or len(output) == 1):
         return output.get(OUT, next(iter(output.values())))
     if isinstance(output, Sequence) and len(output) == 1:
         return output[0]
     if isinstance(output, fx.Node | Tensor):
         return output
-    raise DataError(f"the network gives several things ({output}); wrap it so that it gives one tensor")
+    raise DataError(f"the network returns several values ({output}); wrap it so that it returns one tensor")
 
 
 def _fixed_shapes(module: fx.GraphModule, two: Values, three: Values) -> fx.Node:
-    """No shape has to cross a cut: what the network computes of shapes alone becomes a constant where it is the same
-    for any number of pictures, and is read from one node where it is that number. Gives that node.
+    """Makes sure that no shape has to cross a cut, and returns the node that holds the batch size.
 
-    two, three: the nodes' values for so many pictures.
+    Values that the network computes from shapes alone become constants where they are the same for any batch size,
+    and are read from that node where they are the batch size. two, three: the nodes' values for batches of two and
+    of three.
     """
     graph = module.graph
-    given = next(iter(graph.nodes))
-    with graph.inserting_after(given):
-        count = graph.call_method("size", (given, 0))
+    image = next(iter(graph.nodes))
+    with graph.inserting_after(image):
+        count = graph.call_method("size", (image, 0))
     for node in list(two):
         value, other = two[node].value, three[node].value
         if isinstance(value, Tensor) or value is None or node.op in ("placeholder", "output"):
@@ -232,8 +240,8 @@ def _fixed_shapes(module: fx.GraphModule, two: Values, three: Values) -> fx.Node
     return count
 
 
-def _without_picture(order: Sequence[fx.Node], count: fx.Node) -> set[fx.Node]:
-    """The nodes that need no more than the number of pictures: parameters, and what is computed of such alone."""
+def _without_image(order: Sequence[fx.Node], count: fx.Node) -> set[fx.Node]:
+    """The nodes that need no image, only its batch size: parameters, and what is computed from these alone."""
     free = {count}
     for node in order:
         if node.op not in ("placeholder", "output") and free.issuperset(node.all_input_nodes):
@@ -247,8 +255,10 @@ def _first_is_batch(two: _Value, three: _Value) -> bool:
 
 
 def _out_of_place(module: fx.GraphModule, values: Values) -> None:
-    """Nothing works in place any more, since a feature that is kept must stay what it was: what comes after such a node
-    reads that node's result instead of the tensor that it overwrote."""
+    """Replaces in-place operations, because a feature that crosses a cut must not change afterwards.
+
+    Later nodes read the result of such an operation instead of the tensor that it overwrote.
+    """
     for node in list(module.graph.nodes):
         if not isinstance(values[node].value, Tensor) or not _made_pure(module, node):
             continue
@@ -258,7 +268,7 @@ def _out_of_place(module: fx.GraphModule, values: Values) -> None:
 
 
 def _made_pure(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Make a node that works in place give a new tensor; whether it did."""
+    """Makes a node that works in place return a new tensor. Returns whether it worked in place."""
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
         if not getattr(layer, "inplace", False):
@@ -284,15 +294,15 @@ def _made_pure(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _check(module: fx.GraphModule, network: nn.Module, height: int, width: int) -> None:
-    """Raises DataError where the graph, in which nothing works in place, is not the network."""
+    """Raises DataError where the graph, without its in-place operations, computes something else than the network."""
     x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = _one_tensor(network(x.clone()))
-        made = module(x)
-    if not torch.allclose(made, wanted, rtol=1e-3, atol=1e-5, equal_nan=True):
+        traced = module(x)
+    if not torch.allclose(traced, wanted, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise DataError(
-            f"{type(network).__name__} cannot be cut: traced by torch.fx it gives something else than itself, as where "
-            "it overwrites parts of its tensors or draws random numbers"
+            f"{type(network).__name__} cannot be cut: its trace by torch.fx computes something else than the network, "
+            "as happens where a network overwrites parts of its tensors or draws random numbers"
         )
 
 
@@ -308,8 +318,8 @@ def _values(module: fx.GraphModule, batch: int, height: int, width: int) -> Valu
     recorder = _Recorder(module, batch)
     try:
         recorder.run(torch.zeros(batch, 3, height, width))
-    except Exception as error:  # whatever a module makes of a size that is not its own
-        raise DataError(f"the network cannot take pictures of {width} x {height}: {_line(error)}") from None
+    except Exception as error:  # whatever a module raises at a size that it was not made for
+        raise DataError(f"the network cannot take images of {width} x {height}: {_line(error)}") from None
     return recorder.values
 
 

@@ -1,15 +1,19 @@
-"""Networks that are not the reference ones: torchvision's by name, a user's own by "package.module:factory".
+"""Networks that are not the reference ones: torchvision's by name, a user's own as "package.module:factory".
 
-A factory is called without arguments and gives a torch.nn.Module whose input is (B, 3, H, W).
+A factory is called without arguments and returns a torch.nn.Module whose input is (B, 3, H, W). Nothing is downloaded
+unless the weights "DEFAULT" are asked for.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 import urllib.error
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +25,30 @@ from shared.errors import DataError
 from train.networks.torchvision_shim import import_torchvision
 
 TORCHVISION = "torchvision:"
+NO_WEIGHTS, PUBLISHED_WEIGHTS = "none", "DEFAULT"
+# Heads that only training has; torchvision's published files hold them.
 _AUXILIARY = ("aux_classifier.", "aux1.", "aux2.", "AuxLogits.")
-ABSENT = "none"  # of weights: as the network was made
+# Families of torchvision's that cannot be cut, and why.
+_UNCUTTABLE = {
+    "detection": "it finds boxes, whose number depends on the image; its backbone can be cut as a network of its own, "
+    "given as package.module:factory",
+    "optical_flow": "it compares two images; a network here takes one",
+    "video": "it takes clips; a network here takes one image",
+}
 
 
-def is_foreign(name: str) -> bool:
-    """Whether a name is one of these networks, and not a folder or a reference network."""
+def is_external(name: str) -> bool:
+    """Whether a name is one of these networks, not a folder or a reference network."""
     return ":" in name and not Path(name).exists()
 
 
 def make(name: str, config: dict[str, Any]) -> nn.Module:
-    """The network without trained weights. config: {"classes": outputs of one of torchvision's}. Raises DataError."""
+    """The network without trained weights.
+
+    config: for one of torchvision's, {"classes": number of outputs} where that differs from the original.
+
+    Raises DataError, also for a network that cannot be cut whatever its weights.
+    """
     if name.startswith(TORCHVISION):
         return _torchvision(name.removeprefix(TORCHVISION), config)
     return _own(name)
@@ -41,17 +58,39 @@ def _torchvision(model: str, config: dict[str, Any]) -> nn.Module:
     models = import_torchvision().models
     known = models.list_models()
     if model not in known:
-        alike = difflib.get_close_matches(model, known, 5, 0.4) or ["resnet18", "squeezenet1_1"]
-        raise DataError(f"torchvision has no network {model!r}; it has {', '.join(alike)} and others")
-    options: dict[str, Any] = {"weights": None}
+        similar = difflib.get_close_matches(model, known, 5, 0.4) or ["resnet18", "squeezenet1_1"]
+        raise DataError(f"torchvision has no network {model!r}; it has {', '.join(similar)} and others")
+    for family, why in _UNCUTTABLE.items():
+        if model in models.list_models(getattr(models, family)):
+            raise DataError(f"{TORCHVISION}{model} cannot be cut: {why}")
+    options = without_weights(models.get_model_builder(model))
     if config.get("classes"):
         options["num_classes"] = config["classes"]
-    if model in models.list_models(models.segmentation):
-        options["weights_backbone"] = None
     if model in ("googlenet", "inception_v3"):
         options |= {"init_weights": False, "transform_input": True}  # the latter as their weights expect it
-    network: nn.Module = models.get_model(model, **options)
+    with _no_downloads(f"{TORCHVISION}{model}"):
+        network: nn.Module = models.get_model(model, **options)
     return network
+
+
+def without_weights(builder: Callable[..., nn.Module]) -> dict[str, Any]:
+    """The arguments with which one of torchvision's builders loads no trained weights, of any part of the network."""
+    return {name: None for name in inspect.signature(builder).parameters if name.startswith("weights")}
+
+
+@contextmanager
+def _no_downloads(name: str) -> Iterator[None]:
+    """Makes a builder fail that would download weights all the same, by an argument that is not known here."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise DataError(f"{name} downloads weights when it is made, so it cannot be used without them")
+
+    download = torch.hub.download_url_to_file
+    torch.hub.download_url_to_file = refuse
+    try:
+        yield
+    finally:
+        torch.hub.download_url_to_file = download
 
 
 def _own(name: str) -> nn.Module:
@@ -59,7 +98,7 @@ def _own(name: str) -> nn.Module:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` would have it
     try:
-        make = getattr(importlib.import_module(module), factory)
+        call = getattr(importlib.import_module(module), factory)
     except AttributeError as error:
         if getattr(error, "obj", None) is not sys.modules.get(module):
             raise DataError(f"{name}: importing {module} failed: {error}") from error
@@ -69,24 +108,24 @@ def _own(name: str) -> nn.Module:
     except Exception as error:  # whatever the user's own module does
         raise DataError(f"{name}: importing {module} failed: {type(error).__name__}: {error}") from error
     try:
-        network = make()
+        network = call()
     except Exception as error:
         raise DataError(f"{name}() failed: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
-        raise DataError(f"{name}() gave a {type(network).__name__}, not a torch.nn.Module")
+        raise DataError(f"{name}() returned a {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
-def give_weights(network: nn.Module, name: str, weights: str) -> None:
-    """Load trained weights. Raises DataError.
+def load_weights(network: nn.Module, name: str, weights: str) -> None:
+    """Loads trained weights into a network that `make` made. Raises DataError.
 
     weights: a file (safetensors, or a state dict as torch.save writes it), "DEFAULT" for those that torchvision
-    downloads, or "none".
+    publishes, which are downloaded, or "none".
     """
-    if weights == ABSENT:
+    if weights == NO_WEIGHTS:
         return
-    state = _published(name) if weights == "DEFAULT" else _read(Path(weights))
-    if name.startswith(TORCHVISION):  # heads that only training has; its published files hold them
+    state = _published(name) if weights == PUBLISHED_WEIGHTS else _read(Path(weights))
+    if name.startswith(TORCHVISION):
         own = network.state_dict()
         state = {key: value for key, value in state.items() if key in own or not key.startswith(_AUXILIARY)}
     try:
@@ -94,19 +133,26 @@ def give_weights(network: nn.Module, name: str, weights: str) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"{weights} does not fit {name}: {reason[:300]} (for other classes than the original's give --labels)"
+            f"{weights} does not fit {name}: {reason[:300]}; if its classes are not the original's, name them",
+            setting="labels",
         ) from None
 
 
 def _published(name: str) -> dict[str, Any]:
     if not name.startswith(TORCHVISION):
-        raise DataError(f"--weights DEFAULT is for torchvision's networks, not {name}; name a file, or none")
-    known = import_torchvision().models.get_model_weights(name.removeprefix(TORCHVISION)).DEFAULT
+        raise DataError(
+            f"{PUBLISHED_WEIGHTS} is for torchvision's networks; the weights of {name} are a file or {NO_WEIGHTS}",
+            setting="weights",
+        )
+    published = _published_weights(name)
+    if published is None:
+        raise DataError(f"torchvision publishes no weights for {name}", setting="weights")
     try:
-        state: dict[str, Any] = known.get_state_dict(progress=True, check_hash=True)
+        state: dict[str, Any] = published.get_state_dict(progress=True, check_hash=True)
     except (urllib.error.URLError, OSError) as error:
         raise DataError(
-            f"the weights of {name} cannot be downloaded ({error}); get {known.url} and name the file in --weights"
+            f"the weights of {name} cannot be downloaded ({error}); get {published.url} and name the file",
+            setting="weights",
         ) from None
     return state
 
@@ -117,24 +163,26 @@ def _read(path: Path) -> dict[str, Any]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise DataError(f"--weights: no such file: {path}; a file, DEFAULT or none") from None
+        raise DataError(
+            f"no such file: {path}; weights are a file, {PUBLISHED_WEIGHTS} or {NO_WEIGHTS}",
+            setting="weights",
+        ) from None
     except Exception as error:  # the reader of pickles raises whatever a strange file leads it to
-        raise DataError(f"--weights {path} cannot be read: {type(error).__name__}: {_line(error)}") from None
+        reason = (str(error).splitlines() or [""])[0]
+        raise DataError(
+            f"{path} cannot be read: {type(error).__name__}: {reason}", setting="weights"
+        ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise DataError(f"--weights {path} holds no state dict: tensors by their names")
+        raise DataError(f"{path} holds no state dict, which is tensors by their names", setting="weights")
     return state
 
 
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
-
-
 def published_preprocess(name: str) -> dict[str, Any]:
-    """How torchvision prepares pictures for a classifier of its own: the keys of a Preprocess; empty for others."""
-    known = _default_weights(name)
-    how = known.transforms() if known is not None else None
+    """How torchvision prepares images for a classifier of its own: the keys of a Preprocess; empty for others."""
+    published = _published_weights(name)
+    how = published.transforms() if published is not None else None
     if how is None or len(getattr(how, "crop_size", ())) != 1:
         return {}
     (crop,), (resize,) = how.crop_size, how.resize_size
@@ -149,12 +197,13 @@ def published_preprocess(name: str) -> dict[str, Any]:
 
 
 def published_labels(name: str) -> tuple[str, ...]:
-    """The classes' names of torchvision's own weights; empty for others."""
-    known = _default_weights(name)
-    return tuple(known.meta.get("categories", ())) if known is not None else ()
+    """The class names of torchvision's own weights; empty for others."""
+    published = _published_weights(name)
+    return tuple(published.meta.get("categories", ())) if published is not None else ()
 
 
-def _default_weights(name: str) -> Any:
+def _published_weights(name: str) -> Any:
+    """torchvision's weights for a network, not loaded yet; None where there are none."""
     if not name.startswith(TORCHVISION):
         return None
     try:

@@ -1,11 +1,12 @@
-"""The networks of a bundle, from its own files (`isthmus network recover`).
+"""Recovers the networks of a bundle from its own files (`isthmus network recover`).
 
-Whoever has a bundle and not the trainings that it came from can measure it against its uncompressed networks, train
-codecs and tasks for them, or begin a new task's network with the layers that cameras run already. The export folds a
-batch normalisation into the convolution before it: what comes back computes the same, its normalisation is nothing but
-a bias.
+Someone who has a bundle but not the trainings behind it can compare it with its uncompressed networks, train codecs and
+tasks for them, or start a new task's network from layers that cameras run already. The export folds each batch
+normalisation into the convolution before it. A recovered network computes the same, and its normalisations are only
+biases.
 
-    edge.onnx -> the front of each network coded together;  cloud.safetensors, tasks/NAME/task.safetensors -> the tails
+    edge.onnx -> the front of each network that was coded together
+    cloud.safetensors, tasks/NAME/task.safetensors -> the tails
 """
 
 from __future__ import annotations
@@ -39,11 +40,18 @@ class Recovered(NamedTuple):
     card: NetworkCard
 
 
-def recovered_networks(bundle: Bundle) -> Iterator[Recovered | str]:
-    """The networks of the bundle's tasks, or, of one that its files do not hold, a sentence that says why.
+class NotRecovered(NamedTuple):
+    """A task whose network is not in the bundle's files. why: a sentence's end, as in "NAME: ..."."""
 
-    An added task's front is in none of the bundle's files. Where the recipes say that it is, untrained, the one that
-    another network began with and kept as well, it is that one's. Raises DataError, BundleError.
+    name: str
+    why: str
+
+
+def recovered_networks(bundle: Bundle) -> Iterator[Recovered | NotRecovered]:
+    """The networks of the bundle's tasks. Raises DataError, BundleError.
+
+    No file of the bundle holds the front of an added task. Where the recipes say that it is another network's front,
+    unchanged by either training, that one is used.
     """
     manifest = bundle.manifest
     recipes = manifest.training.get("networks", {})
@@ -51,7 +59,8 @@ def recovered_networks(bundle: Bundle) -> Iterator[Recovered | str]:
     tensors = load_tensors(bundle.read(CLOUD))
     for which, task in enumerate(manifest.tasks):
         if task.network == ONNX:
-            yield f"{task.name}: {task.network_config.get('of', 'its network')} is none of ours; import it again"
+            network = task.network_config.get("of", "its network")
+            yield NotRecovered(task.name, f"{network} is not one of the reference networks; import it again")
             continue
         tail = _with_prefix(tensors, f"tails.{task.name}.")
         yield _network(bundle, task, edge.front(which), tail, recipes.get(task.name, {}))
@@ -60,17 +69,19 @@ def recovered_networks(bundle: Bundle) -> Iterator[Recovered | str]:
         same = [
             which
             for which, task in enumerate(manifest.tasks)
-            if _same_front(added.task, recipe, task, recipes.get(task.name, {}))
+            if same_front(added.task, recipe, task, recipes.get(task.name, {}))
         ]
         if added.task.network == ONNX or not same:
-            yield f"{added.task.name}: was added later, and its front is in none of the bundle's files"
+            yield NotRecovered(
+                added.task.name, "it was added later, and no file of the bundle holds its front"
+            )
             continue
         tail = _with_prefix(load_tensors(added.read(bundle.path / TASKS / added.task.name)[WEIGHTS]), "tail.")
         yield _network(bundle, added.task, edge.front(same[0]), tail, recipe)
 
 
-def _same_front(added: Task, recipe: Mapping[str, Any], task: Task, other: Mapping[str, Any]) -> bool:
-    """Whether both networks kept all layers of their fronts as one network gave them to both."""
+def same_front(added: Task, recipe: Mapping[str, Any], task: Task, other: Mapping[str, Any]) -> bool:
+    """Whether both networks started from the same network and froze all layers of their fronts."""
     kept = recipe.get("freeze", 0) >= int(added.split or 0) and other.get("freeze", 0) >= int(task.split or 0)
     return task.network != ONNX and kept and recipe.get("init") == other.get("init")
 
@@ -80,27 +91,20 @@ def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
 
 
 def _network(
-    bundle: Bundle, task: Task, front: list[Convolution], tail: dict[str, Tensor], recipe: Any
+    bundle: Bundle,
+    task: Task,
+    front: list[Convolution],
+    tail: dict[str, Tensor],
+    recipe: Mapping[str, Any],
 ) -> Recovered:
     network = build_network(task.network, task.network_config).eval()
-    own, rest = split(network, int(task.split or 0))
+    own_front, own_tail = split(network, int(task.split or 0))
     try:
-        rest.load_state_dict(tail)
-        convolutions = [module for module in own.modules() if isinstance(module, nn.Conv2d)]
-        norms = iter([module for module in own.modules() if isinstance(module, nn.BatchNorm2d)])
-        with torch.no_grad():
-            for convolution, (weight, bias) in zip(convolutions, front, strict=True):
-                convolution.weight.copy_(weight)
-                if convolution.bias is not None:
-                    convolution.bias.copy_(bias)
-                    continue
-                norm = next(norms)
-                norm.weight.fill_((1 + norm.eps) ** 0.5)  # of a variance of 1
-                norm.bias.copy_(bias)
+        own_tail.load_state_dict(tail)
+        _load_front(own_front, front)
     except (RuntimeError, ValueError) as error:
-        raise DataError(
-            f"{task.name}: the bundle's files are not its network: {str(error).splitlines()[0]}"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{task.name}: the bundle's files do not fit its network: {reason}") from None
     card = NetworkCard(
         network=task.network,
         task=task.kind,
@@ -116,8 +120,23 @@ def _network(
     return Recovered(task.name, network, card)
 
 
+@torch.no_grad()
+def _load_front(own: nn.Module, front: list[Convolution]) -> None:
+    """Copies the exported convolutions into a reference network's front. Raises ValueError, RuntimeError."""
+    convolutions = [module for module in own.modules() if isinstance(module, nn.Conv2d)]
+    norms = iter([module for module in own.modules() if isinstance(module, nn.BatchNorm2d)])
+    for convolution, (weight, bias) in zip(convolutions, front, strict=True):
+        convolution.weight.copy_(weight)
+        if convolution.bias is not None:
+            convolution.bias.copy_(bias)
+            continue
+        norm = next(norms)
+        norm.weight.fill_((1 + norm.eps) ** 0.5)  # its variance is 1, so that it only adds its bias
+        norm.bias.copy_(bias)
+
+
 class _Edge:
-    """What edge.onnx holds."""
+    """The contents of edge.onnx."""
 
     def __init__(self, bundle: Bundle) -> None:
         import onnx
@@ -129,8 +148,10 @@ class _Edge:
         self._makers = {name: node for node in graph.node for name in node.output}
 
     def front(self, which: int) -> list[Convolution]:
-        """The convolutions of a reference network's front, in order: the way back from where the codec takes its
-        feature. Several fronts may have the first ones in common."""
+        """The convolutions of a reference network's front, in order.
+
+        Found on the way back from where the codec takes the network's feature. Fronts may share their first ones.
+        """
         first = next(
             node
             for part in (f"fusion.subnets.{which}.", "transform.")

@@ -1,7 +1,5 @@
-"""Where a codec's networks come from: a folder that training wrote, or any other, with what has to be said of it.
-
-`isthmus codec train` and `task train` take one as it is named; `isthmus network import` puts one into a folder.
-"""
+"""Loads a network as a `NetworkSpec` names it: from a folder that training wrote, or from elsewhere with what its name
+does not say."""
 
 from __future__ import annotations
 
@@ -27,10 +25,11 @@ from shared.types import Frozen
 from train.kinds import TRAINING_KINDS
 from train.networks.cutting import Traced
 from train.networks.external_networks import (
-    ABSENT,
+    NO_WEIGHTS,
+    PUBLISHED_WEIGHTS,
     TORCHVISION,
-    give_weights,
-    is_foreign,
+    is_external,
+    load_weights,
     make,
     published_labels,
     published_preprocess,
@@ -39,11 +38,14 @@ from train.networks.network_folder import NetworkCard, NetworkTask, load_network
 
 
 class NetworkSpec(Frozen):
-    """A network and, of one that is not in a folder of ours, what its name does not tell.
+    """A network by its name and, unless it is a folder of ours, what the name does not say.
 
-    network: a folder, "torchvision:NAME" or "package.module:factory". weights: a file, "DEFAULT" or "none". task: what
-    its output is; by default classification for a vector. size: HxW of its pictures, where they differ from
-    torchvision's own. labels: a file with the name of a class a line. split: layer after which it is cut.
+    network: a folder, "torchvision:NAME" or "package.module:factory".
+    weights: a file, "DEFAULT" or "none". For torchvision's networks there is no default.
+    task: the meaning of its output; by default classification where that is a vector.
+    size: HxW of its images, where they differ from torchvision's own.
+    labels: a file with the names of the classes, one a line.
+    split: layer after which it is cut.
     """
 
     network: str
@@ -55,44 +57,54 @@ class NetworkSpec(Frozen):
     options: dict[str, Any] = Field(default_factory=dict, description="of the kind of task")
 
 
-def load_network_spec(source: NetworkSpec, seed: int = 0) -> tuple[nn.Module, NetworkCard]:
-    """The network, in evaluation mode. Raises DataError.
+def load_network_spec(spec: NetworkSpec, seed: int = 0) -> tuple[nn.Module, NetworkCard]:
+    """The network, in evaluation mode, and its card. Raises DataError.
 
     seed: draws the weights of a network that has none, so that a run can be resumed with the same ones.
     """
-    if not is_foreign(source.network):
-        given = [key for key in ("weights", "task", "size", "labels") if getattr(source, key) is not None]
-        if given and not (given == ["task"] and learns_without_labels(source.task)):
+    return _load_external(spec, seed) if is_external(spec.network) else _load_folder(spec)
+
+
+def _load_folder(spec: NetworkSpec) -> tuple[nn.Module, NetworkCard]:
+    for setting in ("weights", "task", "size", "labels"):
+        allowed = setting == "task" and learns_without_labels(spec.task)
+        if getattr(spec, setting) is not None and not allowed:
             raise DataError(
-                f"{source.network} is a trained network's folder and says itself what --{given[0]} is"
+                f"{spec.network} is the folder of a trained network, which says its {setting} itself",
+                setting=setting,
             )
-        network, card = load_network(Path(source.network))
-        if source.task is not None:
-            network, card = without_last_layer(network, card, source.task, source.options)
-        return network, card if source.split is None else card.model_copy(update={"split": source.split})
-    labels = label_names(Path(source.labels)) if source.labels else ()
-    config: dict[str, Any] = (
-        {"classes": len(labels)} if labels and source.network.startswith(TORCHVISION) else {}
-    )
+    network, card = load_network(Path(spec.network))
+    if spec.task is not None:
+        network, card = without_last_layer(network, card, spec.task, spec.options)
+    return network, card if spec.split is None else card.model_copy(update={"split": spec.split})
+
+
+def _load_external(spec: NetworkSpec, seed: int) -> tuple[nn.Module, NetworkCard]:
+    of_torchvision = spec.network.startswith(TORCHVISION)
+    labels = label_names(Path(spec.labels)) if spec.labels else ()
+    config: dict[str, Any] = {"classes": len(labels)} if labels and of_torchvision else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = make(source.network, config).eval()
-    if source.weights is None and source.network.startswith(TORCHVISION):
-        raise DataError(f"{source.network}: say which --weights: a file, DEFAULT or {ABSENT}")
-    give_weights(network, source.network, source.weights or ABSENT)
-    preprocess = preprocess_of(source)
+        network = make(spec.network, config).eval()
+    if spec.weights is None and of_torchvision:
+        raise DataError(
+            f"{spec.network}: choose its weights: a file, {PUBLISHED_WEIGHTS} or {NO_WEIGHTS}",
+            setting="weights",
+        )
+    load_weights(network, spec.network, spec.weights or NO_WEIGHTS)
+    preprocess = preprocess_of(spec)
     output = Traced(network, preprocess.height, preprocess.width).layers[-1].shape
-    task = source.task or _task_of(source.network, output)
+    task = spec.task or _task_of(spec.network, output)
     return network, NetworkCard(
-        network=source.network,
+        network=spec.network,
         task=task,
         config=config,
-        split=source.split,
-        labels=_labels(source, task, output, labels),
+        split=spec.split,
+        labels=_labels(spec, task, output, labels),
         preprocess=preprocess,
-        recipe=source.model_dump(mode="json"),
+        recipe=spec.model_dump(mode="json"),
         figures={},
-        options=source.options,
+        options=spec.options,
     )
 
 
@@ -117,74 +129,88 @@ def without_last_layer(
 
 
 def cut(network: nn.Module, card: NetworkCard) -> tuple[nn.Module, nn.Module]:
-    """Front and tail of a network at its card's layer. Raises DataError.
+    """Front and tail of a network, cut after its card's layer. Raises DataError.
 
-    The layers of a reference network may be numbered as its modules are, so that it can be put together again anywhere.
+    A reference network is cut between the modules it consists of, so that its tail can be built again from a name and
+    a number.
     """
     if card.split is None:
         raise DataError(
-            f"{card.network}: say after which layer it is cut: --split LAYER (`isthmus network layers` lists them)"
+            f"{card.network}: choose the layer after which it is cut; `isthmus network layers` lists them",
+            setting="split",
         )
     if reference_cut(card):
         try:
             return split_reference(network, int(card.split))  # type: ignore[arg-type]
         except ValueError as error:
-            raise DataError(str(error)) from None
+            raise DataError(str(error), setting="split") from None
     return Traced(network, card.preprocess.height, card.preprocess.width).cut(card.split)
 
 
 def reference_cut(card: NetworkCard) -> bool:
     """Whether the tail can be built from a reference network's name and a number, without its graph."""
-    return not is_foreign(card.network) and str(card.split).isdecimal()
+    return not is_external(card.network) and str(card.split).isdecimal()
 
 
-def preprocess_of(source: NetworkSpec) -> Preprocess:
-    """How its pictures are prepared. Raises DataError."""
-    known = published_preprocess(source.network)
-    if source.size is not None:
-        height, width = size_of(source.size)
+def preprocess_of(spec: NetworkSpec) -> Preprocess:
+    """How a network's images are prepared. Raises DataError."""
+    known = published_preprocess(spec.network)
+    if spec.size is not None:
+        height, width = size_of(spec.size)
         known |= {"height": height, "width": width, "resize": None}
     if not known:
-        raise DataError(f"{source.network}: say the size of its pictures: --size HEIGHTxWIDTH")
+        raise DataError(f"{spec.network}: give the size of its images, HEIGHTxWIDTH", setting="size")
     try:
         return Preprocess.model_validate(known)
     except ValidationError as error:
-        raise DataError(f"--size {source.size}: {error.errors()[0]['msg']}") from None
+        raise DataError(f"{spec.size}: {error.errors()[0]['msg']}", setting="size") from None
 
 
 def _task_of(name: str, output: tuple[int, ...]) -> NetworkTask:
-    if len(output) == 1 or set(output[1:]) == {1}:
+    if _is_vector(output):
         return NetworkCard.model_fields["task"].default
     maps = ", ".join(kind.name for kind in KINDS.values() if kind.mapped)
-    raise DataError(f"{name} gives {list(output)}: say what kind of map that is: {maps}", setting="task")
+    raise DataError(
+        f"{name} returns {list(output)}; choose the kind of map that it is: {maps}", setting="task"
+    )
 
 
 def _labels(
-    source: NetworkSpec, task: NetworkTask, output: tuple[int, ...], given: tuple[str, ...]
+    spec: NetworkSpec,
+    task: NetworkTask,
+    output: tuple[int, ...],
+    given: tuple[str, ...],
 ) -> tuple[str, ...]:
-    """A name an output. Raises DataError."""
+    """A name for each output; none for a vector's numbers. given: those of the user's file. Raises DataError."""
+    # A vector may have two axes of length 1 behind it, as a map of one pixel would.
+    fits = len(output) == 3 if KINDS[task].mapped else _is_vector(output)
+    if not fits:
+        raise DataError(f"{spec.network} returns {list(output)}, which is no {task}", setting="task")
     known = TRAINING_KINDS[task]
     if not KINDS[task].named:
-        # A map's channels have the names of the labels that it learns from; a vector's numbers have none.
         labels: tuple[str, ...] = known.rooms.names if known.rooms is not None else ()
     else:
-        labels = given or published_labels(source.network)
+        labels = given or published_labels(spec.network)
         if not given and len(labels) != output[0]:
             labels = tuple(f"class {i}" for i in range(output[0]))
-    # A vector may have two axes of length 1 behind it, as a map of one pixel would.
-    if (len(output) == 3) != (KINDS[task].mapped or set(output[1:]) == {1}):
-        raise DataError(f"{source.network} gives {list(output)}, which is no {task}")
     if labels and len(labels) != output[0]:
-        raise DataError(f"{source.network} has {output[0]} outputs for {len(labels)} labels")
+        raise DataError(f"{spec.network} has {output[0]} outputs for {len(labels)} labels", setting="labels")
     return labels
 
 
+def _is_vector(output: tuple[int, ...]) -> bool:
+    """(K,), or (K, 1, 1) as a convolution at the end returns it."""
+    return len(output) == 1 or set(output[1:]) == {1}
+
+
 def label_names(path: Path) -> tuple[str, ...]:
-    """Names of classes, one a line. Raises DataError."""
+    """Names of classes from a file, one a line. Raises DataError."""
     try:
         labels = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--labels {path}: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", setting="labels") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text: {error}", setting="labels") from None
     if not labels:
-        raise DataError(f"--labels {path} is empty; it holds the name of a class a line")
+        raise DataError(f"{path} is empty; it holds the names of the classes, one a line", setting="labels")
     return labels

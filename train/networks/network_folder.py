@@ -16,7 +16,7 @@ from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.files import write_atomically
 from shared.types import Frozen, TaskKind
-from train.networks.external_networks import is_foreign, make
+from train.networks.external_networks import is_external, make
 
 NetworkTask = TaskKind
 WEIGHTS, CARD = "network.safetensors", "network.json"
@@ -54,7 +54,7 @@ def save_network(network: nn.Module, card: NetworkCard, folder: Path) -> None:
 
 def network_of(card: NetworkCard) -> nn.Module:
     """The network of a card, without its weights. Raises DataError, or ValueError for a reference network."""
-    if is_foreign(card.network):
+    if is_external(card.network):
         return make(card.network, card.config)
     return build_network(card.network, card.config)
 

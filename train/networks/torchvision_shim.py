@@ -1,9 +1,9 @@
-"""torchvision beside a torch of another build. The only module that may import torchvision.
+"""Imports torchvision next to a torch of another build. The only module that may import torchvision.
 
-The wheels of torchvision on the package registry are built for CUDA. Beside a CPU build of torch its compiled operators
-cannot be loaded, and the import then fails with "operator torchvision::nms does not exist", because its Python code
-registers fake kernels for two operators that nobody defined. Defined here, unless they are there, the import succeeds:
-models, transforms and feature extraction work; `torchvision.io` and `torchvision.ops.nms` do not (Pillow decodes here).
+The wheels of torchvision on the package registry are built for CUDA. Next to a CPU build of torch its compiled
+operators cannot be loaded, and the import fails with "operator torchvision::nms does not exist", because its Python
+code registers fake kernels for two operators that are not defined. Once they are defined here, the import succeeds:
+models, transforms and feature extraction work; `torchvision.io` and `torchvision.ops.nms` do not, and are not needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor a, Tensor b, float c) -> Tensor",
 )
-_library: torch.library.Library | None = None  # what it defines is gone with it
+_library: torch.library.Library | None = None  # its definitions live as long as it does
 
 
 def import_torchvision() -> ModuleType:

@@ -23,7 +23,7 @@ from shared.bundle import Bundle, Task
 from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.kinds import KINDS
-from train.bundle.build import tail_spec, without_paths
+from train.bundle.manifest import tail_spec, without_paths
 from train.codec.codec_recipe import LABELLED
 from train.codec.distortion import crop_for, distortion
 from train.codec.split_networks import Head, check_size

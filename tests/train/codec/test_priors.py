@@ -131,7 +131,7 @@ def test_the_rate_falls_in_training_and_a_bundle_is_refused(tmp_path, patches, t
     assert not (out / "features").exists()
     model, recipe, _ = load_run(out)
     assert (type(model.codec.core), recipe.prior) == (CODECS[prior], prior)
-    with pytest.raises(DataError, match=f"--prior {prior}, for comparison only"):
+    with pytest.raises(DataError, match=f"the prior {prior}, for comparison only"):
         build(out, tmp_path / "bundle", "x", patches[1])
     assert not (tmp_path / "bundle").exists()
 

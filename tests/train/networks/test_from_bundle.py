@@ -20,7 +20,7 @@ from train.codec.codec_recipe import CodecRecipe, Part
 from train.codec.train_codec import train_codec
 from train.commands.network import app
 from train.data.dataset import network_input
-from train.networks.from_bundle import Recovered, _same_front, recovered_networks
+from train.networks.from_bundle import NotRecovered, Recovered, recovered_networks, same_front
 from train.networks.load import cut
 from train.networks.network_folder import load_network
 from train.tasks.task_recipe import TaskRecipe
@@ -70,7 +70,7 @@ def test_an_added_task_has_no_front_in_the_bundle_unless_another_has_it_too(
     # Both networks are the same one here, but no recipe says so.
     first, told = recovered_networks(Bundle.open(bundle))
     assert isinstance(first, Recovered)
-    assert told == "later: was added later, and its front is in none of the bundle's files"
+    assert told == NotRecovered("later", "it was added later, and no file of the bundle holds its front")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_an_added_task_has_no_front_in_the_bundle_unless_another_has_it_too(
 )
 def test_fronts_are_the_same_where_both_were_kept_as_one_network_gave_them(added, other, same):
     bundle = Bundle.open(default_bundle())
-    assert _same_front(bundle.task("segmentation"), added, bundle.task("normals"), other) == same
+    assert same_front(bundle.task("segmentation"), added, bundle.task("normals"), other) == same
 
 
 def test_the_shipped_networks_answer(tmp_path):
@@ -105,7 +105,7 @@ def test_the_shipped_networks_answer(tmp_path):
         fronts = [cut(*networks[name])[0](x) for name in ("normals", "segmentation")]
     assert named == [path.stem for path in paths]
     assert torch.equal(*fronts)
-    with pytest.raises(DataError, match="networks/classification exists already"):
+    with pytest.raises(DataError, match=r"networks/classification exists already; .* \(--out\)"):
         runner.invoke(
             app,
             ["recover", str(default_bundle()), "--out", str(tmp_path / "networks")],
