@@ -179,9 +179,13 @@ def fit(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     return _fitted(image, preprocess, Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR)
 
 
-def fit_map(labels: NDArray[np.uint8] | NDArray[np.int8], preprocess: Preprocess) -> NDArray[Any]:
-    """Labels (H, W) or (H, W, 3) of an image, fitted as `fit` fits the image: each from the nearest pixel."""
-    fitted = _fitted(Image.fromarray(labels.view(np.uint8)), preprocess, Image.Resampling.NEAREST)
+def fit_map(labels: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
+    """Labels of an image, fitted as `fit` fits the image: each from the nearest pixel.
+
+    labels: (H, W) or (H, W, 3) of bytes, signed or not, or (H, W) float32.
+    """
+    values = labels.view(np.uint8) if labels.dtype == np.int8 else labels  # Pillow has no signed bytes
+    fitted = _fitted(Image.fromarray(values), preprocess, Image.Resampling.NEAREST)
     return np.asarray(fitted).view(labels.dtype)
 
 

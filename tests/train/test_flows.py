@@ -33,8 +33,6 @@ from train.codec.codec_recipe import CodecRecipe, Part, rate_weight
 from train.codec.evaluate_codec import validated_loss
 from train.codec.split_networks import load_run
 from train.codec.train_codec import draw_levels, train_codec
-from train.data import feature_cache as features
-from train.data.feature_cache import CachedArrays, cached_features
 from train.loop.distributed import Workers
 from train.loop.schedule import Schedule, batch_indices
 from train.loop.scores import Scores, from_json, to_json
@@ -115,50 +113,6 @@ def test_a_start_that_fails_leaves_nothing_in_the_way_of_the_next(tmp_path, patc
         train_network(chosen, *patches, out, resume=False)
     assert not out.exists()
     train(recipe(tiny_network, steps=2), patches, out)
-
-
-def test_features_are_kept_in_shards_and_thrown_away_with_their_network(
-    tmp_path, patches, monkeypatch, caplog
-):
-    monkeypatch.setattr(features, "SHARD", 64)
-    pictures = patches[0]  # 192, and as many mirrored: 6 shards
-    seen = 0
-
-    def kept(
-        folder: Path, data=pictures, stop: int | None = None, network: str = "one"
-    ) -> tuple[CachedArrays, int]:
-        """The values, and how many pictures were computed."""
-        nonlocal seen
-        seen = 0
-
-        def compute(indices, flip):
-            nonlocal seen
-            if seen == stop:
-                raise KilledError
-            seen += len(indices)
-            values = data.values[indices].astype(np.float16).mean((2, 3))
-            return np.where(flip[:, None], -values, values)
-
-        return cached_features(folder, compute, data, {"network": network}, True), seen
-
-    def values(one: CachedArrays) -> np.ndarray:
-        return one.batch(np.arange(384)).numpy()
-
-    whole, computed = kept(tmp_path / "whole")
-    assert computed == len(whole) == 384
-    assert np.array_equal(values(whole)[192:], -values(whole)[:192])
-    folder = tmp_path / "killed"
-    with pytest.raises(KilledError):
-        kept(folder, stop=3 * 64)
-    (folder / "00000.npy").write_bytes(b"half")
-    resumed, computed = kept(folder)
-    assert computed == 384 - 2 * 64  # of the three shards that were there, two were sound
-    assert np.array_equal(values(resumed), values(whole))
-    assert kept(folder)[1] == 0
-    assert "computing it again" not in caplog.text
-    assert kept(folder, network="another")[1] == 384
-    assert "computing it again" in caplog.text
-    assert kept(folder, replace(pictures, values=pictures.values[::-1].copy()), network="another")[1] == 384
 
 
 def test_training_lowers_the_rate_and_keeps_the_network_frozen(patches, tiny_network, tiny_run):
@@ -391,7 +345,7 @@ def test_commands_tell_a_user_what_is_wrong(tmp_path):
     for arguments, expected in [
         (
             ("network", "train", "--data", str(empty), "--out", str(tmp_path / "n")),
-            "is no data set that is known",
+            "is no data set of a known format",
         ),
         (
             ("bundle", "build", str(empty), "--data", str(empty), "--out", str(tmp_path / "b")),

@@ -1,7 +1,7 @@
-"""Parts of a trained model as ONNX files, which a camera, or the cloud's runtime, loads without torch.
+"""Exports parts of a trained model to ONNX files, which a camera or the cloud's runtime loads without torch.
 
-EdgeHalf is what edge.onnx holds, ExtractorHalf extractor.onnx; export_tail makes the file of a tail for which the cloud
-has no class.
+EdgeHalf becomes edge.onnx, ExtractorHalf extractor.onnx; export_tail makes the file of a tail for which the cloud has
+no class.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Z_REACH = 30_000
 
 
 class EdgeHalf(nn.Module):
-    """x (B, 3, H, W) -> u (B, N, h, w), z before gain and rounding: what edge.onnx holds.
+    """x (B, 3, H, W) -> u (B, N, h, w), which is z before gain and rounding.
 
-    Layers with which several fronts begin alike are one here, and computed once.
+    Layers that several fronts begin with are shared here, and computed once.
     """
 
     def __init__(self, model: SplitNetworks) -> None:
@@ -38,7 +38,7 @@ class EdgeHalf(nn.Module):
         self.fusion, self.transform = model.codec.fusion, model.codec.core.transform
 
     def _way(self, front: list[nn.Module]) -> tuple[int, ...]:
-        """Which of the layers, in order, the front is made of; those that no earlier front has are added."""
+        """The indices of the front's layers; layers that no earlier front has are added."""
         way: tuple[int, ...] = ()
         for layer in front:
             nexts = {
@@ -51,7 +51,7 @@ class EdgeHalf(nn.Module):
         return way
 
     def forward(self, x: Tensor) -> Tensor:
-        known: dict[tuple[int, ...], Tensor] = {(): x}  # by the layers that led there
+        known: dict[tuple[int, ...], Tensor] = {(): x}  # by the layers that lead there
         for way in self.ways:
             for i in range(len(way)):
                 if way[: i + 1] not in known:
@@ -61,7 +61,7 @@ class EdgeHalf(nn.Module):
 
 
 def _alike(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two layers compute the same, weights included."""
+    """Whether two layers compute the same, with the same weights."""
     own, its = one.state_dict(), other.state_dict()
     return (
         str(one) == str(other) and own.keys() == its.keys() and all(own[key].equal(its[key]) for key in own)
@@ -87,7 +87,7 @@ def export_tail(head: Head) -> bytes:
 
 
 def export(half: nn.Module, inputs: dict[str, Tensor], outputs: list[str], what: str = "front") -> bytes:
-    """An ONNX model, with a free batch size. Raises DataError where it holds something that ONNX cannot say.
+    """An ONNX model with a free batch size. Raises DataError where ONNX has no operator for a part of it.
 
     what: the part of the network, for the error.
     """
@@ -107,7 +107,8 @@ def export(half: nn.Module, inputs: dict[str, Tensor], outputs: list[str], what:
         except torch.onnx.errors.OnnxExporterError as error:
             raise DataError(
                 f"the network's {what} cannot be exported to ONNX: {_unsupported(error)}; "
-                "cut the network at another layer (--split)"
+                "cut the network at another layer",
+                setting="split",
             ) from None
         assert program is not None
         program.save(path, external_data=False)
@@ -115,7 +116,7 @@ def export(half: nn.Module, inputs: dict[str, Tensor], outputs: list[str], what:
 
 
 def _unsupported(error: BaseException) -> str:
-    """What the exporter could not say in ONNX: the operator's name, where one of the errors tells it."""
+    """The operator that ONNX lacks, where one of the errors names it; otherwise the first error's first line."""
     texts = []
     at: BaseException | None = error
     while at is not None:
@@ -126,7 +127,7 @@ def _unsupported(error: BaseException) -> str:
 
 
 def _without_notes(model: bytes) -> bytes:
-    """The exporter notes on every node from which lines of which files it came: size, and paths of this machine."""
+    """Drops the exporter's notes, which hold paths of this machine and take space."""
     import onnx
 
     proto = onnx.load_from_string(model)
@@ -141,7 +142,7 @@ def _without_notes(model: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of its own internals; its failures are exceptions."""
+    """Silences the exporter, which warns of its own internals. Its failures are exceptions."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -15,6 +15,7 @@ from shared.bundle import Preprocess
 from train.codec.split_networks import Head, as_map
 from train.data.dataset import Dataset, network_input
 from train.data.feature_cache import CachedArrays, cached_features, weights_digest
+from train.echo import progress_bar
 from train.loop.run import sha256_of
 from train.networks.load import NetworkSpec
 from train.networks.network_folder import WEIGHTS
@@ -44,7 +45,7 @@ def features_of(
     layers = len(front) if isinstance(front, nn.Sequential) else getattr(front, "code", str(front))
     normalised = {"mean": list(preprocess.mean), "std": list(preprocess.std)}
     key = {"weights_sha256": weights_digest(front), "split": layers, **normalised}
-    return cached_features(folder, compute, data, key, flips)
+    return cached_features(folder, compute, data, key, flips, progress_bar)
 
 
 def answers_of(folder: Path, head: Head, features: CachedArrays, data: Dataset, flips: bool) -> CachedArrays:
@@ -61,7 +62,7 @@ def answers_of(folder: Path, head: Head, features: CachedArrays, data: Dataset, 
     sample = np.linspace(0, len(features) - 1, 16).astype(np.int64)
     digest = hashlib.sha256(features.batch(sample).numpy().tobytes()).hexdigest()
     key = {"weights_sha256": weights_digest(head), "features_sample_sha256": digest}
-    return cached_features(folder, compute, data, key, flips)
+    return cached_features(folder, compute, data, key, flips, progress_bar)
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -1,4 +1,4 @@
-"""Random scales and places of training pictures, and of their labels alike. Knows no network."""
+"""Zooms training images to random scales and places, and their labels with them. Knows no network."""
 
 from __future__ import annotations
 
@@ -9,47 +9,57 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.bundle import Preprocess
-from train.data.dataset import IGNORE
+from train.data.dataset import LabelForm
 
-SCALES = (0.75, 1.5)  # of `--augment`
+SCALES = (0.75, 1.5)  # by default
 
 
 def draw_zooms(random: np.random.Generator, count: int, scales: tuple[float, float]) -> NDArray[np.float64]:
-    """(count, 3): a scale, and where the cut, or what is smaller than it, lies: from 0, left or top, to 1."""
+    """(count, 3): a scale, then x and y, from 0, left or top, to 1.
+
+    x and y place what is cut from an enlarged image, and a reduced image in its frame.
+    """
     drawn = random.random((count, 3))
     drawn[:, 0] = scales[0] + drawn[:, 0] * (scales[1] - scales[0])
     return drawn
 
 
-def zoom_pictures(
-    pixels: NDArray[np.uint8], zooms: NDArray[np.float64], preprocess: Preprocess
+def zoom_images(
+    images: NDArray[np.uint8], zooms: NDArray[np.float64], preprocess: Preprocess
 ) -> NDArray[np.uint8]:
-    """RGB (B, H, W, 3), each at its scale (B, 3) and cut to the same size; the mean colour where it ends before."""
+    """RGB (B, H, W, 3) zoomed by (B, 3), of the same size; the mean colour surrounds reduced images."""
     fill = np.rint(255 * np.array(preprocess.mean)).astype(np.uint8)
-    return _zoomed(pixels, zooms, fill, Image.Resampling.BILINEAR)
+    return _zoomed(images, zooms, fill, Image.Resampling.BILINEAR)
 
 
-def zoom_maps(maps: NDArray[Any], zooms: NDArray[np.float64]) -> NDArray[Any]:
-    """Labels as `Maps` has them, as their pictures by `zoom_pictures`; none where the picture ends before."""
-    fill = np.array([0 if maps.ndim == 4 else IGNORE]).astype(np.uint8)
-    return _zoomed(maps.view(np.uint8), zooms, fill, Image.Resampling.NEAREST).view(maps.dtype)
+def zoom_labels(labels: NDArray[Any], form: LabelForm, zooms: NDArray[np.float64]) -> NDArray[Any]:
+    """Labels (B, ...) of images that `zoom_images` zooms by (B, 3); no labels surround reduced maps."""
+    if not form.per_pixel:
+        return labels
+    bytes_ = labels.view(np.uint8) if labels.dtype == np.int8 else labels  # Pillow has no signed bytes
+    fill = np.array([form.unlabelled or 0]).astype(bytes_.dtype)
+    zoomed = _zoomed(bytes_, zooms, fill, Image.Resampling.NEAREST)
+    return zoomed.view(labels.dtype)
 
 
 def _zoomed(
-    values: NDArray[np.uint8], zooms: NDArray[np.float64], fill: NDArray[np.uint8], how: Image.Resampling
-) -> NDArray[np.uint8]:
+    values: NDArray[Any],
+    zooms: NDArray[np.float64],
+    fill: NDArray[Any],
+    how: Image.Resampling,
+) -> NDArray[Any]:
     out = np.empty_like(values)
     out[...] = fill if values.ndim == 4 else fill[0]
     height, width = values.shape[1:3]
     for row, (scale, x, y) in enumerate(zooms):
-        picture = Image.fromarray(values[row])
+        image = Image.fromarray(values[row])
         if scale >= 1:
             w, h = width / scale, height / scale
             left, top = x * (width - w), y * (height - h)
             box = (left, top, min(left + w, width), min(top + h, height))
-            out[row] = np.asarray(picture.resize((width, height), how, box=box))
+            out[row] = np.asarray(image.resize((width, height), how, box=box))
         else:
             w, h = max(1, round(width * scale)), max(1, round(height * scale))
             left, top = round(x * (width - w)), round(y * (height - h))
-            out[row, top : top + h, left : left + w] = np.asarray(picture.resize((w, h), how))
+            out[row, top : top + h, left : left + w] = np.asarray(image.resize((w, h), how))
     return out

@@ -8,20 +8,22 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import Progress
 from torch import Tensor
 
 from shared.errors import DataError
 from shared.files import write_atomically, writing_atomically
 from train.data.dataset import Dataset, identity, in_order
+from train.data.progress import Progress, silent
 
 SHARD = 2048  # images in a file: half a minute's work
+BATCH = 64  # images that are computed at once
 
 logger = logging.getLogger("isthmus.train")
 
@@ -51,6 +53,7 @@ def cached_features(
     data: Dataset,
     key: dict[str, Any],
     flips: bool,
+    progress: Progress = silent,
 ) -> CachedArrays:
     """The values of all images and then, where `flips`, of their mirror images, kept in `folder`.
 
@@ -62,7 +65,7 @@ def cached_features(
     """
     with _locked(folder):
         _delete_stale(folder, {**key, **identity(data), "flips": flips})
-        return _computed(folder, compute, data, flips)
+        return _computed(folder, compute, data, flips, progress)
 
 
 @contextmanager
@@ -78,7 +81,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _computed(folder: Path, compute: Compute, data: Dataset, flips: bool) -> CachedArrays:
+def _computed(folder: Path, compute: Compute, data: Dataset, flips: bool, progress: Progress) -> CachedArrays:
     total = len(data) * (2 if flips else 1)
     shards = [range(start, min(start + SHARD, total)) for start in range(0, total, SHARD)]
 
@@ -90,17 +93,15 @@ def _computed(folder: Path, compute: Compute, data: Dataset, flips: bool) -> Cac
         return values if len(values) == len(shards[number]) else None
 
     missing = [number for number in range(len(shards)) if opened(number) is None]
-    with Progress(disable=not missing) as progress:
-        done = total - sum(len(shards[number]) for number in missing)
-        bar = progress.add_task(f"{folder.name} of {len(data)} images", total=total, completed=done)
-        for number in missing:
-            values = []
-            for piece in in_order(len(shards[number]), 64):
-                indices = piece + shards[number].start
-                values.append(compute(indices % len(data), indices >= len(data)))
-                progress.advance(bar, len(indices))
-            with writing_atomically(folder / f"{number:05d}.npy") as file:
-                np.save(file, np.concatenate(values))
+    batches = [(number, piece) for number in missing for piece in in_order(len(shards[number]), BATCH)]
+    shown = progress(batches, f"{folder.name} of {len(data)} images", len(batches)) if missing else ()
+    for number, of_shard in groupby(shown, key=lambda batch: batch[0]):
+        values = []
+        for _, piece in of_shard:
+            indices = piece + shards[number].start
+            values.append(compute(indices % len(data), indices >= len(data)))
+        with writing_atomically(folder / f"{number:05d}.npy") as file:
+            np.save(file, np.concatenate(values))
     whole = [values for number in range(len(shards)) if (values := opened(number)) is not None]
     if len(whole) < len(shards):
         raise DataError(f"{folder}: some of it changed while it was being read; start the training again")

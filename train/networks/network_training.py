@@ -15,7 +15,7 @@ from cloud.networks.networks import ReferenceNetwork
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.types import TaskKind
-from train.data.augment import draw_zooms, zoom_pictures
+from train.data.augment import draw_zooms, zoom_images
 from train.data.dataset import Dataset, dataset_digests, in_order, network_input
 from train.echo import echo_once
 from train.kinds import TRAINING_KINDS
@@ -118,7 +118,7 @@ def step_inputs(
         indices = workers.share(indices)
         images = data.images(indices)
         if zooms is not None:
-            images = zoom_pictures(images, zooms, preprocess)
+            images = zoom_images(images, zooms, preprocess)
         x = network_input(images, preprocess, flip)
         x = x.to(workers.device).contiguous(memory_format=torch.channels_last)
         yield StepInput(x, indices, flip, zooms, random)

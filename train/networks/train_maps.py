@@ -18,7 +18,7 @@ from torch import Tensor
 from cloud.networks.networks import REFERENCE_DENSE, DenseConfig, ReferenceDense
 from shared.bundle import Preprocess
 from shared.errors import DataError
-from train.data.augment import zoom_maps
+from train.data.augment import zoom_labels
 from train.data.dataset import Dataset, network_input
 from train.kinds import TRAINING_KINDS
 from train.kinds.training_kind import NothingMeasuredError
@@ -104,7 +104,7 @@ class MapTraining(Training[MapBatch, NetworkCard]):
             top, left = step.random.integers(0, self.recipe.label_stride, 2).tolist()
             maps = self.training.labels(step.indices)
             if step.zooms is not None:
-                maps = zoom_maps(maps, step.zooms)
+                maps = zoom_labels(maps, form, step.zooms)
             labels = torch.from_numpy(form.mirrored(maps, step.flip)).to(device)
             categories = None
             if self.categories:

@@ -31,6 +31,7 @@ from train.codec.teacher_cache import features_of, network_inputs
 from train.codec.train_codec import SAMPLE, VALIDATED
 from train.data.dataset import Dataset, dataset_digests, network_input
 from train.data.feature_cache import CachedArrays, cached_features
+from train.echo import progress_bar
 from train.loop.distributed import Precision, Workers, training_device
 from train.loop.interrupts import Interrupts
 from train.loop.journal import Scalars
@@ -216,4 +217,4 @@ def _latents(
         "fingerprint": manifest.fingerprint,
         "seed": recipe.seed,
     }
-    return cached_features(folder, compute, data, key, recipe.flips)
+    return cached_features(folder, compute, data, key, recipe.flips, progress_bar)

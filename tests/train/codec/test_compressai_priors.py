@@ -111,7 +111,7 @@ def test_the_rate_falls_in_training_and_the_run_is_read_again(tmp_path, patches,
     assert (type(model.codec.core), recipe) == (PEERS[prior], chosen)
     saved = torch.load(out / "checkpoint.pt", weights_only=True)["model"]
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
-    with pytest.raises(DataError, match=f"--prior {prior}, for comparison only"):
+    with pytest.raises(DataError, match=f"the prior {prior}, for comparison only"):
         build(out, tmp_path / "bundle", "x", patches[1])
     other = recipe_of(tiny_network, prior, scales=(0.1, 0.3, 1.0), qualities=(0, 50, 100))
     with pytest.raises(DataError, match="other sizes, features or prior"):

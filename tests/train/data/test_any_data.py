@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from shared.bundle import Preprocess
 from shared.errors import DataError
-from train.data.augment import draw_zooms, zoom_maps, zoom_pictures
-from train.data.dataset import IGNORE
+from shared.image import fit_map
+from train.data.augment import draw_zooms, zoom_images, zoom_labels
+from train.data.dataset import CLASS, CLASS_MAP, IGNORE, METRE_MAP, VECTOR_MAP
 from train.networks.network_folder import load_network
 
 PLAIN = Preprocess(height=20, width=30, mean=(0, 0, 0))
@@ -117,7 +118,7 @@ def test_labels_are_zoomed_with_their_pictures():
     zooms = draw_zooms(random, 8, (0.75, 1.5))
     assert (zooms[:, 0] >= 0.75).all()
     assert (zooms[:, 0] <= 1.5).all()
-    shown, labels = zoom_pictures(pictures, zooms, PLAIN)[..., 0], zoom_maps(classes, zooms)
+    shown, labels = zoom_images(pictures, zooms, PLAIN)[..., 0], zoom_labels(classes, CLASS_MAP, zooms)
     known = (labels != IGNORE) & ((shown == 0) | (shown == 200))
     assert known.mean() > 0.4
     assert np.array_equal(labels[known] * 200, shown[known])
@@ -128,8 +129,20 @@ def test_labels_are_zoomed_with_their_pictures():
 def test_a_zoom_of_one_changes_nothing_and_normals_keep_their_signs():
     normals = np.random.default_rng(0).integers(-127, 128, (2, 20, 30, 3), np.int8)
     still, small = np.array([[1, 0.3, 0.7]] * 2), np.array([[0.5, 0, 0]] * 2)
-    assert np.array_equal(zoom_maps(normals, still), normals)
-    smaller = zoom_maps(normals, small)
+    assert np.array_equal(zoom_labels(normals, VECTOR_MAP, still), normals)
+    smaller = zoom_labels(normals, VECTOR_MAP, small)
     assert smaller.dtype == np.int8
     assert not smaller[:, 10:].any()
     assert smaller[:, :10, :15].any()
+
+
+def test_depths_are_zoomed_unchanged_and_classes_of_images_not_at_all():
+    metres = np.random.default_rng(0).random((2, 20, 30), np.float32) * 9 + 1
+    small = np.array([[0.5, 0, 0]] * 2)
+    smaller = zoom_labels(metres, METRE_MAP, small)
+    assert smaller.dtype == np.float32
+    assert not smaller[:, 10:].any()
+    assert set(smaller[:, :10, :15].ravel()) <= set(metres.ravel())
+    assert zoom_labels(np.array([3, 4]), CLASS, small).tolist() == [3, 4]
+    fitted = fit_map(metres[0], Preprocess(height=10, width=15))
+    assert np.array_equal(fitted, metres[0, 1::2, 1::2])

@@ -472,13 +472,13 @@ def test_nothing_left_is_an_error_though_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("{}/nowhere", "no such folder: .*nowhere"),
-        ("{}/nowhere#train", "no such folder: .*nowhere"),
+        ("{}/nowhere", "no such file or folder: .*nowhere$"),
+        ("{}/nowhere#train", "no such file or folder: .*nowhere$"),
         (
             "imagenet:{}",
             "'imagenet' is not a format; known are rooms, folders, labels, csv, coco, taskonomy, images",
         ),
-        ("{}", r"no data set that is known here; looked for index.json \(rooms\), labels.csv"),
+        ("{}", r"no data set of a known format; looked for index.json \(rooms\), labels.csv"),
         ("images:{}", "has no image"),
         ("labels:{}", "has no folders images and labels"),
         ("labels:{}#train", "has no folders train/images and train/labels"),
@@ -486,7 +486,9 @@ def test_nothing_left_is_an_error_though_skipped(tmp_path):
         ("folders:{}", "has no image"),
         ("taskonomy:{}", "no such folder: .*rgb"),
         ("rooms:{}", "index.json"),
-        ("", "--data : "),
+        ("images:{}/nowhere", "no such file or folder: .*/nowhere$"),
+        ("images:nowhere", "no such file or folder: nowhere$"),
+        ("", "a data set needs a path"),
     ],
 )
 def test_a_set_that_is_none(tmp_path, data, said):

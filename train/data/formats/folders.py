@@ -1,4 +1,4 @@
-"""Pictures in folders: by class, as ImageNet has them; listed in labels.csv; or without labels."""
+"""Images in folders: one folder for each class, as ImageNet has it; listed in labels.csv; or without labels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from train.data.formats.listing import (
     Item,
     Listing,
     constant,
-    mixed,
-    picture_item,
-    pictures_under,
+    image_item,
+    images_under,
     read_lines,
+    shuffled,
 )
 
 LABELS_CSV = "labels.csv"
@@ -22,38 +22,38 @@ MAX_CLASSES = 65536
 
 
 def images(root: Path, split: str | None) -> Listing:
-    """Every picture in a folder and the folders in it, without labels. Raises DataError."""
+    """Every image in a folder and its subfolders, without labels. Raises DataError."""
     folder = root / split if split else root
-    return Listing(mixed((picture_item(path) for path in pictures_under(folder)), folder))
+    return Listing(shuffled((image_item(path) for path in images_under(folder)), folder))
 
 
 def folders(root: Path, split: str | None) -> Listing:
-    """A folder a class, [SPLIT/]CLASS/**/picture; the classes are those of all splits, by name. Raises DataError."""
+    """A folder for each class, [SPLIT/]CLASS/**/image, by name over all splits. Raises DataError."""
     folder = root / split if split else root
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}")
     parts = [path for path in subfolders(root) if split and (path.name in SPLITS or path.name == split)]
     names = sorted({one.name for part in parts or [root] for one in subfolders(part)})
     if not split and names and SPLITS.issuperset(names):
-        raise DataError(f"{root} holds splits, not classes; name one: folders:{root}#{names[0]}")
+        raise DataError(f"{root} holds splits, not classes; choose one: folders:{root}#{names[0]}")
     items: list[Item] = []
     problems = []
     for index, name in enumerate(names):
-        found = pictures_under(folder / name) if (folder / name).is_dir() else []
+        found = images_under(folder / name) if (folder / name).is_dir() else []
         if not found:
-            problems.append(f"{folder / name}: no picture of this class")
-        items += [picture_item(path, {"classification": constant(index)}) for path in found]
-    return Listing(mixed(items, folder), {"classification": tuple(names)}, tuple(problems))
+            problems.append(f"{folder / name}: no image of this class")
+        items += [image_item(path, {"classification": constant(index)}) for path in found]
+    return Listing(shuffled(items, folder), {"classification": tuple(names)}, tuple(problems))
 
 
 def labels_csv(root: Path, split: str | None) -> Listing:
-    """labels.csv with the columns file, index and, if there are, name and split; beside it classes.txt, if there is.
+    """labels.csv with the columns file and index, perhaps name and split; perhaps with classes.txt next to it.
 
-    root: the folder that it lies in, or the file itself. Raises DataError.
+    root: its folder, or the file itself. Raises DataError.
     """
     path = root / LABELS_CSV if root.is_dir() else root
     rows = _rows(path)
-    names = _names(path, rows)  # of all splits, as those of `folders`
+    names = _names(path, rows)  # over all splits, as in `folders`
     if split is not None:
         known = sorted({row.get("split") or "" for row in rows} - {""})
         rows = [row for row in rows if row.get("split") == split]
@@ -66,12 +66,12 @@ def labels_csv(root: Path, split: str | None) -> Listing:
         if index is None or index >= len(names):
             problems.append(f"{file}: index {row.get('index')!r} is not one of 0..{len(names) - 1}")
         else:
-            items.append(picture_item(file, {"classification": constant(index)}))
-    return Listing(mixed(items, path.parent), {"classification": names}, tuple(problems))
+            items.append(image_item(file, {"classification": constant(index)}))
+    return Listing(shuffled(items, path.parent), {"classification": names}, tuple(problems))
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """By name, without hidden ones."""
+    """The folders in a folder, by name; hidden ones are left out."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -89,7 +89,7 @@ def _rows(path: Path) -> list[dict[str, str | None]]:
 
 
 def _names(path: Path, rows: list[dict[str, str | None]]) -> tuple[str, ...]:
-    """Of all classes: classes.txt, or the names in the rows; a class that nobody names is called by its number."""
+    """Names of all classes: from classes.txt or the rows; an unnamed class is called by its number."""
     listed = path.parent / "classes.txt"
     if listed.is_file():
         return read_lines(listed)

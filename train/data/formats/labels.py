@@ -1,4 +1,4 @@
-"""Pictures beside label maps: CamVid's layouts and Cityscapes'."""
+"""Images with label maps: the layouts of CamVid and of Cityscapes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from train.data.formats.folders import subfolders
 from train.data.formats.listing import (
     Item,
     Listing,
-    mixed,
+    image_item,
+    images_under,
     no_label,
-    picture_item,
-    pictures_under,
     read_classes,
     read_lines,
+    shuffled,
     table_of,
 )
 
 CLASSES = "classes.txt"
 CITYSCAPES = "leftImg8bit"
 
-# The 19 classes that Cityscapes is measured on, by the number in its labelIds files; all others are ignored.
+# The 19 classes of the Cityscapes benchmark, by their number in labelIds files. All others are ignored.
 CITYSCAPES_CLASSES = {
     7: "road",
     8: "sidewalk",
@@ -50,12 +50,12 @@ CITYSCAPES_CLASSES = {
 
 
 def label_maps(root: Path, split: str | None) -> Listing:
-    """An image + label-map folder. Raises DataError."""
+    """A set of images and label maps. Raises DataError."""
     return _cityscapes(root, split) if (root / CITYSCAPES).is_dir() else _camvid(root, split)
 
 
 def pair_of(root: Path, split: str | None) -> tuple[Path, Path] | None:
-    """The folders of the pictures and of the maps, if the layout has them."""
+    """The folders of the images and of the maps, if they are there."""
     pairs = [("images", "labels")]
     if split:
         pairs = [
@@ -63,14 +63,14 @@ def pair_of(root: Path, split: str | None) -> tuple[Path, Path] | None:
             (f"images/{split}", f"labels/{split}"),
             (split, f"{split}annot"),
         ]
-    for pictures, maps in pairs:
-        if (root / pictures).is_dir() and (root / maps).is_dir():
-            return root / pictures, root / maps
+    for images, maps in pairs:
+        if (root / images).is_dir() and (root / maps).is_dir():
+            return root / images, root / maps
     return None
 
 
 def _camvid(root: Path, split: str | None) -> Listing:
-    """Maps have their pictures' names but for the suffix; a pixel is a line of classes.txt, counted from 0."""
+    """Each map has its image's name but for the suffix. A pixel's value is a line of classes.txt, counted from 0."""
     pair = pair_of(root, split)
     if pair is None:
         wanted = f"{split}/images and {split}/labels" if split else "images and labels"
@@ -83,11 +83,11 @@ def _camvid(root: Path, split: str | None) -> Listing:
             f"{root / CLASSES} is missing: the names of the classes in the label maps, one a line"
         )
     table, known, names = table_of(read_lines(listed[0]))
-    pictures, maps = (
-        {path.relative_to(folder).with_suffix(""): path for path in pictures_under(folder)} for folder in pair
+    images, maps = (
+        {path.relative_to(folder).with_suffix(""): path for path in images_under(folder)} for folder in pair
     )
     items = [
-        picture_item(
+        image_item(
             path,
             {
                 "segmentation": partial(read_classes, maps[stem], table, known)
@@ -95,19 +95,17 @@ def _camvid(root: Path, split: str | None) -> Listing:
                 else no_label(f"{path} has no label map {stem} in {pair[1]}")
             },
         )
-        for stem, path in pictures.items()
+        for stem, path in images.items()
     ]
-    alone = tuple(
-        f"{maps[stem]} has no picture in {pair[0]}" for stem in sorted(maps.keys() - pictures.keys())
-    )
-    return Listing(mixed(items, root), {"segmentation": names}, alone)
+    alone = tuple(f"{maps[stem]} has no image in {pair[0]}" for stem in sorted(maps.keys() - images.keys()))
+    return Listing(shuffled(items, root), {"segmentation": names}, alone)
 
 
 def _cityscapes(root: Path, split: str | None) -> Listing:
     splits = [path.name for path in subfolders(root / CITYSCAPES)]
     if split not in splits:
         there = f"it has {', '.join(splits)}: labels:{root}#{splits[0]}" if splits else "it has none"
-        raise DataError(f"{root / CITYSCAPES}: {f'no split {split}' if split else 'name a split'}; {there}")
+        raise DataError(f"{root / CITYSCAPES}: {f'no split {split}' if split else 'choose a split'}; {there}")
     ids = np.array(list(CITYSCAPES_CLASSES))
     from_ids = np.full(256, IGNORE, np.uint8)
     from_ids[ids] = np.arange(len(ids))
@@ -119,9 +117,9 @@ def _cityscapes(root: Path, split: str | None) -> Listing:
         folder = root / "gtFine" / path.parent.relative_to(root / CITYSCAPES)
         trained, plain = (folder / f"{start}_gtFine_{kind}.png" for kind in ("labelTrainIds", "labelIds"))
         if trained.is_file():
-            return picture_item(path, {"segmentation": partial(read_classes, trained, train_ids, known)})
-        return picture_item(path, {"segmentation": partial(read_classes, plain, from_ids, any_value)})
+            return image_item(path, {"segmentation": partial(read_classes, trained, train_ids, known)})
+        return image_item(path, {"segmentation": partial(read_classes, plain, from_ids, any_value)})
 
     folder = root / CITYSCAPES / split
-    pictures = [path for path in pictures_under(folder) if path.name.endswith(f"_{CITYSCAPES}.png")]
-    return Listing(mixed(map(item, pictures), root), {"segmentation": names})
+    images = [path for path in images_under(folder) if path.name.endswith(f"_{CITYSCAPES}.png")]
+    return Listing(shuffled(map(item, images), root), {"segmentation": names})

@@ -1,4 +1,4 @@
-"""What an adapter finds in a folder: pictures and their labels, not read yet. Knows no format and no network."""
+"""The images of a data set and their labels, not read yet. Knows no format and no network."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from shared.types import TaskKind
 from train.data.dataset import IGNORE
 
 SUFFIXES = frozenset(
-    # Those of shared.image.FORMATS.
+    # of shared.image.FORMATS
     (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
 )
 SPLITS = frozenset(("train", "val", "valid", "validation", "test"))
 UNLABELLED = frozenset(("unlabelled", "unlabeled", "void", "ignore", "unknown", "uncertain"))
 
-# A class, or a map at the picture's own size: classes (H, W) uint8, or normals (H, W, 3) int8, as `Maps` has them.
+# The labels of one image as `train.data.dataset.FORMS` has them, maps at the image's own size.
 Label = Any
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture. read: the picture. labels: of each kind, read when called. Both raise ImageError or DataError."""
+    """One image. read: reads it. labels: reads its labels of each kind. Both raise ImageError or DataError."""
 
     name: str
     read: Callable[[], Image.Image]
@@ -40,10 +40,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Listing:
-    """A data set. names: of the classes, or a normal's components, by the kinds of labels that it has.
+    """A data set.
 
-    problems: what is wrong beside the items, a line each. lacking: why there is no label of a kind, where more is to
-    be said than that there is none.
+    names: of the classes, or of a vector's components, for each kind of labels that it has.
+    problems: what is wrong with the set besides its items, a line each.
+    lacking: why there are no labels of a kind, for the kinds where there is a reason.
     """
 
     items: Sequence[Item]
@@ -52,16 +53,18 @@ class Listing:
     lacking: Mapping[TaskKind, str] = field(default_factory=dict)
 
 
-def picture_item(path: Path, labels: Mapping[TaskKind, Callable[[], Label]] | None = None) -> Item:
+def image_item(path: Path, labels: Mapping[TaskKind, Callable[[], Label]] | None = None) -> Item:
+    """The item of an image file."""
     return Item(str(path), partial(read_image, path), labels or {})
 
 
 def constant(value: int) -> Callable[[], int]:
+    """Reads a class that is known already."""
     return partial(int, value)
 
 
-def pictures_under(folder: Path) -> list[Path]:
-    """Of the folder and those in it, in one order everywhere; hidden ones are left out. Raises DataError."""
+def images_under(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, sorted; hidden ones are left out. Raises DataError."""
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}")
     found = [
@@ -73,8 +76,8 @@ def pictures_under(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def mixed(items: Iterable[Item], root: Path) -> list[Item]:
-    """In an order that is mixed, so that the last ones are a fair sample, yet the same on every machine."""
+def shuffled(items: Iterable[Item], root: Path) -> list[Item]:
+    """The items in an order that is the same on every machine and makes the last ones a fair sample."""
 
     def key(item: Item) -> bytes:
         path = Path(item.name)
@@ -85,7 +88,7 @@ def mixed(items: Iterable[Item], root: Path) -> list[Item]:
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
-    """Names, one a line. Raises DataError."""
+    """The names in a file, one a line. Raises DataError."""
     try:
         return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
     except UnicodeDecodeError as error:
@@ -93,9 +96,9 @@ def read_lines(path: Path) -> tuple[str, ...]:
 
 
 def table_of(names: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.bool_], tuple[str, ...]]:
-    """From the classes in a file to those of the task: (256,) values, (256,) whether a value may occur, and the names.
+    """Maps the values in label files to a task's classes: (256,) classes, (256,) whether a value may occur, names.
 
-    A class that is called unlabelled, void and the like becomes IGNORE and is no class; so is 255.
+    The value 255 and classes called unlabelled, void or the like become IGNORE, and are no classes of the task.
     """
     table, known = np.full(256, IGNORE, np.uint8), np.zeros(256, np.bool_)
     kept = [index for index, name in enumerate(names) if name.lower() not in UNLABELLED]
@@ -106,19 +109,19 @@ def table_of(names: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]
 
 
 def read_classes(path: Path, table: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """A label map (H, W) of IGNORE and the task's classes. Raises ImageError, or DataError for an unknown class."""
+    """A label map (H, W) in the task's classes and IGNORE. Raises ImageError, or DataError for an unknown class."""
     values = read_labels(path)
     if not known[values].all():
         wrong = int(values[~known[values]].min())
-        raise DataError(f"{path} holds the class {wrong}, which is none of the set's")
+        raise DataError(f"{path} holds the class {wrong}, which the set does not have")
     mapped: NDArray[np.uint8] = table[values]
     return mapped
 
 
-def no_label(what: str) -> Callable[[], Label]:
-    """The label of a picture that has none."""
+def no_label(why: str) -> Callable[[], Label]:
+    """Stands for a label that is missing: raises DataError when read."""
 
     def read() -> Label:
-        raise DataError(what)
+        raise DataError(why)
 
     return read

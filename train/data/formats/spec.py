@@ -1,4 +1,4 @@
-"""`--data SPEC`: a path, or FORMAT:PATH[#SPLIT]; several with commas are read one after another."""
+"""Data set specs: a path, or FORMAT:PATH[#SPLIT]. Several, separated by commas, are read one after another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from train.rooms.dataset import INDEX_NAME
 
 @dataclass(frozen=True)
 class Spec:
-    """One data set, as it was named."""
+    """One data set as it was named."""
 
     format: str
     path: Path
@@ -29,14 +29,14 @@ class Spec:
 
 
 def parse(data: str | Path) -> list[Spec]:
-    """Raises DataError."""
+    """The data sets that a text names. Raises DataError."""
     if Path(data).exists():
         return [_parse(str(data))]
     return [_parse(part) for part in str(data).split(",")]
 
 
 def list_set(spec: Spec) -> Listing:
-    """What lies there. Raises DataError, OSError."""
+    """The images and labels of a data set, not read yet. Raises DataError, OSError."""
     return FORMATS[spec.format](spec.path, spec.split)
 
 
@@ -48,41 +48,46 @@ def _parse(text: str) -> Spec:
     if "#" in rest and not path.exists():
         head, _, split = rest.rpartition("#")
         path = Path(head)
-    if not rest or not path.exists():
-        raise DataError(f"--data {text}: {_nowhere(text, path)}")
+    if not rest:
+        raise DataError("a data set needs a path", setting="data")
+    if not path.exists():
+        raise DataError(_nowhere(format_, rest, path), setting="data")
     return Spec(format_ or _recognised(path, split), path, split)
 
 
-def _nowhere(text: str, path: Path) -> str:
-    head, colon, _ = text.partition(":")
-    if colon and "/" not in head:
+def _nowhere(format_: str, rest: str, path: Path) -> str:
+    """The message for a path that does not exist. format_: empty if none was recognised."""
+    head, colon, _ = rest.partition(":")
+    if not format_ and colon and "/" not in head:
         return f"{head!r} is not a format; known are {', '.join(FORMATS)}"
-    return f"no such folder: {path}"
+    return f"no such file or folder: {path}"
 
 
 def _recognised(path: Path, split: str | None) -> str:
-    """The format of what lies at a path. Raises DataError with what was looked for."""
+    """The format of what lies at a path. Raises DataError, which says what was looked for."""
     if path.is_file() and path.suffix == ".csv":
         return "csv"
     for name, found in _SIGNS.items():
         if found(path, split):
             return name
     raise DataError(
-        f"{path} is no data set that is known here; looked for {INDEX_NAME} (rooms), {LABELS_CSV} (csv), "
-        f"annotations/instances_*.json (coco), rgb/ beside normal/ and the like (taskonomy), {CITYSCAPES}/ or images/ "
-        "beside labels/ (labels), a folder of pictures a class (folders), pictures (images)"
+        f"{path} is no data set of a known format; looked for {INDEX_NAME} (rooms), {LABELS_CSV} (csv), "
+        "annotations/instances_*.json (coco), rgb/ next to normal/ or another domain (taskonomy), "
+        f"{CITYSCAPES}/ or images/ next to labels/ (labels), a folder of images for each class (folders), "
+        "images (images)",
+        setting="data",
     )
 
 
 def _has_classes(path: Path, split: str | None) -> bool:
-    """Folders of pictures that are classes, not splits."""
+    """Whether folders of images are there that are classes, not splits."""
     inner = subfolders(path / split if split else path)
     if inner and SPLITS.issuperset(one.name for one in inner):
         return any(_has_classes(one, None) for one in inner)
-    return any(_has_picture(one.iterdir()) for one in inner)
+    return any(_has_image(one.iterdir()) for one in inner)
 
 
-def _has_picture(paths: Iterable[Path]) -> bool:
+def _has_image(paths: Iterable[Path]) -> bool:
     return any(path.suffix.lower() in SUFFIXES for path in paths)
 
 
@@ -96,7 +101,7 @@ _SIGNS: dict[str, Callable[[Path, str | None], bool]] = {
         or any(pair_of(path, name) for name in (split, *(one.name for one in subfolders(path))))
     ),
     "folders": _has_classes,
-    "images": lambda path, split: _has_picture((path / split if split else path).rglob("*")),
+    "images": lambda path, split: _has_image((path / split if split else path).rglob("*")),
 }
 
 

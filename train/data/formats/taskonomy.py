@@ -1,9 +1,11 @@
-"""Taskonomy: DOMAIN/[taskonomy/]BUILDING/point_P_view_V_domain_DOMAIN.png, or .npy, as its download tool lays them out.
+"""Taskonomy: DOMAIN/[taskonomy/]BUILDING/point_P_view_V_domain_DOMAIN.png or .npy, as its download tool lays them out.
 
-Its normals are 8-bit colours around 127.5: red to the right, green down, blue towards the camera; ours point right, up
-and towards the camera. Some of its files have blue away from the camera; what a camera sees faces it, so the sign of
-a picture's mean decides. class_object and class_scene are scores of 1000 and 365 classes, the best of which counts.
-Semantic class 0 is `uncertain`: those pixels are not labelled. Depth is read by no task here.
+- Its normals are 8-bit colours around 127.5: red to the right, green down, blue towards the camera. Ours point right,
+  up and towards the camera. In some files blue points away from the camera. Visible surfaces face the camera, so the
+  sign of an image's mean decides.
+- class_object and class_scene hold scores of 1000 and 365 classes, the best of which counts.
+- Semantic class 0 is `uncertain`: those pixels are not labelled.
+- Depth is not read.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ from train.data.formats.folders import subfolders
 from train.data.formats.listing import (
     Item,
     Listing,
-    mixed,
+    image_item,
+    images_under,
     no_label,
-    picture_item,
-    pictures_under,
     read_classes,
     read_lines,
+    shuffled,
     table_of,
 )
 
@@ -54,7 +56,7 @@ SEMANTIC_CLASSES = (
 )
 CLASSES = {"class_object": 1000, "class_scene": 365}
 DOMAINS = ("normal", "segment_semantic", *CLASSES, "depth_zbuffer")
-# How the files of a domain end, where not with its own name.
+# The endings of the files of domains that do not end with their own name.
 _ENDINGS = {
     "segment_semantic": ("segmentsemantic", "segment_semantic"),
     "class_scene": ("class_scene", "class_places"),
@@ -62,18 +64,17 @@ _ENDINGS = {
 
 
 def taskonomy(root: Path, split: str | None) -> Listing:
-    """split: buildings, and class_scene where both classes are there and the scenes are meant; joined by +.
+    """Lists the images of all buildings, or of some.
 
-    Raises DataError.
+    split: names of buildings, and class_scene for the classes of scenes where those of objects are there too; joined
+    by +. Raises DataError.
     """
     words = set(split.split("+")) if split else set()
     buildings = words - CLASSES.keys()
     there = [domain for domain in DOMAINS if (root / domain).is_dir()]
     chosen = [name for name in CLASSES if name in there and (name in words or not words & CLASSES.keys())]
-    pictures = [
-        path for path in pictures_under(root / "rgb") if not buildings or path.parent.name in buildings
-    ]
-    unknown = buildings - {path.parent.name for path in pictures}
+    images = [path for path in images_under(root / "rgb") if not buildings or path.parent.name in buildings]
+    unknown = buildings - {path.parent.name for path in images}
     if unknown:
         raise DataError(f"{root / 'rgb'} has no building {', '.join(sorted(unknown))}")
     readers: dict[TaskKind, tuple[str, Callable[[Path], Any]]] = {}
@@ -89,28 +90,29 @@ def taskonomy(root: Path, split: str | None) -> Listing:
         readers["segmentation"] = "segment_semantic", partial(read_classes, table=table, known=known)
 
     def item(path: Path) -> Item:
-        return picture_item(path, {kind: _label_of(root, path, *reader) for kind, reader in readers.items()})
+        return image_item(path, {kind: _label_of(root, path, *reader) for kind, reader in readers.items()})
 
     depth = f"{root} has depth_zbuffer, and depth is not a task here" if "depth_zbuffer" in there else ""
     kinds: tuple[TaskKind, ...] = ("classification", "normals", "segmentation")
     lacking = {kind: depth for kind in kinds if depth and kind not in names}
-    return Listing(mixed(map(item, pictures), root), names, lacking=lacking)
+    return Listing(shuffled(map(item, images), root), names, lacking=lacking)
 
 
 def looks_like(root: Path) -> bool:
+    """Whether a folder holds images and at least one other domain."""
     return (root / "rgb").is_dir() and any(path.name in DOMAINS for path in subfolders(root))
 
 
-def _label_of(root: Path, picture: Path, domain: str, read: Callable[[Path], Any]) -> Callable[[], Any]:
-    """Reads the file of a domain that belongs to a picture of rgb/."""
-    start = picture.stem.removesuffix("_domain_rgb").removesuffix("_rgb")
-    folder = root / domain / picture.parent.relative_to(root / "rgb")
+def _label_of(root: Path, image: Path, domain: str, read: Callable[[Path], Any]) -> Callable[[], Any]:
+    """Reads the file of a domain that belongs to an image of rgb/."""
+    start = image.stem.removesuffix("_domain_rgb").removesuffix("_rgb")
+    folder = root / domain / image.parent.relative_to(root / "rgb")
     suffix = ".npy" if domain in CLASSES else ".png"
     for ending in _ENDINGS.get(domain, (domain,)):
         for name in (f"{start}_domain_{ending}{suffix}", f"{start}_{ending}{suffix}"):
             if (folder / name).is_file():
                 return partial(read, folder / name)
-    return no_label(f"{picture} has no {domain} in {folder}")
+    return no_label(f"{image} has no {domain} in {folder}")
 
 
 def read_normals(path: Path) -> NDArray[np.int8]:
@@ -134,6 +136,6 @@ def _best(path: Path, count: int) -> int:
 
 
 def _class_names(root: Path, domain: str) -> tuple[str, ...]:
-    """DOMAIN.txt beside the folders, if there is; otherwise the classes are called by their numbers."""
+    """The names in DOMAIN.txt next to the folders; without that file the classes are called by their numbers."""
     listed = root / f"{domain}.txt"
     return read_lines(listed) if listed.is_file() else tuple(str(index) for index in range(CLASSES[domain]))
