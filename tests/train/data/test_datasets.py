@@ -97,14 +97,14 @@ def test_folders_by_class(tmp_path):
         assert view.names == FRUIT
         assert sorted(numbers(view)) == list(range(9))
         assert labels(view).tolist() == [number % 3 for number in numbers(view)]
-    with pytest.raises(DataError, match=r"holds splits, not classes; name one: .*#train"):
+    with pytest.raises(DataError, match=r"holds splits, not classes; choose one: .*#train"):
         found(root, "classification")
 
 
 def test_a_split_without_one_of_the_classes_numbers_them_alike(tmp_path):
     root = by_class(tmp_path / "fruit")
     shutil.rmtree(root / "val" / "apple")
-    with pytest.raises(DataError, match="val/apple: no picture of this class"):
+    with pytest.raises(DataError, match="val/apple: no image of this class"):
         found(f"{root}#val", "classification")
     view = found(f"{root}#val", "classification", damaged="skip")
     assert view.names == FRUIT
@@ -441,7 +441,7 @@ def test_damage_is_named_counted_refused_or_skipped(tmp_path, capsys, caplog):
     [
         (lambda root: (root / "images" / "0000.png").write_bytes(b"none"), "0000.png is not an image"),
         (lambda root: (root / "labels" / "0000.png").unlink(), "has no label map 0000 in"),
-        (lambda root: (root / "images" / "0000.png").unlink(), "0000.png has no picture in"),
+        (lambda root: (root / "images" / "0000.png").unlink(), "0000.png has no image in"),
         (lambda root: save(root / "labels" / "0000.png", colour(1)), "0000.png has pixels of mode RGB"),
         (
             lambda root: save(root / "labels" / "0000.png", np.zeros((24, 31), np.uint8)),
@@ -449,7 +449,7 @@ def test_damage_is_named_counted_refused_or_skipped(tmp_path, capsys, caplog):
         ),
         (
             lambda root: save(root / "labels" / "0000.png", np.full((31, 40), 9, np.uint8)),
-            "0000.png holds the class 9, which is none of the set's",
+            "0000.png holds the class 9, which the set does not have",
         ),
     ],
 )
