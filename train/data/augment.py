@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.bundle import Preprocess
-from train.data.dataset import LabelForm
+from train.kinds.label_form import LabelForm
 
 SCALES = (0.75, 1.5)  # by default
 

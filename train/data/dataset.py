@@ -17,8 +17,7 @@ from torch import Tensor
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.image import to_input
-from train.kinds.label_form import IGNORE as IGNORE
-from train.kinds.label_form import LabelForm as LabelForm
+from train.kinds.label_form import LabelForm
 
 DIGEST_SAMPLE = 16  # images, or maps, that stand for all of a set
 

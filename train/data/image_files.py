@@ -19,10 +19,10 @@ from shared.bundle import Preprocess
 from shared.errors import DataError, ImageError
 from shared.image import fit, fit_map
 from shared.types import TaskKind
-from train.data.dataset import LabelForm
 from train.data.formats import Item
 from train.data.progress import Progress, silent
 from train.kinds import TRAINING_KINDS
+from train.kinds.label_form import LabelForm
 
 CACHE_BYTES = 1 << 30  # for the images, and for each kind of labels, in each process
 

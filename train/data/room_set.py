@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from shared.errors import DataError
 from shared.types import TaskKind
-from train.data.dataset import LabelForm
 from train.kinds import TRAINING_KINDS
+from train.kinds.label_form import LabelForm
 from train.kinds.training_kind import RoomLabels
 from train.rooms import LAYERS, open_shards, read_index
 

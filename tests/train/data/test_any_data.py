@@ -14,7 +14,7 @@ from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.image import fit_map
 from train.data.augment import draw_zooms, zoom_images, zoom_labels
-from train.data.dataset import CLASS, CLASS_MAP, IGNORE, METRE_MAP, VECTOR_MAP
+from train.kinds.label_form import CLASS, CLASS_MAP, IGNORE, METRE_MAP, VECTOR_MAP
 from train.networks.network_folder import load_network
 
 PLAIN = Preprocess(height=20, width=30, mean=(0, 0, 0))

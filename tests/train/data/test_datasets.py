@@ -15,10 +15,11 @@ from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.image import fit, read_image, to_input
 from train.data import image_files
-from train.data.dataset import IGNORE, Dataset, network_input
+from train.data.dataset import Dataset, network_input
 from train.data.formats import list_set, parse
 from train.data.formats.taskonomy import read_normals
 from train.data.open_dataset import open_datasets
+from train.kinds.label_form import IGNORE
 from train.rooms import write_rooms
 
 REAL = Path(__file__).parents[3].parent / "shared" / "data"

@@ -16,10 +16,10 @@ from cloud.networks.networks import DenseConfig, ReferenceDense, build_network, 
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.kinds.segmentation import palette
-from train.data.dataset import IGNORE, network_input
+from train.data.dataset import network_input
 from train.data.room_set import RoomSet
 from train.kinds import TRAINING_KINDS
-from train.kinds.label_form import CLASS_MAP, VECTOR_MAP
+from train.kinds.label_form import CLASS_MAP, IGNORE, VECTOR_MAP
 from train.loop.distributed import Workers
 from train.loop.sheets import sheet, sheet_indices
 from train.networks.auxiliary_losses import Appearance, CategoryHead

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import DataError
-from train.data.dataset import IGNORE
 from train.data.formats.listing import Listing, image_item, shuffled
+from train.kinds.label_form import IGNORE
 
 BACKGROUND = "background"
 _DAMAGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError)

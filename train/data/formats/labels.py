@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from shared.errors import DataError
-from train.data.dataset import IGNORE
 from train.data.formats.folders import subfolders
 from train.data.formats.listing import (
     Item,
@@ -21,6 +20,7 @@ from train.data.formats.listing import (
     shuffled,
     table_of,
 )
+from train.kinds.label_form import IGNORE
 
 CLASSES = "classes.txt"
 CITYSCAPES = "leftImg8bit"

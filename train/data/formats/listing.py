@@ -16,7 +16,7 @@ from PIL import Image
 from shared.errors import DataError
 from shared.image import read_image, read_labels
 from shared.types import TaskKind
-from train.data.dataset import IGNORE
+from train.kinds.label_form import IGNORE
 
 SUFFIXES = frozenset(
     # of shared.image.FORMATS
