@@ -25,7 +25,7 @@ SUFFIXES = frozenset(
 SPLITS = frozenset(("train", "val", "valid", "validation", "test"))
 UNLABELLED = frozenset(("unlabelled", "unlabeled", "void", "ignore", "unknown", "uncertain"))
 
-# The labels of one image as `train.data.dataset.FORMS` has them, maps at the image's own size.
+# The labels of one image as their `LabelForm` says, maps at the image's own size.
 Label = Any
 
 
