@@ -46,6 +46,7 @@ class NetworkSpec(Frozen):
     size: HxW of its images, where they differ from torchvision's own.
     labels: a file with the names of the classes, one a line.
     split: layer after which it is cut.
+    options: settings of its kind of task.
     """
 
     network: str
