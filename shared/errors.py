@@ -26,7 +26,7 @@ and what to do; it is shown to users as it is, on one line.
         BundleNotFoundError
         BundleDamagedError
       DataError                 data sets, checkpoints, recipes
-      OverloadedError           more requests than the queue holds
+      OverloadedError           a limit on requests, bodies, streams or the queue is reached (HTTP 429)
       NotReadyError             the server is still loading
       RemoteError               the other side
         CloudUnreachableError
