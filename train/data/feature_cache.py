@@ -96,12 +96,12 @@ def _computed(folder: Path, compute: Compute, data: Dataset, flips: bool, progre
     batches = [(number, piece) for number in missing for piece in in_order(len(shards[number]), BATCH)]
     shown = progress(batches, f"{folder.name} of {len(data)} images", len(batches)) if missing else ()
     for number, of_shard in groupby(shown, key=lambda batch: batch[0]):
-        values = []
+        computed = []
         for _, piece in of_shard:
             indices = piece + shards[number].start
-            values.append(compute(indices % len(data), indices >= len(data)))
+            computed.append(compute(indices % len(data), indices >= len(data)))
         with writing_atomically(folder / f"{number:05d}.npy") as file:
-            np.save(file, np.concatenate(values))
+            np.save(file, np.concatenate(computed))
     whole = [values for number in range(len(shards)) if (values := opened(number)) is not None]
     if len(whole) < len(shards):
         raise DataError(f"{folder}: some of it changed while it was being read; start the training again")

@@ -283,7 +283,7 @@ def _made_pure(module: fx.GraphModule, node: fx.Node) -> bool:
     if node.op not in ("call_function", "call_method"):
         return False
     if node.target in _OPERATORS:
-        node.target = _OPERATORS[node.target]  # type: ignore[index]
+        node.target = _OPERATORS[node.target]
         return True
     name = _kind(module, node)
     home = torch.Tensor if node.op == "call_method" else torch

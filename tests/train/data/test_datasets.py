@@ -325,11 +325,11 @@ def test_taskonomys_normals_whichever_way_they_point(tmp_path):
     assert made[0][0, 1, 0] == 127
 
 
-def test_depth_is_not_a_task(tmp_path):
+def test_depth_is_not_read(tmp_path):
     save(tmp_path / "rgb" / "ona" / "point_0_view_0_domain_rgb.png", colour(1))
     (tmp_path / "depth_zbuffer").mkdir()
-    with pytest.raises(DataError, match="has depth_zbuffer, and depth is not a task here"):
-        found(tmp_path, "normals")
+    with pytest.raises(DataError, match="has depth_zbuffer, but that is not read"):
+        found(tmp_path, "depth")
 
 
 # Geometry, order and size.

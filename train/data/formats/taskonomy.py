@@ -92,9 +92,9 @@ def taskonomy(root: Path, split: str | None) -> Listing:
     def item(path: Path) -> Item:
         return image_item(path, {kind: _label_of(root, path, *reader) for kind, reader in readers.items()})
 
-    depth = f"{root} has depth_zbuffer, and depth is not a task here" if "depth_zbuffer" in there else ""
-    kinds: tuple[TaskKind, ...] = ("classification", "normals", "segmentation")
-    lacking = {kind: depth for kind in kinds if depth and kind not in names}
+    lacking: dict[TaskKind, str] = {}
+    if "depth_zbuffer" in there:
+        lacking["depth"] = f"{root} has depth_zbuffer, but that is not read"
     return Listing(shuffled(map(item, images), root), names, lacking=lacking)
 
 
