@@ -52,53 +52,67 @@ PrintConfigOption = Annotated[
 ]
 
 
+# The options of `serve` have no defaults here: those of the settings hold.
+ServedBundle = Annotated[Path | None, typer.Option(help="the bundle's folder; the shipped one by default")]
+HostOption = Annotated[str | None, typer.Option(help="address to listen on; 127.0.0.1 by default")]
+GrpcPortOption = Annotated[
+    int | None, typer.Option(min=0, max=PORT_MAX, help="gRPC; 0 takes a free port; 50051 by default")
+]
+HttpPortOption = Annotated[
+    int | None, typer.Option(min=0, max=PORT_MAX, help="HTTP; 0 takes a free port; 8080 by default")
+]
+ServingDevice = Annotated[
+    str | None, typer.Option(help="torch's name of the device: cpu (the default), cuda")
+]
+BatchMaxOption = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="images in one batch; 16 by default")
+]
+BatchWaitMsOption = Annotated[
+    float | None,
+    typer.Option(min=0, max=HOUR_MS, help="how long a batch's first image waits; 2 by default"),
+]
+QueueMaxOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=1 << 16, help="images that wait; more are turned away; 64 by default"),
+]
+DeadlineMsOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=HOUR_MS, help="the most that a request may take; 30000 by default"),
+]
+AdminTokenFileOption = Annotated[
+    Path | None, typer.Option(help="holds the token of POST /admin/reload; without a token no such call")
+]
+ArchiveOption = Annotated[
+    Path | None, typer.Option(help="folder that keeps the bitstreams; without it nothing is kept")
+]
+ArchiveBytesMaxOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=1 << 50, help="size of all files of the archive; 1 GiB by default"),
+]
+ArchiveAgeMaxDaysOption = Annotated[
+    float | None,
+    typer.Option(min=0, max=36_500, help="days after which records are deleted; 30 by default"),
+]
+
+
 @app.command()
 def serve(
     config: ConfigOption = None,
     print_config: PrintConfigOption = False,
-    bundle: Annotated[
-        Path | None, typer.Option(help="the bundle's folder; the shipped one by default")
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="address to listen on; 127.0.0.1 by default")] = None,
-    grpc_port: Annotated[
-        int | None, typer.Option(min=0, max=PORT_MAX, help="gRPC; 0 takes a free port; 50051 by default")
-    ] = None,
-    http_port: Annotated[
-        int | None, typer.Option(min=0, max=PORT_MAX, help="HTTP; 0 takes a free port; 8080 by default")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="torch's name of the device: cpu (the default), cuda")
-    ] = None,
+    bundle: ServedBundle = None,
+    host: HostOption = None,
+    grpc_port: GrpcPortOption = None,
+    http_port: HttpPortOption = None,
+    device: ServingDevice = None,
     threads: ThreadsOption = None,
-    batch_max: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="images in one batch; 16 by default")
-    ] = None,
-    batch_wait_ms: Annotated[
-        float | None,
-        typer.Option(min=0, max=HOUR_MS, help="how long a batch's first image waits; 2 by default"),
-    ] = None,
-    queue_max: Annotated[
-        int | None,
-        typer.Option(min=1, max=1 << 16, help="images that wait; more are turned away; 64 by default"),
-    ] = None,
-    deadline_ms: Annotated[
-        int | None,
-        typer.Option(min=1, max=HOUR_MS, help="the most that a request may take; 30000 by default"),
-    ] = None,
-    admin_token_file: Annotated[
-        Path | None, typer.Option(help="holds the token of POST /admin/reload; without a token no such call")
-    ] = None,
-    archive: Annotated[
-        Path | None, typer.Option(help="folder that keeps the bitstreams; without it nothing is kept")
-    ] = None,
-    archive_bytes_max: Annotated[
-        int | None,
-        typer.Option(min=1, max=1 << 50, help="size of all files of the archive; 1 GiB by default"),
-    ] = None,
-    archive_age_max_days: Annotated[
-        float | None,
-        typer.Option(min=0, max=36_500, help="days after which records are deleted; 30 by default"),
-    ] = None,
+    batch_max: BatchMaxOption = None,
+    batch_wait_ms: BatchWaitMsOption = None,
+    queue_max: QueueMaxOption = None,
+    deadline_ms: DeadlineMsOption = None,
+    admin_token_file: AdminTokenFileOption = None,
+    archive: ArchiveOption = None,
+    archive_bytes_max: ArchiveBytesMaxOption = None,
+    archive_age_max_days: ArchiveAgeMaxDaysOption = None,
 ) -> None:
     """Serve gRPC and HTTP. Prints where it listens, and when it is ready, as JSON lines on stdout.
 

@@ -38,6 +38,17 @@ DEFAULTS = {"steps": 6000, "damaged": "refuse"}  # what the recipe itself leaves
 
 app = TrainTable(no_args_is_help=True)
 
+Name = Annotated[
+    str | None, typer.Option(help="the task's name; by default what its network was trained for")
+]
+Distortion = Annotated[
+    str | None,
+    typer.Option(
+        help="task (labels), distill (the network's output; the default), feature, distill-hint or task-hint "
+        "(with the feature)"
+    ),
+]
+
 
 @app.command()
 def train(
@@ -51,16 +62,8 @@ def train(
     network: Annotated[str | None, typer.Option(help=f"the new task's: {NETWORK}")] = None,
     split: Annotated[str | None, Split] = None,
     weights: Annotated[str | None, Weights] = None,
-    name: Annotated[
-        str | None, typer.Option(help="the task's name; by default what its network was trained for")
-    ] = None,
-    distortion: Annotated[
-        str | None,
-        typer.Option(
-            help="task (labels), distill (the network's output; the default), feature, distill-hint or task-hint "
-            "(with the feature)"
-        ),
-    ] = None,
+    name: Name = None,
+    distortion: Distortion = None,
     steps: Steps = None,
     batch: Batch = None,
     recipe: RecipeFile = None,
