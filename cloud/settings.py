@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, field_validator
 from shared.bundle import default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
-from shared.process.config import HttpSettings, Section, ServerSettings
+from shared.process.config import THREADS_MAX, HttpSettings, Section, ServerSettings
 
 ADMIN_TOKEN_MIN = 16  # characters
 ARCHIVE_BYTES_MIN = 1 << 20
@@ -54,9 +54,14 @@ class EngineSettings(Section):
     """Owner: `cloud.engine.load`."""
 
     device: str = Field(default="cpu", min_length=1, description="torch's name of it: cpu, cuda")
-    threads: int | None = Field(default=None, ge=1, description="threads of torch; its own choice by default")
+    threads: int | None = Field(
+        default=None, ge=1, le=THREADS_MAX, description="threads of torch; its own choice by default"
+    )
     encode_threads: int = Field(
-        default=1, ge=1, description="threads of ONNX Runtime, for images that arrive over HTTP"
+        default=1,
+        ge=1,
+        le=THREADS_MAX,
+        description="threads of ONNX Runtime, for images that arrive over HTTP",
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from shared.bundle import default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
-from shared.process.config import HttpSettings, Section, ServerSettings
+from shared.process.config import THREADS_MAX, HttpSettings, Section, ServerSettings
 from shared.types import check_camera
 
 
@@ -43,7 +43,7 @@ class CloudLink(Section):
 class EncoderSettings(Section):
     """Owner: `shared.encoder`."""
 
-    threads: int = Field(default=1, ge=1, description="threads of ONNX Runtime")
+    threads: int = Field(default=1, ge=1, le=THREADS_MAX, description="threads of ONNX Runtime")
 
 
 class EdgeHttpSettings(HttpSettings):

@@ -81,6 +81,24 @@ def build_app(
     )
     add_health(app, pipeline, troubles)
 
+    _add_analyze(app, pipeline, settings)
+
+    @app.get(
+        "/v1/bundles",
+        tags=["describe"],
+        summary="The bundles served, their tasks, labels and quality levels",
+        responses={422: ANSWERS[422], 503: ANSWERS[503]},
+        dependencies=[Depends(no_query)],
+    )
+    async def bundles() -> list[BundleInfo]:
+        return [pipeline().info()]
+
+    if watch is not None and admin_token is not None:
+        _add_admin(app, watch, admin_token)
+    return app
+
+
+def _add_analyze(app: FastAPI, pipeline: Callable[[], Pipeline], settings: HttpSettings) -> None:
     @app.post(
         "/analyze",
         tags=["analyze"],
@@ -118,20 +136,6 @@ def build_app(
                 parameters.captured_at,
             )
         return with_vectors(await while_connected(request, work), parameters.vectors)
-
-    @app.get(
-        "/v1/bundles",
-        tags=["describe"],
-        summary="The bundles served, their tasks, labels and quality levels",
-        responses={422: ANSWERS[422], 503: ANSWERS[503]},
-        dependencies=[Depends(no_query)],
-    )
-    async def bundles() -> list[BundleInfo]:
-        return [pipeline().info()]
-
-    if watch is not None and admin_token is not None:
-        _add_admin(app, watch, admin_token)
-    return app
 
 
 def _add_admin(app: FastAPI, watch: Callable[[], TaskWatch], token: str) -> None:

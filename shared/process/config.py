@@ -32,6 +32,7 @@ from shared.errors import RequestError
 from shared.image import MAX_FILE_BYTES
 
 PREFIX = "ISTHMUS_"
+THREADS_MAX = 256
 
 S = TypeVar("S", bound="ServerSettings")
 C = TypeVar("C", bound="Section")

@@ -103,6 +103,7 @@ def test_the_variables_of_today_work(side: str) -> None:
         ("[htpp]\nport = 1\n", 2, "there is no key htpp.port; did you mean http.port?"),
         ("http = 3\n", 1, "http is a section; its keys follow a line [http]"),
         ("[http]\n# port = 1\nport = -1\n", 3, "port is -1; it must be at least 0"),
+        ("[engine]\nthreads = 100000\n", 2, "threads is 100000; it must be at most 256"),
         ("http.port = 70000\n", 1, "port is 70000; it must be at most 65535"),
         ("[grpc]\nport = 1\n[http]\nport = 'x'\n", 4, "port is x: input should be a valid integer"),
         ("[grpc]\n\nstreams_max = 99\n", 3, "streams_max is 99; it must be at most a quarter of rpcs_max"),
