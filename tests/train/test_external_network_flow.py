@@ -220,7 +220,15 @@ def test_commands_from_pictures_to_an_answer(tmp_path: Path, capsys: pytest.Capt
         Image.fromarray(value).save(tmp_path / "pictures" / f"{i:02}.png")
     data, folder = f"images:{tmp_path / 'pictures'}", tmp_path / "network"
     isthmus(
-        "train", "import", "support.strangers:branched", "--size", "64x64", "--split", "act", "--out", folder
+        "network",
+        "import",
+        "support.strangers:branched",
+        "--size",
+        "64x64",
+        "--split",
+        "act",
+        "--out",
+        folder,
     )
     steps = ("--steps", 2, "--batch", 4, "--set", "flips=false")
     isthmus("codec", "train", "--data", data, "--network", folder, *steps, "--out", tmp_path / "run")
