@@ -369,6 +369,12 @@ def test_loading_a_model_needs_no_server() -> None:
     assert loaded & {"grpc", "grpc_health", "fastapi", "starlette", "uvicorn"} == set()
 
 
+def test_every_module_can_be_imported() -> None:
+    """What only a bench or a long training imports would otherwise be found missing by its user."""
+    peers = {"train.codec.compressai_priors"}  # needs an extra that is not in dev
+    loaded_by("\n".join(f"import {module_of(path)}" for path in SOURCES if module_of(path) not in peers))
+
+
 def test_the_command_line_loads_little() -> None:
     loaded = loaded_by("import isthmus")
     assert loaded & (HEAVY | {"grpc", "fastapi", "uvicorn", "onnxruntime", "edge"}) == set()

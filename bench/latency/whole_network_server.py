@@ -17,13 +17,13 @@ from torch import nn
 
 from cloud.engine.kinds import POSTPROCESS
 from shared.image import fit, read_image, to_input
-from shared.process.connections import ConnectionLimits
+from shared.process.config import HttpSettings
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.types import TaskQuery, TaskResult
 from train.networks.network_folder import NetworkCard, load_network
 
 # Connections stay open between links: making one anew would count as a part of an answer's time.
-LIMITS = ConnectionLimits(connections_max=64, head_s=60, keep_alive_s=600)
+SETTINGS = HttpSettings(port=0, connections_max=64, head_ms=60_000, keep_alive_ms=600_000)
 
 Networks = Sequence[tuple[nn.Module, NetworkCard]]
 
@@ -56,7 +56,7 @@ def build_app(networks: Networks) -> FastAPI:
 
 
 async def serve(host: str, networks: Networks) -> None:
-    http = HttpServer(build_app(networks), host, 0, drain_ms=1000, limits=LIMITS)
+    http = HttpServer(build_app(networks), host, SETTINGS, drain_ms=1000)
     stop = stop_signal()
     task = asyncio.create_task(http.serve())
     announce("listening", http=http.address)

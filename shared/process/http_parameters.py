@@ -32,7 +32,7 @@ class AnalyzeQuery(BaseModel):
     tasks: list[str] = Field(
         default=[],
         description="tasks wanted, repeated or separated by commas; none: every task",
-        examples=[["room", "depth-2"]],
+        examples=[["classification"]],
     )
     top_k: int = Field(default=5, ge=1, le=100, description="classes or labels that come back, best first")
     maps: Maps = Field(
