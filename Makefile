@@ -25,7 +25,7 @@ lint:  ## style and format of the code, without changing it
 	ruff format --check
 
 .PHONY: types
-types:  ## mypy, strict on shared/ and edge/
+types:  ## mypy, strict on all but bench/ and tests/
 	mypy
 
 .PHONY: proto

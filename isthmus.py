@@ -12,7 +12,7 @@ from pkgutil import extend_path
 
 # The contract's package is isthmus.v1. What clients generate from the .proto into a folder isthmus/ on their path is
 # found through this, although the command line has the same name.
-__path__ = extend_path([], "isthmus")
+__path__: list[str] = extend_path([], "isthmus")
 
 INTERRUPTED = 130  # what a shell gives for Ctrl-C
 

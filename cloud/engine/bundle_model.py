@@ -39,6 +39,8 @@ class AddedBranch(nn.Module):
     are checked on torch's meta device, before they take memory.
     """
 
+    tail: nn.Module
+
     def __init__(
         self,
         added: AddedTask,

@@ -26,7 +26,7 @@ class OnnxTail(nn.Module):
         device = fn(torch.zeros(())).device
         if device.type == "cuda":
             self._session = _session(self._model, device.type)
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def forward(self, y: Tensor) -> Tensor:
         out = self._session.run(None, {"y": y.detach().float().cpu().contiguous().numpy()})[0]

@@ -138,7 +138,7 @@ class StreamLimit(grpc.aio.ServerInterceptor):
             text = f"{self._streams_max} streams of {method} are open already; try again later"
             await abort(context, OverloadedError(text))
         self.open[method] += 1
-        context.add_done_callback(leave)
+        context.add_done_callback(leave)  # type: ignore[arg-type]  # its class in the stubs is no Protocol
 
 
 class RunningCalls(grpc.aio.ServerInterceptor):
@@ -187,7 +187,7 @@ class RunningCalls(grpc.aio.ServerInterceptor):
             return
         self._running += 1
         self._none.clear()
-        context.add_done_callback(leave)
+        context.add_done_callback(leave)  # type: ignore[arg-type]  # its class in the stubs is no Protocol
 
 
 def _behaviour_name(handler: Any) -> str:

@@ -97,7 +97,7 @@ class GrpcServer:
         close_connections(self._port)
         await self._server.stop(0)
 
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    async def _set_health(self, status: int) -> None:
         for name in ("", SERVICE):
             await self._health.set(name, status)
 

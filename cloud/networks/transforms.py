@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,20 @@ def chain(
     return nn.Sequential(*layers[:-1])
 
 
+class Affine(NamedTuple):
+    """The parameters of a linear layer or a convolution."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def affine(layer: nn.Module) -> Affine:
+    """The parameters of a layer, which must be linear or a convolution, with a bias."""
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    assert layer.bias is not None
+    return Affine(layer.weight, layer.bias)
+
+
 class WithSkip(nn.Module):
     """A chain of convolutions plus a linear skip path around it.
 
@@ -35,12 +50,24 @@ class WithSkip(nn.Module):
     """
 
     def __init__(
-        self, chain: nn.Module, inputs: int, outputs: int, stride: int = 1, *, up: bool = False
+        self,
+        chain: nn.Sequential | _Upsampling,
+        inputs: int,
+        outputs: int,
+        stride: int = 1,
+        *,
+        up: bool = False,
     ) -> None:
         super().__init__()
         self.chain, self.stride = chain, stride
         kind = nn.ConvTranspose2d if up else nn.Conv2d
         self.linear = kind(inputs, outputs, stride, stride, bias=False)
+
+    @torch.no_grad()
+    def weaken_chain(self, factor: float) -> None:
+        """Scales the weights of the chain's last layer; the skip path keeps its own."""
+        layers = self.chain.layers if isinstance(self.chain, _Upsampling) else self.chain
+        affine(layers[-1]).weight.mul_(factor)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """size: rows and columns of the output; given when upsampling."""
@@ -54,7 +81,7 @@ class WithSkip(nn.Module):
 
 
 def _with_skip(
-    chain: nn.Module, inputs: int, outputs: int, config: CodecConfig, stride: int = 1
+    chain: nn.Sequential, inputs: int, outputs: int, config: CodecConfig, stride: int = 1
 ) -> nn.Module:
     return WithSkip(chain, inputs, outputs, stride) if config.shortcut else chain
 

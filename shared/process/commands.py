@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -18,6 +18,7 @@ from shared.errors import Interruption, IsthmusError
 
 # Gives a setting's name as a user knows it, None where the command has no such setting.
 Naming = Callable[[str], "str | None"]
+Function = TypeVar("Function", bound=Callable[..., Any])
 _naming: ContextVar[Naming] = ContextVar("naming", default=lambda setting: None)
 
 
@@ -98,5 +99,7 @@ class CommandTable(typer.Typer):
         super().__init__(**{"rich_markup_mode": None, "cls": cls, **how})
         self.callback()(lambda: None)  # without it an app of one command would be that command
 
-    def command(self, name: str | None = None, *, cls: Any = Command, **how: Any) -> Any:
+    def command(
+        self, name: str | None = None, *, cls: type[TyperCommand] | None = Command, **how: Any
+    ) -> Callable[[Function], Function]:
         return super().command(name, cls=cls, **how)

@@ -16,7 +16,7 @@ _PATHS = ("data", "validation", "bundle", "network", "init", "weights", "labels"
 
 def without_paths(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe with the names of its files and folders, not their paths, which concern nobody but their machine."""
-    out = {
+    out: dict[str, Any] = {
         key: Path(value).name if key in _PATHS and isinstance(value, str) else value
         for key, value in recipe.items()
     }

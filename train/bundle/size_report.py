@@ -68,7 +68,7 @@ def latents_of(model: SplitNetworks, u: Tensor, level: int, levels: int) -> Late
     """The rounded latents of u (M, N, h, w) at a level of 0..levels-1."""
     core = model.codec.core
     vs, zs, bits = [], [], np.zeros(2)
-    for piece in u.split(64):
+    for piece in torch.split(u, 64):
         position = torch.full((len(piece),), float(level)) if levels > 1 else None
         z = core.z_of(piece, position).round()
         bits_z, bits_v = core.rate(z, z, position)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cloud.networks.sizes import CodecConfig
-from cloud.networks.transforms import chain
+from cloud.networks.transforms import affine, chain
 from shared.codec.exact import MEAN_STEPS
 
 SCALE_MIN = 0.11  # below it a Gaussian's mass lies on one integer anyway
@@ -47,7 +47,7 @@ class HyperpriorExtractor(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        first, *rest = self.convolutions[0]
+        first, *rest = cast(nn.Sequential, self.convolutions[0])
         x = first(z)
         if self.place is not None:
             x = x + on_cells(self.place, *z.shape[2:])
@@ -97,7 +97,8 @@ class HyperpriorGenerator(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         for layer in self.hidden:
             v = F.relu(layer(v))
-        return self.last(v).reshape(-1, self.groups, self.tau)
+        coefficients: Tensor = self.last(v)
+        return coefficients.reshape(-1, self.groups, self.tau)
 
 
 class Codebook(nn.Module):
@@ -136,7 +137,7 @@ class _Bounded(torch.autograd.Function):
 
 def bounded_log_scale(log_scale: Tensor) -> Tensor:
     """Clamps to SCALE_MIN..SCALE_MAX, with a gradient that leads back inside."""
-    bounded: Tensor = _Bounded.apply(log_scale, math.log(SCALE_MIN), math.log(SCALE_MAX))
+    bounded: Tensor = _Bounded.apply(log_scale, math.log(SCALE_MIN), math.log(SCALE_MAX))  # type: ignore[no-untyped-call]
     return bounded
 
 
@@ -159,7 +160,7 @@ class ProbabilityPredictor(nn.Module):
     @torch.no_grad()
     def hand_through(self) -> None:
         """Starts the mean as the maps themselves, by x = relu(x) - relu(-x); needs a hidden layer of 2 n channels."""
-        first, last = self.mean
+        first, last = (affine(layer) for layer in self.mean)
         n = first.weight.shape[1]
         both = torch.cat([torch.eye(n), -torch.eye(n)])[:, :, None, None]
         first.weight[: 2 * n] = both
@@ -181,7 +182,8 @@ def gaussian_bits(z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     away = (z - mean).abs()
     upper = torch.special.log_ndtr((0.5 - away) * inverse)
     lower = torch.special.log_ndtr((-0.5 - away) * inverse)
-    return -(upper + torch.log1p(-torch.exp((lower - upper).clamp(max=-1e-6)))) / math.log(2)
+    bits: Tensor = -(upper + torch.log1p(-torch.exp((lower - upper).clamp(max=-1e-6)))) / math.log(2)
+    return bits
 
 
 def round_straight(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ integers that are deployed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,9 @@ from cloud.networks.transforms import (
     FeatureSeparation,
     FeatureTransform,
     Gains,
+    Scaling,
     WithSkip,
+    affine,
     initialise,
     interpolated,
 )
@@ -96,7 +98,7 @@ class FeatureCodec(nn.Module):
         """
         self._initialise_transforms()
         for last in (self.predictor.mean[-1], self.predictor.log_scale[-1]):
-            last.weight.data *= 0.1
+            affine(last).weight.data *= 0.1
         if self.config.hyper > 1:
             self.predictor.hand_through()
             self.generator.last.weight.data *= 0.1
@@ -108,13 +110,13 @@ class FeatureCodec(nn.Module):
         So the codec begins as a linear one that loses nothing, or as little as its latent has room for.
         """
         initialise(self)
-        if not self.config.shortcut:
-            return
         analysis, synthesis = self.transform.layers, self.reconstruction.layers
+        if not isinstance(analysis, WithSkip) or not isinstance(synthesis, WithSkip):
+            return
         nn.init.orthogonal_(analysis.linear.weight.flatten(1))
         synthesis.linear.weight.copy_(analysis.linear.weight)
-        for last in (analysis.chain[-1], synthesis.chain.layers[-1]):
-            last.weight.mul_(0.1)
+        analysis.weaken_chain(0.1)
+        synthesis.weaken_chain(0.1)
 
     @torch.no_grad()
     def start_linear(self, y: Tensor) -> None:
@@ -123,7 +125,8 @@ class FeatureCodec(nn.Module):
         Of all linear transforms it puts the most power into the fewest elements of z. z holds as many of its
         components as it has channels.
         """
-        if not self.config.shortcut:
+        analysis, synthesis = self.transform.layers, self.reconstruction.layers
+        if not isinstance(analysis, WithSkip) or not isinstance(synthesis, WithSkip):
             return
         stride = self.config.stride
         whole = y[:, :, : y.shape[2] // stride * stride, : y.shape[3] // stride * stride]
@@ -131,11 +134,11 @@ class FeatureCodec(nn.Module):
         if not cells.shape[1]:
             return
         components = torch.linalg.eigh(cells @ cells.T / cells.shape[1]).eigenvectors.flip(1).T
-        weight = self.transform.layers.linear.weight
+        weight = analysis.linear.weight
         rows = min(len(weight), len(components))
         weight.zero_()
         weight[:rows] = components[:rows].reshape(rows, *weight.shape[1:])
-        self.reconstruction.layers.linear.weight.copy_(weight)
+        synthesis.linear.weight.copy_(weight)
 
     def z_of(self, u: Tensor, position: Tensor | None = None) -> Tensor:
         """z before rounding."""
@@ -175,7 +178,8 @@ class FeatureCodec(nn.Module):
         """Bits of each image (B,) with everything rounded; `forward` in training gives those under noise."""
         with torch.autocast(y.device.type, enabled=False):
             z = self.z_of(self.transform(y.float()), position).round()
-            return sum(self.rate(z, z, position))
+            bits_z, bits_v = self.rate(z, z, position)
+            return bits_z + bits_v
 
     def rate(
         self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False
@@ -226,7 +230,7 @@ class JointCodec(nn.Module):
         for part in (self.fusion, self.separation):
             initialise(part)
         own = torch.eye(sum(feature[0] for feature in self.features))[:, :, None, None]
-        rows = own.split([feature[0] for feature in self.features])
+        rows = torch.split(own, [feature[0] for feature in self.features])
         for k, weight in enumerate(rows):
             for subnet, linear in (
                 (self.fusion.subnets[k : k + 1], torch.eye(len(weight))[:, :, None, None]),
@@ -235,13 +239,13 @@ class JointCodec(nn.Module):
                 for beside in subnet:
                     if isinstance(beside, WithSkip):
                         beside.linear.weight.copy_(linear)
-                        beside.chain[-1].weight.mul_(0.1)
+                        beside.weaken_chain(0.1)
 
     def measure(self, features: Sequence[Tensor]) -> None:
         """Starts from a sample of the features, (B, C_k, H_k, W_k) each: their scale, and their main directions."""
         for part in (self.fusion, self.separation):
             for scaling, y in zip(part.scalings, features, strict=False):
-                scaling.measure(y)
+                cast(Scaling, scaling).measure(y)
         with torch.no_grad():
             self.core.start_linear(self.fusion(features))
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cloud.networks.sizes import CodecConfig
-from cloud.networks.transforms import chain
+from cloud.networks.transforms import affine, chain
 from train.codec.entropy_model import SPEED, FactorisedPrior, bounded_log_scale, level_of, on_grid
 from train.codec.feature_codec import FeatureCodec
 
@@ -78,7 +78,7 @@ class HyperpriorCodec(FeatureCodec):
 
     def _initialise(self) -> None:
         self._initialise_transforms()
-        self.synthesis.layers[-1].weight.data *= 0.1
+        affine(self.synthesis.layers[-1]).weight.data *= 0.1
 
     def extract(self, z: Tensor) -> Tensor:
         w: Tensor = self.analysis(z)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cloud.networks.transforms import affine
 from shared.codec.exact import MEAN_STEPS, SCALE_STEPS, Rounding
 from shared.codec.latent_codec import LEVELS, Levels
 from shared.codec.rangecoder import TOTAL
@@ -61,8 +62,9 @@ def quantise(
     out["v.reach"] = np.array([reach], np.int64)
     fraction, x = 0, v.double()
     for i, layer in enumerate(codec.generator.hidden):
-        x = F.relu(F.linear(x, layer.weight.double(), layer.bias.double()))
-        fraction = _layer(out, f"generator.{i}", layer.weight, layer.bias, fraction, x, p, relu=True)
+        weight, bias = affine(layer)
+        x = F.relu(F.linear(x, weight.double(), bias.double()))
+        fraction = _layer(out, f"generator.{i}", weight, bias, fraction, x, p, relu=True)
     last = codec.generator.last
     weight_fraction = _weight_fraction(last.weight, p)
     out["last.weight"] = _round(last.weight, weight_fraction, np.int16)
@@ -86,7 +88,8 @@ def quantise(
     for name, (branch, factor, offset, low, high) in ends.items():
         x, at = maps, fraction
         for i, layer in enumerate(branch):
-            weight, bias = layer.weight[:, :, 0, 0], layer.bias
+            weight, bias = affine(layer)
+            weight = weight[:, :, 0, 0]
             if i < len(branch) - 1:
                 x = F.relu(torch.einsum("oi,bihw->bohw", weight.double(), x) + bias.double()[:, None, None])
                 at = _layer(out, f"{name}.{i}", weight, bias, at, x, p, relu=True)
@@ -181,6 +184,6 @@ def _pack(masses: list[NDArray[np.float64]], firsts: list[int]) -> Tensors:
 def _counts(mass: NDArray[np.float64]) -> NDArray[np.int64]:
     """Integer counts of a table and, last, its escape: each at least 1, together 2**24."""
     whole = np.append(mass, max(0.0, 1.0 - float(mass.sum())))
-    counts = np.floor(whole / whole.sum() * (TOTAL - len(whole))).astype(np.int64) + 1
+    counts: NDArray[np.int64] = np.floor(whole / whole.sum() * (TOTAL - len(whole))).astype(np.int64) + 1
     counts[np.argmax(counts)] += TOTAL - counts.sum()
     return counts

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import PositiveInt
+from typer.core import TyperCommand
 
 from shared.files import refuse_foreign_folder
-from shared.process.commands import Command, CommandTable
+from shared.process.commands import Command, CommandTable, Function
 from train.commands.recipe_file import Settings
 from train.echo import log_echoed, progress_bar
 
@@ -81,7 +82,9 @@ class TrainCommand(Command):
 class TrainTable(CommandTable):
     """A table of `TrainCommand`."""
 
-    def command(self, name: str | None = None, *, cls: Any = TrainCommand, **how: Any) -> Any:
+    def command(
+        self, name: str | None = None, *, cls: type[TyperCommand] | None = TrainCommand, **how: Any
+    ) -> Callable[[Function], Function]:
         return super().command(name, cls=cls, **how)
 
 

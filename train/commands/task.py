@@ -96,11 +96,11 @@ def train(
     run = RunOptions.checked(out, resume, device, precision, force, features)
     card = load_network_spec(chosen)[1]
     needed = [chosen.distortion in LABELLED]
-    (training,), (validation,) = images.open(
+    (train_data,), (held_out,) = images.open(
         [card.task], needed=needed, preprocess=card.preprocess, labels=[card.labels]
     )
     scores = train_task(
-        chosen, training, validation, run.out, run.resume, run.device, run.features, run.precision
+        chosen, train_data, held_out, run.out, run.resume, run.device, run.features, run.precision
     )
     for key, value in to_json(scores).items():
         echo_once(f"  {key:24} {value:.4g}")

@@ -13,10 +13,10 @@ from shared.kinds.depth import depth_rgb
 from train.kinds.label_form import METRE_MAP
 from train.kinds.training_kind import (
     MainMetric,
+    MapKind,
     MeanCount,
     Metric,
     RoomLabels,
-    TrainingKind,
     at_least_one,
     check_any,
     to_array,
@@ -62,7 +62,7 @@ class DepthError:
         }
 
 
-class Depth(TrainingKind):
+class Depth(MapKind):
     form = METRE_MAP
     rooms = RoomLabels("depth", ("metres",))
     main = MainMetric("abs_rel", "abs-rel", False, 0.15, 0.01, "{:.3f}")

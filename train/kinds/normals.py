@@ -14,10 +14,10 @@ from shared.kinds.normals import normals_rgb
 from train.kinds.label_form import VECTOR_MAP
 from train.kinds.training_kind import (
     MainMetric,
+    MapKind,
     MeanCount,
     Metric,
     RoomLabels,
-    TrainingKind,
     at_least_one,
     check_any,
     to_array,
@@ -103,7 +103,7 @@ def _distance(out: Tensor, wanted: Tensor) -> Tensor:
     return 1 - (one * other).sum(1) + (one - other).abs().mean(1)
 
 
-class Normals(TrainingKind):
+class Normals(MapKind):
     form = VECTOR_MAP
     rooms = RoomLabels("normals", ("x", "y", "z"))
     main = MainMetric("mean_deg", "mean error", False, 12.0, 1.0, "{:.2f}", " degrees")

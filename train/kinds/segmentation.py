@@ -14,10 +14,10 @@ from shared.kinds.segmentation import paint
 from train.kinds.label_form import CLASS_MAP, IGNORE
 from train.kinds.training_kind import (
     MainMetric,
+    MapKind,
     MeanCount,
     Metric,
     RoomLabels,
-    TrainingKind,
     at_least_one,
     check_any,
     divergence,
@@ -70,7 +70,7 @@ class Confusion:
         }
 
 
-class Segmentation(TrainingKind):
+class Segmentation(MapKind):
     form = CLASS_MAP
     rooms = RoomLabels("semantic", SEMANTIC_CLASSES)
     main = MainMetric("miou", "mIoU", True, 0.60, 0.02, "{:.3f}")

@@ -8,6 +8,7 @@ Legend: B images, K outputs, H x W pixels. Outputs are vectors (B, K), or maps (
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -125,9 +126,13 @@ class TrainingKind(Protocol):
         """Whether each image's answer is right, (B,); None for a kind whose answers are better or worse."""
         return None
 
+
+class MapKind(TrainingKind):
+    """A kind whose answers are maps, which can be shown as images."""
+
+    @abstractmethod
     def painted(self, maps: NDArray[Any]) -> NDArray[np.uint8]:
         """RGB (B, H, W, 3) of maps in the form of labels."""
-        raise NotImplementedError
 
 
 def to_array(values: Tensor) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from shared.types import TaskKind
 from train.data.dataset import Dataset
 from train.kinds import TRAINING_KINDS
+from train.kinds.training_kind import MapKind
 
 SHEET_ROWS = 4
 
@@ -25,6 +26,8 @@ def sheet(kind: TaskKind, data: Dataset, *outputs: Tensor) -> NDArray[np.uint8]:
     """
     indices = sheet_indices(data)
     known = TRAINING_KINDS[kind]
+    if not isinstance(known, MapKind):
+        raise TypeError(f"a sheet shows maps, and {kind} has none")
     columns = [data.images(indices), *(known.painted(known.as_labels(out)) for out in outputs)]
     if data.form is not None:
         columns.append(known.painted(data.labels(indices)))

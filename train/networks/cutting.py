@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -230,14 +230,20 @@ def _fixed_shapes(module: fx.GraphModule, two: Values, three: Values) -> fx.Node
         if (value, other) == (2, 3):
             node.replace_all_uses_with(count)
         elif _same(value, other):
+            replaced = _replacing(node, value)
             for user in list(node.users):
-                user.args = map_arg(user.args, lambda n, node=node, c=value: c if n is node else n)
-                user.kwargs = map_arg(user.kwargs, lambda n, node=node, c=value: c if n is node else n)
+                user.args = map_arg(user.args, replaced)
+                user.kwargs = map_arg(user.kwargs, replaced)
     for node in reversed(list(graph.nodes)):
         if not node.users and node is not count and not node.is_impure():
             graph.erase_node(node)
     module.recompile()
     return count
+
+
+def _replacing(node: fx.Node, value: Any) -> Callable[[fx.Node], Any]:
+    """Gives the value for the node, and every other node as it is."""
+    return lambda other: value if other is node else other
 
 
 def _without_image(order: Sequence[fx.Node], count: fx.Node) -> set[fx.Node]:

@@ -34,7 +34,7 @@ from train.networks.external_networks import (
     published_labels,
     published_preprocess,
 )
-from train.networks.network_folder import NetworkCard, NetworkTask, load_network
+from train.networks.network_folder import DEFAULT_TASK, NetworkCard, NetworkTask, load_network
 
 
 class NetworkSpec(Frozen):
@@ -169,7 +169,7 @@ def preprocess_of(spec: NetworkSpec) -> Preprocess:
 
 def _task_of(name: str, output: tuple[int, ...]) -> NetworkTask:
     if _is_vector(output):
-        return NetworkCard.model_fields["task"].default
+        return DEFAULT_TASK
     maps = ", ".join(kind.name for kind in KINDS.values() if kind.mapped)
     raise DataError(
         f"{name} returns {list(output)}; choose the kind of map that it is: {maps}", setting="task"

@@ -19,6 +19,7 @@ from shared.types import Frozen, TaskKind
 from train.networks.external_networks import is_external, make
 
 NetworkTask = TaskKind
+DEFAULT_TASK: NetworkTask = "classification"
 WEIGHTS, CARD = "network.safetensors", "network.json"
 
 
@@ -34,7 +35,7 @@ class NetworkCard(Frozen):
     """
 
     network: str
-    task: NetworkTask = "classification"
+    task: NetworkTask = DEFAULT_TASK
     config: dict[str, Any]
     split: int | str | None
     labels: tuple[str, ...]

@@ -32,9 +32,9 @@ def import_torchvision() -> ModuleType:
         ) from None
     except RuntimeError:
         if _library is None:
-            _library = torch.library.Library("torchvision", "DEF")
+            _library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
             for schema in _SCHEMAS:
-                _library.define(schema)
+                _library.define(schema)  # type: ignore[no-untyped-call]
         try:
             import torchvision
         except RuntimeError as error:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -132,7 +133,8 @@ def read_index(directory: Path | str) -> RoomsIndex:
         raw = json.loads(path.read_bytes())
         if raw.pop("format") != _FORMAT:
             raise KeyError("format")
-        index = RoomsIndex(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        index = RoomsIndex(**known)
     except FileNotFoundError as error:
         raise ValueError(
             f"no rooms at {directory} ({INDEX_NAME} is missing): make them with `isthmus rooms render`"

@@ -37,7 +37,13 @@ class Layout:
         return q > 1.2 and abs(u) < limit and abs(v) < 1.0
 
     def wall(
-        self, thing: Thing, *, signature=True, walls=(BACK, BACK, LEFT, RIGHT), away=0.02, hang=False
+        self,
+        thing: Thing,
+        *,
+        signature: bool = True,
+        walls: tuple[int, ...] = (BACK, BACK, LEFT, RIGHT),
+        away: float = 0.02,
+        hang: bool = False,
     ) -> bool:
         """Places a thing with its back to a wall; hanging things need no floor. Returns False if there is no place."""
         w, d, h = thing.size
@@ -76,7 +82,16 @@ class Layout:
         self.placed.append((thing, x, y, c, s))
         self.taken.append(rect)
 
-    def free(self, thing: Thing, *, signature=True, any_angle=True, far=False, flat=False, near=0.8) -> bool:
+    def free(
+        self,
+        thing: Thing,
+        *,
+        signature: bool = True,
+        any_angle: bool = True,
+        far: bool = False,
+        flat: bool = False,
+        near: float = 0.8,
+    ) -> bool:
         """Places a thing anywhere on the floor, at any angle; flat things (rugs) may lie under others."""
         for _ in range(48):
             t = self.st.u(-0.35, 0.35) if any_angle else self.st.u(-0.04, 0.04)

@@ -10,6 +10,10 @@ from train.rooms import texture as tx
 
 T = TypeVar("T")
 Rgb = tuple[float, float, float]
+Xyz = tuple[float, float, float]
+Spin = tuple[float, ...]  # a rotation, 3 by 3, row-major
+# kind, centre, rotation (part to thing), half sizes, taper, material, semantic, casts a shadow
+Part = tuple[int, Xyz, Spin, Xyz, float, int, int, bool]
 
 SEMANTIC_CLASSES: tuple[str, ...] = (
     "wall",
@@ -117,7 +121,7 @@ _WOODS: tuple[Rgb, ...] = (
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def turn(axis: int, t: float) -> tuple[float, ...]:
+def turn(axis: int, t: float) -> Spin:
     """Row-major rotation about an axis by the angle whose half has tangent t: rational, so no sine is needed."""
     k = 1.0 / (1.0 + t * t)
     c, s = (1.0 - t * t) * k, 2.0 * t * k
@@ -175,23 +179,59 @@ class Materials:
 class Thing:
     """A piece of furniture: parts about its own origin on the floor; x to its right, its back towards +y, z up."""
 
-    # (kind, centre, local rotation (part to thing), half sizes, taper, material, semantic, casts a shadow)
-    parts: list[tuple] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     size: tuple[float, float, float] = (0.5, 0.5, 0.5)
     signature: bool = False
 
-    def put(self, kind, at, half, material, semantic, taper=0.0, spin=IDENTITY, shadow=True) -> None:
+    def put(
+        self,
+        kind: int,
+        at: Xyz,
+        half: Xyz,
+        material: int,
+        semantic: int,
+        taper: float = 0.0,
+        spin: Spin = IDENTITY,
+        shadow: bool = True,
+    ) -> None:
         """Adds a part by centre and half sizes (at least half a millimetre)."""
         self.parts.append((kind, at, spin, half, taper, material, semantic, shadow))
 
-    def box(self, x, y, z, w, d, h, material, semantic, *, taper=0.0, spin=IDENTITY, shadow=True) -> None:
+    def box(
+        self,
+        x: float,
+        y: float,
+        z: float,
+        w: float,
+        d: float,
+        h: float,
+        material: int,
+        semantic: int,
+        *,
+        taper: float = 0.0,
+        spin: Spin = IDENTITY,
+        shadow: bool = True,
+    ) -> None:
         """A box w by d by h metres whose base is centred at (x, y, z)."""
         kind = 3 if taper else 0
         self.put(
             kind, (x, y, z + h * 0.5), (w * 0.5, d * 0.5, h * 0.5), material, semantic, taper, spin, shadow
         )
 
-    def tube(self, x, y, z, r, h, material, semantic, *, taper=0.0, axis=2, shadow=True) -> None:
+    def tube(
+        self,
+        x: float,
+        y: float,
+        z: float,
+        r: float,
+        h: float,
+        material: int,
+        semantic: int,
+        *,
+        taper: float = 0.0,
+        axis: int = 2,
+        shadow: bool = True,
+    ) -> None:
         """An upright cylinder on (x, y, z), or one centred there lying along axis 0 or 1."""
         if axis == 2:
             self.put(2, (x, y, z + h * 0.5), (r, r, h * 0.5), material, semantic, taper, IDENTITY, shadow)
@@ -199,11 +239,34 @@ class Thing:
             spin = turn(1, 1.0) if axis == 0 else turn(0, 1.0)
             self.put(2, (x, y, z), (r, r, h * 0.5), material, semantic, taper, spin, shadow)
 
-    def ball(self, x, y, z, rx, ry, rz, material, semantic, *, shadow=True) -> None:
+    def ball(
+        self,
+        x: float,
+        y: float,
+        z: float,
+        rx: float,
+        ry: float,
+        rz: float,
+        material: int,
+        semantic: int,
+        *,
+        shadow: bool = True,
+    ) -> None:
         """An ellipsoid centred at (x, y, z)."""
         self.put(1, (x, y, z), (rx, ry, rz), material, semantic, 0.0, IDENTITY, shadow)
 
-    def legs(self, w, d, h, r, material, semantic, x=0.0, y=0.0, z=0.0) -> None:
+    def legs(
+        self,
+        w: float,
+        d: float,
+        h: float,
+        r: float,
+        material: int,
+        semantic: int,
+        x: float = 0.0,
+        y: float = 0.0,
+        z: float = 0.0,
+    ) -> None:
         """Four square legs at the corners of a w by d rectangle."""
         for sx in (-0.5, 0.5):
             for sy in (-0.5, 0.5):
@@ -217,7 +280,7 @@ class Thing:
             self.parts.append((kind, moved, rotated(c, s, spin), half, taper, material, semantic, shadow))
 
 
-def rotated(c: float, s: float, m: Sequence[float]) -> tuple[float, ...]:
+def rotated(c: float, s: float, m: Sequence[float]) -> Spin:
     """The rotation (c, s) about z times a row-major 3 by 3 matrix."""
     return (
         c * m[0] - s * m[3],

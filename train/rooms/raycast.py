@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor, sqrt
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 BOX, ELLIPSOID, CYLINDER, FRUSTUM = 0, 1, 2, 3
-JIT = {"nogil": True, "cache": True, "error_model": "numpy"}
+JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 _MISS = 1e30
 
 

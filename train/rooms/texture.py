@@ -13,11 +13,12 @@ its sizes; un, vn, u and v from -1 to 1; s, the pattern's scale in metres.
 from __future__ import annotations
 
 from math import floor
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-_JIT = {"nogil": True, "cache": True, "error_model": "numpy"}
+_JIT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 # A material row holds colour A 3, colour B 3, pattern, scale in metres, gloss, glow, hash seed.
 (

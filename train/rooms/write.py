@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any
@@ -126,7 +127,7 @@ def _write_shard(directory: Path, index: RoomsIndex, shard: int) -> int:
         for layer, array in arrays.items():
             array[i] = _on_disk(sample, layer, seed)
     for layer, array in arrays.items():
-        _write_atomic(shard_file(directory, shard, layer), lambda file, array=array: np.save(file, array))
+        _write_atomic(shard_file(directory, shard, layer), partial(np.save, arr=array))
     return len(seeds)
 
 
