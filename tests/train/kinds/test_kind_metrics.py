@@ -16,6 +16,7 @@ from shared.kinds import KINDS  # noqa: E402
 from train.kinds import TRAINING_KINDS  # noqa: E402
 from train.kinds.label_form import IGNORE  # noqa: E402
 from train.kinds.multilabel import average_precision, present  # noqa: E402
+from train.kinds.training_kind import MapKind  # noqa: E402
 from train.rooms import SEMANTIC_CLASSES  # noqa: E402
 
 
@@ -162,6 +163,11 @@ def test_what_is_in_a_room() -> None:
     maps[0, 1, 1] = 4
     assert [np.flatnonzero(row).tolist() for row in present(maps)] == [[0, 4], [0]]
     assert present(maps).shape == (2, len(SEMANTIC_CLASSES))
+
+
+@pytest.mark.parametrize("kind", TRAINING_KINDS)
+def test_maps_alone_can_be_painted(kind: str) -> None:
+    assert isinstance(TRAINING_KINDS[kind], MapKind) == KINDS[kind].mapped
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TRAINING_KINDS if KINDS[kind].mapped])
