@@ -293,7 +293,7 @@ def test_options_reach_the_edge(
     monkeypatch.setattr("demo.demo._ask", ask)
     level = str(Bundle.open(tiny_bundle).levels.lowest)
     for options in ([], ["--quality", level], ["--bytes-max", "99", "--quality", level]):
-        done = run_here("demo", picture, "--out", tmp_path, "--bundle", tiny_bundle, *options)
+        done = run_here("demo", picture, "--out", tmp_path / "out", "--bundle", tiny_bundle, *options)
         assert done.returncode == 0, done.stderr
     every = {"tasks": "classification", "maps": "png"}
     assert queries == [every, every | {"quality": level}, every | {"quality": level, "bytes_max": "99"}]
@@ -340,14 +340,17 @@ def test_a_wrong_image_is_told_before_any_server_starts(
 def test_a_place_that_cannot_be_written_is_told_before_any_server_starts(
     tmp_path: Path, picture: Path, dense: Path, tiny_bundle: Path, no_servers: None
 ) -> None:
-    map_file = tmp_path / "küche [red].segmentation.png"
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sheet.png").touch()  # an earlier demo began this folder
+    map_file = out / "küche [red].segmentation.png"
     map_file.mkdir()
-    told = refused("demo", picture, "--out", tmp_path, "--bundle", dense, status=2)
+    told = refused("demo", picture, "--out", out, "--bundle", dense, status=2)
     assert told == f"cannot write {map_file}: it is a folder"
-    (tmp_path / "result.json").mkdir()
-    told = refused("demo", picture, "--out", tmp_path, "--bundle", tiny_bundle, status=2)
-    assert told == f"cannot write {tmp_path / 'result.json'}: it is a folder"
-    told = refused("demo", picture, "--out", "/proc/self", "--bundle", tiny_bundle, status=2)
+    (out / "result.json").mkdir()
+    told = refused("demo", picture, "--out", out, "--bundle", tiny_bundle, status=2)
+    assert told == f"cannot write {out / 'result.json'}: it is a folder"
+    told = refused("demo", picture, "--out", "/proc/self", "--force", "--bundle", tiny_bundle, status=2)
     assert told.startswith("cannot write into /proc/self: ")
 
 
@@ -364,7 +367,7 @@ def test_a_bundle_whose_cloud_half_is_damaged(tmp_path: Path, picture: Path, tin
 def test_interrupted_it_ends_both_processes(
     number: int, tmp_path: Path, picture: Path, tiny_bundle: Path
 ) -> None:
-    command = [*ISTHMUS, "demo", str(picture), "--out", str(tmp_path), "--bundle", str(tiny_bundle)]
+    command = [*ISTHMUS, "demo", str(picture), "--out", str(tmp_path / "out"), "--bundle", str(tiny_bundle)]
     # A shell ignores SIGINT in what it starts in the background, and so would all that a suite there starts.
     heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     with subprocess.Popen(
