@@ -23,7 +23,13 @@ from cloud.networks.transforms import affine
 from shared.codec.exact import MEAN_STEPS, SCALE_STEPS, Rounding
 from shared.codec.latent_codec import LEVELS, Levels
 from shared.codec.rangecoder import TOTAL
-from train.codec.entropy_model import SCALE_MAX, SCALE_MIN, FactorisedPrior
+from train.codec.entropy_model import (
+    SCALE_MAX,
+    SCALE_MIN,
+    FactorisedPrior,
+    HyperpriorGenerator,
+    ProbabilityPredictor,
+)
 from train.codec.feature_codec import FeatureCodec
 
 _SIGMAS = 5.5  # a Gaussian's mass beyond is less than one count of 2**24
@@ -46,12 +52,12 @@ Tensors = dict[str, NDArray[Any]]
 def quantise(
     codec: FeatureCodec, v: Tensor, precision: BitWidths | None = None, qualities: Sequence[int] = ()
 ) -> Tensors:
-    """The integers of a codec.
+    """Quantises a codec's entropy model to integers.
 
     v (M, V): real, rounded hyperpriors of all levels to calibrate on.
-    qualities: of the levels, rising; not needed for a single level.
+    qualities: one per level, ascending; not needed for a single level.
 
-    Raises ValueError where the qualities do not fit the levels.
+    Raises ValueError if the qualities do not fit the levels.
     """
     p = precision or BitWidths()
     levels = len(codec.prior.logits)
@@ -60,30 +66,44 @@ def quantise(
     out: Tensors = {}
     reach = (1 << max(6, math.ceil(math.log2(4 * float(v.abs().max()) + 1)))) - 1
     out["v.reach"] = np.array([reach], np.int64)
-    fraction, x = 0, v.double()
-    for i, layer in enumerate(codec.generator.hidden):
-        weight, bias = affine(layer)
-        x = F.relu(F.linear(x, weight.double(), bias.double()))
-        fraction = _layer(out, f"generator.{i}", weight, bias, fraction, x, p, relu=True)
-    last = codec.generator.last
-    weight_fraction = _weight_fraction(last.weight, p)
-    out["last.weight"] = _round(last.weight, weight_fraction, np.int16)
-    out["last.bias"] = _round(last.bias, fraction + weight_fraction, np.int64)
-    fraction += weight_fraction
-    coefficients = F.linear(x, last.weight.double(), last.bias.double())
-    coefficients = coefficients.reshape(len(v), codec.generator.groups, codec.generator.tau)
-
+    coefficients, fraction = _generator(out, codec.generator, v, p)
     entries = codec.codebook.entries
     entry_fraction = _weight_fraction(entries, p)
     out["codebook.entries"] = _round(entries, entry_fraction, np.int16)
     maps = torch.einsum("bnt,thw->bnhw", coefficients, entries.double())
     out["codebook.rounding"], fraction = _rounding(fraction + entry_fraction, maps, p, relu=False)
+    _predictor(out, codec.predictor, maps, fraction, p)
+    out |= {f"z.tables.{part}": array for part, array in gaussian_tables().items()}
+    out |= {f"v.tables.{part}": array for part, array in prior_tables(codec.prior, reach).items()}
+    if levels > 1:
+        out[LEVELS] = np.array(Levels(tuple(qualities)).qualities, np.int64)
+    return out
 
+
+def _generator(out: Tensors, generator: HyperpriorGenerator, v: Tensor, p: BitWidths) -> tuple[Tensor, int]:
+    """Quantises the generator; returns its coefficients (M, n, tau) for v and their fraction bits."""
+    fraction, x = 0, v.double()
+    for i, layer in enumerate(generator.hidden):
+        weight, bias = affine(layer)
+        x = F.relu(F.linear(x, weight.double(), bias.double()))
+        fraction = _layer(out, f"generator.{i}", weight, bias, fraction, x, p, relu=True)
+    last = generator.last
+    weight_fraction = _weight_fraction(last.weight, p)
+    out["last.weight"] = _round(last.weight, weight_fraction, np.int16)
+    out["last.bias"] = _round(last.bias, fraction + weight_fraction, np.int64)
+    coefficients = F.linear(x, last.weight.double(), last.bias.double())
+    return coefficients.reshape(len(v), generator.groups, generator.tau), fraction + weight_fraction
+
+
+def _predictor(
+    out: Tensors, predictor: ProbabilityPredictor, maps: Tensor, fraction: int, p: BitWidths
+) -> None:
+    """Quantises both branches of the predictor, calibrated on the codebook's maps (M, n, h, w)."""
     step = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_STEPS - 1)
     ends = {
-        "mean": (codec.predictor.mean, MEAN_STEPS, 0.0, -_MEAN_REACH, _MEAN_REACH),
+        "mean": (predictor.mean, MEAN_STEPS, 0.0, -_MEAN_REACH, _MEAN_REACH),
         # The last layer of this branch gives steps of the scale table.
-        "scale": (codec.predictor.log_scale, 1 / step, -math.log(SCALE_MIN) / step, 0, SCALE_STEPS - 1),
+        "scale": (predictor.log_scale, 1 / step, -math.log(SCALE_MIN) / step, 0, SCALE_STEPS - 1),
     }
     for name, (branch, factor, offset, low, high) in ends.items():
         x, at = maps, fraction
@@ -99,11 +119,6 @@ def quantise(
                 out[f"{name}.{i}.weight"] = _round(weight, weight_fraction, np.int32)
                 out[f"{name}.{i}.bias"] = _round(bias, at + weight_fraction, np.int64)
                 out[f"{name}.{i}.rounding"] = Rounding(at + weight_fraction, low, high).tensor()
-    out |= {f"z.tables.{part}": array for part, array in gaussian_tables().items()}
-    out |= {f"v.tables.{part}": array for part, array in prior_tables(codec.prior, reach).items()}
-    if levels > 1:
-        out[LEVELS] = np.array(Levels(tuple(qualities)).qualities, np.int64)
-    return out
 
 
 def _weight_fraction(weight: Tensor, p: BitWidths) -> int:
