@@ -207,14 +207,14 @@ class Link:
 
     def shape(self, shape: Shape, seed: int = 0) -> tuple[int, int]:
         """Becomes another link from now on. Returns the packets that the previous one was given, and lost."""
-        event = self._process.tell({"shape": shape.model_dump(), "seed": seed}, "shaped")
+        event = self._process.send({"shape": shape.model_dump(), "seed": seed}, "shaped")
         return event["packets"], event["lost"]
 
     def reach(self, address: str) -> str:
         """The address at which the edge's side reaches one of the cloud's side."""
         if self.lossy:
             return address
-        reached: str = self._process.tell({"reach": address}, "reached")["address"]
+        reached: str = self._process.send({"reach": address}, "reached")["address"]
         return reached
 
 

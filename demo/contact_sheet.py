@@ -1,4 +1,4 @@
-"""Pictures with words below them, in rows, and a legend of colours, as one PNG. Knows no task and no server."""
+"""Draws captioned images in rows, with a legend of colours, as one PNG. Knows no task and no server."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from PIL import Image, ImageDraw, ImageFont
 from shared.maps import Colour
 
 TILES_WIDE = 6  # of a sheet, as long as one group of tiles is not wider
-TILE, CAPTION, GAP = 256, 54, 12  # pixels: a picture's longer side, the words below it, what is between tiles
+TILE, CAPTION, GAP = (
+    256,
+    54,
+    12,
+)  # pixels: an image's longer side, the caption below it, the gap between tiles
 
 _SWATCH, _LINE = 16, 26  # pixels: a colour of the legend, and one of its lines
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture of any size, shown at TILE pixels; what does not fit below it of title and note is cut off."""
+    """An image of any size, shown at TILE pixels; title and note are cut off where they do not fit."""
 
-    picture: Image.Image
+    image: Image.Image
     title: str
     note: str
 
@@ -43,11 +47,11 @@ def draw_sheet(groups: Sequence[Sequence[Tile]], legend: Mapping[str, Sequence[t
 
 def _tile(tile: Tile) -> Image.Image:
     drawn = Image.new("RGB", (TILE, TILE + CAPTION), "white")
-    scale = TILE / max(tile.picture.size)
-    size = [max(1, round(side * scale)) for side in tile.picture.size]
+    scale = TILE / max(tile.image.size)
+    size = [max(1, round(side * scale)) for side in tile.image.size]
     # Between two classes there is no third one.
-    how = Image.Resampling.NEAREST if tile.picture.mode == "P" else Image.Resampling.LANCZOS
-    drawn.paste(tile.picture.resize((size[0], size[1]), how), ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
+    how = Image.Resampling.NEAREST if tile.image.mode == "P" else Image.Resampling.LANCZOS
+    drawn.paste(tile.image.resize((size[0], size[1]), how), ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
     draw = ImageDraw.Draw(drawn)
     draw.text((0, TILE + 4), tile.title, "black", ImageFont.load_default(18))
     draw.text((0, TILE + 30), tile.note, "dimgrey", ImageFont.load_default(14))

@@ -37,7 +37,7 @@ JPEG_QUALITY = 75
 
 
 @dataclass(frozen=True)
-class Picture:
+class DemoImage:
     """An image to send. name: no other's, for files. fitted: as the network sees it; jpeg_bytes: that, as JPEG of
     quality 75, for scale."""
 
@@ -49,9 +49,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Row:
-    """One picture and what came back for it."""
+    """One image and what came back for it."""
 
-    picture: Picture
+    image: DemoImage
     analysis: Analysis
 
     @property
@@ -68,7 +68,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        return self.picture.jpeg_bytes / self.analysis.bytes.total
+        return self.image.jpeg_bytes / self.analysis.bytes.total
 
     @property
     def edge_ms(self) -> float:
@@ -86,7 +86,7 @@ def run_demo(
 ) -> None:
     """The whole demo. quality, bytes_max: asked of the edge, the bundle's default and no limit without them.
 
-    Raises ImageError and its kin, BundleError or RequestError before any server starts; IsthmusError, or
+    Raises ImageError or a subclass, BundleError or RequestError before any server starts; IsthmusError, or
     RequestError for what the user can mend, after.
     """
     opened = Bundle.open(bundle)
@@ -95,19 +95,19 @@ def run_demo(
     if not paths:
         raise RequestError(f"there are no sample rooms in {SAMPLES}; name images: isthmus demo room.jpg")
     preprocess, tasks = opened.manifest.preprocess, opened.tasks
-    pictures = [_picture(path, name, preprocess) for path, name in zip(paths, _names(paths), strict=True)]
+    pictures = [_open_image(path, name, preprocess) for path, name in zip(paths, _names(paths), strict=True)]
     mapped = [task.name for task in tasks if KINDS[task.kind].mapped]
-    maps = [_map_file(picture, task) for picture in pictures for task in mapped]
+    maps = [_map_file(image, task) for image in pictures for task in mapped]
     _check_writable(out, ["result.json", "sheet.png", *maps])
     # By their names: another task may be added to the bundle meanwhile.
     asked = {"tasks": ",".join(task.name for task in tasks), "maps": "png"}
     limits = {"quality": quality, "bytes_max": bytes_max}
     query = asked | {key: str(value) for key, value in limits.items() if value is not None}
     with _two_processes(bundle) as edge, httpx.Client(base_url=f"http://{edge}", timeout=60) as client:
-        rows = [Row(picture, _ask(client, picture.path, query)) for picture in pictures]
+        rows = [Row(image, _ask(client, image.path, query)) for image in pictures]
     for row in rows:
         for task, data in row.maps.items():
-            write_atomically(out / _map_file(row.picture, task), data)
+            write_atomically(out / _map_file(row.image, task), data)
     write_atomically(out / "sheet.png", _sheet(rows))
     write_atomically(out / "result.json", _result(rows).encode())
     _print_table(rows, tasks)
@@ -140,15 +140,15 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _map_file(picture: Picture, task: str) -> str:
-    return f"{picture.name}.{task}.png"
+def _map_file(image: DemoImage, task: str) -> str:
+    return f"{image.name}.{task}.png"
 
 
-def _picture(path: Path, name: str, preprocess: Preprocess) -> Picture:
+def _open_image(path: Path, name: str, preprocess: Preprocess) -> DemoImage:
     fitted = fit(read_image(path), preprocess)
     jpeg = io.BytesIO()
     fitted.save(jpeg, "JPEG", quality=JPEG_QUALITY)
-    return Picture(path, name, fitted, jpeg.tell())
+    return DemoImage(path, name, fitted, jpeg.tell())
 
 
 def _ask(client: httpx.Client, path: Path, query: Mapping[str, str]) -> Analysis:
@@ -201,14 +201,14 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 def _result(rows: Sequence[Row]) -> str:
     images = [
         {
-            "image": str(row.picture.path),
+            "image": str(row.image.path),
             "label": row.best[0],
             "score": row.best[1],
-            "jpeg_bytes": row.picture.jpeg_bytes,
+            "jpeg_bytes": row.image.jpeg_bytes,
             "jpeg_ratio": row.ratio,
             "edge_ms": row.edge_ms,
             "cloud_ms": row.cloud_ms,
-            "maps": {task: _map_file(row.picture, task) for task in row.maps},
+            "maps": {task: _map_file(row.image, task) for task in row.maps},
             "analysis": row.analysis.model_dump(
                 mode="json", exclude_none=True, exclude={"results": {"__all__": {"map"}}}
             ),
@@ -217,7 +217,7 @@ def _result(rows: Sequence[Row]) -> str:
     ]
     means = {
         "bytes": sum(row.analysis.bytes.total for row in rows) / len(rows),
-        "jpeg_bytes": sum(row.picture.jpeg_bytes for row in rows) / len(rows),
+        "jpeg_bytes": sum(row.image.jpeg_bytes for row in rows) / len(rows),
     }
     result = {
         "bundle": rows[0].analysis.bundle,
@@ -234,7 +234,7 @@ def _print_table(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption=_caption(rows[0].picture.fitted, tasks))
+    table = Table(caption=_caption(rows[0].image.fitted, tasks))
     table.add_column("image", overflow="fold")
     for task in tasks:
         # Of two tasks of a kind each column has the name of its task.
@@ -248,12 +248,12 @@ def _print_table(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
     for row in rows:
         size = row.analysis.bytes
         table.add_row(
-            Text(row.picture.path.name),
+            Text(row.image.path.name),
             *(Text("\n".join(cell)) for task in tasks for cell in _cells(row.analysis.results[task.name])),
             str(size.b_v),
             str(size.b_z),
             str(size.total),
-            str(row.picture.jpeg_bytes),
+            str(row.image.jpeg_bytes),
             f"{row.ratio:.0f}x",
             f"{row.edge_ms:.0f}",
             f"{row.cloud_ms:.0f}",
@@ -276,7 +276,7 @@ def _cells(result: TaskResult) -> tuple[Sequence[str], ...]:
 
 
 def _sheet(rows: Sequence[Row]) -> bytes:
-    """Every picture as the network sees it beside its maps, with what was answered and the sizes; PNG."""
+    """Draws every image as the network sees it, its maps, answers and sizes; returns a PNG."""
     return draw_sheet([_tiles(row) for row in rows], _legend(rows))
 
 
@@ -288,8 +288,8 @@ def _tiles(row: Row) -> list[Tile]:
         for result in results.values()
         if not KINDS[result.kind].mapped
     ]
-    sizes = f"{row.analysis.bytes.total} bytes; JPEG {row.picture.jpeg_bytes}"
-    tiles = [Tile(row.picture.fitted, ", ".join(plain) or row.picture.path.name, sizes)]
+    sizes = f"{row.analysis.bytes.total} bytes; JPEG {row.image.jpeg_bytes}"
+    tiles = [Tile(row.image.fitted, ", ".join(plain) or row.image.path.name, sizes)]
     for task, data in row.maps.items():
         note = ", ".join(line for cell in _cells(results[task]) for line in cell)
         tiles.append(Tile(KINDS[results[task].kind].tile(data), task, note))

@@ -78,12 +78,12 @@ class EdgeSite:
             quality=approach.quality,
             cold=cold,
         )
-        return EdgeReply.model_validate(_fields(self._client.tell(request.model_dump(), "answered")))
+        return EdgeReply.model_validate(_fields(self._client.send(request.model_dump(), "answered")))
 
     def probe(self, shape: Shape) -> Reached:
         """Measures the link itself."""
         message = {"probe": self._addresses["echo"], "shape": shape.model_dump()}
-        return Reached.model_validate(_fields(self._client.tell(message, "probed")))
+        return Reached.model_validate(_fields(self._client.send(message, "probed")))
 
 
 def _fields(event: dict[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class Service:
     def measure(self, load: LoadRequest) -> tuple[LoadResult, float]:
         """What the clients saw, and the processor seconds of the cloud meanwhile."""
         before = _cpu_s(self.cloud)
-        event = self.client.tell(load.model_dump(), "loaded")
+        event = self.client.send(load.model_dump(), "loaded")
         event.pop("event")
         return LoadResult.model_validate(event), _cpu_s(self.cloud) - before
 

@@ -1,4 +1,4 @@
-"""Gathers single requests into batches for a blocking worker. Knows no protobuf, no picture and no model.
+"""Gathers single requests into batches for a blocking worker. Knows no protobuf, no image and no model.
 
     submit(item) -> queue (bounded) -> batch of one key, oldest first -> work(batch) in one thread -> each its result
 

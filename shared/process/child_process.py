@@ -52,14 +52,14 @@ class Server:
             if event_seen["event"] == event:
                 return event_seen
 
-    def tell(self, message: dict[str, Any], event: str) -> dict[str, Any]:
+    def send(self, message: dict[str, Any], event: str) -> dict[str, Any]:
         """One JSON line to its stdin, and the event that it answers with. Raises what `wait_for` raises."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended, and waiting tells why
+            pass  # it has ended, and waiting reports why
         return self.wait_for(event)
 
     def _read(self) -> None:

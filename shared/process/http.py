@@ -266,7 +266,7 @@ async def _disconnect(request: Request) -> None:
 def media_type(request: Request, *also: str) -> str:
     """The body's media type, lower case; "" where none is given.
 
-    That of a form counts as none: curl sends it with every file of which it is not told the type.
+    A form's counts as none: curl sends it with every file whose type it was not given.
 
     Raises NotAnImageError (415) if it is not image/*, application/octet-stream, absent, or one of `also`.
     """

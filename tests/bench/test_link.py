@@ -83,4 +83,4 @@ def test_a_process_that_ends_is_reported_by_its_last_line() -> None:
         server("link", [sys.executable, "-c", "raise SystemExit('no such device')"]) as process,
         pytest.raises(IsthmusError, match="the link did not start: no such device"),
     ):
-        process.tell({"shape": {}}, "shaped")
+        process.send({"shape": {}}, "shaped")

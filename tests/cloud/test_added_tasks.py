@@ -432,7 +432,7 @@ async def test_a_folder_that_cannot_be_loaded_is_logged_once(
     assert "bad" in lines[0]
     analysis = await running.pipeline.analyze(packed[0], ALL, "a")
     assert list(analysis.results) == ["classification", "good", "mood"]
-    # It is taken up as soon as it is mended.
+    # It is loaded as soon as it is mended.
     shutil.rmtree(own / TASKS / "bad")
     add_task(own, tmp_path / "bad")
     assert (await running.watch.look()).refused == {}

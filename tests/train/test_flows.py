@@ -286,7 +286,7 @@ def test_the_best_codec_is_the_result(tmp_path, tiny_run):
     best["model"]["codec.core.codebook.entries"].fill_(0.125)
     torch.save(best, tmp_path / "run" / "best.pt")
     assert (load_run(tmp_path / "run")[0].codec.core.codebook.entries == 0.125).all()
-    (tmp_path / "run" / "best.pt").unlink()  # of a training of before it was kept
+    (tmp_path / "run" / "best.pt").unlink()  # as in runs older than best.pt
     assert not (load_run(tmp_path / "run")[0].codec.core.codebook.entries == 0.125).any()
 
 

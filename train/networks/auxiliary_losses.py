@@ -46,7 +46,7 @@ class CategoryHead(nn.Module):
     """Feature (B, C, h, w) -> logits (B, K) of the image's category: the log-sum-exp of its cells' logits.
 
     A category shows in a few objects, and only the cells that show one can raise its logit. So the feature learns to
-    tell objects apart where they are, without labels of where. The pooling follows P. O. Pinheiro and R. Collobert,
+    distinguish objects where they are, without labels of where. The pooling follows P. O. Pinheiro and R. Collobert,
     "From Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015, without the division by the
     number of cells, which makes no difference to a cross-entropy.
     """

@@ -14,7 +14,7 @@ class Learner:
     """A network in training.
 
     module: everything that learns; the network itself if no auxiliary loss does.
-    categories: number of the images' categories that the feature has to tell; 0: none.
+    categories: number of image categories that the feature must distinguish; 0: none.
     """
 
     def __init__(
