@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,22 @@ if TYPE_CHECKING:
     from train.kinds.label_form import LabelForm
 
 pytest_plugins = ["support.serving_fixtures"]
+
+
+@pytest.fixture(scope="session")
+def torch_threads() -> int | None:
+    """torch's own choice, before any test changes it; None if no collected test needs torch."""
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch else None
+
+
+@pytest.fixture(autouse=True)
+def same_threads_for_every_test(torch_threads: int | None) -> Iterator[None]:
+    """Undoes `--threads` of a command that ran in this process: with another number sums differ in the last digits,
+    and what one test trained would depend on the tests before it."""
+    yield
+    if torch_threads is not None:
+        sys.modules["torch"].set_num_threads(torch_threads)
 
 
 @dataclass(frozen=True)
