@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,26 @@ def _png(pixels: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     return out.getvalue()
+
+
+def test_bench_rate(rooms: Path, networks: dict[str, Path], tmp_path: Path) -> None:
+    """Every contender is measured for the new kinds, and the page names their metrics."""
+    from support.processes import run_here
+
+    kinds = ("depth", "multilabel", "embedding")
+    parts = tuple(Part(network=str(networks[kind]), lambda_=100.0) for kind in kinds)
+    views = [view(rooms, kind) for kind in kinds]
+    recipe = CodecRecipe(data="rooms", parts=parts, steps=3, batch=4)
+    train_codec(recipe, views, views, tmp_path / "codec", resume=False)
+    build(tmp_path / "codec", tmp_path / "bundle", "kinds", views[0])
+    flags = [f"--network={networks[kind]}" for kind in kinds]
+    done = run_here(
+        "bench", "rate", tmp_path / "bundle", *flags, "--data", rooms, "--out", tmp_path / "run", "--quick"
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    by_name = {one["name"]: one for one in results["contenders"]}
+    assert {"JPEG", "AVIF", "HEVC intra"} < set(by_name)
+    page = (tmp_path / "run" / "results.md").read_text()
+    for metric in ("abs-rel", "mAP", "cosine"):
+        assert metric in page
