@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import struct
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,24 +18,11 @@ from typing import Literal
 from PIL import ExifTags, Image
 
 from shared.errors import RequestError
-from shared.image import FORMATS
+from shared.image import DECODE_ERRORS, FORMATS
 from shared.times import check_captured_at, from_microseconds
 
 # "exif": EXIF alone; "mtime": EXIF, or else the file's modification time; "none": never.
 CapturedFrom = Literal["exif", "mtime", "none"]
-
-# What Pillow raises on files that are no images, or whose EXIF is damaged.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    RuntimeError,
-    struct.error,
-)
 
 _TIME = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
 _OFFSET = re.compile(r"[+-]\d\d:\d\d")
@@ -71,7 +57,7 @@ def from_exif(source: Path | bytes) -> CaptureTime:
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(file, formats=FORMATS) as image:
                 tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
-    except (*_DAMAGE, Image.DecompressionBombError):
+    except (*DECODE_ERRORS, Image.DecompressionBombError):
         return CaptureTime()
     local = _text(tags.get(ExifTags.Base.DateTimeOriginal))
     if not re.search(r"\d", local):  # a camera without a clock leaves blanks

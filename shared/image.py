@@ -31,7 +31,7 @@ MAX_PIXELS = 25_000_000
 MAX_FILE_BYTES = 32 << 20
 
 # Everything that Pillow's decoders raised on damaged files, fuzzed format by format.
-_DAMAGE = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -134,7 +134,7 @@ def _guarded(decode: Callable[[], Image.Image], name: str) -> Image.Image:
         ) from None
     except Image.DecompressionBombError:
         raise _too_large(name, "over 178 million pixels") from None
-    except _DAMAGE as error:
+    except DECODE_ERRORS as error:
         raise ImageError(f"{name} is damaged: {error}") from None
 
 
@@ -152,7 +152,7 @@ def _upright(image: Image.Image, opened: Image.Image) -> Image.Image:
     """
     try:
         method = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DAMAGE:
+    except DECODE_ERRORS:
         return image
     return image if method is None else image.transpose(method)
 

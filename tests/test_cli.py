@@ -22,20 +22,6 @@ from support.processes import told as told_by
 from support.service import png
 
 
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "room.png"
-    path.write_bytes(png(0))
-    return path
-
-
-@pytest.fixture
-def stream(tmp_path: Path, packed: list[bytes]) -> Path:
-    path = tmp_path / "room.isthmus"
-    path.write_bytes(packed[0])
-    return path
-
-
 def test_help_of_everything() -> None:
     for group in ((), *((name,) for name in isthmus.GROUPS)):
         done = run_here(*group, "--help")

@@ -60,12 +60,12 @@ class Kind(Protocol[R]):
         return self.result.model_validate_json(message.json)
 
     def lines(self, result: R) -> list[str]:
-        """The result for a person, a line or several."""
-        return [" ".join(cell) for cell in self.cells(result)]
+        """The result for a person, a line or several; its JSON if the kind has no cells."""
+        return [" ".join(cell) for cell in self.cells(result)] or [result.model_dump_json(exclude_none=True)]
 
     def cells(self, result: R) -> tuple[Sequence[str], ...]:
         """The result in short: for each of `columns` the lines of its cell."""
-        raise NotImplementedError(f"{self.name} has no cells")
+        return tuple([] for _ in self.columns)
 
     def best(self, result: R) -> tuple[str, float] | None:
         """The one label that stands for the image, with its score, if the kind has such a thing."""

@@ -26,20 +26,6 @@ def cloud(tiny_bundle: Path) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "room.png"
-    path.write_bytes(png(0))
-    return path
-
-
-@pytest.fixture
-def stream(tmp_path: Path, packed: list[bytes]) -> Path:
-    path = tmp_path / "room.isthmus"
-    path.write_bytes(packed[0])
-    return path
-
-
 def test_encode_one(tmp_path: Path, picture: Path, tiny_bundle: Path, packed: list[bytes]) -> None:
     out = tmp_path / "out.isthmus"
     done = run_here("edge", "encode", picture, "-o", out, "--bundle", tiny_bundle)

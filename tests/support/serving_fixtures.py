@@ -37,6 +37,20 @@ def packed(encoder: Encoder) -> list[bytes]:
 
 
 @pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "room.png"
+    path.write_bytes(png(0))
+    return path
+
+
+@pytest.fixture
+def stream(tmp_path: Path, packed: list[bytes]) -> Path:
+    path = tmp_path / "room.isthmus"
+    path.write_bytes(packed[0])
+    return path
+
+
+@pytest.fixture
 def model(encoder: Encoder) -> GatedModel:
     return GatedModel(encoder.codec)
 

@@ -11,8 +11,6 @@ from PIL import Image
 from shared.bundle import Preprocess
 from train.kinds.label_form import LabelForm
 
-SCALES = (0.75, 1.5)  # by default
-
 
 def draw_zooms(random: np.random.Generator, count: int, scales: tuple[float, float]) -> NDArray[np.float64]:
     """(count, 3): a scale, then x and y, from 0, left or top, to 1.

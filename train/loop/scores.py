@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Quality = int | Literal["uncompressed"] | None
@@ -68,10 +68,6 @@ class Scores:
     def tasks(self, metric: str, against: Against = "labels") -> list[str]:
         """The tasks that have this score at any quality, sorted."""
         return sorted({s.task for s in self if s.task and (s.metric, s.against) == (metric, against)})
-
-    def of_task(self, task: str) -> Scores:
-        """The scores of one task, without its name."""
-        return Scores(replace(s, task="") for s in self if s.task == task)
 
 
 def to_json(scores: Iterable[Score]) -> dict[str, float]:

@@ -6,26 +6,9 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
 from support.processes import ISTHMUS, ROOT, refused, run_here
-from support.service import png
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "room.png"
-    path.write_bytes(png(0))
-    return path
-
-
-@pytest.fixture
-def stream(tmp_path: Path, packed: list[bytes]) -> Path:
-    path = tmp_path / "room.isthmus"
-    path.write_bytes(packed[0])
-    return path
 
 
 def test_inspect_tells_every_field(stream: Path, tiny_bundle: Path, bundle: Bundle) -> None:
