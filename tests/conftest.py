@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 pytest_plugins = ["support.serving_fixtures"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives slow tests two hours instead of the usual limit."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(7200))
+
+
 @pytest.fixture(scope="session")
 def torch_threads() -> int | None:
     """torch's own choice, before any test changes it; None if no collected test needs torch."""

@@ -1,9 +1,11 @@
 """A training that stops at a gate: python gated_training.py RUN GATE [resume], GATE as in "loss:30" or "none".
 
-At the gate it prints the gate and waits for a line on stdin. It lists its validations in RUN/validations.txt, and ends
-as the command line does.
+At the gate it prints the gate and waits for a line on stdin; under torchrun, whose processes share one stdin, it waits
+for a signal. It lists its validations in RUN/validations.txt, and ends as the command line does.
 """
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from torch import nn
 
 from shared.errors import Interruption
 from train.loop import training
-from train.loop.distributed import Workers
+from train.loop.distributed import Workers, started_by_torchrun
 from train.loop.interrupts import Interrupts
 from train.loop.run import Run
 from train.loop.schedule import Schedule
@@ -22,11 +24,19 @@ from train.loop.training import Better, Plan, Training, fit
 
 training.LOG_EVERY, training.VALIDATE_EVERY = 1, 10
 OUT, GATE, RESUME = Path(sys.argv[1]), sys.argv[2], "resume" in sys.argv
+signalled, signals = os.pipe()
+os.set_blocking(signals, False)
+signal.set_wakeup_fd(signals)  # each signal that is caught writes a byte
 
 
 def pass_gate(name: str) -> None:
-    if name == GATE:
-        print(name, flush=True)
+    if name != GATE:
+        return
+    # One write: `print` makes two of it under torchrun, which runs Python unbuffered, and two processes' lines mix.
+    os.write(1, f"{name}\n".encode())
+    if started_by_torchrun():
+        os.read(signalled, 1)
+    else:
         sys.stdin.readline()
 
 

@@ -8,12 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import psutil
 
 import isthmus
 
@@ -66,6 +69,28 @@ def refused(*arguments: str | Path, status: int) -> str:
     return told(run_here(*arguments), status)
 
 
+def kill_tree(process: subprocess.Popen[str]) -> None:
+    """Kills a process and all that descend from it: torchrun's are in sessions of their own."""
+    if process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            first = psutil.Process(process.pid)
+            for one in [first, *first.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+
+
+@contextmanager
+def killed_after(process: subprocess.Popen[str], seconds: float = 120) -> Iterator[None]:
+    """Bounds a block that reads what the process prints: killed, it prints nothing more, and the read ends."""
+    timer = threading.Timer(seconds, kill_tree, [process])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class Server:
     """A server's process, and the events that it prints."""
 
@@ -75,8 +100,9 @@ class Server:
     def event(self, name: str) -> dict[str, Any]:
         """Its next event, which must be `name`."""
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.process.stderr and self.process.stderr.read()
+        with killed_after(self.process):
+            line = self.process.stdout.readline()
+            assert line, self.process.stderr and self.process.stderr.read()
         told: dict[str, Any] = json.loads(line)
         assert told["event"] == name
         return told
@@ -96,8 +122,7 @@ def server(*arguments: str | Path) -> Iterator[Server]:
         try:
             yield Server(process)
         finally:
-            if process.poll() is None:
-                process.kill()
+            kill_tree(process)
 
 
 def _env() -> dict[str, str]:

@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("numba")
 
 from shared.errors import DataError, Interruption
+from support.processes import killed_after
 from train.rooms import open_shards, read_index, render, write_rooms
 
 ROOT = Path(__file__).parents[3]
@@ -158,10 +159,11 @@ def start(out: Path) -> subprocess.Popen[str]:
         start_new_session=True,
     )
     assert running.stdout is not None
-    for line in running.stdout:
-        if int(line) > 0:
-            return running
-    raise AssertionError(running.communicate()[1])
+    with killed_after(running):
+        for line in running.stdout:
+            if int(line) > 0:
+                return running
+        raise AssertionError(running.communicate()[1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -192,16 +194,17 @@ def test_processes_leave_signals_to_the_one_that_waits(tmp_path: Path) -> None:
         if number != running.pid:
             os.kill(number, signal.SIGINT)
     assert running.stdout is not None
-    assert [int(running.stdout.readline()) > 0 for _ in range(4)] == [True] * 4
+    with killed_after(running):
+        assert [int(running.stdout.readline()) > 0 for _ in range(4)] == [True] * 4
     running.terminate()
-    assert running.communicate()[1].count("Traceback") == 1
+    assert running.communicate(timeout=30)[1].count("Traceback") == 1
 
 
 def test_no_process_outlives_a_killed_run(tmp_path: Path) -> None:
     running = start(tmp_path / "set")
     assert len(others_of(running.pid)) >= 3
     running.kill()
-    running.communicate()
+    running.communicate(timeout=30)
     until(lambda: not others_of(running.pid))
 
 
