@@ -14,7 +14,7 @@ from shared.types import TaskKind
 from train.kinds import TRAINING_KINDS
 from train.kinds.label_form import LabelForm
 from train.kinds.training_kind import RoomLabels
-from train.rooms import LAYERS, open_shards, read_index
+from train.rooms import LAYERS, RoomsIndex, open_shards, read_index
 
 # Where rooms have the labels of each kind of task.
 ROOM_LABELS: dict[TaskKind, RoomLabels] = {
@@ -24,6 +24,9 @@ ROOM_LABELS: dict[TaskKind, RoomLabels] = {
 
 class RoomSet:
     """The rooms start..stop of a rendered set, with the labels of one kind of task or without any.
+
+    In a set of sequences, image i is frame i % frames of sequence i // frames. start and stop count images; one
+    that lies within a sequence moves to its first frame, so that no sequence is on both sides of a cut.
 
     Raises DataError where the set is damaged, lacks the labels, or has no room in that range.
     """
@@ -36,9 +39,10 @@ class RoomSet:
         stop: int | None = None,
     ) -> None:
         self._directory = directory
+        self._index = _read_index(directory)
         self._images = _shards(directory, "image")
         count = sum(len(shard) for shard in self._images)
-        self._chosen = np.arange(count)[start:stop]
+        self._chosen = np.arange(count)[self._cut(start, count) : self._cut(stop, count)]
         if not len(self._chosen):
             raise nothing_chosen(directory, count, "rooms", start, stop)
         self.size: tuple[int, int] = self._images[0].shape[1:3]
@@ -56,6 +60,37 @@ class RoomSet:
 
     def __len__(self) -> int:
         return len(self._chosen)
+
+    @property
+    def frames(self) -> int:
+        """The frames of each sequence; 1 where the rooms are single."""
+        return self._index.frames
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of the sequences; 0 where the rooms are single."""
+        return self._index.fps
+
+    def sequence(self, number: int) -> NDArray[np.int64]:
+        """The indices of a sequence's frames, in order, for `images` and `labels`."""
+        if not 0 <= number < len(self) // self.frames:
+            raise IndexError(
+                f"{self._directory} has {len(self) // self.frames} sequences, not one of number {number}"
+            )
+        return np.arange(number * self.frames, (number + 1) * self.frames)
+
+    def events(self) -> tuple[str, ...]:
+        """What happens in each sequence, one of `train.rooms.EVENT_NAMES`; nothing where the rooms are single."""
+        if self.frames == 1:
+            return ()
+        rows = self._rows(_shards(self._directory, "event"), np.arange(0, len(self), self.frames))
+        return tuple(self._index.events[row] for row in rows)
+
+    def _cut(self, place: int | None, count: int) -> int | None:
+        if place is None:
+            return None
+        place = place if place >= 0 else max(0, count + place)
+        return place - place % self.frames
 
     def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """RGB (B, H, W, 3)."""
@@ -76,8 +111,12 @@ class RoomSet:
 
 def room_layers(directory: Path) -> Sequence[str]:
     """The layers that a set was rendered with. Raises DataError."""
+    return _read_index(directory).layers
+
+
+def _read_index(directory: Path) -> RoomsIndex:
     try:
-        return read_index(directory).layers
+        return read_index(directory)
     except ValueError as error:
         raise DataError(str(error)) from None
 

@@ -14,21 +14,26 @@ from train.rooms.sample import (
     render,
 )
 from train.rooms.scene import CATEGORIES, SEED_MAX, category_of
+from train.rooms.sequence import EVENT_NAMES, MOTIONS, RoomSequence, render_sequence
 from train.rooms.write import write_rooms
 
 __all__ = [
     "CATEGORIES",
+    "EVENT_NAMES",
     "INDEX_NAME",
     "LAYERS",
+    "MOTIONS",
     "RENDERER_VERSION",
     "SEED_MAX",
     "SEMANTIC_CLASSES",
     "TEST_SEED_START",
     "RoomSample",
+    "RoomSequence",
     "RoomsIndex",
     "category_of",
     "open_shards",
     "read_index",
     "render",
+    "render_sequence",
     "write_rooms",
 ]

@@ -4,7 +4,12 @@ A set is a folder: `index.json` (renderer version, image size, layers, seeds) an
 one .npy file per layer, `00007.image.npy`, open to memory maps. A file gets its name only when it is complete and
 synced, so that a killed run leaves nothing to mistake for data.
 
-Letters: n images in a shard (the last may hold fewer); H, W image size.
+A set of sequences has `frames` F > 1, `fps` and `motion` in its index (a set of single rooms has none of them) and F
+images a seed, frame after frame: image i of the set is frame i % F of sequence i // F. No shard splits a sequence. Two
+more layers give the place of each image in its sequence, `frame`, and what happens in that sequence, `event`, as a
+place in the index's `events`.
+
+Letters: n images in a shard (the last may hold fewer); F frames of a sequence; H, W image size.
 """
 
 from __future__ import annotations
@@ -31,13 +36,18 @@ LAYER_TYPES = {
     "depth": np.float16,
     "category": np.uint8,
     "seed": np.int64,
+    "frame": np.uint16,
+    "event": np.uint8,
 }
 LAYERS: tuple[str, ...] = ("image", "normals", "semantic", "depth", "category")
 
 
 @dataclass(frozen=True)
 class RoomsIndex:
-    """The content of index.json; `first_seed` and `count` give the set's range of seeds."""
+    """The content of index.json; `first_seed` and `count` give the set's range of seeds.
+
+    shard_size: seeds in a shard. frames, fps, motion: of each seed's sequence; 1, 0 and "" in a set of single rooms.
+    """
 
     renderer: int
     height: int
@@ -48,6 +58,15 @@ class RoomsIndex:
     shard_size: int
     categories: tuple[str, ...] = CATEGORIES
     semantic_classes: tuple[str, ...] = SEMANTIC_CLASSES
+    frames: int = 1
+    fps: float = 0.0
+    motion: str = ""
+    events: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> int:
+        """The number of images."""
+        return self.count * self.frames
 
     @property
     def shards(self) -> int:
@@ -57,7 +76,7 @@ class RoomsIndex:
     @property
     def files(self) -> tuple[str, ...]:
         """The layers that each shard has a file of."""
-        return (*self.layers, "seed")
+        return (*self.layers, "seed") if self.frames == 1 else (*self.layers, "seed", "frame", "event")
 
     def shard_seeds(self, shard: int) -> range:
         """The seeds of a shard."""
@@ -66,15 +85,19 @@ class RoomsIndex:
 
     def shape(self, layer: str, shard: int) -> tuple[int, ...]:
         """The shape of a shard's layer, images first."""
-        n = len(self.shard_seeds(shard))
-        if layer in ("category", "seed"):
+        n = len(self.shard_seeds(shard)) * self.frames
+        if layer in ("category", "seed", "frame", "event"):
             return (n,)
         size = (n, self.height, self.width)
         return (*size, 3) if layer in ("image", "normals") else size
 
     def json(self) -> bytes:
         """The bytes of index.json."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1).encode()
+        known = {"format": _FORMAT, **asdict(self)}
+        if self.frames == 1:  # as before there were sequences
+            for field in ("frames", "fps", "motion", "events"):
+                del known[field]
+        return json.dumps(known, indent=1).encode()
 
     def differences(self, other: RoomsIndex) -> str:
         """The fields in which another index differs, for a message; empty if there are none."""
@@ -135,6 +158,8 @@ def read_index(directory: Path | str) -> RoomsIndex:
             raise KeyError("format")
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         index = RoomsIndex(**known)
+        if not isinstance(index.frames, int) or index.frames < 1:
+            raise ValueError("frames")
     except FileNotFoundError as error:
         raise ValueError(
             f"no rooms at {directory} ({INDEX_NAME} is missing): make them with `isthmus rooms render`"

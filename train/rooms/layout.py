@@ -5,6 +5,9 @@ from __future__ import annotations
 from train.rooms.parts import Materials, Stream, Thing
 from train.rooms.shell import BACK, LEFT, QUARTER, RIGHT, Rect, Shell
 
+Placed = tuple[Thing, float, float, float, float]  # a thing, its x and y, cosine and sine of its turn
+TURNS = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))  # cosine and sine of quarters
+
 
 class Layout:
     """Things placed in a shell so that footprints do not overlap and signature things are in the camera's view."""
@@ -13,7 +16,7 @@ class Layout:
         self.shell = shell
         self.st = stream
         self.m = materials
-        self.placed: list[tuple[Thing, float, float, float, float]] = []  # thing, x, y, cosine, sine
+        self.placed: list[Placed] = []
         self.taken: list[Rect] = list(shell.blocked)
         self.wall_used = BACK
 
@@ -78,7 +81,7 @@ class Layout:
 
     def _add(self, thing: Thing, x: float, y: float, quarter: int, rect: Rect, signature: bool) -> None:
         thing.signature = signature
-        c, s = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[quarter % 4]
+        c, s = TURNS[quarter % 4]
         self.placed.append((thing, x, y, c, s))
         self.taken.append(rect)
 
@@ -127,6 +130,11 @@ class Layout:
             return False
         self._add(thing, x, y, QUARTER[wall] + quarter, rect, True)
         return True
+
+    def all_placed(self) -> list[Placed]:
+        """Everything in the room: the shell's things in their order, then those that were placed."""
+        fixed = [(thing, x, y, *TURNS[quarter % 4]) for thing, x, y, quarter in self.shell.fixed]
+        return fixed + self.placed
 
     def where(self) -> tuple[float, float]:
         """The last thing placed on a wall: its position along it and the distance of its front from it, in metres."""

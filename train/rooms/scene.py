@@ -6,7 +6,7 @@ same deterministic rule everywhere, until the signature things are in view.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from train.rooms import furniture as fu
 from train.rooms import plumbing as pl
 from train.rooms import venues as ve
 from train.rooms import workshop as wo
-from train.rooms.layout import Layout
+from train.rooms.layout import Layout, Placed
 from train.rooms.parts import Materials, Stream, rotated
 from train.rooms.raycast import SceneArrays, rasterise
-from train.rooms.shell import BACK, LEFT, RIGHT, sample_shell
+from train.rooms.shell import BACK, LEFT, RIGHT, Shell, sample_shell
 
 SEED_MAX = 2**63 - 1
 _COVER_MIN, _COVER_MAX = 0.13, 0.62  # share of a square view that signature things fill
@@ -251,14 +251,10 @@ def _clutter(a: Layout, st: Stream, m: Materials) -> None:
             a.wall(ve.carton(st, m, st.u(0.3, 0.5), st.u(0.3, 0.4), st.u(0.25, 0.4)), signature=False)
 
 
-def _arrays(seed: int, layout: Layout) -> tuple[SceneArrays, np.ndarray]:
-    """The scene as arrays, and which of its parts belong to signature things."""
-    shell = layout.shell
-    things = [
-        (t, x, y, *((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[q % 4]) for t, x, y, q in shell.fixed
-    ]
+def scene_arrays(seed: int, shell: Shell, things: Sequence[Placed]) -> tuple[SceneArrays, np.ndarray]:
+    """A shell and everything in it as arrays, and which of their parts belong to signature things."""
     part_f, part_i, signature = [], [], []
-    for group, (thing, px, py, c, s) in enumerate(things + layout.placed):
+    for group, (thing, px, py, c, s) in enumerate(things):
         for kind, at, spin, half, taper, material, semantic, shadow in thing.parts:
             r = rotated(c, s, spin)
             x, y = px + c * at[0] - s * at[1], py + s * at[0] + c * at[1]
@@ -282,8 +278,14 @@ def _arrays(seed: int, layout: Layout) -> tuple[SceneArrays, np.ndarray]:
 
 def build_scene(seed: int) -> tuple[SceneArrays, int]:
     """The scene of a seed and its category. Raises ValueError for a seed outside 0 .. 2**63 - 1."""
+    _, arrays, category = build_layout(seed)
+    return arrays, category
+
+
+def build_layout(seed: int) -> tuple[Layout, SceneArrays, int]:
+    """The room of a seed: what stands where, the same as arrays, its category. Raises as `build_scene`."""
     category = category_of(seed)
-    best: tuple[float, SceneArrays] | None = None
+    best: tuple[float, Layout, SceneArrays] | None = None
     for attempt in range(_ATTEMPTS):
         # The same shell for several layouts: the camera is moved only if furniture alone does not come into view.
         shell = sample_shell(seed, attempt // 6)
@@ -294,13 +296,13 @@ def build_scene(seed: int) -> tuple[SceneArrays, int]:
         layout.st = Stream(seed, "clutter", attempt)
         shell.materials.stream = Stream(seed, "clutter materials", attempt)
         _clutter(layout, layout.st, shell.materials)
-        arrays, signature = _arrays(seed, layout)
+        arrays, signature = scene_arrays(seed, shell, layout.all_placed())
         _, code = rasterise(arrays.part_f, arrays.part_i, arrays.room, arrays.camera, 48, 48)
         cover = float(np.count_nonzero(signature[code[code >= 0] >> 3])) / code.size
         good = cover if cover <= _COVER_MAX else 1.0 - cover
         if best is None or good > best[0]:
-            best = (good, arrays)
+            best = (good, layout, arrays)
         if _COVER_MIN <= cover <= _COVER_MAX:
             break
     assert best is not None
-    return best[1], category
+    return best[1], best[2], category

@@ -8,11 +8,13 @@ Letters: H, W image size; h, w the coarse grid of shadows; L lights.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import floor, sqrt
 
 import numpy as np
 from numba import njit
 
+from train.rooms.parts import LAMP
 from train.rooms.raycast import JIT, SceneArrays, blocked, group_bounds, rasterise, surface
 from train.rooms.texture import hash01, texture
 
@@ -105,8 +107,12 @@ def _smooth(raw, code, axis):
 
 
 @njit(**JIT)
-def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, sensor, acc):
-    """Adds up the light on a surface point into acc: 0..2 diffuse rgb, 3 highlight, from 4 on the lights seen."""
+def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, sensor, acc, lamp):
+    """Adds up the light on a surface point into acc: 0..2 diffuse rgb, 3 highlight, from 4 on the lights seen.
+
+    lamp: what of acc[0:4] lamps give, that is, lights that shine everywhere.
+    """
+    lamp[:] = 0.0
     n_lights = lights.shape[0]
     height, width = visibility.shape[0], visibility.shape[1]
     here = code[i, j]
@@ -139,11 +145,16 @@ def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, s
         if cosine < 0.06:  # an area light is not cut off where its centre sets
             cosine = 0.06 * 0.5
         v *= cosine / (0.6 + d2)
-        if lights[n, 9] != 0.0 or lights[n, 10] != 0.0 or lights[n, 11] != 0.0:
+        directed = lights[n, 9] != 0.0 or lights[n, 10] != 0.0 or lights[n, 11] != 0.0
+        if directed:
             v *= max(0.0, -(lights[n, 9] * lx + lights[n, 10] * ly + lights[n, 11] * lz))
         acc[0] += v * lights[n, 6]
         acc[1] += v * lights[n, 7]
         acc[2] += v * lights[n, 8]
+        if not directed:
+            lamp[0] += v * lights[n, 6]
+            lamp[1] += v * lights[n, 7]
+            lamp[2] += v * lights[n, 8]
         if gloss > 0.0:
             bx, by, bz = lx + ex * es, ly + ey * es, lz + ez * es
             h = (nx * bx + ny * by + nz * bz) / sqrt(bx * bx + by * by + bz * bz + 1e-9)
@@ -153,7 +164,7 @@ def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, s
                 h = h * h
                 h = h * h
                 h = h * h
-                acc[3] += (
+                shine = (
                     gloss
                     * h
                     * acc[4 + n]
@@ -161,17 +172,22 @@ def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, s
                     * (lights[n, 6] + lights[n, 7] + lights[n, 8])
                     / (3.0 * (0.6 + d2))
                 )
+                acc[3] += shine
+                if not directed:
+                    lamp[3] += shine
 
 
 @njit(**JIT)
 def _shade(depth, code, part_f, part_i, materials, room, shell, shell_semantic, lights, camera, sensor, seed):
-    """Linear colour (H, W, 3) with its exposure mean, normals and semantic class of each pixel."""
+    """Linear colour (H, W, 3) with its exposure mean, what of it lamps give, normals and semantic class per pixel."""
     height, width = code.shape[0] // 2, code.shape[1] // 2
     normals = np.empty((height, width, 3), dtype=np.float32)
     semantic = np.empty((height, width), dtype=np.uint8)
     linear = np.empty((height, width, 3))
+    lamps = np.empty((height, width, 3))
     visibility = _visibility(depth, code, part_f, part_i, room, shell, lights, camera, sensor[9], seed)
     acc = np.zeros(4 + lights.shape[0] + 1)
+    lamp = np.zeros(4)
     mean = 0.0
     for i in range(height):
         for j in range(width):
@@ -183,6 +199,7 @@ def _shade(depth, code, part_f, part_i, materials, room, shell, shell_semantic, 
                 and c == code[2 * i + 1, 2 * j + 1]
             )
             r, g, b = 0.0, 0.0, 0.0
+            lr, lg, lb = 0.0, 0.0, 0.0
             count = 0.0
             for sub in range(4):
                 # Inside one surface the light is smooth: one sample of it serves, and two of the texture.
@@ -198,22 +215,30 @@ def _shade(depth, code, part_f, part_i, materials, room, shell, shell_semantic, 
                     normals[i, j, 2] = -(nx * camera[9] + ny * camera[10] + nz * camera[11])
                 if sub == 0 or not flat:
                     gloss = materials[m, 8]
-                    _light(a, e, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, sensor, acc)
+                    _light(
+                        a, e, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, sensor, acc, lamp
+                    )
                 tr, tg, tb, emit = texture(materials, m, px, py, pz, hx, hy, hz, face)
                 r += tr * (acc[0] + emit) + acc[3]
                 g += tg * (acc[1] + emit) + acc[3]
                 b += tb * (acc[2] + emit) + acc[3]
+                hit = code[a, e]
+                own = emit if hit >= 0 and part_i[hit >> 3, 2] == LAMP else 0.0
+                lr += tr * (lamp[0] + own) + lamp[3]
+                lg += tg * (lamp[1] + own) + lamp[3]
+                lb += tb * (lamp[2] + own) + lamp[3]
                 count += 1.0
                 if flat and materials[m, 6] == 0.0:
                     break
             linear[i, j, 0], linear[i, j, 1], linear[i, j, 2] = r / count, g / count, b / count
+            lamps[i, j, 0], lamps[i, j, 1], lamps[i, j, 2] = lr / count, lg / count, lb / count
             lum = (r + g + b) / (3.0 * count)
             mean += lum / (1.0 + lum)  # so that a window does not set the exposure alone
-    return linear, mean / (height * width), normals, semantic
+    return linear, mean / (height * width), lamps, normals, semantic
 
 
 @njit(**JIT)
-def _expose(linear, mean, sensor, seed):
+def expose(linear, mean, sensor, seed):
     """The image (H, W, 3) uint8 of linear colours: exposure, white balance, vignetting, tone curve and noise."""
     height, width = linear.shape[0], linear.shape[1]
     image = np.empty((height, width, 3), dtype=np.uint8)
@@ -236,12 +261,27 @@ def _expose(linear, mean, sensor, seed):
     return image
 
 
-def render_arrays(
-    scene: SceneArrays, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Image (H, W, 3) uint8, normals (H, W, 3) float32, semantic (H, W) uint8, depth (H, W) float32 of a scene."""
+@dataclass(frozen=True)
+class Shaded:
+    """A scene as a camera meets it, before exposure and noise.
+
+    linear: (H, W, 3) float64, linear colour; lamps: what of it lamps give, their own glow included
+    mean: what auto-exposure measures
+    normals: (H, W, 3) float32; semantic: (H, W) uint8; depth: (H, W) float32
+    """
+
+    linear: np.ndarray
+    lamps: np.ndarray
+    mean: float
+    normals: np.ndarray
+    semantic: np.ndarray
+    depth: np.ndarray
+
+
+def shade_arrays(scene: SceneArrays, height: int, width: int) -> Shaded:
+    """Traces and lights a scene; `expose` makes an image of it."""
     depth, code = rasterise(scene.part_f, scene.part_i, scene.room, scene.camera, 2 * height, 2 * width)
-    linear, mean, normals, semantic = _shade(
+    linear, mean, lamps, normals, semantic = _shade(
         depth,
         code,
         scene.part_f,
@@ -255,5 +295,13 @@ def render_arrays(
         scene.sensor,
         scene.noise_seed,
     )
-    image = _expose(linear, mean, scene.sensor, scene.noise_seed)
-    return image, normals, semantic, depth[::2, ::2].astype(np.float32)
+    return Shaded(linear, lamps, mean, normals, semantic, depth[::2, ::2].astype(np.float32))
+
+
+def render_arrays(
+    scene: SceneArrays, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Image (H, W, 3) uint8, normals (H, W, 3) float32, semantic (H, W) uint8, depth (H, W) float32 of a scene."""
+    shaded = shade_arrays(scene, height, width)
+    image = expose(shaded.linear, shaded.mean, scene.sensor, scene.noise_seed)
+    return image, shaded.normals, shaded.semantic, shaded.depth

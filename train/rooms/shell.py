@@ -22,6 +22,7 @@ from train.rooms.parts import (
 
 Rect = tuple[float, float, float, float]  # x0, y0, x1, y1 in metres
 LEFT, RIGHT, BACK = 0, 1, 2
+LEAF = (0, 1, 2, 6)  # parts of a door: leaf, two panels, handle; the hinge is on the side of negative x
 QUARTER = {LEFT: 1, RIGHT: 3, BACK: 0}  # turns a thing's back to the wall
 
 
@@ -34,6 +35,7 @@ class Shell:
     fixed: things of the building with place (x, y) and quarter turns
     blocked: footprints where nothing may stand; openings: windows as (wall, from, to) along the wall
     lights: rows of `raycast.SceneArrays.lights`; camera and sensor likewise
+    door: the place of the door in `fixed`, if there is one; its parts LEAF are those that open
     """
 
     room: tuple[float, float, float]
@@ -45,6 +47,7 @@ class Shell:
     lights: list[tuple[float, ...]] = field(default_factory=list)
     camera: tuple[float, ...] = ()
     sensor: tuple[float, ...] = ()
+    door: int | None = None
 
     def on_wall(self, wall: int, along: float, away: float) -> tuple[float, float]:
         """The point `along` metres along a wall and `away` metres from it."""
@@ -232,6 +235,7 @@ def _door(st: Stream, shell: Shell) -> None:
     t.box(0, -0.01, 2.0, w + 0.16, 0.07, 0.08, frame, DOOR)
     t.box(w * 0.38, -0.06, 1.0, 0.12, 0.04, 0.03, m.add((0.5, 0.5, 0.5), gloss=0.7), DOOR)
     x, y = shell.on_wall(wall, at, 0.03)
+    shell.door = len(shell.fixed)
     shell.fixed.append((t, x, y, QUARTER[wall]))
     (x0, y0), (x1, y1) = shell.on_wall(wall, at - w * 0.6, 0.0), shell.on_wall(wall, at + w * 0.6, 0.6)
     shell.blocked.append((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)))

@@ -12,8 +12,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -34,6 +35,7 @@ from train.rooms.dataset import (
 )
 from train.rooms.sample import RENDERER_VERSION, RoomSample, check_size, render
 from train.rooms.scene import SEED_MAX
+from train.rooms.sequence import EVENT_NAMES, check_sequence, render_sequence
 
 Progress = Callable[[int, int], None]
 _PARTIAL = ".partial"
@@ -50,10 +52,14 @@ def write_rooms(
     shard_size: int = 1000,
     workers: int = 0,
     progress: Progress | None = None,
+    frames: int = 1,
+    fps: float = 5.0,
+    motion: str = "mixed",
 ) -> RoomsIndex:
     """Renders the rooms of `seeds` into a set on disk, and finishes a set that was begun.
 
-    workers: processes that render; 0 renders in this one.
+    shard_size: seeds in a shard. workers: processes that render; 0 renders in this one.
+    frames: of each seed's sequence; 1 renders single rooms. fps, motion: see `render_sequence`.
     progress: called with the number of images on disk and of all, at the start and after each shard.
 
     Raises ValueError for bad arguments and if `directory` holds a set of other seeds, size, layers or renderer,
@@ -61,15 +67,18 @@ def write_rooms(
     """
     directory = Path(directory)
     index = _checked_index(seeds, height, width, layers, shard_size, workers)
+    check_sequence(frames, fps, motion)
+    if frames > 1:
+        index = replace(index, frames=frames, fps=float(fps), motion=motion, events=EVENT_NAMES)
     _begin(directory, index)
     missing = [shard for shard in range(index.shards) if not is_complete(directory, index, shard)]
-    done = index.count - sum(len(index.shard_seeds(shard)) for shard in missing)
+    done = index.images - sum(len(index.shard_seeds(shard)) for shard in missing) * index.frames
 
     def report(images: int) -> None:
         nonlocal done
         done += images
         if progress is not None:
-            progress(done, index.count)
+            progress(done, index.images)
 
     try:
         with _stopped_by_signals():
@@ -80,8 +89,9 @@ def write_rooms(
                 for shard in missing:
                     report(_write_shard(directory, index, shard))
     except _Stop as stop:
+        images = "rooms" if index.frames == 1 else "frames"
         raise Interruption(
-            f"interrupted: {done} of {index.count} rooms are kept in {directory}; "
+            f"interrupted: {done} of {index.images} {images} are kept in {directory}; "
             "run the same command again to go on",
             stop.number,
         ) from None
@@ -120,20 +130,30 @@ def _begin(directory: Path, index: RoomsIndex) -> None:
 
 def _write_shard(directory: Path, index: RoomsIndex, shard: int) -> int:
     """Renders and writes one shard. Returns the number of its images."""
-    seeds = index.shard_seeds(shard)
     arrays = {layer: np.empty(index.shape(layer, shard), LAYER_TYPES[layer]) for layer in index.files}
-    for i, seed in enumerate(seeds):
-        sample = render(seed, index.height, index.width)
-        for layer, array in arrays.items():
-            array[i] = _on_disk(sample, layer, seed)
+    row = 0
+    for seed in index.shard_seeds(shard):
+        event, samples = _rendered(index, seed)
+        for frame, sample in enumerate(samples):
+            places = {"seed": seed, "frame": frame, "event": event}
+            for layer, array in arrays.items():
+                array[row] = places[layer] if layer in places else _on_disk(sample, layer)
+            row += 1
     for layer, array in arrays.items():
         _write_atomic(shard_file(directory, shard, layer), partial(np.save, arr=array))
-    return len(seeds)
+    return row
 
 
-def _on_disk(sample: RoomSample, layer: str, seed: int) -> np.ndarray | int:
-    if layer == "seed":
-        return seed
+def _rendered(index: RoomsIndex, seed: int) -> tuple[int, Iterable[RoomSample]]:
+    """The event and the images of a seed."""
+    size = {"height": index.height, "width": index.width}
+    if index.frames == 1:
+        return 0, [render(seed, **size)]
+    sequence = render_sequence(seed, index.frames, fps=index.fps, motion=index.motion, **size)
+    return EVENT_NAMES.index(sequence.event), sequence.samples
+
+
+def _on_disk(sample: RoomSample, layer: str) -> np.ndarray | int:
     value: np.ndarray | int = getattr(sample, layer)
     return np.rint(value * 127.0) if layer == "normals" else value
 

@@ -19,7 +19,7 @@ pytest.importorskip("numba")
 
 from shared.errors import DataError, Interruption
 from support.processes import killed_after
-from train.rooms import open_shards, read_index, render, write_rooms
+from train.rooms import EVENT_NAMES, open_shards, read_index, render, render_sequence, write_rooms
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,6 +51,53 @@ def test_processes_write_the_same(tmp_path: Path) -> None:
     assert steps[-1] == (5, 5)
     for file in sorted((tmp_path / "a").iterdir()):
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+
+
+def test_a_set_of_sequences(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    how: dict[str, Any] = {
+        "height": 16,
+        "width": 24,
+        "shard_size": 2,
+        "frames": 3,
+        "fps": 2,
+        "motion": "moving",
+    }
+    write_rooms(tmp_path / "a", range(5, 10), progress=lambda *a: steps.append(a), **how)
+    assert steps == [(0, 15), (6, 15), (12, 15), (15, 15)]
+    index = read_index(tmp_path / "a")
+    assert (index.frames, index.fps, index.motion, index.images) == (3, 2.0, "moving", 15)
+    layers = {name: np.concatenate(open_shards(tmp_path / "a", name)) for name in index.files}
+    assert layers["seed"].tolist() == [seed for seed in range(5, 10) for _ in range(3)]
+    assert layers["frame"].tolist() == [0, 1, 2] * 5
+    assert [len(shard) for shard in open_shards(tmp_path / "a", "image")] == [6, 6, 3]
+    for number, seed in enumerate(range(5, 10)):
+        sequence = render_sequence(seed, 3, fps=2.0, motion="moving", height=16, width=24)
+        for row, sample in enumerate(sequence.samples, start=3 * number):
+            np.testing.assert_array_equal(layers["image"][row], sample.image)
+            np.testing.assert_array_equal(layers["semantic"][row], sample.semantic)
+            assert EVENT_NAMES[layers["event"][row]] == sequence.event
+    write_rooms(tmp_path / "b", range(5, 10), workers=2, **how)
+    for file in sorted((tmp_path / "a").iterdir()):
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+    for other in ({"frames": 4}, {"fps": 5}, {"motion": "dark"}, {"frames": 1}):
+        with pytest.raises(ValueError, match=f"another set .*{next(iter(other))} "):
+            write_rooms(tmp_path / "a", range(5, 10), **how | other)
+
+
+def test_the_index_of_single_rooms_knows_no_frames(tmp_path: Path) -> None:
+    """Its bytes are those of before there were sequences, and so older versions open the set."""
+    write_rooms(tmp_path, range(2), height=16, width=16, layers=("image",))
+    text = (tmp_path / "index.json").read_text()
+    assert list(json.loads(text)) == [
+        *("format", "renderer", "height", "width", "layers", "first_seed", "count", "shard_size"),
+        *("categories", "semantic_classes"),
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"index.json", "00000.image.npy", "00000.seed.npy"}
+    assert read_index(tmp_path).frames == 1
+    (tmp_path / "index.json").write_text(json.dumps({**json.loads(text), "frames": 0}))
+    with pytest.raises(ValueError, match="not an index"):
+        read_index(tmp_path)
 
 
 def test_a_killed_run_is_finished(tmp_path: Path) -> None:
@@ -108,6 +155,9 @@ def test_sets_that_cannot_be_opened(tmp_path: Path) -> None:
         ({"layers": ()}, "got none"),
         ({"shard_size": 0}, "at least 1"),
         ({"workers": -1}, "workers 0"),
+        ({"frames": 0}, "1 to 1000 frames"),
+        ({"frames": 2, "fps": 0.0}, "frames a second"),
+        ({"frames": 2, "motion": "fast"}, "motion is one of"),
     ],
 )
 def test_bad_arguments(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
