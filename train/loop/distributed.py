@@ -32,6 +32,7 @@ from shared.errors import DataError
 
 Precision = Literal["auto", "32", "bf16-mixed"]
 PATIENCE = timedelta(days=1)  # for processes that wait while the leader computes the features
+MEETING = timedelta(minutes=1)  # torchrun's meeting point is there before the processes are
 
 
 class Metric(Protocol):
@@ -203,6 +204,7 @@ def _fabric_for(device: torch.device, precision: Any, all_used: bool) -> Fabric:
         return Fabric(
             accelerator=device.type, devices=devices, plugins=[LightningEnvironment()], precision=precision
         )
+    _check_meeting_point()
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     if device.type == "cuda" and torch.cuda.device_count() < here:
         raise DataError(
@@ -215,6 +217,20 @@ def _fabric_for(device: torch.device, precision: Any, all_used: bool) -> Fabric:
         strategy=DDPStrategy(find_unused_parameters=not all_used, timeout=PATIENCE),
         precision=precision,
     )
+
+
+def _check_meeting_point() -> None:
+    """Raises DataError where no process could join: torch would try for as long as `PATIENCE`."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return  # the process of rank 0 opens it, perhaps later than this one looks
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        torch.distributed.TCPStore(host, port, is_master=False, timeout=MEETING)  # type: ignore[attr-defined]
+    except RuntimeError:
+        raise DataError(
+            f"the processes cannot meet at {host}:{port}, which torchrun chose; give it another address "
+            "(torchrun --local-addr)"
+        ) from None
 
 
 def _sum(x: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from support.torchrun import start
 from support.untrained import SIZE, random_network, random_run
 from train.bundle.build import build
 from train.data.room_set import RoomSet
+from train.loop import distributed
 from train.loop.distributed import Workers
 from train.rooms import write_rooms
 
@@ -167,6 +170,26 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(tmp_
     assert done.returncode != 0
     assert "a batch of 7 does not divide among 2 processes; change either (--batch)" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
+def test_processes_that_cannot_meet_end_with_an_error(monkeypatch, host):
+    """Nobody listens there, or the name does not resolve: they do not wait for a day."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, but it does not listen
+        here = {
+            "MASTER_ADDR": host,
+            "MASTER_PORT": str(closed.getsockname()[1]),
+            "RANK": "1",
+            "LOCAL_RANK": "1",
+        }
+        many = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        torchrun = {"TORCHELASTIC_RUN_ID": "one", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        for name, value in (here | many | torchrun).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(distributed, "MEETING", timedelta(seconds=1))
+        with pytest.raises(DataError, match=f"cannot meet at {host}:"):
+            Workers(torch.device("cpu"))
 
 
 def test_what_cannot_train_is_refused():
