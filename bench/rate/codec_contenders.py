@@ -24,26 +24,35 @@ from train.codec.split_networks import load_run
 from train.data.dataset import network_input
 from train.data.feature_cache import weights_digest
 
+STEPS = 11
+
 
 class IsthmusContender:
-    """Sends the bundle's own bitstreams, at every quality level. Raises IsthmusError."""
+    """Sends the bundle's own bitstreams, at qualities from its lowest to its highest. Raises IsthmusError.
+
+    Each quality is a setting of its own, and all are one curve a task: a task that is asked alone is read off it at the
+    quality that this task needs. A setting may lack tasks, or send fewer bytes for some.
+    """
 
     name = "Isthmus"
     family: Family = "isthmus"
     together = True
+    shared = ()
+    missing = ""
     about = "bitstreams as the edge writes them, container included"
 
-    def __init__(self, bundle: Bundle, device: str) -> None:
+    def __init__(self, bundle: Bundle, device: str, quick: bool = False) -> None:
         self._bundle = bundle
+        self._qualities = main_qualities(bundle) if quick else ladder(bundle)
         self._encoder = Encoder(bundle, threads=torch.get_num_threads())
         self._model = CloudModel(bundle, device)
 
     def cache_key(self) -> dict[str, Any]:
-        return bundle_key(self._bundle)
+        return {**bundle_key(self._bundle), "qualities": self._qualities}
 
     def coded(self, pixels: NDArray[np.uint8]) -> Iterator[Coded]:
         u = self._encoder.features(network_input(pixels, self._bundle.manifest.preprocess).numpy())
-        for quality in main_qualities(self._bundle):
+        for quality in self._qualities:
             files = [stream.pack() for stream in bitstreams(self._encoder, u, quality)[0]]
             streams = [Bitstream.unpack(file) for file in files]
             qualities = [quality] * len(streams)
@@ -55,11 +64,19 @@ class IsthmusContender:
             yield Coded(f"quality {quality}", dict.fromkeys(outputs, sizes), outputs)
 
 
+def ladder(bundle: Bundle) -> list[int]:
+    """The bundle's levels, its default and STEPS qualities from its lowest to its highest, ascending."""
+    between = np.linspace(bundle.levels.lowest, bundle.levels.highest, STEPS)
+    return sorted({*main_qualities(bundle), *np.rint(between).astype(int).tolist()})
+
+
 class LearnedContender:
     """Sends what another trained codec makes: its float model's rounded latents. Raises DataError."""
 
     family: Family = "learned"
     together = True
+    shared = ()
+    missing = ""
 
     def __init__(self, name: str, run: Path, bundle: Bundle, device: torch.device) -> None:
         self.name, self._bundle, self._device = name, bundle, device

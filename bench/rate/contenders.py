@@ -18,29 +18,40 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.rate.feature_codecs import Features, SentFeatures, send_hevc, send_raw
-from bench.rate.image_codecs import HEVC_PRESET, ImageCodec
+from bench.codecs.feature_codecs import Features, SentFeatures, send_hevc, send_raw, send_vvc
+from bench.codecs.hevc import HEVC_PRESET
+from bench.codecs.image_codecs import ImageCodec
+from bench.codecs.vvc import VVC_PRESET, vvc_missing
 from bench.rate.networks import TaskNetworks
 from bench.report.rate_results import Family
 from train.codec.split_networks import as_map
 
 Sizes = NDArray[np.number[Any]]
-BITS, QPS = (8, 6, 4, 2), (10, 22, 29, 34, 39, 45)
-HYBRID = "hybrid (feature as HEVC)"
+# 4 and 2 bits are never cheaper than 8 or 6 at the same quality: docs/LOG.md.
+BITS, QPS = (8, 6), (10, 22, 27, 32, 37, 41, 45, 48, 51)
+VVC_QPS = (24, 32, 37, 42, 46, 50, 54)
+HYBRID, HYBRID_VVC = "hybrid (feature as HEVC)", "hybrid (feature as VVC)"
+# Other ways to count, as they stand behind a contender's name.
+SETS_SENT, SETS_AGREED = "parameter sets sent", "parameter sets agreed"
 
 
 class Coded(NamedTuple):
-    """Some images at one setting: bytes of each (B,) and outputs, by task."""
+    """Some images at one setting: bytes of each (B,) and outputs, by task; a setting may lack tasks.
+
+    counts: other ways to count the same bytes, by name and task.
+    """
 
     setting: str
     sizes: Mapping[str, Sizes]
     outputs: Mapping[str, Tensor]
+    counts: Mapping[str, Mapping[str, Sizes]] = {}
 
 
 class Contender(Protocol):
     """name: also names the file that keeps its results. about: what exactly is done, and which bytes count.
 
-    together: what it sends serves all tasks at once.
+    together: what it sends serves all tasks at once. shared: groups of tasks for which it sends one and the same thing,
+    where it sends each task its own. missing: why it cannot be measured here, empty if it can.
     """
 
     @property
@@ -54,6 +65,12 @@ class Contender(Protocol):
 
     @property
     def together(self) -> bool: ...
+
+    @property
+    def shared(self) -> tuple[tuple[str, ...], ...]: ...
+
+    @property
+    def missing(self) -> str: ...
 
     def cache_key(self) -> dict[str, Any]:
         """Everything that its results depend on, besides images and networks."""
@@ -70,6 +87,11 @@ class ImageContender:
     networks: TaskNetworks
     family: Family = "image"
     together: bool = True
+    shared: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def missing(self) -> str:
+        return self.codec.missing()
 
     @property
     def name(self) -> str:
@@ -87,38 +109,56 @@ class ImageContender:
             sent = self.codec.send(pixels, step)
             outputs = self.networks.outputs(sent.pixels)
             setting = f"{self.codec.dial} {step}" if self.codec.dial else self.codec.about
-            yield Coded(setting, dict.fromkeys(outputs, sent.sizes), outputs)
+            counts = {} if sent.agreed is None else {SETS_AGREED: dict.fromkeys(outputs, sent.agreed)}
+            yield Coded(setting, dict.fromkeys(outputs, sent.sizes), outputs, counts)
 
 
 @dataclass
 class FeatureContender:
-    """Sends each task's own feature as numbers, coded in one way or another; the server runs the tails."""
+    """Sends each task's own feature as numbers, coded in one way or another; the server runs the tails.
+
+    A feature that several tasks share is computed and coded once. Its bytes count for each of them, and `shared` says
+    that they may be counted once.
+    """
 
     name: str
     about: str
     ladder: Mapping[str, Callable[[Features], SentFeatures]]
     networks: TaskNetworks
+    missing: str = ""
     family: Family = "feature"
     together: bool = False
+
+    @property
+    def shared(self) -> tuple[tuple[str, ...], ...]:
+        return self.networks.same_fronts
 
     def cache_key(self) -> dict[str, Any]:
         cuts = {
             name: [network.task.split, network.task.feature]
             for name, network in self.networks.by_task.items()
         }
-        return {"about": self.about, "ladder": list(self.ladder), "cuts": cuts}
+        return {"about": self.about, "ladder": list(self.ladder), "cuts": cuts, "shared": self.shared}
 
     def coded(self, pixels: NDArray[np.uint8]) -> Iterator[Coded]:
-        x = self.networks.input(pixels)
-        features = {
-            name: as_map(network.front(x)).cpu().numpy() for name, network in self.networks.by_task.items()
-        }
+        x, by_task = self.networks.input(pixels), self.networks.by_task
+        features = {tasks: as_map(by_task[tasks[0]].front(x)).cpu().numpy() for tasks in self.shared}
         for setting, send in self.ladder.items():
-            sizes, outputs = {}, {}
-            for name, network in self.networks.by_task.items():
-                sizes[name], received = send(features[name])
-                outputs[name] = network.head(torch.from_numpy(received).to(x.device))
-            yield Coded(setting, sizes, outputs)
+            sizes, alone, outputs = {}, {}, {}
+            for tasks, feature in features.items():
+                sent = send(feature)
+                received = torch.from_numpy(sent.features).to(x.device)
+                for name in tasks:
+                    sizes[name], outputs[name] = sent.sizes, by_task[name].head(received)
+                    if sent.alone is not None:
+                        alone[name] = sent.alone
+            yield Coded(setting, sizes, outputs, {SETS_SENT: alone} if alone else {})
+
+
+_HYBRID = (
+    "each task's feature, min-max quantised (both float16, counted), channels tiled into a grey frame, {codec}, "
+    "constant QP as coded; parameter sets not counted"
+)
 
 
 def hybrid_contender(
@@ -128,11 +168,15 @@ def hybrid_contender(
 ) -> FeatureContender:
     """Features quantised and coded as HEVC frames."""
     ladder = {f"{n} bits, QP {qp}": partial(send_hevc, bits=n, qp=qp) for n in bits for qp in qps}
-    about = (
-        "each task's feature, min-max quantised, channels tiled into a grey frame, libx265 intra, "
-        f"preset {HEVC_PRESET}, tune psnr; min and max counted, parameter sets not"
-    )
+    about = _HYBRID.format(codec=f"libx265 intra, preset {HEVC_PRESET}, tune psnr")
     return FeatureContender(HYBRID, about, ladder, networks)
+
+
+def hybrid_vvc_contender(networks: TaskNetworks, qps: Sequence[int] = VVC_QPS) -> FeatureContender:
+    """Features quantised to 8 bits and coded as VVC frames."""
+    ladder = {f"8 bits, QP {qp}": partial(send_vvc, bits=8, qp=qp) for qp in qps}
+    about = _HYBRID.format(codec=f"libvvenc intra, preset {VVC_PRESET}")
+    return FeatureContender(HYBRID_VVC, about, ladder, networks, vvc_missing())
 
 
 def raw_contender(networks: TaskNetworks) -> FeatureContender:

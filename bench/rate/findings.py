@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 
-from bench.report.curves import Curve, Read, bd_rate, saving_of
-from bench.report.metrics import METRICS, HeadlineMetric
-from bench.report.rate_results import ContenderResult, Setting
+from bench.rate.comparison import Comparison
+from bench.report.curves import Read, bd_rate, saving_of
+from bench.report.rate_results import ContenderResult, Family, Setting
 from bench.report.sections import UNDETERMINED, Section, Target
-from shared.types import TaskKind
 
 NOTE_CURVES = (
     "Between the measured settings monotone cubics (PCHIP) of the logarithm of the bytes, through the running best: a "
@@ -22,75 +20,12 @@ NOTE_SIDES = (
 )
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The results of all contenders, Isthmus and the uncompressed networks among them.
-
-    labelled: tasks whose metrics are against labels; for the others they are agreement with the uncompressed network.
-    default: name of the setting of the bundle's default quality.
-    """
-
-    results: Sequence[ContenderResult]
-    kinds: Mapping[str, TaskKind]
-    labelled: Collection[str]
-    default: str
-
-    def metric(self, task: str) -> HeadlineMetric:
-        return METRICS[self.kinds[task]]
-
-    def metric_name(self, task: str) -> str:
-        metric = self.metric(task)
-        return f"{'' if task in self.labelled else 'agreement, '}{metric.name}{metric.unit}"
-
-    def headline(self, setting: Setting, task: str) -> float:
-        """The value of the task's headline metric."""
-        return setting.metrics[task][self.metric(task).key]
-
-    def goodness(self, setting: Setting, task: str) -> float:
-        """The same, turned so that more is better."""
-        return self.metric(task).goodness(self.headline(setting, task))
-
-    def curve(self, result: ContenderResult, task: str) -> Curve | None:
-        """More is better. None if the contender does not have the task."""
-        points = [
-            (setting.bytes[task], self.goodness(setting, task))
-            for setting in result.settings
-            if task in setting.metrics
-        ]
-        return Curve.of(points) if points else None
-
-    def cost(self, result: ContenderResult, task: str, quality: float) -> Read | None:
-        """Bytes for a quality, of which more is better."""
-        curve = self.curve(result, task)
-        if curve is None:
-            return None
-        read = curve.bytes_at(quality)
-        # With one setting there is no curve to leave: what is better than needed costs what it costs.
-        return Read(read.value) if len(curve.sizes) == 1 and read.side == "<" else read
-
-    @property
-    def isthmus(self) -> ContenderResult:
-        return next(result for result in self.results if result.family == "isthmus")
-
-    @property
-    def default_setting(self) -> Setting:
-        return self.isthmus.setting(self.default)
-
-    @property
-    def peers(self) -> list[ContenderResult]:
-        return [result for result in self.results if result.family != "isthmus"]
-
-    @property
-    def uncompressed(self) -> Setting:
-        (result,) = (result for result in self.results if result.family == "uncompressed")
-        return result.settings[0]
-
-
 def findings(comparison: Comparison) -> list[Section]:
     """All sections; the targets are in the last one."""
     return [
         levels(comparison),
         *(equal_quality(comparison, task) for task in comparison.kinds),
+        each_alone(comparison),
         all_tasks(comparison),
         contenders(comparison),
         goals(comparison),
@@ -103,8 +38,11 @@ def levels(comparison: Comparison) -> Section:
     rows = [("uncompressed", "", *(comparison.metric(task).text(value) for task, value in plain.items()))]
     for setting in comparison.isthmus.settings:
         default = " (default)" if setting.name == comparison.default else ""
-        cells = [f"{setting.name}{default}", f"{_shared(setting):.1f}"]
+        cells = [f"{setting.name}{default}", _bytes_of(setting)]
         for task in comparison.kinds:
+            if task not in setting.metrics:
+                cells.append("not answered")
+                continue
             metric, value = comparison.metric(task), comparison.headline(setting, task)
             cells.append(f"{metric.text(value)} ({metric.difference(value, plain[task])})")
         rows.append(tuple(cells))
@@ -117,24 +55,27 @@ def _shared(setting: Setting) -> float:
     return max(setting.bytes.values())
 
 
+def _bytes_of(setting: Setting) -> str:
+    """One number where every task costs the same, else one a task."""
+    sizes = [f"{size:.1f}" for size in setting.bytes.values()]
+    return sizes[0] if len(set(sizes)) == 1 else ", ".join(sizes)
+
+
 def equal_quality(comparison: Comparison, task: str) -> Section:
-    """What each contender needs for this task alone, whereas Isthmus's bytes hold all tasks."""
-    metric = comparison.metric(task)
-    near = comparison.headline(comparison.uncompressed, task) - metric.better * metric.loss
+    """What each contender needs for this task alone. Isthmus's bytes are the fewest at which this task is as good."""
+    metric, near = comparison.metric(task), comparison.near(task)
     own = comparison.headline(comparison.default_setting, task)
     ours = comparison.curve(comparison.isthmus, task)
     assert ours is not None
     reached = comparison.cost(comparison.isthmus, task, metric.goodness(near))
-    default_bytes = comparison.default_setting.bytes[task]
-    rows: list[tuple[str, ...]] = [
-        (comparison.isthmus.name, _cell(reached), "", f"{default_bytes:.0f}", "", "")
-    ]
+    own_cost = comparison.own_cost(task)
+    rows: list[tuple[str, ...]] = [(comparison.isthmus.name, _cell(reached), "", _cell(own_cost), "", "")]
     for result in comparison.peers:
         curve = comparison.curve(result, task)
         if curve is None:
             continue
         cells = [result.name]
-        for quality, size in ((near, reached), (own, Read(default_bytes))):
+        for quality, size in ((near, reached), (own, own_cost)):
             read = comparison.cost(result, task, metric.goodness(quality))
             cells += [_cell(read), saved(size, read)]
         rate = bd_rate(ours, curve)
@@ -146,13 +87,14 @@ def equal_quality(comparison: Comparison, task: str) -> Section:
             "contender",
             f"bytes at {metric.text(near)}, {metric.text(metric.loss)} from uncompressed",
             "Isthmus saves",
-            f"bytes at {metric.text(own)}, Isthmus's default",
+            f"bytes at {metric.text(own)}, as at Isthmus's default",
             "Isthmus saves",
             "BD-rate",
         ),
         rows=rows,
         notes=(
-            "Isthmus's bytes answer all its tasks at once; the others' are those for this task alone.",
+            "All bytes are those for this task alone. Isthmus's are read off all its qualities; they hold its other "
+            "tasks, too, each as well as that quality can.",
             NOTE_CURVES,
             NOTE_SIDES,
         ),
@@ -175,17 +117,81 @@ def saved(size: Read | None, read: Read | None) -> str:
     return f"at least {saving}" if size.side == "<" and not read.side else saving
 
 
-def needed(comparison: Comparison, result: ContenderResult, tasks: Collection[str]) -> list[Read]:
+def each_alone(comparison: Comparison) -> Section:
+    """The quality at which Isthmus keeps each task, and the cheapest contender of each family for the same."""
+    families: tuple[tuple[str, Family], ...] = (
+        ("the best image codec", "image"),
+        ("the best feature codec", "feature"),
+        ("the best learned codec", "learned"),
+    )
+    present = [
+        (name, family) for name, family in families if any(one.family == family for one in comparison.peers)
+    ]
+    rows = []
+    for task in comparison.kinds:
+        own = comparison.headline(comparison.default_setting, task)
+        for wanted, why in ((comparison.near(task), "near uncompressed"), (own, "as at the default")):
+            metric = comparison.metric(task)
+            quality = metric.goodness(wanted)
+            ours = comparison.cost(comparison.isthmus, task, quality)
+            cells = [
+                f"{task}: {metric.text(wanted)}, {why}",
+                _cell(ours),
+                _first_setting(comparison, task, quality),
+            ]
+            for _, family in present:
+                name, read = _cheapest(comparison, family, task, quality)
+                cells += [f"{_cell(read)} ({name})" if read else "", saved(ours, read)]
+            rows.append(tuple(cells))
+    heads = [head for name, _ in present for head in (f"{name}: bytes", "Isthmus saves")]
+    return Section(
+        title="Each task alone, at the quality that it needs",
+        columns=("task", "Isthmus: bytes", "first measured setting that does it", *heads),
+        rows=tuple(rows),
+    )
+
+
+def _first_setting(comparison: Comparison, task: str, quality: float) -> str:
+    """The setting of Isthmus with the fewest bytes that reaches a quality of the task."""
+    reaching = [
+        setting
+        for setting in comparison.isthmus.settings
+        if task in setting.metrics and comparison.goodness(setting, task) >= quality
+    ]
+    return min(reaching, key=lambda setting: setting.bytes[task]).name if reaching else "none"
+
+
+def _cheapest(comparison: Comparison, family: Family, task: str, quality: float) -> tuple[str, Read | None]:
+    """The contender of a family that needs the fewest bytes for this quality of the task."""
+    reads = [
+        (result.name, read)
+        for result in comparison.peers
+        if result.family == family and (read := comparison.cost(result, task, quality)) is not None
+    ]
+    return min(reads, key=lambda pair: _expense([pair[1]]), default=("", None))
+
+
+def needed(
+    comparison: Comparison,
+    result: ContenderResult,
+    tasks: Collection[str],
+    once: bool = False,
+) -> list[Read]:
     """What a contender sends for Isthmus's default quality of these tasks, empty if it does not have all of them.
 
-    Where one sending serves all tasks, that is what the most expensive task needs, otherwise one read a task.
+    Where one sending serves all tasks, that is what the most expensive task needs, otherwise one read a task. once: a
+    feature that several tasks share is sent once, at what the most expensive of them needs.
     """
     default = comparison.default_setting
-    reads = [comparison.cost(result, task, comparison.goodness(default, task)) for task in tasks]
-    present = [read for read in reads if read is not None]
+    reads = {task: comparison.cost(result, task, comparison.goodness(default, task)) for task in tasks}
+    present = {task: read for task, read in reads.items() if read is not None}
     if len(present) < len(reads):
         return []
-    return [_most_expensive(present)] if result.together else present
+    if result.together:
+        return [_most_expensive(list(present.values()))]
+    groups = [[task for task in group if task in present] for group in result.shared] if once else []
+    alone = [[task] for task in present if not any(task in group for group in groups)]
+    return [_most_expensive([present[task] for task in group]) for group in (*groups, *alone) if group]
 
 
 def _most_expensive(reads: Sequence[Read]) -> Read:
@@ -196,35 +202,46 @@ def _most_expensive(reads: Sequence[Read]) -> Read:
 def all_tasks(comparison: Comparison) -> Section:
     """What each contender needs to answer all tasks as Isthmus does at its default quality."""
     size = _shared(comparison.default_setting)
-    rows = [(comparison.isthmus.name, f"{size:.0f}", "")]
+    rows = [(comparison.isthmus.name, f"{size:.0f}", "", f"{size:.0f}", "")]
     for result in comparison.peers:
-        reads = needed(comparison, result, comparison.kinds)
-        if reads:
-            rows.append((result.name, " + ".join(map(_cell, reads)), saving_of(size, reads).text))
+        cells = [result.name]
+        for once in (False, True):
+            reads = needed(comparison, result, comparison.kinds, once)
+            cells += [" + ".join(map(_cell, reads)), saving_of(size, reads).text if reads else ""]
+        if cells[1]:
+            rows.append(tuple(cells))
     return Section(
         title="All tasks together, at Isthmus's default quality of each",
-        columns=("contender", "bytes", "Isthmus saves"),
+        columns=(
+            "contender",
+            "bytes, each task its own feature",
+            "Isthmus saves",
+            "bytes, a shared feature once",
+            "Isthmus saves",
+        ),
         rows=rows,
         notes=(
-            "An image serves all tasks, so the most expensive task decides. Features are sent for each task.",
+            "An image serves all tasks, so the most expensive task decides. A feature is sent for each task, or, where "
+            "fronts of several tasks are one and the same, once for all of them; then the most expensive decides.",
         ),
     )
 
 
 def contenders(comparison: Comparison) -> Section:
     rows = [(result.name, str(len(result.settings)), result.about) for result in comparison.results]
+    rows += [(name, "0", f"not measured: {why}") for name, why in comparison.skipped.items()]
     return Section(
         title="The contenders", columns=("contender", "settings measured", "what was done"), rows=rows
     )
 
 
 def goals(comparison: Comparison) -> Section:
-    """The targets: at equal task quality, Isthmus's bytes for all tasks against a contender's for one."""
+    """The targets: at equal task quality, of one task alone and of all, Isthmus's bytes against a contender's."""
     images = [result for result in comparison.peers if result.family == "image"]
     rivals = (
         ("JPEG, of either size", [result for result in images if result.name.startswith("JPEG")], 0.9),
         ("the best image codec", images, 0.8),
-        ("the hybrid", [result for result in comparison.peers if result.name.startswith("hybrid")], 0.5),
+        ("the best feature codec", [one for one in comparison.peers if one.family == "feature"], 0.5),
     )
     each = [((task,), task) for task in comparison.kinds]
     every = [*each, (tuple(comparison.kinds), "all tasks")] if len(each) > 1 else each
@@ -236,8 +253,9 @@ def goals(comparison: Comparison) -> Section:
     return Section(
         title="How the targets are counted",
         notes=(
-            f"At Isthmus's default ({comparison.default}): its bytes, which answer all tasks, against what the "
-            "cheapest contender of a kind needs for that one task at the same metric.",
+            f"At the metrics of Isthmus's default ({comparison.default}). One task: the fewest bytes for which Isthmus "
+            "does it as well, against what the cheapest contender of a kind needs. All tasks: the default's bytes; a "
+            "feature that tasks share is sent once.",
         ),
         targets=targets,
     )
@@ -252,8 +270,9 @@ def _goal(
     least: float,
 ) -> Target:
     """The target that Isthmus saves at least this share over the cheapest of a rival's contenders."""
-    size = max(comparison.default_setting.bytes[task] for task in tasks)
-    candidates = [reads for result in results if (reads := needed(comparison, result, tasks))]
+    (only, *more) = tasks
+    size = _shared(comparison.default_setting) if more else comparison.own_cost(only).value
+    candidates = [reads for result in results if (reads := needed(comparison, result, tasks, once=True))]
     saving = saving_of(size, min(candidates, key=_expense), least)
     return Target(
         what=f"{name}: against {rival}",

@@ -16,6 +16,7 @@ from train.kinds.training_kind import Metric
 from train.loop.scoring import target_of
 
 BATCH = 32
+_PLAIN = ""  # the way in which a contender's own bytes are counted
 
 
 @torch.inference_mode()
@@ -28,8 +29,8 @@ def measure_contender(
     uncompressed network counts as the truth."""
     first = next(iter(datasets.values()))
     complete = all(data.form is not None for data in datasets.values())
-    metrics: dict[tuple[str, str], Metric] = {}
-    sums: dict[tuple[str, str], float] = {}
+    metrics: dict[str, dict[str, Metric]] = {}  # by setting and task
+    sums: dict[str, dict[str, dict[str, float]]] = {}  # by setting, way to count and task
     for indices in track(list(in_order(len(first), BATCH)), contender.name):
         pixels = first.images(indices)
         plain = {} if complete else networks.outputs(pixels)
@@ -37,25 +38,36 @@ def measure_contender(
             name: target_of(networks.kinds[name], data, indices, plain.get(name))
             for name, data in datasets.items()
         }
-        for setting, sizes, outputs in contender.coded(pixels):
+        for setting, sizes, outputs, counts in contender.coded(pixels):
             for name, out in outputs.items():
-                target, key = targets[name], (setting, name)
-                known = TRAINING_KINDS[target.kind]
-                metric = metrics.setdefault(key, known.metric(target.classes))
+                target, known = targets[name], TRAINING_KINDS[targets[name].kind]
+                metric = metrics.setdefault(setting, {}).setdefault(name, known.metric(target.classes))
                 metric.add(known.answers(out), target.labels)
-                sums[key] = sums.get(key, 0.0) + float(sizes[name].sum())
+            for way, counted in ({_PLAIN: sizes} | dict(counts)).items():
+                sum_of = sums.setdefault(setting, {}).setdefault(way, {})
+                for name, of_each in counted.items():
+                    sum_of[name] = sum_of.get(name, 0.0) + float(of_each.sum())
     return ContenderResult(
         name=contender.name,
         family=contender.family,
         about=contender.about,
         together=contender.together,
         images=len(first),
+        shared=contender.shared,
         settings=tuple(
-            Setting(
-                name=setting,
-                bytes={task: total / len(first) for (s, task), total in sums.items() if s == setting},
-                metrics={task: metric.values() for (s, task), metric in metrics.items() if s == setting},
+            _setting(
+                name, sums[name], {task: metric.values() for task, metric in by_task.items()}, len(first)
             )
-            for setting in dict.fromkeys(setting for setting, _ in metrics)
+            for name, by_task in metrics.items()
         ),
     )
+
+
+def _setting(
+    name: str,
+    sums: Mapping[str, Mapping[str, float]],
+    metrics: dict[str, dict[str, float]],
+    images: int,
+) -> Setting:
+    means = {way: {task: total / images for task, total in by_task.items()} for way, by_task in sums.items()}
+    return Setting(name=name, bytes=means.pop(_PLAIN), metrics=metrics, counts=means)

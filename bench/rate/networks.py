@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -64,6 +65,19 @@ class TaskNetworks:
     def kinds(self) -> dict[str, TaskKind]:
         return {name: network.task.kind for name, network in self.by_task.items()}
 
+    @functools.cached_property
+    def same_fronts(self) -> tuple[tuple[str, ...], ...]:
+        """Every task, in groups whose fronts have the same layers and weights, so that they share one feature."""
+        groups: list[list[str]] = []
+        for name, network in self.by_task.items():
+            same = (one for one in groups if _same(self.by_task[one[0]].front, network.front))
+            group = next(same, None)
+            if group is None:
+                groups.append([name])
+            else:
+                group.append(name)
+        return tuple(map(tuple, groups))
+
     def cache_key(self) -> dict[str, Any]:
         return {name: weights_digest(network.whole) for name, network in self.by_task.items()}
 
@@ -76,3 +90,13 @@ class TaskNetworks:
         return {
             name: whole_output(network.whole, x, network.task.kind) for name, network in self.by_task.items()
         }
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two fronts compute the same: layers of the same kinds in the same order, with equal weights."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return (
+        str(one) == str(other)
+        and ours.keys() == theirs.keys()
+        and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    )

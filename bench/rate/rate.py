@@ -14,10 +14,20 @@ from typing import Any, TypeVar
 
 import torch
 
+from bench.codecs.image_codecs import IMAGE_CODECS, LOSSLESS
 from bench.rate.codec_contenders import IsthmusContender, LearnedContender
-from bench.rate.contenders import BITS, QPS, Contender, ImageContender, hybrid_contender, raw_contender
-from bench.rate.findings import Comparison, findings
-from bench.rate.image_codecs import IMAGE_CODECS, LOSSLESS
+from bench.rate.comparison import Comparison
+from bench.rate.contenders import (
+    BITS,
+    QPS,
+    VVC_QPS,
+    Contender,
+    ImageContender,
+    hybrid_contender,
+    hybrid_vvc_contender,
+    raw_contender,
+)
+from bench.rate.findings import findings
 from bench.rate.measure import measure_contender
 from bench.rate.networks import TaskNetworks
 from bench.rate.rate_report import write_report
@@ -68,8 +78,15 @@ def bench_rate(plan: RatePlan, command: str) -> list[Section]:
     }
     # All of them before the first is measured, so that a mistake in the last does not cost hours.
     contenders = list(_contenders(plan, bundle, networks, device))
-    results = [_measured(contender, plan.out, key, networks, datasets) for contender in contenders]
-    comparison = Comparison(results, networks.kinds, with_labels, f"quality {bundle.quality(None)}")
+    skipped = {contender.name: contender.missing for contender in contenders if contender.missing}
+    results = [
+        result
+        for contender in contenders
+        if not contender.missing
+        for result in _measured(contender, plan.out, key, networks, datasets).counted()
+    ]
+    default = f"quality {bundle.quality(None)}"
+    comparison = Comparison(results, networks.kinds, with_labels, default, skipped)
     sections = findings(comparison)
     write_report(plan.out, comparison, sections, About.now(command, len(images)))
     return sections
@@ -120,10 +137,11 @@ def _contenders(
             raise DataError(f"the name {one.name} is taken; choose another", setting="peer")
         taken.add(one.name)
     yield ImageContender(LOSSLESS, networks, family="uncompressed")
-    yield IsthmusContender(bundle, str(device))
+    yield IsthmusContender(bundle, str(device), plan.quick)
     yield from learned
     yield raw_contender(networks)
-    yield hybrid_contender(networks, *map(_few, (BITS, QPS))) if plan.quick else hybrid_contender(networks)
+    yield hybrid_contender(networks, BITS, _few(QPS)) if plan.quick else hybrid_contender(networks)
+    yield hybrid_vvc_contender(networks, _few(VVC_QPS) if plan.quick else VVC_QPS)
     for codec in IMAGE_CODECS:
         yield ImageContender(replace(codec, ladder=_few(codec.ladder)) if plan.quick else codec, networks)
 

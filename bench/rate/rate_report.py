@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from bench.rate.findings import Comparison
+from bench.rate.comparison import Comparison
 from bench.report.plots import finish_byte_axes, new_figure, png_of
 from bench.report.report import About, markdown
 from bench.report.sections import Section, targets

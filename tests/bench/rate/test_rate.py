@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from bench.codecs.image_codecs import IMAGE_CODECS
 from bench.rate import rate as rate_module
+from bench.rate.codec_contenders import STEPS, IsthmusContender, ladder
 from bench.rate.contenders import raw_contender
 from bench.rate.networks import TaskNetworks
 from shared.bundle import Bundle
@@ -28,7 +31,7 @@ from train.data.open_dataset import open_datasets
 from train.data.room_set import RoomSet
 from train.rooms import write_rooms
 
-IMAGES = {"JPEG", "JPEG at half size", "WebP", "AVIF", "AVIF at half size", "HEVC intra"}
+IMAGES = {codec.name for codec in IMAGE_CODECS if not codec.missing()}
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +82,17 @@ def test_every_contender_is_measured_for_its_tasks(results):
             assert set(setting["metrics"]) == set(setting["bytes"]) == tasks, one["name"]
     assert [len(contender(results, name)["settings"]) for name in ("JPEG", "hybrid (feature as HEVC)")] == [
         3,
-        9,
+        6,
     ]
     hybrid = contender(results, "hybrid (feature as HEVC)")["settings"][0]["bytes"]
     assert hybrid["classification"] != hybrid["normals"], "each task sends its own feature"
+    assert contender(results, "hybrid (feature as HEVC)")["shared"] == [["classification"], ["normals"]]
+    bare, whole = (contender(results, name) for name in ("HEVC intra, parameter sets agreed", "HEVC intra"))
+    for less, more in zip(bare["settings"], whole["settings"], strict=True):
+        assert less["bytes"]["normals"] < more["bytes"]["normals"]
+        assert less["metrics"] == more["metrics"]
+    sent = contender(results, "hybrid (feature as HEVC), parameter sets sent")["settings"][0]["bytes"]
+    assert sent["normals"] > hybrid["normals"] + 50
 
 
 def test_isthmus_is_measured_as_an_evaluation_measures_it(work, results):
@@ -149,7 +159,8 @@ def test_files_are_written_and_the_page_holds_everything(work, results):
     assert len(page.sources) == 2
     assert all(source.startswith("data:") for source in page.sources)
     assert all(target["what"] in html for target in results["targets"])
-    assert len(re.findall(r"<td>QP \d+</td>", html)) == 3
+    with_qp = [one for one in results["contenders"] if one["name"].startswith(("HEVC", "VVC"))]
+    assert len(re.findall(r"<td>QP \d+</td>", html)) == 3 * len(with_qp) > 0
 
 
 def test_a_bench_that_was_interrupted_goes_on_and_other_weights_are_measured_anew(
@@ -230,3 +241,50 @@ def test_other_labels_and_other_cuts_are_measured_anew(work):
     name, network = next(iter(networks.by_task.items()))
     networks.by_task[name] = network._replace(task=network.task.model_copy(update={"split": 2}))
     assert raw_contender(networks).cache_key() != key
+
+
+def test_tasks_whose_fronts_are_the_same_share_one_feature(work):
+    bundle = Bundle.open(work / "bundle")
+    folders = [str(work / task) for task in ("classification", "normals")]
+    networks = TaskNetworks(bundle, folders, torch.device("cpu"))
+    assert networks.same_fronts == (("classification",), ("normals",))
+    apart = raw_contender(networks)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        (before,) = apart.coded(pixels)
+    assert (before.sizes["classification"] != before.sizes["normals"]).any()
+
+    networks = TaskNetworks(bundle, folders, torch.device("cpu"))
+    kept = networks.by_task["normals"]
+    networks.by_task["classification"] = networks.by_task["classification"]._replace(front=kept.front)
+    coded = []
+    shared = raw_contender(networks)
+    send = shared.ladder["float16"]
+    shared.ladder = {"float16": lambda y: (coded.append(len(y)), send(y))[1]}
+    assert shared.shared == (("classification", "normals"),)
+    with torch.inference_mode():
+        (after,) = shared.coded(pixels)
+    assert coded == [2], "the feature is coded once for both"
+    assert (after.sizes["classification"] == before.sizes["normals"]).all()
+    assert torch.equal(after.outputs["normals"], before.outputs["normals"])
+    assert shared.cache_key() != apart.cache_key()
+
+
+def test_isthmus_is_measured_between_its_levels_too(work):
+    bundle = Bundle.open(work / "bundle")
+    qualities = ladder(bundle)
+    assert len(qualities) >= STEPS
+    assert {*bundle.levels.qualities, bundle.quality(None)} <= set(qualities)
+    assert qualities == sorted(set(qualities))
+    assert (
+        IsthmusContender(bundle, "cpu").cache_key() != IsthmusContender(bundle, "cpu", quick=True).cache_key()
+    )
+
+
+def test_a_codec_that_is_not_installed_is_left_out_and_the_report_says_why(work, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    done = bench(work, "without", "--quick", "--count", "2")
+    assert done.exit_code == 0, done.output
+    found = json.loads((work / "without" / "results.json").read_text())
+    assert "JPEG XL" not in {one["name"] for one in found["contenders"]}
+    assert "not measured: pillow-jxl-plugin is not installed" in (work / "without" / "results.md").read_text()
