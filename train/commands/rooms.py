@@ -18,6 +18,15 @@ from shared.files import refuse_foreign_folder
 from train.commands.options import Force, TrainTable
 
 app = TrainTable(no_args_is_help=True)
+Fps = Annotated[
+    float | None, typer.Option(help="of sequences: frames a second, 0.1 to 120", show_default="5")
+]
+Motion = Annotated[
+    str | None,
+    typer.Option(
+        help="what happens in sequences: static, moving, person, dark, knocked or mixed", show_default="mixed"
+    ),
+]
 
 
 @app.command()
@@ -35,16 +44,8 @@ def render(
     frames: Annotated[
         int, typer.Option(help="frames of each room's sequence; 1: single rooms", min=1, max=1000)
     ] = 1,
-    fps: Annotated[
-        float | None, typer.Option(help="of sequences: frames a second, 0.1 to 120", show_default="5")
-    ] = None,
-    motion: Annotated[
-        str | None,
-        typer.Option(
-            help="what happens in sequences: static, moving, person, dark, knocked or mixed",
-            show_default="mixed",
-        ),
-    ] = None,
+    fps: Fps = None,
+    motion: Motion = None,
     force: Force = False,
 ) -> None:
     """Render a set of rooms to disk; run again to finish one that was interrupted."""

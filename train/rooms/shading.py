@@ -156,14 +156,8 @@ def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, s
             lamp[1] += v * lights[n, 7]
             lamp[2] += v * lights[n, 8]
         if gloss > 0.0:
-            bx, by, bz = lx + ex * es, ly + ey * es, lz + ez * es
-            h = (nx * bx + ny * by + nz * bz) / sqrt(bx * bx + by * by + bz * bz + 1e-9)
+            h = _gleam(nx, ny, nz, lx + ex * es, ly + ey * es, lz + ez * es)
             if h > 0.0:
-                h = h * h
-                h = h * h
-                h = h * h
-                h = h * h
-                h = h * h
                 shine = (
                     gloss
                     * h
@@ -175,6 +169,19 @@ def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, s
                 acc[3] += shine
                 if not directed:
                     lamp[3] += shine
+
+
+@njit(**JIT)
+def _gleam(nx, ny, nz, bx, by, bz):
+    """How much of a light a glossy surface reflects, given the sum of the directions to light and eye: 0 to 1."""
+    h = (nx * bx + ny * by + nz * bz) / sqrt(bx * bx + by * by + bz * bz + 1e-9)
+    if h <= 0.0:
+        return 0.0
+    h = h * h
+    h = h * h
+    h = h * h
+    h = h * h
+    return h * h
 
 
 @njit(**JIT)
