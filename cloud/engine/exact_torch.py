@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ class TorchBackend:
 
     def clip(self, x: Tensor, low: float, high: float) -> Tensor:
         return torch.clamp(x, low, high)
+
+    def concatenate(self, rows: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(rows))
 
     def numpy(self, x: Tensor) -> NDArray[Any]:
         array: NDArray[Any] = x.cpu().numpy()

@@ -74,7 +74,7 @@ class Bitstream:
         body += self.fingerprint
         body.append(self.quality)
         for number in (self.h, self.w, len(self.b_v), len(self.b_z)):
-            body += _varint(number)
+            body += varint(number)
         body += self.b_v
         body += self.b_z
         body += zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
@@ -106,7 +106,7 @@ class Bitstream:
             raise TruncatedError(f"the bitstream ends inside its header, after {len(data)} bytes")
         numbers, at = [], _FIXED_BYTES
         for name in ("h", "w", "length of b_v", "length of b_z"):
-            number, at = _read_varint(data, at, name)
+            number, at = read_varint(data, at, name)
             numbers.append(number)
         h, w, bv_bytes, bz_bytes = numbers
         quality = data[_FIXED_BYTES - 1]
@@ -131,18 +131,24 @@ class Bitstream:
         )
 
 
-def _check_sizes(h: int, w: int, bv_bytes: int, bz_bytes: int) -> None:
+def check_grid(h: int, w: int) -> None:
+    """Raises StreamTooLargeError for a grid beyond the format's limits."""
     if not (1 <= h <= MAX_SIDE and 1 <= w <= MAX_SIDE and h * w <= MAX_GRID_CELLS):
         raise StreamTooLargeError(
             f"a latent grid of {h} x {w}; sides are 1..{MAX_SIDE}, cells at most {MAX_GRID_CELLS}"
         )
+
+
+def _check_sizes(h: int, w: int, bv_bytes: int, bz_bytes: int) -> None:
+    check_grid(h, w)
     if bv_bytes > MAX_BV_BYTES or bz_bytes > MAX_BZ_BYTES:
         raise StreamTooLargeError(
             f"b_v of {bv_bytes} and b_z of {bz_bytes} bytes; at most {MAX_BV_BYTES} and {MAX_BZ_BYTES}"
         )
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number in its shortest form."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -151,7 +157,8 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(data: bytes, at: int, name: str) -> tuple[int, int]:
+def read_varint(data: bytes, at: int, name: str) -> tuple[int, int]:
+    """The number at a position, and where it ends. Raises TruncatedError or MalformedHeaderError."""
     number = 0
     for shift in range(0, 28, 7):
         if at >= len(data):

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +58,8 @@ class Backend(Protocol):
 
     def clip(self, x: Any, low: float, high: float) -> Any: ...
 
+    def concatenate(self, rows: Sequence[Any]) -> Any: ...
+
     def numpy(self, x: Any) -> NDArray[Any]: ...
 
 
@@ -73,6 +75,9 @@ class NumpyBackend:
 
     def clip(self, x: Any, low: float, high: float) -> Any:
         return np.clip(x, low, high)
+
+    def concatenate(self, rows: Sequence[Any]) -> Any:
+        return np.concatenate(rows)
 
     def numpy(self, x: Any) -> NDArray[Any]:
         return np.asarray(x)
@@ -107,18 +112,18 @@ class Rounding:
         return max(abs(self.low), abs(self.high))
 
 
-class _Layer:
-    """y = rounding(W x + b) on columns: x (..., K, M) -> (..., O, M)."""
+class Layer:
+    """y = rounding(W x + b) on columns: x (..., K, M) -> (..., O, M). reaches (K,): of the inputs."""
 
-    def __init__(self, name: str, tensors: Tensors, inputs: int, reach: int, backend: Backend) -> None:
+    def __init__(self, name: str, tensors: Tensors, reaches: NDArray[np.int64], backend: Backend) -> None:
         weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
         _check_shapes(name, weight, bias)
-        if weight.shape[1] != inputs:
-            raise ValueError(f"{name}: weight {weight.shape} does not take {inputs} inputs")
+        if weight.shape[1] != len(reaches):
+            raise ValueError(f"{name}: weight {weight.shape} does not take {len(reaches)} inputs")
         self.outputs = len(weight)
         self.rounding = Rounding.from_tensor(tensors[f"{name}.rounding"])
         half = 1 << (self.rounding.shift - 1)
-        self.bound = int(_row_reach(name, weight, bias, reach).max()) + half
+        self.bound = int(_row_reach(name, weight, bias, reaches).max()) + half
         self.wide = _wide(name, self.bound)
         self.backend = backend
         self.weight = backend.array(weight, self.wide)
@@ -155,13 +160,14 @@ class ExactPath:
         self.groups, rest = divmod(len(self._last_weight), self.tau)
         if rest or self.groups == 0 or self._entries.ndim != 3:
             raise ValueError("the last generator layer's rows are not groups x tau")
-        rows = _row_reach("last", self._last_weight, self._last_bias, reach).reshape(self.groups, self.tau)
+        reaches = np.full(width, reach, np.int64)
+        rows = _row_reach("last", self._last_weight, self._last_bias, reaches).reshape(self.groups, self.tau)
         entry_reach = np.abs(self._entries).max(axis=(1, 2)).astype(object)
         half = 1 << (self._maps_rounding.shift - 1)
         # Holds for the folded matrix too, and on every grid: a resized entry never exceeds its largest value.
         self._maps_bound = max(int((rows * entry_reach).sum(axis=1).max()) + half, int(rows.max()))
         self._wide = _wide("codebook", self._maps_bound)
-        reach = self._maps_rounding.reach
+        reach = self.maps_reach = self._maps_rounding.reach
         self._mean, means, _ = self._layers("mean", tensors, self.groups, reach)
         self._scale, scales, _ = self._layers("scale", tensors, self.groups, reach)
         if not self._mean or not self._scale or means != self.groups or scales != self.groups:
@@ -174,11 +180,11 @@ class ExactPath:
         self._last: tuple[Any, Any] | None = None
         self._lock = threading.Lock()
 
-    def _layers(self, name: str, tensors: Tensors, inputs: int, reach: int) -> tuple[list[_Layer], int, int]:
+    def _layers(self, name: str, tensors: Tensors, inputs: int, reach: int) -> tuple[list[Layer], int, int]:
         """Reads {name}.0, {name}.1 and so on; also returns the last one's number of outputs and how far these reach."""
-        layers: list[_Layer] = []
+        layers: list[Layer] = []
         while f"{name}.{len(layers)}.weight" in tensors:
-            layer = _Layer(f"{name}.{len(layers)}", tensors, inputs, reach, self._xp)
+            layer = Layer(f"{name}.{len(layers)}", tensors, np.full(inputs, reach, np.int64), self._xp)
             layers.append(layer)
             inputs, reach = layer.outputs, layer.rounding.reach
         return layers, inputs, reach
@@ -199,6 +205,22 @@ class ExactPath:
 
         fold: forces or forbids the folded matrix; None takes whichever is less work.
         """
+        xp, maps = self._xp, self._maps(v, h, w, fold)
+        mean, scale = maps, maps
+        for layer in self._mean:
+            mean = layer(mean)
+        for layer in self._scale:
+            scale = layer(scale)
+        shape = (len(v), self.groups, h, w)
+        mean_16 = xp.numpy(mean).astype(np.int32).reshape(shape)
+        index = xp.numpy(scale).astype(np.intp).reshape(shape) * MEAN_STEPS + mean_16 % MEAN_STEPS
+        return index, mean_16 // MEAN_STEPS
+
+    def maps(self, v: NDArray[np.int32], h: int, w: int) -> NDArray[Any]:
+        """The codebook's combination for v (B, V) int32: whole numbers in floats, (B, n, h * w)."""
+        return self._xp.numpy(self._maps(v, h, w, None))
+
+    def _maps(self, v: NDArray[np.int32], h: int, w: int, fold: bool | None) -> Any:
         xp = self._xp
         clamped = np.clip(v, -self.v_reach, self.v_reach)
         x: Any = xp.array(clamped.T, False)  # (V, B): each weight is read once for all images
@@ -211,16 +233,7 @@ class ExactPath:
         else:
             weight, bias, entries = self._grid(h, w, False)
             maps = (weight @ x + bias).T.reshape(len(v), self.groups, self.tau) @ entries
-        maps = self._maps_rounding.apply(maps, xp)
-        mean, scale = maps, maps
-        for layer in self._mean:
-            mean = layer(mean)
-        for layer in self._scale:
-            scale = layer(scale)
-        shape = (len(v), self.groups, h, w)
-        mean_16 = xp.numpy(mean).astype(np.int32).reshape(shape)
-        index = xp.numpy(scale).astype(np.intp).reshape(shape) * MEAN_STEPS + mean_16 % MEAN_STEPS
-        return index, mean_16 // MEAN_STEPS
+        return self._maps_rounding.apply(maps, xp)
 
     def _fold_pays(self, h: int, w: int) -> bool:
         inputs, cells = self._last_weight.shape[1], h * w
@@ -284,12 +297,19 @@ def _check_reach(name: str, values: NDArray[Any]) -> None:
         raise InexactError(f"{name}: a weight exceeds {_INT32_REACH}; use fewer bits")
 
 
-def _row_reach(name: str, weight: NDArray[Any], bias: NDArray[Any], reach: int) -> NDArray[Any]:
-    """Returns each row's largest |partial sum| for inputs within +-reach, as Python integers that cannot overflow."""
+def _row_reach(
+    name: str, weight: NDArray[Any], bias: NDArray[Any], reaches: NDArray[np.int64]
+) -> NDArray[Any]:
+    """Returns each row's largest |partial sum| for inputs within +-reaches, as Python integers that cannot overflow."""
     _check_reach(name, weight)
-    # Both signs separately: |x| of the lowest int8 is no int8, and a wider copy of 33 million weights is large.
-    rows = weight.clip(min=0).sum(axis=1, dtype=np.int64) - weight.clip(max=0).sum(axis=1, dtype=np.int64)
-    return np.asarray(rows.astype(object) * reach + np.abs(bias.astype(object)))
+    total = np.abs(bias.astype(object))
+    for reach in np.unique(reaches).tolist():
+        of_reach = weight if (reaches == reach).all() else weight[:, reaches == reach]
+        # Both signs separately: |x| of the lowest int8 is no int8, and a wider copy of 33 million weights is large.
+        rows = of_reach.clip(min=0).sum(axis=1, dtype=np.int64)
+        rows = rows - of_reach.clip(max=0).sum(axis=1, dtype=np.int64)
+        total = total + rows.astype(object) * int(reach)
+    return np.asarray(total)
 
 
 def _wide(name: str, bound: int) -> bool:

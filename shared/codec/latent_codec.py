@@ -7,6 +7,9 @@ Both sides hold the same integers (`entropy.safetensors` of a bundle):
 
 A codec with several quality levels has tables of v for each level; everything else is shared.
 
+That is version 1. Frames of version 2 are coded by `shared.codec.frame_codec` with the same integers; only they use a
+bundle's context.
+
 Legend: N channels of z, h x w latent grid, V elements of v, L levels.
 """
 
@@ -21,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.codec import rangecoder
+from shared.codec.context import SLICES, ContextModel, wrapped
 from shared.codec.exact import MEAN_STEPS, SCALE_STEPS, Backend, ExactPath, Tensors
 from shared.codec.rangecoder import Tables
 from shared.errors import CorruptPayloadError, RequestError
@@ -118,13 +122,21 @@ class LatentCodec:
         self.v_tables = tables_of(tensors, "v.tables")
         self.z_tables = tables_of(tensors, "z.tables")
         self.levels = levels_of(tensors)
+        self.context = ContextModel(tensors, self.path.maps_reach, backend) if SLICES in tensors else None
+        # Differences from a reference have heavier tails than a latent by itself.
+        self.p_tables = (
+            tables_of(tensors, "p.tables") if self.context and self.context.inter else self.z_tables
+        )
         count = len(self.levels.qualities) if self.levels else 1
         if len(self.v_tables) != count * self.path.v_size:
             raise ValueError(
                 f"{len(self.v_tables)} tables for {self.path.v_size} elements of v at {count} levels"
             )
-        if len(self.z_tables) != MEAN_STEPS * SCALE_STEPS:
-            raise ValueError(f"{len(self.z_tables)} tables for z; there are {MEAN_STEPS * SCALE_STEPS}")
+        for tables in (self.z_tables, self.p_tables):
+            if len(tables) != MEAN_STEPS * SCALE_STEPS:
+                raise ValueError(f"{len(tables)} tables for z; there are {MEAN_STEPS * SCALE_STEPS}")
+        if self.context and self.context.passes.channels != self.path.groups:
+            raise ValueError(f"a context of {self.context.passes.channels} channels for {self.path.groups}")
         self._v_indices = np.arange(len(self.v_tables), dtype=np.intp).reshape(count, -1)
 
     @property
@@ -135,16 +147,16 @@ class LatentCodec:
     def encode(self, v: Ints, z: Ints, quality: int | None = None) -> tuple[bytes, bytes]:
         """Codes v (V,) and z (N, h, w), int32, as b_v and b_z; every int32 is codable. Raises RequestError."""
         index, offset = self.path(v[None], z.shape[1], z.shape[2])
-        shifted = _wrap(z.astype(np.int64) - offset[0])
-        b_v = rangecoder.encode(v, self._indices(quality), self.v_tables)
+        shifted = wrapped(z.astype(np.int64) - offset[0])
+        b_v = rangecoder.encode(v, self.v_indices(quality), self.v_tables)
         return b_v, rangecoder.encode(shifted.ravel(), index[0].ravel(), self.z_tables)
 
     def bits(self, v: Ints, z: Ints, quality: int | None = None) -> tuple[float, float]:
         """Returns H_v and H_z, the ideal lengths in bits under the integer tables. Raises RequestError."""
         index, offset = self.path(v[None], z.shape[1], z.shape[2])
-        shifted = _wrap(z.astype(np.int64) - offset[0])
+        shifted = wrapped(z.astype(np.int64) - offset[0])
         return (
-            self.v_tables.bits(v, self._indices(quality)),
+            self.v_tables.bits(v, self.v_indices(quality)),
             self.z_tables.bits(shifted.ravel(), index[0].ravel()),
         )
 
@@ -156,7 +168,7 @@ class LatentCodec:
     def decode_v(self, b_v: bytes, quality: int | None = None) -> Ints:
         """Decodes v (V,) int32. Raises CorruptPayloadError."""
         try:
-            indices = self._indices(quality)
+            indices = self.v_indices(quality)
         except RequestError as error:
             raise CorruptPayloadError(f"the payload cannot be read: {error}") from None
         v = rangecoder.decode(b_v, indices, self.v_tables)
@@ -182,17 +194,12 @@ class LatentCodec:
         z = np.empty(index.shape, np.int32)
         for i, (_, b_z) in enumerate(streams):
             shifted = rangecoder.decode(b_z, index[i].ravel(), self.z_tables)
-            z[i] = _wrap(shifted.reshape(index.shape[1:]).astype(np.int64) + offset[i])
+            z[i] = wrapped(shifted.reshape(index.shape[1:]).astype(np.int64) + offset[i])
         return z
 
-    def _indices(self, quality: int | None) -> NDArray[np.intp]:
+    def v_indices(self, quality: int | None) -> NDArray[np.intp]:
         """Returns the tables of v (V,) at a quality. Raises RequestError."""
         indices: NDArray[np.intp] = self._v_indices[
             0 if self.levels is None or quality is None else self.levels.nearest(quality)
         ]
         return indices
-
-
-def _wrap(numbers: NDArray[np.int64]) -> Ints:
-    """Wraps modulo 2**32 into int32, so that z - offset and back is the identity for every int32."""
-    return numbers.astype(np.uint32).view(np.int32)

@@ -99,42 +99,69 @@ class Tables:
         return bits
 
 
+class Writer:
+    """Codes several groups of symbols into one string; `Reader` reads them in the same order."""
+
+    def __init__(self) -> None:
+        self._encoder = constriction.stream.queue.RangeEncoder()
+
+    def put(self, values: Ints, indices: NDArray[np.intp], tables: Tables) -> None:
+        """Codes `values` (M,) int32, each with the table that `indices` (M,) names."""
+        at = values.astype(np.int64) - tables.firsts[indices]
+        covered = tables.covered[indices]
+        outside = (at < 0) | (at >= covered)
+        order, groups = _grouped(indices, len(tables))
+        entries = np.where(outside, covered, at).astype(np.int32)[order]
+        for index, start, end in groups:
+            self._encoder.encode(entries[start:end], tables.model(index))
+        for distance in _outside(at[outside], covered[outside]).tolist():
+            _encode_escape(self._encoder, distance)
+
+    def finish(self) -> bytes:
+        """The string: the shortest that decodes to what was put."""
+        return _shortest(self._encoder)
+
+
+class Reader:
+    """Decodes what a `Writer` coded."""
+
+    def __init__(self, data: bytes) -> None:
+        padded = data + bytes(-len(data) % 4 + 8)
+        self._decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
+
+    def get(self, indices: NDArray[np.intp], tables: Tables) -> Ints:
+        """The next values (M,) int32. Raises CorruptPayloadError if they cannot come from `put` with these indices."""
+        order, groups = _grouped(indices, len(tables))
+        at = np.zeros(len(indices), np.int32)
+        firsts, covered = tables.firsts[indices], tables.covered[indices]
+        try:
+            for index, start, end in groups:
+                at[order[start:end]] = self._decoder.decode(tables.model(index), end - start)
+            values = at + firsts
+            for position in np.flatnonzero(at == covered):
+                distance = _decode_escape(self._decoder)
+                values[position] = _value_outside(distance, int(firsts[position]), int(covered[position]))
+        except (
+            AssertionError
+        ) as error:  # what constriction raises for bits that belong to no symbol of the model
+            raise CorruptPayloadError(f"the payload is damaged: {error}") from None
+        return values
+
+
 def encode(values: Ints, indices: NDArray[np.intp], tables: Tables) -> bytes:
     """Codes `values` (M,) int32, each with the table that `indices` (M,) names."""
-    encoder = constriction.stream.queue.RangeEncoder()
-    at = values.astype(np.int64) - tables.firsts[indices]
-    covered = tables.covered[indices]
-    outside = (at < 0) | (at >= covered)
-    order, groups = _grouped(indices, len(tables))
-    entries = np.where(outside, covered, at).astype(np.int32)[order]
-    for index, start, end in groups:
-        encoder.encode(entries[start:end], tables.model(index))
-    for distance in _outside(at[outside], covered[outside]).tolist():
-        _encode_escape(encoder, distance)
-    return _shortest(encoder)
+    writer = Writer()
+    writer.put(values, indices, tables)
+    return writer.finish()
 
 
 def decode(data: bytes, indices: NDArray[np.intp], tables: Tables) -> Ints:
     """Inverts `encode`; returns values (M,) int32.
 
     Raises CorruptPayloadError if `data` cannot come from `encode` with these indices. Damage that happens to decode is
-    not noticed here; the container's CRC catches it.
+    not noticed here; the container's check catches it.
     """
-    padded = data + bytes(-len(data) % 4 + 8)
-    decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
-    order, groups = _grouped(indices, len(tables))
-    at = np.zeros(len(indices), np.int32)
-    firsts, covered = tables.firsts[indices], tables.covered[indices]
-    try:
-        for index, start, end in groups:
-            at[order[start:end]] = decoder.decode(tables.model(index), end - start)
-        values = at + firsts
-        for position in np.flatnonzero(at == covered):
-            distance = _decode_escape(decoder)
-            values[position] = _value_outside(distance, int(firsts[position]), int(covered[position]))
-    except AssertionError as error:  # what constriction raises for bits that belong to no symbol of the model
-        raise CorruptPayloadError(f"the payload is damaged: {error}") from None
-    return values
+    return Reader(data).get(indices, tables)
 
 
 def _grouped(indices: NDArray[np.intp], tables: int) -> tuple[NDArray[np.intp], list[tuple[int, int, int]]]:

@@ -1,0 +1,178 @@
+"""The context's networks for training; `shared.codec.context` runs their integers.
+
+Legend: B images, n channels of z, h x w latent grid, P cells of a pass, K inputs of its network, M = B * P columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared.codec.context import (
+    CHANGE_REACH,
+    KINDS,
+    Z_REACH,
+    Cells,
+    Kind,
+    Operations,
+    Pass,
+    Passes,
+    cells_of,
+    rows_to_images,
+)
+
+OPERATIONS = Operations(lambda parts: torch.cat(list(parts)), lambda planes: F.pad(planes, (1, 1, 1, 1)))
+
+
+class PassNetwork(nn.Module):
+    """One pass's network: inputs x (K, M) -> mean and log scale, (C, M) each.
+
+    Hidden layers with ReLU, and linear shortcuts from the inputs to both outputs. Inputs are divided by their
+    deviation, which `measure` takes from real ones.
+    """
+
+    deviation: Tensor
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        sizes = (inputs, *hidden)
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        last = inputs + (hidden[-1] if hidden else 0)
+        self.mean, self.log_scale = nn.Linear(last, outputs), nn.Linear(last, outputs)
+        self.register_buffer("deviation", torch.ones(inputs))
+        for out in (self.mean, self.log_scale):
+            nn.init.zeros_(out.weight)
+            nn.init.zeros_(out.bias)
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> None:
+        self.deviation.copy_(x.float().std(1).clamp(min=0.05))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        own = y = (x / self.deviation[:, None]).T
+        for layer in self.hidden:
+            y = F.relu(layer(y))
+        both = torch.cat([y, own], 1) if len(self.hidden) else own
+        return self.mean(both).T, self.log_scale(both).T
+
+
+class Latents(NamedTuple):
+    """What the networks see. z: (B, n, h, w) whole numbers. maps: (B, n, h, w). reference: like z, or None."""
+
+    z: Tensor
+    maps: Tensor
+    reference: Tensor | None = None
+
+
+class ContextNetworks(nn.Module):
+    """The networks of all passes, of both kinds.
+
+    slices: (n,) the slice of each channel. hidden: widths of the hidden layers.
+    """
+
+    slices: Tensor
+
+    def __init__(
+        self, slices: NDArray[np.int64], hidden: Sequence[int], kinds: Sequence[Kind] = KINDS
+    ) -> None:
+        super().__init__()
+        self.register_buffer("slices", torch.from_numpy(np.asarray(slices, np.int64)))
+        self._passes: Passes | None = None
+        passes = Passes(slices)
+        self.networks = nn.ModuleDict(
+            {
+                kind: nn.ModuleList(
+                    PassNetwork(len(passes.reaches(kind, one, 1)), hidden, len(one.own)) for one in passes.all
+                )
+                for kind in kinds
+            }
+        )
+        for one, network in zip(passes.all, self._of("intra"), strict=True):
+            with torch.no_grad():  # the mean starts as the maps themselves
+                start = network.mean.weight.shape[1] - len(network.deviation)
+                network.mean.weight[np.arange(len(one.own)), start + one.own] = 1.0
+
+    @property
+    def passes(self) -> Passes:
+        if self._passes is None or not np.array_equal(self._passes.slices, self.slices.cpu().numpy()):
+            self._passes = Passes(self.slices.cpu().numpy())
+        return self._passes
+
+    def _of(self, kind: Kind) -> list[PassNetwork]:
+        return cast(list[PassNetwork], list(cast(nn.ModuleList, self.networks[kind])))
+
+    def inputs(self, which: Pass, latents: Latents) -> tuple[Cells, Tensor]:
+        """The cells of a pass, and its network's inputs (K, M)."""
+        images, n, h, w = latents.z.shape
+        cells = cells_of(h, w, which.half)
+        maps = latents.maps.reshape(images, n, h * w)
+        if latents.reference is None:
+            seen = OPERATIONS.pad(latents.z.clip(-Z_REACH, Z_REACH)).reshape(images, n, -1)
+            return cells, self.passes.intra_inputs(which, cells, maps, seen, OPERATIONS)
+        reference = latents.reference
+        change = (latents.z - reference).clip(-CHANGE_REACH, CHANGE_REACH)
+        seen = OPERATIONS.pad(change).reshape(images, n, -1)
+        activity = self.passes.activity(which, h, w, seen)
+        known = reference.clip(-Z_REACH, Z_REACH).reshape(images, n, h * w)
+        return cells, self.passes.inter_inputs(which, cells, maps, known, seen, activity, OPERATIONS)
+
+    @torch.no_grad()
+    def measure(self, latents: Latents) -> None:
+        """Takes the inputs' deviations from real latents; what the networks compute stays the same."""
+        kind: Kind = "intra" if latents.reference is None else "inter"
+        for one, network in zip(self.passes.all, self._of(kind), strict=True):
+            old = network.deviation.clone()
+            network.measure(self.inputs(one, latents)[1])
+            ratio = network.deviation / old
+            for layer in (network.mean, network.log_scale):
+                layer.weight[:, -len(ratio) :] *= ratio
+            if len(network.hidden):
+                cast(nn.Linear, network.hidden[0]).weight.mul_(ratio)
+
+    def forward(self, latents: Latents) -> tuple[Tensor, Tensor]:
+        """Mean (of z minus the reference, where there is one) and log scale of every element, (B, n, h, w) each."""
+        images, n, h, w = latents.z.shape
+        kind: Kind = "intra" if latents.reference is None else "inter"
+        mean = latents.z.new_zeros(images, n, h * w)
+        log_scale = torch.zeros_like(mean)
+        for one, network in zip(self.passes.all, self._of(kind), strict=True):
+            cells, x = self.inputs(one, latents)
+            grid = np.ix_(np.arange(images), one.own, cells.at)
+            own = tuple(torch.from_numpy(part).to(x.device) for part in grid)
+            m, s = (rows_to_images(y, images) for y in network(x))
+            mean = mean.index_put(own, m)
+            log_scale = log_scale.index_put(own, s)
+        shape = (images, n, h, w)
+        return mean.reshape(shape), log_scale.reshape(shape)
+
+
+def slices_by_energy(energy: Tensor, sizes: Sequence[int]) -> NDArray[np.int64]:
+    """The slice of each channel: the `sizes[0]` of the most energy first. energy: (n,). Raises ValueError."""
+    if sum(sizes) != len(energy):
+        raise ValueError(f"slices of {list(sizes)} channels for {len(energy)} channels")
+    order = torch.argsort(energy, descending=True).cpu().numpy()
+    slices = np.empty(len(energy), np.int64)
+    slices[order] = np.repeat(np.arange(len(sizes)), sizes)
+    return slices
+
+
+def heavy_tailed_bits(x: Tensor, log_scale: Tensor) -> Tensor:
+    """-log2 of the mass of Student's t with 4 degrees of freedom on [x - 1/2, x + 1/2], x already minus the mean."""
+    away, inverse = x.abs(), torch.exp(-log_scale)
+    return -torch.log2(
+        (upper_tail((away - 0.5) * inverse) - upper_tail((away + 0.5) * inverse)).clamp(min=1e-9)
+    )
+
+
+def upper_tail(t: Tensor) -> Tensor:
+    """P(T > t) of Student's t with 4 degrees of freedom, in closed form."""
+    root = torch.sqrt(1 + t * t / 4)
+    s = t / root
+    return 0.5 - 3 / 8 * s * (1 - s * s / 12)
