@@ -158,14 +158,8 @@ def _light(i, j, x, y, z, nx, ny, nz, gloss, code, visibility, lights, camera, s
         if gloss > 0.0:
             h = _gleam(nx, ny, nz, lx + ex * es, ly + ey * es, lz + ez * es)
             if h > 0.0:
-                shine = (
-                    gloss
-                    * h
-                    * acc[4 + n]
-                    * inv
-                    * (lights[n, 6] + lights[n, 7] + lights[n, 8])
-                    / (3.0 * (0.6 + d2))
-                )
+                power = lights[n, 6] + lights[n, 7] + lights[n, 8]
+                shine = gloss * h * acc[4 + n] * inv * power / (3.0 * (0.6 + d2))
                 acc[3] += shine
                 if not directed:
                     lamp[3] += shine
