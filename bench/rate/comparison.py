@@ -56,7 +56,7 @@ class Comparison:
             return None
         read = curve.bytes_at(quality)
         # With one setting there is no curve to leave: what is better than needed costs what it costs.
-        return Read(read.value) if len(curve.sizes) == 1 and read.side == "<" else read
+        return Read(read.value) if len(result.settings) == 1 and read.side == "<" else read
 
     def own_cost(self, task: str) -> Read:
         """The fewest bytes for which Isthmus does this task as well as at its default quality, asked it alone."""

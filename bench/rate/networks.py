@@ -15,7 +15,7 @@ from cloud.networks.networks import feature_shape, whole_output
 from shared.bundle import Bundle, Task
 from shared.errors import DataError
 from shared.types import TaskKind
-from train.codec.split_networks import Head
+from train.codec.split_networks import Head, as_map
 from train.data.dataset import network_input
 from train.data.feature_cache import weights_digest
 from train.networks.load import NetworkSpec, cut, load_network_spec
@@ -85,11 +85,16 @@ class TaskNetworks:
         return network_input(pixels, self.preprocess).to(self._device)
 
     def outputs(self, pixels: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Outputs of the whole networks for images (B, H, W, 3), by task."""
-        x = self.input(pixels)
-        return {
-            name: whole_output(network.whole, x, network.task.kind) for name, network in self.by_task.items()
-        }
+        """Outputs of the uncompressed networks for images (B, H, W, 3), by task. A front that they share runs once."""
+        x, out = self.input(pixels), {}
+        for tasks in self.same_fronts:
+            first = self.by_task[tasks[0]]
+            if len(tasks) == 1:
+                out[tasks[0]] = whole_output(first.whole, x, first.task.kind)
+                continue
+            y = as_map(first.front(x))
+            out |= {name: self.by_task[name].head(y) for name in tasks}
+        return {name: out[name] for name in self.by_task}
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:

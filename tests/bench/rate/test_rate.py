@@ -255,6 +255,9 @@ def test_tasks_whose_fronts_are_the_same_share_one_feature(work):
     assert (before.sizes["classification"] != before.sizes["normals"]).any()
 
     networks = TaskNetworks(bundle, folders, torch.device("cpu"))
+    with torch.inference_mode():
+        whole = networks.outputs(pixels)
+    networks = TaskNetworks(bundle, folders, torch.device("cpu"))
     kept = networks.by_task["normals"]
     networks.by_task["classification"] = networks.by_task["classification"]._replace(front=kept.front)
     coded = []
@@ -268,6 +271,8 @@ def test_tasks_whose_fronts_are_the_same_share_one_feature(work):
     assert (after.sizes["classification"] == before.sizes["normals"]).all()
     assert torch.equal(after.outputs["normals"], before.outputs["normals"])
     assert shared.cache_key() != apart.cache_key()
+    with torch.inference_mode():
+        assert torch.equal(networks.outputs(pixels)["normals"], whole["normals"]), "in two parts as in one"
 
 
 def test_isthmus_is_measured_between_its_levels_too(work):
