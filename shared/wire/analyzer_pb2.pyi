@@ -13,10 +13,28 @@ class Maps(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MAPS_NONE: _ClassVar[Maps]
     MAPS_PNG: _ClassVar[Maps]
     MAPS_ARRAYS: _ClassVar[Maps]
+
+class ReplyPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REPLIES_ALL: _ClassVar[ReplyPolicy]
+    REPLIES_CHANGES: _ClassVar[ReplyPolicy]
+    REPLIES_NONE: _ClassVar[ReplyPolicy]
+
+class Compression(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COMPRESSION_NONE: _ClassVar[Compression]
+    COMPRESSION_GZIP: _ClassVar[Compression]
+    COMPRESSION_DEFLATE: _ClassVar[Compression]
 MAPS_UNSPECIFIED: Maps
 MAPS_NONE: Maps
 MAPS_PNG: Maps
 MAPS_ARRAYS: Maps
+REPLIES_ALL: ReplyPolicy
+REPLIES_CHANGES: ReplyPolicy
+REPLIES_NONE: ReplyPolicy
+COMPRESSION_NONE: Compression
+COMPRESSION_GZIP: Compression
+COMPRESSION_DEFLATE: Compression
 
 class AnalyzeRequest(_message.Message):
     __slots__ = ("request_id", "bitstream", "tasks", "top_k", "camera", "maps", "captured_at")
@@ -253,6 +271,132 @@ class ErrorStatus(_message.Message):
     code: int
     text: str
     def __init__(self, code: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
+class SessionRequest(_message.Message):
+    __slots__ = ("open", "frame", "declined")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    DECLINED_FIELD_NUMBER: _ClassVar[int]
+    open: SessionOpen
+    frame: SessionFrame
+    declined: RefineDeclined
+    def __init__(self, open: _Optional[_Union[SessionOpen, _Mapping]] = ..., frame: _Optional[_Union[SessionFrame, _Mapping]] = ..., declined: _Optional[_Union[RefineDeclined, _Mapping]] = ...) -> None: ...
+
+class SessionOpen(_message.Message):
+    __slots__ = ("fingerprint", "session", "camera", "h", "w", "tasks", "top_k", "maps", "replies", "compression", "details")
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    CAMERA_FIELD_NUMBER: _ClassVar[int]
+    H_FIELD_NUMBER: _ClassVar[int]
+    W_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MAPS_FIELD_NUMBER: _ClassVar[int]
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSION_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    fingerprint: bytes
+    session: bytes
+    camera: str
+    h: int
+    w: int
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskQuery]
+    top_k: int
+    maps: Maps
+    replies: ReplyPolicy
+    compression: Compression
+    details: bool
+    def __init__(self, fingerprint: _Optional[bytes] = ..., session: _Optional[bytes] = ..., camera: _Optional[str] = ..., h: _Optional[int] = ..., w: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[TaskQuery, _Mapping]]] = ..., top_k: _Optional[int] = ..., maps: _Optional[_Union[Maps, str]] = ..., replies: _Optional[_Union[ReplyPolicy, str]] = ..., compression: _Optional[_Union[Compression, str]] = ..., details: _Optional[bool] = ...) -> None: ...
+
+class SessionFrame(_message.Message):
+    __slots__ = ("number", "data", "captured_at", "captured_after")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CAPTURED_AT_FIELD_NUMBER: _ClassVar[int]
+    CAPTURED_AFTER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    data: bytes
+    captured_at: int
+    captured_after: int
+    def __init__(self, number: _Optional[int] = ..., data: _Optional[bytes] = ..., captured_at: _Optional[int] = ..., captured_after: _Optional[int] = ...) -> None: ...
+
+class RefineDeclined(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class SessionResponse(_message.Message):
+    __slots__ = ("ready", "answer", "refine")
+    READY_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    ready: SessionReady
+    answer: FrameAnswer
+    refine: RefineFrame
+    def __init__(self, ready: _Optional[_Union[SessionReady, _Mapping]] = ..., answer: _Optional[_Union[FrameAnswer, _Mapping]] = ..., refine: _Optional[_Union[RefineFrame, _Mapping]] = ...) -> None: ...
+
+class SessionReady(_message.Message):
+    __slots__ = ("bundle", "tasks", "base_tasks", "references_max", "frames_max", "idle_ms")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    BASE_TASKS_FIELD_NUMBER: _ClassVar[int]
+    REFERENCES_MAX_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_MAX_FIELD_NUMBER: _ClassVar[int]
+    IDLE_MS_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    tasks: _containers.RepeatedCompositeFieldContainer[Task]
+    base_tasks: _containers.RepeatedScalarFieldContainer[str]
+    references_max: int
+    frames_max: int
+    idle_ms: int
+    def __init__(self, bundle: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., base_tasks: _Optional[_Iterable[str]] = ..., references_max: _Optional[int] = ..., frames_max: _Optional[int] = ..., idle_ms: _Optional[int] = ...) -> None: ...
+
+class FrameAnswer(_message.Message):
+    __slots__ = ("number", "results", "same_as", "need_intra", "error", "received", "missing", "bytes", "times")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    SAME_AS_FIELD_NUMBER: _ClassVar[int]
+    NEED_INTRA_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    results: FrameResults
+    same_as: int
+    need_intra: bool
+    error: ErrorStatus
+    received: bool
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    bytes: ByteCount
+    times: Times
+    def __init__(self, number: _Optional[int] = ..., results: _Optional[_Union[FrameResults, _Mapping]] = ..., same_as: _Optional[int] = ..., need_intra: _Optional[bool] = ..., error: _Optional[_Union[ErrorStatus, _Mapping]] = ..., received: _Optional[bool] = ..., missing: _Optional[_Iterable[str]] = ..., bytes: _Optional[_Union[ByteCount, _Mapping]] = ..., times: _Optional[_Union[Times, _Mapping]] = ...) -> None: ...
+
+class FrameResults(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[TaskResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[TaskResult, _Mapping]]] = ...) -> None: ...
+
+class RefineFrame(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class RefineRequest(_message.Message):
+    __slots__ = ("camera", "tasks", "top_k", "maps")
+    CAMERA_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MAPS_FIELD_NUMBER: _ClassVar[int]
+    camera: str
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskQuery]
+    top_k: int
+    maps: Maps
+    def __init__(self, camera: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskQuery, _Mapping]]] = ..., top_k: _Optional[int] = ..., maps: _Optional[_Union[Maps, str]] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()

@@ -44,6 +44,16 @@ class AnalyzerStub:
                 request_serializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeRequest.SerializeToString,
                 response_deserializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeStreamResponse.FromString,
                 _registered_method=True)
+        self.AnalyzeSession = channel.stream_stream(
+                '/isthmus.v1.Analyzer/AnalyzeSession',
+                request_serializer=isthmus_dot_v1_dot_analyzer__pb2.SessionRequest.SerializeToString,
+                response_deserializer=isthmus_dot_v1_dot_analyzer__pb2.SessionResponse.FromString,
+                _registered_method=True)
+        self.Refine = channel.unary_unary(
+                '/isthmus.v1.Analyzer/Refine',
+                request_serializer=isthmus_dot_v1_dot_analyzer__pb2.RefineRequest.SerializeToString,
+                response_deserializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeResponse.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/isthmus.v1.Analyzer/Describe',
                 request_serializer=isthmus_dot_v1_dot_analyzer__pb2.DescribeRequest.SerializeToString,
@@ -55,15 +65,32 @@ class AnalyzerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Analyze(self, request, context):
-        """One picture. Repeating a request with the same id is harmless: it is computed once.
+        """One image. Repeating a request with the same id is harmless: it is computed once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AnalyzeStream(self, request_iterator, context):
-        """Any number of pictures. Answers come as they are ready, in any order; one bad picture does not end the stream.
+        """Any number of images. Answers come as they are ready, in any order; one bad image does not end the stream.
         A stream on which nothing is sent and nothing is in work ends with DEADLINE_EXCEEDED (after 60 s by default).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnalyzeSession(self, request_iterator, context):
+        """One camera's frames, any number, each coded given frames that were answered before (bitstream version 2). The first
+        message is the open. Answers come as they are ready, in any order; one bad frame does not end the session. What was
+        agreed on, numbers and references live as long as the stream. Ends like AnalyzeStream if nothing is sent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Refine(self, request, context):
+        """For an operator: all that can be said about the last frame of which a camera with an open session sent the base
+        alone. The server asks the camera for the rest of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,6 +115,16 @@ def add_AnalyzerServicer_to_server(servicer, server):
                     servicer.AnalyzeStream,
                     request_deserializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeRequest.FromString,
                     response_serializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeStreamResponse.SerializeToString,
+            ),
+            'AnalyzeSession': grpc.stream_stream_rpc_method_handler(
+                    servicer.AnalyzeSession,
+                    request_deserializer=isthmus_dot_v1_dot_analyzer__pb2.SessionRequest.FromString,
+                    response_serializer=isthmus_dot_v1_dot_analyzer__pb2.SessionResponse.SerializeToString,
+            ),
+            'Refine': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refine,
+                    request_deserializer=isthmus_dot_v1_dot_analyzer__pb2.RefineRequest.FromString,
+                    response_serializer=isthmus_dot_v1_dot_analyzer__pb2.AnalyzeResponse.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -149,6 +186,60 @@ class Analyzer:
             '/isthmus.v1.Analyzer/AnalyzeStream',
             isthmus_dot_v1_dot_analyzer__pb2.AnalyzeRequest.SerializeToString,
             isthmus_dot_v1_dot_analyzer__pb2.AnalyzeStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnalyzeSession(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/isthmus.v1.Analyzer/AnalyzeSession',
+            isthmus_dot_v1_dot_analyzer__pb2.SessionRequest.SerializeToString,
+            isthmus_dot_v1_dot_analyzer__pb2.SessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.v1.Analyzer/Refine',
+            isthmus_dot_v1_dot_analyzer__pb2.RefineRequest.SerializeToString,
+            isthmus_dot_v1_dot_analyzer__pb2.AnalyzeResponse.FromString,
             options,
             channel_credentials,
             insecure,

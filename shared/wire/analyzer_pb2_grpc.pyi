@@ -11,6 +11,8 @@ class AnalyzerStub:
     def __init__(self, channel: grpc.aio.Channel) -> None: ...
     Analyze: Callable[..., grpc.aio.UnaryUnaryCall[pb.AnalyzeRequest, pb.AnalyzeResponse]]
     AnalyzeStream: Callable[..., grpc.aio.StreamStreamCall[pb.AnalyzeRequest, pb.AnalyzeStreamResponse]]
+    AnalyzeSession: Callable[..., grpc.aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]]
+    Refine: Callable[..., grpc.aio.UnaryUnaryCall[pb.RefineRequest, pb.AnalyzeResponse]]
     Describe: Callable[..., grpc.aio.UnaryUnaryCall[pb.DescribeRequest, pb.DescribeResponse]]
 
 class AnalyzerServicer:
@@ -24,6 +26,16 @@ class AnalyzerServicer:
         requests: AsyncIterator[pb.AnalyzeRequest],
         context: grpc.aio.ServicerContext[pb.AnalyzeRequest, pb.AnalyzeStreamResponse],
     ) -> AsyncIterator[pb.AnalyzeStreamResponse]: ...
+    def AnalyzeSession(
+        self,
+        requests: AsyncIterator[pb.SessionRequest],
+        context: grpc.aio.ServicerContext[pb.SessionRequest, pb.SessionResponse],
+    ) -> AsyncIterator[pb.SessionResponse]: ...
+    def Refine(
+        self,
+        request: pb.RefineRequest,
+        context: grpc.aio.ServicerContext[pb.RefineRequest, pb.AnalyzeResponse],
+    ) -> Coroutine[Any, Any, pb.AnalyzeResponse]: ...
     def Describe(
         self,
         request: pb.DescribeRequest,
