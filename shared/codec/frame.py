@@ -70,6 +70,7 @@ from shared.errors import (
 MAGIC_2 = 0xB8
 DIGEST_BYTES = 32
 KEY_BYTES = 32
+SESSION_BYTES = 16
 CHECK_BYTES = 2
 NAMED_BYTES = 8  # of a reference's digest in a packet
 MAX_PAYLOAD_BYTES = MAX_STREAM_BYTES - 64
@@ -143,6 +144,17 @@ class Frame:
         if (reference is not None) != self.needs_reference:
             raise ValueError(f"a frame {self.name} and a reference do not go together, or it lacks one")
         return reference or b""
+
+
+def session_key(fingerprint: bytes, session: bytes, grid: tuple[int, int]) -> bytes:
+    """What all frames of a session share, as 32 bytes that enter each check.
+
+    fingerprint: the bundle's whole one, 32 bytes. session: 16 bytes, random. grid: h, w of the latent.
+    """
+    if len(fingerprint) != KEY_BYTES or len(session) != SESSION_BYTES:
+        raise ValueError(f"a session has a fingerprint of {KEY_BYTES} bytes and a name of {SESSION_BYTES}")
+    sides = b"".join(side.to_bytes(2, "little") for side in grid)
+    return hashlib.sha256(b"isthmus session" + fingerprint + session + sides).digest()
 
 
 def _check(key: bytes, number: int, reference: bytes, body: bytes) -> bytes:

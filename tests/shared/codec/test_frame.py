@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.codec.frame import KEY_BYTES, Frame, FrameType, Packet, Sent
+from shared.codec.frame import KEY_BYTES, SESSION_BYTES, Frame, FrameType, Packet, Sent, session_key
 from shared.errors import (
     BitstreamError,
     ChecksumError,
@@ -155,3 +155,11 @@ def test_each_error_has_its_name() -> None:
         Frame(P, 1, True, False, b"")
     with pytest.raises(ValueError, match="reference"):
         frame(KINDS[0]).pack(KEY, 1, ONE)
+
+
+def test_the_key_of_a_session() -> None:
+    whole, session = bytes(range(32)), bytes(range(100, 100 + SESSION_BYTES))
+    expected = hashlib.sha256(b"isthmus session" + whole + session + b"\x10\x00\x2c\x01").digest()
+    assert session_key(whole, session, (16, 300)) == expected
+    with pytest.raises(ValueError, match="fingerprint of 32 bytes"):
+        session_key(whole[:4], session, (16, 300))
