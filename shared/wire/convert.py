@@ -25,8 +25,8 @@ from shared.wire import analyzer_pb2 as pb
 
 DEFAULT_TOP_K = 5
 
-_MAPS: dict[Maps, pb.Maps] = {"none": pb.MAPS_NONE, "png": pb.MAPS_PNG, "arrays": pb.MAPS_ARRAYS}
-_MAPS_BACK = {number: name for name, number in _MAPS.items()}
+MAPS: dict[Maps, pb.Maps] = {"none": pb.MAPS_NONE, "png": pb.MAPS_PNG, "arrays": pb.MAPS_ARRAYS}
+_MAPS_BACK = {number: name for name, number in MAPS.items()}
 
 # Kinds with a message of their own; every other one travels as Custom.
 _CUSTOM = "custom"
@@ -46,16 +46,21 @@ def request_message(
     return pb.AnalyzeRequest(
         request_id=request_id,
         bitstream=bitstream,
-        tasks=[pb.TaskQuery(name=q.name, top_k=q.top_k, maps=_MAPS[q.maps]) for q in wanted.tasks],
+        tasks=query_messages(wanted),
         top_k=wanted.top_k,
         camera=camera,
-        maps=_MAPS[wanted.maps],
+        maps=MAPS[wanted.maps],
         captured_at=captured_at_number(captured_at),
     )
 
 
-def wanted_of(message: pb.AnalyzeRequest) -> Wanted:
-    """What a request asks for. Raises RequestError where a number or a name is out of range."""
+def query_messages(wanted: Wanted) -> list[pb.TaskQuery]:
+    """The tasks that are named."""
+    return [pb.TaskQuery(name=q.name, top_k=q.top_k, maps=MAPS[q.maps]) for q in wanted.tasks]
+
+
+def wanted_of(message: pb.AnalyzeRequest | pb.SessionOpen | pb.RefineRequest) -> Wanted:
+    """What a message asks for. Raises RequestError where a number or a name is out of range."""
     if len(message.tasks) > TASKS_MAX:  # before an object is made of each: a message may hold a million
         raise RequestError(f"tasks: {len(message.tasks)} of them; a request may name {TASKS_MAX}")
     top_k = message.top_k or DEFAULT_TOP_K
@@ -70,22 +75,19 @@ def wanted_of(message: pb.AnalyzeRequest) -> Wanted:
             maps=maps,
         )
     except ValidationError as error:
-        raise RequestError(_first(error)) from None
+        raise RequestError(first_of(error)) from None
 
 
 def response_message(analysis: Analysis) -> pb.AnalyzeResponse:
     """An answer. Raises RequestError for a capture time without a zone or not after the start of 1970."""
-    count, times = analysis.bytes, analysis.times
     return pb.AnalyzeResponse(
         request_id=analysis.request_id,
         bundle=analysis.bundle,
         fingerprint=analysis.fingerprint,
         quality=analysis.quality,
-        results=[_result_message(task, result) for task, result in analysis.results.items()],
-        bytes=pb.ByteCount(
-            b_v=count.b_v, b_z=count.b_z, total=count.total, bits_per_pixel=count.bits_per_pixel
-        ),
-        times=pb.Times(queue_ms=times.queue_ms, decode_ms=times.decode_ms, tails_ms=times.tails_ms),
+        results=[result_message(task, result) for task, result in analysis.results.items()],
+        bytes=count_message(analysis.bytes),
+        times=times_message(analysis.times),
         captured_at=captured_at_number(analysis.captured_at),
         warnings=analysis.warnings,
     )
@@ -93,29 +95,43 @@ def response_message(analysis: Analysis) -> pb.AnalyzeResponse:
 
 def analysis_of(message: pb.AnalyzeResponse) -> Analysis:
     """The answer. Raises RemoteError where it is not one that a cloud of this version gives."""
-    count, times = message.bytes, message.times
     try:
         return Analysis(
             request_id=message.request_id,
             bundle=message.bundle,
             fingerprint=message.fingerprint,
             quality=message.quality,
-            results={result.task: _result_of(result) for result in message.results},
-            bytes=ByteCount(
-                b_v=count.b_v, b_z=count.b_z, total=count.total, bits_per_pixel=count.bits_per_pixel
-            ),
-            times=Times(
-                queue_ms=times.queue_ms if times.HasField("queue_ms") else None,
-                decode_ms=times.decode_ms if times.HasField("decode_ms") else None,
-                tails_ms=times.tails_ms if times.HasField("tails_ms") else None,
-            ),
+            results={result.task: result_of(result) for result in message.results},
+            bytes=count_of(message.bytes),
+            times=times_of(message.times),
             captured_at=captured_at_of(message.captured_at),
             warnings=tuple(message.warnings),
         )
     except ValidationError as error:
-        raise RemoteError(f"the cloud's answer cannot be read: {_first(error)}") from None
+        raise RemoteError(f"the cloud's answer cannot be read: {first_of(error)}") from None
     except RequestError as error:
         raise RemoteError(f"the cloud's answer cannot be read: {error}") from None
+
+
+def count_message(count: ByteCount) -> pb.ByteCount:
+    return pb.ByteCount(b_v=count.b_v, b_z=count.b_z, total=count.total, bits_per_pixel=count.bits_per_pixel)
+
+
+def count_of(count: pb.ByteCount) -> ByteCount:
+    """Raises ValidationError."""
+    return ByteCount(b_v=count.b_v, b_z=count.b_z, total=count.total, bits_per_pixel=count.bits_per_pixel)
+
+
+def times_message(times: Times) -> pb.Times:
+    return pb.Times(queue_ms=times.queue_ms, decode_ms=times.decode_ms, tails_ms=times.tails_ms)
+
+
+def times_of(times: pb.Times) -> Times:
+    return Times(
+        queue_ms=times.queue_ms if times.HasField("queue_ms") else None,
+        decode_ms=times.decode_ms if times.HasField("decode_ms") else None,
+        tails_ms=times.tails_ms if times.HasField("tails_ms") else None,
+    )
 
 
 def describe_message(bundles: Sequence[BundleInfo]) -> pb.DescribeResponse:
@@ -150,7 +166,7 @@ def bundles_of(message: pb.DescribeResponse) -> list[BundleInfo]:
             for bundle in message.bundles
         ]
     except ValidationError as error:
-        raise RemoteError(f"the cloud's description cannot be read: {_first(error)}") from None
+        raise RemoteError(f"the cloud's description cannot be read: {first_of(error)}") from None
 
 
 def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
@@ -174,7 +190,8 @@ def _maps_of(number: pb.Maps, unspecified: Maps) -> Maps:
     return _MAPS_BACK[number]
 
 
-def _result_message(task: str, result: TaskResult) -> pb.TaskResult:
+def result_message(task: str, result: TaskResult) -> pb.TaskResult:
+    """One result, whatever its kind."""
     message = pb.TaskResult(task=task)
     member = getattr(message, result.kind if result.kind in _MEMBERS else _CUSTOM)
     member.SetInParent()
@@ -184,7 +201,8 @@ def _result_message(task: str, result: TaskResult) -> pb.TaskResult:
     return message
 
 
-def _result_of(message: pb.TaskResult) -> TaskResult:
+def result_of(message: pb.TaskResult) -> TaskResult:
+    """Raises RemoteError for a kind that is not known here, and ValidationError."""
     member = message.WhichOneof("result")
     kind = KINDS.get(message.custom.kind if member == _CUSTOM else member or "")
     if kind is None or member is None:
@@ -195,7 +213,8 @@ def _result_of(message: pb.TaskResult) -> TaskResult:
     return result
 
 
-def _first(error: ValidationError) -> str:
+def first_of(error: ValidationError) -> str:
+    """The first thing that is wrong, on one line."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {first['msg']}"
