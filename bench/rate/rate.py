@@ -18,7 +18,6 @@ from bench.codecs.image_codecs import IMAGE_CODECS, LOSSLESS
 from bench.rate.codec_contenders import IsthmusContender, LearnedContender
 from bench.rate.comparison import Comparison
 from bench.rate.contenders import (
-    BITS,
     QPS,
     VVC_QPS,
     Contender,
@@ -140,7 +139,7 @@ def _contenders(
     yield IsthmusContender(bundle, str(device), plan.quick)
     yield from learned
     yield raw_contender(networks)
-    yield hybrid_contender(networks, BITS, _few(QPS)) if plan.quick else hybrid_contender(networks)
+    yield hybrid_contender(networks, _few(QPS) if plan.quick else QPS)
     yield hybrid_vvc_contender(networks, _few(VVC_QPS) if plan.quick else VVC_QPS)
     for codec in IMAGE_CODECS:
         yield ImageContender(replace(codec, ladder=_few(codec.ladder)) if plan.quick else codec, networks)
