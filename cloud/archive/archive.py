@@ -101,9 +101,13 @@ class Archive:
         request_id: str,
         data: bytes,
         captured_at: datetime | None = None,
+        chunk: str = "",
     ) -> bool:
-        """Hands one record to the writer, without waiting. Times: with their zone. False: dropped and counted."""
-        record = Record(camera or UNNAMED, received_at, request_id, data, captured_at)
+        """Hands one record to the writer, without waiting. False: dropped and counted.
+
+        Times: with their zone. chunk: the request id of the frame I at the root of its references; empty: none.
+        """
+        record = Record(camera or UNNAMED, received_at, request_id, data, captured_at, chunk)
         with self._changed:
             why = self._refusal(record)
             if why:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from cloud.archive.schema import FILE, Clock, time_columns, version
+from cloud.archive.schema import FILE, Clock, Columns, columns_of, version
 from shared.errors import DataError
 from shared.times import from_microseconds, to_microseconds
 
@@ -20,17 +20,25 @@ UNNAMED = "unknown"  # the camera of a request that names none
 
 BUSY_S = 2.0  # how long a read waits for another program's lock
 KEYS = 1000  # rows that a query takes at once
+KEYS_OF_CHUNK = 64  # the same, of rows with their bytes
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image as it was received. data: the packed bitstream. captured_at: None if unknown."""
+    """One image as it was received.
+
+    data: the packed bitstream, of version 1 or a packet of version 2. captured_at: None if unknown.
+    chunk: the request id of the frame I at the root of its references; empty: it needs none. id: its place in the order
+    of writing, of a record that was read.
+    """
 
     camera: str
     received_at: datetime
     request_id: str
     data: bytes
     captured_at: datetime | None = None
+    chunk: str = ""
+    id: int = field(default=0, compare=False)
 
     def time(self, by: Clock) -> datetime:
         """The time that counts by a clock: see `Clock`."""
@@ -46,19 +54,19 @@ def read(
 ) -> Iterator[Record]:
     """Records with since <= time < until by a clock, of one camera or of all, in order of that time.
 
-    A server that writes meanwhile can empty its log; a record that it deletes meanwhile is left out. An archive of
-    schema 1 is read as it is. Raises DataError.
+    A server that writes meanwhile can empty its log; a record that it deletes meanwhile is left out. An archive of an
+    older schema is read as it is. Raises DataError.
     """
     from_us, until_us = _bounds(since, until)
-    with _reading(path) as db:
-        received, captured, clocks = time_columns(db, Path(path))
-        when = clocks[by]
-        row = f"SELECT request_id, {received}, {captured}, data FROM records WHERE id = ? AND {when} = ?"
+    with reading(path) as db:
+        columns = columns_of(db, Path(path))
+        when = columns.clocks[by]
+        row = f"{_row(columns)} FROM records WHERE id = ? AND {when} = ?"
         for time_us, id_, name in _keys(db, when, from_us, until_us):
             # The camera is chosen here: a search for a rare one would be one long transaction.
             found = db.execute(row, (id_, time_us)).fetchone() if camera in (None, name) else None
             if found is not None:
-                yield _record(name, *found)
+                yield _record(*found)
 
 
 def count(
@@ -70,8 +78,8 @@ def count(
 ) -> int:
     """How many records `read` would give now. Raises DataError."""
     bounds: tuple[int | str, ...] = _bounds(since, until)
-    with _reading(path) as db:
-        when = time_columns(db, Path(path))[2][by]
+    with reading(path) as db:
+        when = columns_of(db, Path(path)).clocks[by]
         query = f"SELECT count(*) FROM records WHERE {when} >= ? AND {when} < ?"
         if camera is not None:
             query, bounds = f"{query} AND camera = ?", (*bounds, camera)
@@ -94,13 +102,48 @@ def _keys(db: sqlite3.Connection, when: str, from_us: int, until_us: int) -> Ite
         time_us, id_, _ = page[-1]
 
 
-def _record(camera: str, request_id: str, received_us: int, captured_us: int | None, data: bytes) -> Record:
+def begins_chunk(db: sqlite3.Connection, record: Record) -> bool:
+    """Whether other records refer to this one, or to one that does. db: see `reading`. Raises sqlite3.Error."""
+    query = "SELECT 1 FROM records WHERE camera = ? AND chunk = ? LIMIT 1"
+    return db.execute(query, (record.camera, record.request_id)).fetchone() is not None
+
+
+def earlier_in_chunk(db: sqlite3.Connection, record: Record, after: int) -> Iterator[Record]:
+    """The records of a record's chunk that were written before it and after the id `after`, in that order, the one that
+    the chunk begins with first. db: see `reading`, of a current schema. Raises sqlite3.Error.
+    """
+    first = f"{_row(Columns())} FROM records WHERE camera = ? AND request_id = ? AND copy = 0 AND id > ? AND id < ?"
+    later = f"""{_row(Columns())} FROM records
+                WHERE camera = ? AND chunk = ? AND id > ? AND id < ? ORDER BY id LIMIT {KEYS_OF_CHUNK}"""
+    if found := db.execute(first, (record.camera, record.chunk, after, record.id)).fetchone():
+        yield _record(*found)
+    while page := db.execute(later, (record.camera, record.chunk, after, record.id)).fetchall():
+        for row in page:
+            yield _record(*row)
+        after = page[-1][0]
+
+
+def _row(columns: Columns) -> str:
+    return f"SELECT id, camera, request_id, {columns.received}, {columns.captured}, {columns.chunk}, data"
+
+
+def _record(
+    id_: int,
+    camera: str,
+    request_id: str,
+    received_us: int,
+    captured_us: int | None,
+    chunk: str | None,
+    data: bytes,
+) -> Record:
     captured_at = None if captured_us is None else from_microseconds(captured_us)
-    return Record(camera, from_microseconds(received_us), request_id, bytes(data), captured_at)
+    received_at = from_microseconds(received_us)
+    return Record(camera, received_at, request_id, bytes(data), captured_at, chunk or "", id_)
 
 
 @contextmanager
-def _reading(path: str | Path) -> Iterator[sqlite3.Connection]:
+def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
+    """An archive's database, to read. Raises DataError, also for sqlite3.Error inside the block."""
     file = Path(path) / FILE
     if not file.is_file():
         raise DataError(f"no archive at {path}: there is no {FILE} in it")

@@ -1,14 +1,16 @@
-"""The archive's database file: its two schemas, and the way from the first to the second. Knows no server.
+"""The archive's database file: its three schemas, and the way from the first two to the third. Knows no server.
 
-Schema 1 had the reception time alone (`time_us`) and no rule against repeats. Schema 2:
+Schema 1 had the reception time alone (`time_us`) and no rule against repeats, schema 2 no `chunk`. Schema 3:
 
-    id            in the order of writing; the lowest is deleted first
+    id            in the order of writing; the lowest is deleted first, with the chunk that begins with it
     received_us   when the server received the bitstream, microseconds since 1970, UTC
     camera, request_id
     data          the packed bitstream
     captured_us   when the camera captured the image, as the client said; NULL: unknown
     copy          0. Of several records of one camera and request id, which schema 1 could hold, all but the last have
                   their own id here
+    chunk         the request id of the frame I at the root of this frame's references, of the same camera; NULL: it
+                  needs none. The frames of a chunk are decoded in order of id
 
 A camera and a request id together are recorded once: request ids are chosen by clients, and two cameras may choose the
 same one.
@@ -18,12 +20,12 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from shared.errors import DataError
 
 FILE = "archive.sqlite3"
-VERSION = 2
+VERSION = 3
 PAGE = 4096
 
 # Which time of a record counts: "captured" is its capture time where that is known, otherwise its reception.
@@ -37,9 +39,10 @@ CLOCKS: dict[Clock, str] = {"captured": _CAPTURED, "received": "received_us"}
 _ONCE = "CREATE UNIQUE INDEX records_once ON records (camera, request_id, copy)"
 _BY_CAPTURE = f"CREATE INDEX records_by_capture ON records ({_CAPTURED})"
 _BY_RECEPTION = "CREATE INDEX records_by_time ON records (received_us)"
+_BY_CHUNK = "CREATE INDEX records_by_chunk ON records (camera, chunk) WHERE chunk IS NOT NULL"
 _STAMP = (f"PRAGMA application_id = {_APPLICATION}", f"PRAGMA user_version = {VERSION}")
 
-# The columns stand in the order that a migrated archive has them, so that there is one schema 2.
+# The columns stand in the order that a migrated archive has them, so that there is one schema 3.
 _CREATE = (
     """CREATE TABLE records (
     id INTEGER PRIMARY KEY,
@@ -48,26 +51,32 @@ _CREATE = (
     request_id TEXT NOT NULL,
     data BLOB NOT NULL,
     captured_us INTEGER,
-    copy INTEGER NOT NULL DEFAULT 0
+    copy INTEGER NOT NULL DEFAULT 0,
+    chunk TEXT
 )""",
     _BY_RECEPTION,
     _BY_CAPTURE,
     _ONCE,
+    _BY_CHUNK,
     *_STAMP,
 )
 
+_TO_3 = ("ALTER TABLE records ADD COLUMN chunk TEXT", _BY_CHUNK, *_STAMP)
 # New columns cost no rewriting of rows, and the index on time_us follows the column's new name. Only repeats are
-# written again.
-_FROM_1 = (
+# written again. The index of chunks is empty: no earlier release wrote any.
+_FROM: dict[int, tuple[str, ...]] = {2: _TO_3}
+_FROM[1] = (
     "ALTER TABLE records RENAME COLUMN time_us TO received_us",
     "ALTER TABLE records ADD COLUMN captured_us INTEGER",
     "ALTER TABLE records ADD COLUMN copy INTEGER NOT NULL DEFAULT 0",
     "UPDATE records SET copy = id WHERE id NOT IN (SELECT max(id) FROM records GROUP BY camera, request_id)",
     _BY_CAPTURE,
     _ONCE,
-    *_STAMP,
+    *_TO_3,
 )
-_ENTRIES = 64  # most bytes that the two new indices hold for a record, beside its camera and its request id
+_ENTRIES = (
+    64  # most bytes that the two indices of schema 2 hold for a record, beside its camera and its request id
+)
 
 
 def version(db: sqlite3.Connection, path: Path) -> int:
@@ -91,7 +100,7 @@ def create(db: sqlite3.Connection) -> None:
 
 
 def migrate(db: sqlite3.Connection) -> None:
-    """Brings schema 1 to schema 2 in one transaction: a kill at any moment leaves one or the other.
+    """Brings an older schema to schema 3 in one transaction: a kill at any moment leaves one or the other.
 
     The caller has made room for `pages_of_migration`. Leaves the database without a write-ahead log. Raises
     sqlite3.Error, also where another program has the archive open.
@@ -102,23 +111,32 @@ def migrate(db: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError(
             "another program reads it, so it cannot be brought to this release's schema"
         )
-    _run(db, "BEGIN EXCLUSIVE", _FROM_1)
+    _run(db, "BEGIN EXCLUSIVE", _FROM[pragma(db, "user_version")])
 
 
 def pages_of_migration(db: sqlite3.Connection) -> int:
-    """The most pages by which `migrate` enlarges a database of schema 1."""
+    """The most pages by which `migrate` enlarges a database of an older schema."""
+    if pragma(db, "user_version") > 1:
+        return 16
     query = f"SELECT total(length(camera) + length(request_id) + {_ENTRIES}) FROM records"
     return int(1.1 * db.execute(query).fetchone()[0]) // PAGE + 16
 
 
-def time_columns(db: sqlite3.Connection, path: Path) -> tuple[str, str, dict[Clock, str]]:
-    """SQL of an archive's times, of either schema: received, captured, and what each clock goes by.
+class Columns(NamedTuple):
+    """SQL of what an archive of some schema holds about a record; `clocks`: what each clock goes by."""
 
-    Raises DataError.
-    """
-    if version(db, path) == 1:
-        return "time_us", "NULL", {"captured": "time_us", "received": "time_us"}
-    return "received_us", "captured_us", CLOCKS
+    received: str = "received_us"
+    captured: str = "captured_us"
+    chunk: str = "chunk"
+    clocks: dict[Clock, str] = CLOCKS
+
+
+def columns_of(db: sqlite3.Connection, path: Path) -> Columns:
+    """The columns of an archive of any schema. Raises DataError."""
+    found = version(db, path)
+    if found == 1:
+        return Columns("time_us", "NULL", "NULL", {"captured": "time_us", "received": "time_us"})
+    return Columns(chunk="NULL") if found == 2 else Columns()
 
 
 def pragma(db: sqlite3.Connection, name: str) -> int:

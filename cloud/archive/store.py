@@ -4,6 +4,8 @@
   engine itself holds; pages are freed before they are needed, oldest records first, and used again. The log is emptied
   before a transaction that might pass its share; where another program reads for long, the transaction is refused.
 - age: records received longer ago are deleted, some in each step.
+- chunks: a record that begins a chunk goes with the whole chunk, and after it, so that what is left can be decoded.
+  What is written to the chunk afterwards cannot.
 
 Freed pages are reused, not wiped.
 """
@@ -17,7 +19,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cloud.archive.records import Record
-from cloud.archive.schema import FILE, PAGE, create, migrate, pages_of_migration, pragma, version
+from cloud.archive.schema import (
+    FILE,
+    PAGE,
+    VERSION,
+    columns_of,
+    create,
+    migrate,
+    pages_of_migration,
+    pragma,
+    version,
+)
 from shared.times import to_microseconds
 
 BYTES_MIN = 1 << 20
@@ -25,10 +37,10 @@ BYTES_MIN = 1 << 20
 BUSY_S = 2.0  # how long a write waits for another program's lock
 _LOG_MAX = 16 << 20  # of the write-ahead log; also a quarter of a small archive
 _SMALL_FILES = 128 << 10  # shared memory of the log, and the lock
-_ROW = 512  # a record without its bytes: id, times, camera, request id, index entries
+_ROW = 896  # a record without its bytes: id, times, camera, request id, chunk, index entries
 _FIXED = 64 << 10  # what any transaction may write without its records: inner pages, lists of pages
-# Request ids and capture times come in any order: a record may change a page of its own in each of two indices.
-_SCATTERED = 2 * PAGE
+# Request ids, capture times and chunks come in any order: a record may change a page of its own in each index of them.
+_SCATTERED = 3 * PAGE
 KEYS = 1000  # rows that a query takes at once
 
 
@@ -98,11 +110,7 @@ class Store:
         """Takes one step of ageing, or of giving back what a smaller bound asks. True: call again."""
         db = self._opened()
         before = time.time_ns() // 1000 - self._age_max_us
-        query = (
-            f"SELECT id, length(data) FROM records WHERE received_us < ? ORDER BY received_us LIMIT {KEYS}"
-        )
-        if rows := db.execute(query, (before,)).fetchall():
-            self._delete(db, rows, None)
+        if self._delete_first(db, "WHERE received_us < ? ORDER BY received_us", (before,), None):
             return True
         size = pragma(db, "page_count")
         if size <= self._pages_max:
@@ -137,10 +145,10 @@ class Store:
             # Some builds wipe freed pages, which would write each deleted byte once more into the log.
             db.execute("PRAGMA secure_delete = OFF")
             _log_on(db)
-            if found == 1:
-                self._migrate(db)
-            elif not found:
+            if not found:
                 create(db)
+            elif found < VERSION:
+                self._migrate(db)
             db.execute(f"PRAGMA max_page_count = {self._pages_max}")
         except BaseException:
             db.close()
@@ -148,7 +156,7 @@ class Store:
         return db
 
     def _migrate(self, db: sqlite3.Connection) -> None:
-        """Schema 1 to 2. The new indices take the place of the oldest records where there is no other."""
+        """Brings an older schema to this release's. New indices take the place of the oldest records if they must."""
         while (used := _used(db)) + (needed := pages_of_migration(db)) > self._pages_max:
             # A record that goes needs no index entry either: records and entries shrink by the same share.
             share = self._pages_max / (used + needed)
@@ -162,25 +170,44 @@ class Store:
         while (excess := _used(db) + pages - self._pages_max) > 0:
             # A little more than needed, so that not every batch deletes.
             enough = max(excess, self._pages_max // 64) * PAGE
-            rows = db.execute(f"SELECT id, length(data) FROM records ORDER BY id LIMIT {KEYS}").fetchall()
-            if not rows:
+            if not self._delete_first(db, "ORDER BY id", (), enough):
                 return  # an insertion that does not fit all the same is refused by max_page_count
-            self._delete(db, rows, enough)
 
-    def _delete(self, db: sqlite3.Connection, rows: list[tuple[int, int]], enough_bytes: int | None) -> None:
-        """Deletes the first of `rows` (id, bytes): as many as one transaction may, or fewer once it is enough."""
+    def _delete_first(
+        self, db: sqlite3.Connection, order: str, values: tuple[int, ...], enough_bytes: int | None
+    ) -> bool:
+        """Deletes the first records of an order: as many as one transaction may, or fewer once it is enough, but whole
+        chunks, for which it takes as many transactions as they need. False: there is no record."""
+        chunk = columns_of(db, self.path).chunk
+        query = f"SELECT id, length(data), camera, request_id, {chunk} FROM records {order} LIMIT {KEYS}"
+        unfinished = True
+        while unfinished:
+            rows = db.execute(query, values).fetchall()
+            if not rows:
+                return False
+            alone = ((id_, size, True) for id_, size, *_ in rows)
+            unfinished = self._delete(db, alone if chunk == "NULL" else _with_chunks(db, rows), enough_bytes)
+        return True
+
+    def _delete(
+        self, db: sqlite3.Connection, rows: Iterator[tuple[int, int, bool]], enough_bytes: int | None
+    ) -> bool:
+        """One transaction of deleting `rows`: id, bytes, whether its chunk ends here. True: it ended in a chunk."""
         ids: list[tuple[int]] = []
-        cost, freed = _FIXED, 0
+        cost, freed, whole = _FIXED, 0, True
         cost_max = self._log_share(db) * 3 // 4
-        for id_, size in rows:
+        for id_, size, last in rows:
             # Of a long one the engine changes its list of free pages, and not each page.
             cost += 2 * (min(size, PAGE) + size // 64 + _ROW) + _SCATTERED
-            if ids and (cost > cost_max or (enough_bytes is not None and freed >= enough_bytes)):
+            enough = whole and enough_bytes is not None and freed >= enough_bytes
+            if ids and (cost > cost_max or enough):
                 break
             ids.append((id_,))
             freed += size + _ROW
+            whole = last
         with self._transaction(db, cost):
             db.executemany("DELETE FROM records WHERE id = ?", ids)
+        return not whole
 
     @contextmanager
     def _transaction(self, db: sqlite3.Connection, cost: int) -> Iterator[None]:
@@ -218,12 +245,34 @@ def _log_on(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA wal_autocheckpoint = 0")  # `_transaction` says when
 
 
+def _with_chunks(
+    db: sqlite3.Connection, rows: list[tuple[int, int, str, str, str | None]]
+) -> Iterator[tuple[int, int, bool]]:
+    """Each of `rows` (id, bytes, camera, request id, chunk) after the chunk that begins with it, the last record first.
+
+    Gives id, bytes, and whether it is the last of its chunk to go.
+    """
+    query = f"""SELECT id, length(data) FROM records
+                WHERE camera = ? AND chunk = ? AND id != ? ORDER BY id DESC LIMIT {KEYS}"""
+    seen = set()
+    for id_, size, camera, request_id, chunk in rows:
+        members = db.execute(query, (camera, request_id, id_)).fetchall() if chunk is None else []
+        for member, member_size in members:
+            seen.add(member)
+            yield member, member_size, False
+        if len(members) == KEYS:
+            return  # the next transaction goes on with this chunk
+        if id_ not in seen:
+            yield id_, size, True
+
+
 def _insert(db: sqlite3.Connection, record: Record) -> bool:
     """False: the camera and the request id are recorded already."""
     captured = None if record.captured_at is None else to_microseconds(record.captured_at)
-    row = (to_microseconds(record.received_at), captured, record.camera, record.request_id, record.data)
+    received, chunk = to_microseconds(record.received_at), record.chunk or None
+    row = (received, captured, record.camera, record.request_id, record.data, chunk)
     done = db.execute(
-        "INSERT INTO records (received_us, captured_us, camera, request_id, data) VALUES (?, ?, ?, ?, ?) "
+        "INSERT INTO records (received_us, captured_us, camera, request_id, data, chunk) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (camera, request_id, copy) DO NOTHING",
         row,
     )

@@ -49,7 +49,9 @@ def record(i: int, camera: str = "door", size: int = 200) -> Record:
 
 def put(archive: Archive, *records: Record) -> None:
     for one in records:
-        assert archive.append(one.camera, one.received_at, one.request_id, one.data, one.captured_at)
+        assert archive.append(
+            one.camera, one.received_at, one.request_id, one.data, one.captured_at, one.chunk
+        )
 
 
 def on_disk(path: Path) -> int:

@@ -1,7 +1,8 @@
-"""An archive of schema 1: read as it is, migrated by a server, whole at any moment.
+"""An archive of schema 1 or 2: read as it is, migrated by a server, whole at any moment.
 
 schema1.sqlite3 was written by the release before schema 2: 20 requests of two cameras, then one of them sent again
-after a restart, an id of "door" used for another image, and the same id from a camera without a name.
+after a restart, an id of "door" used for another image, and the same id from a camera without a name. schema2.sqlite3
+is the same, migrated by the release before schema 3.
 """
 
 from __future__ import annotations
@@ -36,6 +37,17 @@ CREATE INDEX records_by_time ON records (time_us);
 PRAGMA application_id = 1230192978;
 PRAGMA user_version = 1;
 """
+SCHEMA_2 = """
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY, received_us INTEGER NOT NULL, camera TEXT NOT NULL, request_id TEXT NOT NULL,
+    data BLOB NOT NULL, captured_us INTEGER, copy INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX records_by_time ON records (received_us);
+CREATE INDEX records_by_capture ON records (coalesce(captured_us, received_us));
+CREATE UNIQUE INDEX records_once ON records (camera, request_id, copy);
+PRAGMA application_id = 1230192978;
+PRAGMA user_version = 2;
+"""
 
 
 def old_record(i: int) -> Record:
@@ -50,24 +62,25 @@ OLD = [
 ]
 
 
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
+@pytest.fixture(params=[1, 2])
+def old(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     kept = tmp_path / "kept"
     kept.mkdir()
-    shutil.copy(Path(__file__).with_name("schema1.sqlite3"), kept / FILE)
+    shutil.copy(Path(__file__).with_name(f"schema{request.param}.sqlite3"), kept / FILE)
     return kept
 
 
-def write_old(path: Path, records: list[Record]) -> None:
-    """An archive of schema 1, as its release left it."""
+def write_old(path: Path, records: list[Record], schema: int = 1) -> None:
+    """An archive of schema 1 or 2, as its release left it; of schema 2, request ids must differ."""
     path.mkdir()
     with closing(sqlite3.connect(path / FILE)) as db:
         db.execute("PRAGMA page_size = 4096")
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(SCHEMA_1)
+        db.executescript(SCHEMA_1 if schema == 1 else SCHEMA_2)
         rows = [(int(r.received_at.timestamp() * 1e6), r.camera, r.request_id, r.data) for r in records]
-        db.executemany("INSERT INTO records (time_us, camera, request_id, data) VALUES (?, ?, ?, ?)", rows)
+        time = "time_us" if schema == 1 else "received_us"
+        db.executemany(f"INSERT INTO records ({time}, camera, request_id, data) VALUES (?, ?, ?, ?)", rows)
         db.commit()
 
 
@@ -87,7 +100,7 @@ def test_an_old_archive_is_read_without_being_changed(old: Path) -> None:
 
 
 def test_an_old_archive_is_migrated_and_goes_on(old: Path, caplog: pytest.LogCaptureFixture) -> None:
-    new = replace(record(40), captured_at=at(35))
+    new = replace(record(40), captured_at=at(35), chunk="r1")
     with archive_at(old) as archive:
         # Sent again: recorded by the old release, one of them twice.
         put(archive, old_record(0), replace(old_record(1), received_at=at(50)), OLD[-1], OLD[-2], new)
@@ -95,8 +108,8 @@ def test_an_old_archive_is_migrated_and_goes_on(old: Path, caplog: pytest.LogCap
     assert list(read(old)) == [*OLD, new]
     assert list(read(old, by="received")) == [*OLD, new]
     version, names = schema_of(old)
-    assert version == VERSION == 2
-    assert names == {"records", "records_by_time", "records_by_capture", "records_once"}
+    assert version == VERSION == 3
+    assert names == {"records", "records_by_time", "records_by_capture", "records_once", "records_by_chunk"}
     assert caplog.text == ""
     # A new archive has the same schema, column by column.
     with archive_at(old.parent / "new"):
@@ -131,18 +144,19 @@ print(int(sys.argv[2]) - left[0])
 """
 
 
-def test_a_kill_in_the_middle_of_a_migration_loses_nothing(tmp_path: Path) -> None:
-    records = [replace(old_record(i), received_at=at(i)) for i in range(300)] + [
-        replace(old_record(i), received_at=at(300 + i)) for i in range(20)
-    ]
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_kill_in_the_middle_of_a_migration_loses_nothing(tmp_path: Path, schema: int) -> None:
+    records = [old_record(i) for i in range(300)]
+    if schema == 1:  # which has repeats
+        records += [replace(old_record(i), received_at=at(300 + i)) for i in range(20)]
 
     def migrate(path: Path, steps: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", DIES, str(path), str(steps)]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
 
-    write_old(tmp_path / "whole", records)
+    write_old(tmp_path / "whole", records, schema)
     total = int(migrate(tmp_path / "whole", 1 << 40).stdout)  # steps of the engine that it takes
-    write_old(tmp_path / "kept", records)
+    write_old(tmp_path / "kept", records, schema)
     versions, killed = set(), 0
     for part in (0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.999):
         done = migrate(tmp_path / "kept", int(total * part))
@@ -151,11 +165,11 @@ def test_a_kill_in_the_middle_of_a_migration_loses_nothing(tmp_path: Path) -> No
         version, _ = schema_of(tmp_path / "kept")  # rolls back what was begun
         versions.add(version)
         assert list(read(tmp_path / "kept")) == records
-    assert 1 in versions
+    assert {schema} <= versions <= {schema, VERSION}
     assert killed >= 4
     with archive_at(tmp_path / "kept", BYTES_MIN):
         pass
-    assert schema_of(tmp_path / "kept")[0] == 2
+    assert schema_of(tmp_path / "kept")[0] == VERSION
     assert list(read(tmp_path / "kept")) == records
 
 
@@ -199,8 +213,8 @@ def test_a_reader_of_an_old_archive_puts_its_migration_off(
 
 def test_an_archive_of_a_later_release_is_refused(old: Path) -> None:
     with closing(sqlite3.connect(old / FILE)) as db:
-        db.execute("PRAGMA user_version = 3")
-    with pytest.raises(DataError, match="schema 3; this release reads 1 to 2"):
+        db.execute("PRAGMA user_version = 4")
+    with pytest.raises(DataError, match="schema 4; this release reads 1 to 3"):
         list(read(old))
-    with pytest.raises(DataError, match="schema 3"):
+    with pytest.raises(DataError, match="schema 4"):
         Archive(old, BYTES_MIN, LONG_S)
