@@ -1,72 +1,36 @@
 """From a packet to its answers: the cloud's whole way, top to bottom. Knows neither gRPC nor HTTP.
 
-    bytes -> Bitstream.unpack -> is it of this bundle? -> which tasks?           (at once, in the event loop)
+    bytes -> of which version? -> is it of this bundle? -> which tasks?          (cloud.requests, at once)
           -> queue -> a batch of one latent grid                                 (cloud.engine.batcher)
-          -> LatentCodec.decode -> z -> CloudModel.answer -> results             (in the batch thread)
+          -> decode -> z -> CloudModel.answer -> results                         (cloud.engine.batch_work, in a thread)
           -> Analysis, cached by its request id; the bytes go to the archive, where there is one
 
 An image that is sent to the cloud itself goes through the same `Encoder` as on an edge, and then the same way.
-
-Legend: B images of a batch, N channels of z, h x w latent grid.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cloud.answer_cache import AnswerCache
+from cloud.engine.batch_work import Done, Job, Model, Served, base_tasks_of, work
 from cloud.engine.batcher import Batcher
+from cloud.requests import count_frame, queries_of, read_request
 from cloud.settings import PipelineSettings
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
-from shared.codec.latent_codec import LatentCodec
+from shared.codec.frame_codec import Coded, FrameCodec
 from shared.encoder import Encoder, count_bytes
-from shared.errors import (
-    BundleMismatchError,
-    CorruptPayloadError,
-    DeadlineError,
-    RequestError,
-    StreamTooLargeError,
-)
-from shared.kinds import KINDS
+from shared.errors import DeadlineError
 from shared.times import captured_at_number
-from shared.types import (
-    Analysis,
-    BundleInfo,
-    TaskQuery,
-    TaskResult,
-    Times,
-    Wanted,
-    check_camera,
-    check_request_id,
-)
-
-Results = dict[str, TaskResult]
-
-
-class Model(Protocol):
-    """What the pipeline needs of `cloud.engine.bundle_model.CloudModel`."""
-
-    codec: LatentCodec
-
-    def answer(
-        self, z: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]], qualities: Sequence[int]
-    ) -> list[Results]:
-        """z (B, N, h, w) int32, queries and a quality per image -> one dict of results per image."""
-
-    def warm_up(self) -> None: ...
+from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted, check_camera, check_request_id
 
 
 class RecordSink(Protocol):
@@ -83,17 +47,6 @@ class RecordSink(Protocol):
         """Never waits and never raises."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Served:
-    """A bundle with the tasks that it has at one time, and the model that answers them.
-
-    A request takes it once, when it comes, and ends with it, whatever is swapped meanwhile.
-    """
-
-    bundle: Bundle
-    model: Model
-
-
 @dataclass(frozen=True)
 class _Request:
     """One bitstream to answer; the fields are those of `Pipeline.analyze`."""
@@ -104,20 +57,6 @@ class _Request:
     camera: str
     captured_at: datetime | None
     received_at: datetime
-
-
-@dataclass(frozen=True)
-class _Job:
-    stream: Bitstream
-    queries: tuple[TaskQuery, ...]
-    served: _Served
-
-
-@dataclass(frozen=True)
-class _Done:
-    results: Results
-    decode_ms: float
-    tails_ms: float
 
 
 class Pipeline:
@@ -134,12 +73,12 @@ class Pipeline:
         settings: PipelineSettings,
         archive: RecordSink | None = None,
     ) -> None:
-        self._served = _Served(bundle, model)
+        self._served = Served(bundle, model)
         self.encoder, self.settings = encoder, settings
         self._archive = archive
-        self._batcher: Batcher[_Job, _Done] = Batcher(
-            self._work,
-            key=lambda job: (job.stream.h, job.stream.w, job.served),
+        self._batcher: Batcher[Job, Done] = Batcher(
+            work,
+            key=lambda job: job.batch_key,
             batch_max=settings.batch_max,
             wait_ms=settings.batch_wait_ms,
             queue_max=settings.queue_max,
@@ -154,7 +93,7 @@ class Pipeline:
 
     def swap(self, bundle: Bundle, model: Model) -> None:
         """Serves the same bundle with other added tasks from the next request on; those that run end as they began."""
-        self._served = _Served(bundle, model)
+        self._served = Served(bundle, model)
 
     @property
     def waiting(self) -> int:
@@ -206,7 +145,7 @@ class Pipeline:
         check_request_id(request_id)
         check_camera(camera)
         served = self._served
-        _queries(served.bundle, wanted)  # an unknown task is refused before the work of encoding
+        queries_of(served.bundle, wanted)  # an unknown task is refused before the work of encoding
         received_at = datetime.now(UTC)
         loop = asyncio.get_running_loop()
         async with self._deadline(None):
@@ -227,14 +166,13 @@ class Pipeline:
         await self._batcher.close()
         self._encoding.shutdown()
 
-    async def _answer(self, request: _Request, served: _Served) -> Analysis:
+    async def _answer(self, request: _Request, served: Served) -> Analysis:
         """The answer to a request, computed once for all its repeats."""
-        stream = Bitstream.unpack(request.data)
-        self._check(stream, served.bundle)
-        queries = _queries(served.bundle, request.wanted)
+        base_tasks, cells_max = base_tasks_of(served.model), self.settings.grid_cells_max
+        asked = read_request(request.data, request.wanted, served.bundle, base_tasks, cells_max)
 
         async def compute() -> Analysis:
-            done, queue_ms = await self._batcher.submit(_Job(stream, queries, served))
+            done, queue_ms = await self._batcher.submit(Job(asked.source, asked.queries, served))
             if self._archive is not None:
                 self._archive.append(
                     request.camera, request.received_at, request.request_id, request.data, request.captured_at
@@ -243,11 +181,12 @@ class Pipeline:
                 request_id=request.request_id,
                 bundle=served.bundle.manifest.name,
                 fingerprint=served.bundle.fingerprint.hex(),
-                quality=stream.quality,
-                results={query.name: done.results[query.name] for query in queries},
-                bytes=count_bytes(stream, len(request.data), served.bundle),
+                quality=asked.source.quality,
+                results={query.name: done.results[query.name] for query in asked.queries},
+                bytes=_sizes(asked.source, done, len(request.data), served),
                 times=Times(queue_ms=queue_ms, decode_ms=done.decode_ms, tails_ms=done.tails_ms),
                 captured_at=request.captured_at,
+                warnings=asked.warnings,
             )
 
         return await self._answers.get(request.request_id, _digest(request), compute)
@@ -263,37 +202,6 @@ class Pipeline:
         except TimeoutError:
             raise DeadlineError(f"no answer within {deadline_s * 1e3:.0f} ms") from None
 
-    def _check(self, stream: Bitstream, bundle: Bundle) -> None:
-        if stream.fingerprint != bundle.fingerprint:
-            raise BundleMismatchError(stream.fingerprint.hex(), bundle.fingerprint.hex())
-        bundle.quality(stream.quality)
-        # A small stream may claim a large grid; the bundle's own is always allowed.
-        cells_max = max(self.settings.grid_cells_max, math.prod(bundle.manifest.codec.get("grid", (1, 1))))
-        if stream.h * stream.w > cells_max:
-            raise StreamTooLargeError(
-                f"a latent grid of {stream.h} x {stream.w}; this server answers {cells_max} cells at most"
-            )
-
-    def _work(self, jobs: Sequence[_Job]) -> list[_Done | Exception]:
-        """A batch of one grid, in the batch thread: b_v, b_z -> z (B, N, h, w) -> results."""
-        started = time.perf_counter()
-        model = jobs[0].served.model  # a batch has one key, and this is a part of it
-        latents = _decode(model.codec, [job.stream for job in jobs])
-        decoded = time.perf_counter()
-        sound = [(z, job) for z, job in zip(latents, jobs, strict=True) if isinstance(z, np.ndarray)]
-        answers: list[Results] = []
-        if sound:
-            queries, qualities = [job.queries for _, job in sound], [job.stream.quality for _, job in sound]
-            answers = model.answer(np.stack([z for z, _ in sound]), queries, qualities)
-        answered = time.perf_counter()
-        rest = iter(answers)
-        return [
-            _Done(next(rest), (decoded - started) * 1e3, (answered - decoded) * 1e3)
-            if isinstance(z, np.ndarray)
-            else z
-            for z in latents
-        ]
-
 
 def _digest(request: _Request) -> bytes:
     """Digest of what makes two requests the same. "Every task" stays the same request when a task is added."""
@@ -301,30 +209,8 @@ def _digest(request: _Request) -> bytes:
     return hashlib.sha256(head.encode() + request.data).digest()
 
 
-def _queries(bundle: Bundle, wanted: Wanted) -> tuple[TaskQuery, ...]:
-    """The tasks to run. Raises UnknownTaskError, or RequestError for a task named twice or an impossible map."""
-    queries = wanted.tasks or tuple(
-        TaskQuery(name=task.name, top_k=wanted.top_k, maps=wanted.maps) for task in bundle.tasks
-    )
-    for query in queries:
-        task = bundle.task(query.name)
-        if query.maps != "none":
-            KINDS[task.kind].check_maps(task.name, task.labels)
-    if len({query.name for query in queries}) < len(queries):
-        raise RequestError("a task is named twice")
-    return queries
-
-
-def _decode(
-    codec: LatentCodec, streams: Sequence[Bitstream]
-) -> list[NDArray[np.int32] | CorruptPayloadError]:
-    """z (N, h, w) of each stream, or why it has none."""
-    h, w = streams[0].h, streams[0].w
-    payloads, qualities = [(s.b_v, s.b_z) for s in streams], [s.quality for s in streams]
-    try:
-        return list(codec.decode_batch(payloads, h, w, qualities))
-    except CorruptPayloadError as error:
-        if len(streams) == 1:
-            return [error]
-    # One of them is damaged: each alone, so that the others keep their answer.
-    return [outcome for stream in streams for outcome in _decode(codec, [stream])]
+def _sizes(source: Bitstream | Coded, done: Done, total: int, served: Served) -> ByteCount:
+    if isinstance(source, Bitstream):
+        return count_bytes(source, total, served.bundle)
+    assert done.latent is not None  # as for every job of version 2
+    return count_frame(source, done.latent, total, FrameCodec(served.model.codec), served.bundle)

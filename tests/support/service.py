@@ -46,6 +46,22 @@ class GatedModel:
         pass
 
 
+class GatedBaseModel(GatedModel):
+    """The same, which also answers bases of `base_tasks`; bases: the size of each batch of them."""
+
+    def __init__(self, codec: LatentCodec, base_tasks: frozenset[str]) -> None:
+        super().__init__(codec)
+        self.base_tasks = base_tasks
+        self.bases: list[int] = []
+
+    def answer_base(
+        self, v: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]], qualities: Sequence[int]
+    ) -> list[dict[str, ClassificationResult]]:
+        assert v.ndim == 2
+        self.bases.append(len(v))
+        return [{query.name: _result(query.top_k) for query in picture} for picture in queries]
+
+
 def _result(top_k: int) -> ClassificationResult:
     scores = (0.5, 0.3, 0.2)
     top = tuple(ClassScore(label=LABELS[i], index=i, score=scores[i]) for i in range(min(top_k, len(LABELS))))

@@ -1,0 +1,137 @@
+"""What is checked of a request before any work: its bytes, its grid, its tasks. Knows no queue and no model.
+
+A request by itself may be a bitstream of version 1, or a packet of version 2 whose frame needs no other: an I, whole or
+its base alone. What a base cannot answer is an error if it was asked for by name, and a warning if all was asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from shared.bundle import Bundle
+from shared.codec.bitstream import Bitstream
+from shared.codec.frame import MAGIC_2, Packet
+from shared.codec.frame_codec import Coded, FrameCodec, Latent
+from shared.errors import BundleMismatchError, RequestError, StreamTooLargeError
+from shared.kinds import KINDS
+from shared.types import ByteCount, TaskQuery, Wanted
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A bitstream of either version, checked, and what it is asked. missing: tasks that its base does not answer."""
+
+    source: Bitstream | Coded
+    queries: tuple[TaskQuery, ...]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if not self.missing:
+            return ()
+        return (f"only the base of this image was sent; tasks that need the rest: {', '.join(self.missing)}",)
+
+
+def read_request(
+    data: bytes, wanted: Wanted, bundle: Bundle, base_tasks: Collection[str], cells_max: int
+) -> Asked:
+    """Parses and checks a request's bytes, and says what to answer.
+
+    base_tasks: those that a base alone answers. cells_max: of a latent grid.
+
+    Raises BitstreamError or a subclass, BundleMismatchError, UnknownTaskError, or RequestError.
+    """
+    if data[:1] == bytes([MAGIC_2]):
+        source = _read_packet(data, bundle)
+        check_grid(source.grid, bundle, cells_max)
+        if not source.has_z:
+            queries, missing = split_for_base(queries_of(bundle, wanted), base_tasks)
+            _check_base(queries, missing, wanted)
+            return Asked(source, queries, missing)
+        return Asked(source, queries_of(bundle, wanted))
+    stream = Bitstream.unpack(data)
+    _check_bundle(stream.fingerprint, stream.quality, bundle)
+    check_grid((stream.h, stream.w), bundle, cells_max)
+    return Asked(stream, queries_of(bundle, wanted))
+
+
+def _read_packet(data: bytes, bundle: Bundle) -> Coded:
+    packet = Packet.unpack(data)
+    frame = packet.frame
+    _check_bundle(packet.fingerprint, frame.quality, bundle)
+    if frame.needs_reference:
+        raise RequestError(
+            f"a frame {frame.name} needs another frame, and a request by itself has none; send a frame I, "
+            "or send it in a session"
+        )
+    grid = packet.grid or own_grid(bundle)
+    return Coded(frame.payload, grid, frame.quality, frame.own_v, frame.has_z)
+
+
+def _check_bundle(mark: bytes, quality: int, bundle: Bundle) -> None:
+    if mark != bundle.fingerprint:
+        raise BundleMismatchError(mark.hex(), bundle.fingerprint.hex())
+    bundle.quality(quality)
+
+
+def _check_base(queries: tuple[TaskQuery, ...], missing: tuple[str, ...], wanted: Wanted) -> None:
+    if missing and wanted.tasks:
+        raise RequestError(
+            f"only the base of this image was sent, and it does not answer {', '.join(missing)}; send the whole image"
+        )
+    if not queries:
+        raise RequestError(
+            "only the base of this image was sent, and it answers none of this bundle's tasks; send the whole image"
+        )
+
+
+def own_grid(bundle: Bundle) -> tuple[int, int]:
+    """h, w of the latent of the bundle's own image size."""
+    h, w = bundle.manifest.codec.get("grid", (1, 1))
+    return h, w
+
+
+def check_grid(grid: tuple[int, int], bundle: Bundle, cells_max: int) -> None:
+    """Raises StreamTooLargeError. A small stream may claim a large grid; the bundle's own is always allowed."""
+    cells_max = max(cells_max, math.prod(own_grid(bundle)))
+    if math.prod(grid) > cells_max:
+        raise StreamTooLargeError(
+            f"a latent grid of {grid[0]} x {grid[1]}; this server answers {cells_max} cells at most"
+        )
+
+
+def queries_of(bundle: Bundle, wanted: Wanted) -> tuple[TaskQuery, ...]:
+    """The tasks to run. Raises UnknownTaskError, or RequestError for a task named twice or an impossible map."""
+    queries = wanted.tasks or tuple(
+        TaskQuery(name=task.name, top_k=wanted.top_k, maps=wanted.maps) for task in bundle.tasks
+    )
+    for query in queries:
+        task = bundle.task(query.name)
+        if query.maps != "none":
+            KINDS[task.kind].check_maps(task.name, task.labels)
+    if len({query.name for query in queries}) < len(queries):
+        raise RequestError("a task is named twice")
+    return queries
+
+
+def split_for_base(
+    queries: tuple[TaskQuery, ...], base_tasks: Collection[str]
+) -> tuple[tuple[TaskQuery, ...], tuple[str, ...]]:
+    """The queries that a base answers, and the names of the others."""
+    answered = tuple(query for query in queries if query.name in base_tasks)
+    return answered, tuple(query.name for query in queries if query.name not in base_tasks)
+
+
+def count_frame(source: Coded, latent: Latent, total: int, codec: FrameCodec, bundle: Bundle) -> ByteCount:
+    """The sizes of a frame of version 2 that takes `total` bytes with its container."""
+    preprocess = bundle.manifest.preprocess
+    payload = len(source.payload)
+    b_v = min(codec.v_bytes(latent.v, latent.quality), payload) if source.own_v else 0
+    return ByteCount(
+        b_v=b_v,
+        b_z=payload - b_v,
+        total=total,
+        bits_per_pixel=8 * total / (preprocess.height * preprocess.width),
+    )
