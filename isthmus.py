@@ -238,15 +238,15 @@ def demo(
 @app.command()
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="a bitstream's file, - for standard input, or a bundle's folder")
+        Path, typer.Argument(help="a bitstream's or a log's file, - for standard input, or a bundle's folder")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show every field of a bitstream or of a bundle."""
+    """Show every field of a bitstream, of a log of frames or of a bundle."""
     from shared.process.inspect import inspect_path
 
-    report = inspect_path(path)
-    typer.echo(report.as_json() if as_json else report.as_text())
+    for text in inspect_path(path, as_json):
+        typer.echo(text)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def test_a_module_of_ours_that_is_missing_is_a_fault(monkeypatch: pytest.MonkeyP
 
 
 def test_an_error_of_the_system_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path) -> None:
+    def full(path: Path, as_json: bool) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "some/file")
 
     monkeypatch.setattr("shared.process.inspect.inspect_path", full)

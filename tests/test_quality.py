@@ -25,7 +25,8 @@ from shared.bundle import Bundle
 from shared.codec.bitstream import MEDIA_TYPE, Bitstream
 from shared.encoder import Encoder
 from shared.process.config import HttpSettings
-from shared.process.inspect import inspect_path
+from shared.process.inspect import inspect_bundle
+from shared.process.inspect_streams import inspect_bitstream
 from shared.types import Analysis, Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
@@ -195,7 +196,7 @@ def test_encode(levels: Path, image: Path, options: tuple[str, ...], low: int, h
     stream = Bitstream.unpack(out.read_bytes())
     assert low <= stream.quality == told["quality"] <= high
     assert "--bytes-max" not in options or told["bytes"]["total"] <= 250
-    fields = {field.name: field.value for field in inspect_path(out).fields}
+    fields = {field.name: field.value for field in inspect_bitstream(out.read_bytes(), "it").fields}
     assert fields["quality"] == stream.quality
 
 
@@ -208,7 +209,7 @@ def test_encode_that_does_not_fit(levels: Path, image: Path) -> None:
 
 
 def test_inspect_a_bundle(levels: Path) -> None:
-    fields = {field.name: field.value for field in inspect_path(levels).fields}
+    fields = {field.name: field.value for field in inspect_bundle(Bundle.open(levels)).fields}
     assert fields["quality.range"] == [10, 80]
     assert fields["quality.default"] == 30
     assert [fields[f"quality.{q}.lambda"] for q in (10, 30, 80)] == [1, 4, 16]

@@ -1,63 +1,28 @@
-"""Lists every field of a bitstream or of a bundle: `isthmus inspect`, `isthmus bundle inspect`.
+"""Lists every field of a bitstream, of a log of frames or of a bundle: `isthmus inspect`, `isthmus bundle inspect`.
 
 Decodes no payload and runs no network.
 """
 
 from __future__ import annotations
 
-import io
-import json
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 
 from shared.bundle import FILES, TAIL, TASKS, WEIGHTS, AddedTask, Bundle, tail_file
-from shared.codec.bitstream import MAGIC, VERSION, Bitstream
+from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.codec.latent_codec import LatentCodec
-from shared.errors import BundleDamagedError
-from shared.process.cli import STANDARD, read_stream
+from shared.errors import BundleDamagedError, RequestError
+from shared.process.cli import STANDARD
 from shared.process.commands import CommandTable
+from shared.process.inspect_streams import inspect_bitstream, inspect_log, is_log
+from shared.process.report import Field, Report
 
 app = CommandTable(no_args_is_help=True)
-
-
-@dataclass(frozen=True)
-class Field:
-    """name: dotted, as in the format's description; note: its unit or meaning."""
-
-    name: str
-    value: Any
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    title: str
-    fields: tuple[Field, ...]
-
-    def as_json(self) -> str:
-        return json.dumps({field.name: field.value for field in self.fields}, indent=2, ensure_ascii=False)
-
-    def as_text(self) -> str:
-        """A table, as wide as the terminal."""
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(
-            title=self.title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0)
-        )
-        for style in ("cyan", "", "dim"):
-            table.add_column(style=style, overflow="fold")
-        for field in self.fields:
-            # Text and not str: what stands in a file must not be read as rich's markup.
-            table.add_row(Text(field.name), Text(_text(field.value)), Text(field.note))
-        out = io.StringIO()
-        Console(file=out, width=None if Console().is_terminal else 160).print(table)
-        return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 @app.command(name="inspect")
@@ -66,41 +31,38 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show every field of a bundle, and check every file in it."""
-    report = inspect_bundle(Bundle.open(bundle))
-    typer.echo(report.as_json() if as_json else report.as_text())
+    typer.echo(_shown(inspect_bundle(Bundle.open(bundle)), as_json))
 
 
-def inspect_path(path: Path) -> Report:
-    """Reads a folder as a bundle, a file or standard input as a bitstream.
+def inspect_path(path: Path, as_json: bool = False) -> Iterator[str]:
+    """Lines to print: of a folder as a bundle, of a file or standard input as a bitstream or a log of frames.
 
-    Raises RequestError (nothing there), BitstreamError or a subclass, or BundleError or a subclass.
+    Raises RequestError (nothing there), BitstreamError or a subclass, or BundleError or a subclass; for a log only
+    after what comes before the damage.
     """
     if path.is_dir():
-        return inspect_bundle(Bundle.open(path))
-    return inspect_bitstream(read_stream(path), "standard input" if path == STANDARD else str(path))
+        yield _shown(inspect_bundle(Bundle.open(path)), as_json)
+    elif path == STANDARD:
+        yield from _inspect_file(cast(BufferedReader, sys.stdin.buffer), "standard input", as_json)
+    else:
+        try:
+            with path.open("rb") as file:
+                yield from _inspect_file(file, str(path), as_json)
+        except FileNotFoundError:
+            raise RequestError(f"no such file or folder: {path}") from None
+        except OSError as error:
+            raise RequestError(f"cannot read {path}: {error.strerror}") from None
 
 
-def inspect_bitstream(data: bytes, name: str) -> Report:
-    """Lists the fields of a packed bitstream. Raises BitstreamError or a subclass."""
-    stream = Bitstream.unpack(data)
-    payload = len(stream.b_v) + len(stream.b_z)
-    return Report(
-        f"{name}: an Isthmus bitstream",
-        (
-            Field("magic", f"0x{MAGIC:02x}"),
-            Field("version", VERSION),
-            Field("fingerprint", stream.fingerprint.hex(), "of the bundle that made it"),
-            Field("quality", stream.quality, "0..100, on the scale of the bundle that made it"),
-            Field("h", stream.h, "rows of the latent grid"),
-            Field("w", stream.w, "columns of the latent grid"),
-            Field("b_v.bytes", len(stream.b_v), "coded hyperprior"),
-            Field("b_z.bytes", len(stream.b_z), "coded latent"),
-            Field("crc32", data[-4:][::-1].hex(), "of all bytes before it; it fits"),
-            Field("total.bytes", len(data), f"{len(data) - payload} of them container"),
-            Field("b_v", stream.b_v.hex(), "hexadecimal"),
-            Field("b_z", stream.b_z.hex(), "hexadecimal"),
-        ),
-    )
+def _inspect_file(file: BufferedReader, name: str, as_json: bool) -> Iterator[str]:
+    if is_log(file.peek(1)):
+        yield from inspect_log(file, name, as_json)
+    else:
+        yield _shown(inspect_bitstream(file.read(MAX_STREAM_BYTES + 1), name), as_json)
+
+
+def _shown(report: Report, as_json: bool) -> str:
+    return report.as_json() if as_json else report.as_text()
 
 
 def inspect_bundle(bundle: Bundle) -> Report:
@@ -170,9 +132,3 @@ def _entropy_fields(bundle: Bundle) -> Iterator[Field]:
         yield Field(f"entropy.{name}", f"{tensor.dtype.name} {list(tensor.shape)}")
     for name, (bound, float_name) in bounds.items():
         yield Field(f"exact.{name}", {"bound": bound, "float": float_name}, "largest partial sum")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return f"{len(value)}: {', '.join(value)}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
