@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import RequestError
 from shared.frozen import Frozen
-from shared.types import Analysis
+from shared.types import Analysis, TaskResult
 
 # About the memory of an answer without its results, of one packet of a list in a result, and of a number.
 _ANSWER_BYTES, _PACKET_BYTES, _NUMBER_BYTES = 4096, 1024, 32
@@ -78,7 +78,12 @@ class AnswerCache:
 
 def bytes_of(answer: Analysis) -> int:
     """About the memory that an answer takes."""
-    return _ANSWER_BYTES + sum(_bytes_of(result) for result in answer.results.values())
+    return _ANSWER_BYTES + bytes_of_results(answer.results)
+
+
+def bytes_of_results(results: Mapping[str, TaskResult]) -> int:
+    """About the memory that results take."""
+    return sum(_bytes_of(result) for result in results.values())
 
 
 def _bytes_of(value: Any) -> int:

@@ -1,0 +1,1 @@
+"""Sessions: the frames of one camera, each coded given frames that were answered before."""
