@@ -21,6 +21,7 @@ and what to do; it is shown to users as it is, on one line.
         ChecksumError
         StreamTooLargeError       sizes beyond the limits
         CorruptPayloadError       the container is sound, its payload is not
+        MissingReferenceError     a frame that needs another one, which is not there
       BundleMismatchError       a valid stream that was made with another bundle
       BundleError               the bundle on disk
         BundleNotFoundError
@@ -117,6 +118,9 @@ class StreamTooLargeError(BitstreamError): ...
 class CorruptPayloadError(BitstreamError): ...
 
 
+class MissingReferenceError(BitstreamError): ...
+
+
 class BundleMismatchError(IsthmusError):
     """The stream was made with another bundle.
 
@@ -189,6 +193,7 @@ EXITS: dict[type[Exception], Exit] = {
     ImageTooLargeError: Exit("INVALID_ARGUMENT", 413, "Image too large"),
     BitstreamError: Exit("INVALID_ARGUMENT", 400, "Invalid bitstream"),
     StreamTooLargeError: Exit("INVALID_ARGUMENT", 413, "Bitstream too large"),
+    MissingReferenceError: Exit("FAILED_PRECONDITION", 409, "Reference missing"),
     BundleMismatchError: Exit("FAILED_PRECONDITION", 409, "Bitstream of another bundle"),
     BundleError: Exit("FAILED_PRECONDITION", 500, "Unusable bundle"),
     DataError: Exit("INVALID_ARGUMENT", 400, "Unusable data"),

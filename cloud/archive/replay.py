@@ -1,13 +1,16 @@
-"""Asks a task of what an archive holds: its records -> the pipeline of a server -> JSON lines. Knows no network.
+"""Asks a task of what an archive holds: its records -> the engine of a server -> JSON lines. Knows no network.
 
-    records in order of time -> up to two batches in flight -> Pipeline.analyze -> a line each, in the same order
+    records in order of time -> Chunks: frames that need others are decoded, from the beginning of their chunk
+                             -> up to two batches in flight -> Batcher -> a line each, in the same order
 
     {"camera": ..., "captured_at": ..., "received_at": ..., "request_id": ..., "task": ..., "result": {...}}
     {"camera": ..., "captured_at": ..., "received_at": ..., "request_id": ..., "task": ..., "error": {...}}
 
 Times are RFC 3339 in UTC; captured_at is null where it is unknown. A result is the one of the HTTP answer, an error has
-a title and a detail. The file is written under another name and renamed
-at the end: a kill leaves no half of it, and the archive is only read.
+a title and a detail. A frame S repeats the answer of the frame that it names, and no tail runs. A frame without the one
+that it needs is an error "Reference missing", one whose base does not answer the task an error "Invalid request".
+
+The file is written under another name and renamed at the end: a kill leaves no half of it. The archive is only read.
 """
 
 from __future__ import annotations
@@ -16,24 +19,31 @@ import asyncio
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from cloud.archive.records import Record, count, read
+from cloud.archive.chunks import Chunks, Content, Opened
+from cloud.archive.frames import FrameReader, Known
+from cloud.archive.records import Record, count, read, reading
 from cloud.archive.schema import Clock
-from cloud.pipeline import Pipeline
+from cloud.engine.batch_work import Done, Job, Results, Served, base_tasks_of, work
+from cloud.engine.batcher import Batcher
+from cloud.requests import queries_of
 from cloud.settings import EngineSettings, PipelineSettings
 from shared.bundle import TASKS, Bundle, task_folders
+from shared.codec.bitstream import Bitstream
+from shared.codec.frame_codec import Coded, Latent
 from shared.errors import DataError, IsthmusError, RequestError, exit_of
 from shared.files import writing_atomically
 from shared.process.cli import MapFolder, wanted_of
 from shared.times import to_rfc3339
-from shared.types import Wanted, check_camera, new_request_id
+from shared.types import TaskQuery, check_camera
 
-DEADLINE_MS = 24 * 3600 * 1000  # nobody waits for one image; a slow batch is no error
+BATCH_WAIT_MS = 50.0  # nobody waits for one image, and frames that are decoded one by one fill a batch slowly
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,12 @@ class Counts:
     def failed(self) -> int:
         return self.errors.total()
 
+    def add(self, outcome: Outcome) -> None:
+        if outcome.title is None:
+            self.answered += 1
+        else:
+            self.errors[outcome.title] += 1
+
 
 def parse_time(setting: str, text: str) -> datetime:
     """ISO 8601 -> UTC; without a zone it is taken as UTC. Raises RequestError about `setting`."""
@@ -95,15 +111,9 @@ def replay_archive(
     total, opened = _check(request, bundle, out, force)
     folder = MapFolder(request.maps, force=force)
     engine = EngineSettings.of(device=device, threads=threads)
-    settings = PipelineSettings.of(
-        batch_max=batch,
-        queue_max=2 * batch,
-        deadline_ms=DEADLINE_MS,
-        answers_kept=1,
-    )
     try:
         with writing_atomically(out) as file:
-            counts = _answer_all(request, opened, engine, settings, file, folder, total)
+            counts = _answer_all(request, opened, engine, batch, file, folder, total)
     except OSError as error:
         raise RequestError(f"cannot write {out}: {error.strerror}") from None
     if not counts.answered:
@@ -138,7 +148,7 @@ def _answer_all(
     request: ReplayRequest,
     bundle: Bundle,
     engine: EngineSettings,
-    settings: PipelineSettings,
+    batch: int,
     file: IO[bytes],
     folder: MapFolder,
     total: int,
@@ -147,14 +157,11 @@ def _answer_all(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    records = read(*_chosen(request))
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         shown = bar.add_task(request.task, total=total)
-        counts = asyncio.run(
-            _run(bundle, engine, settings, request, records, file, folder, lambda: bar.advance(shown))
-        )
+        counts = asyncio.run(_run(bundle, engine, request, batch, file, folder, lambda: bar.advance(shown)))
     if not counts.answered and not counts.failed:
         raise DataError(f"the records of {request.archive} were deleted meanwhile: too old, or too many")
     return counts
@@ -176,9 +183,8 @@ def _with_task(path: Path, name: str) -> Bundle:
 async def _run(
     bundle: Bundle,
     engine: EngineSettings,
-    settings: PipelineSettings,
     request: ReplayRequest,
-    records: Iterable[Record],
+    batch: int,
     file: IO[bytes],
     folder: MapFolder,
     advance: Callable[[], None],
@@ -186,63 +192,74 @@ async def _run(
     from cloud.engine.load import load
 
     loaded = await asyncio.to_thread(load, bundle, engine.device, engine.threads, engine.encode_threads)
-    pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
-    try:
-        wanted = wanted_of([request.task], request.top_k, request.maps)
-        return await replay(pipeline, records, wanted, file, folder, request.by, advance)
-    finally:
-        await pipeline.close()
+    served = Served(bundle, loaded.model)
+    wanted = wanted_of([request.task], request.top_k, request.maps)
+    [query] = queries_of(bundle, wanted)
+    opened = open_records(request, FrameReader(bundle, loaded.model.codec, PipelineSettings().grid_cells_max))
+    return await replay(served, opened, query, file, folder, batch, request.by, advance)
+
+
+def open_records(request: ReplayRequest, reader: FrameReader) -> Generator[Opened, None, None]:
+    """The records that are asked for, with what they say. Raises DataError."""
+    with reading(request.archive) as db:
+        yield from Chunks(db, reader).open(read(*_chosen(request)))
 
 
 async def replay(
-    pipeline: Pipeline,
-    records: Iterable[Record],
-    wanted: Wanted,
+    served: Served,
+    opened: Generator[Opened, None, None],
+    query: TaskQuery,
     file: IO[bytes],
     folder: MapFolder,
+    batch: int = 16,
     by: Clock = "captured",
     advance: Callable[[], None] = lambda: None,
 ) -> Counts:
-    """Asks the one task of `wanted` of each record, and writes a line for each, in order, and its map to `folder`.
+    """Asks a task of each record, and writes a line for each, in order, and its map to `folder`.
 
-    by: the clock that maps are named by. advance: called after each line.
+    opened: used in one thread of its own, so that frames are decoded while others are answered. batch: images in one
+    batch. by: the clock that maps are named by. advance: called after each line.
 
-    At most two batches of the pipeline's settings are in flight: one is worked on while the next one forms. Raises
-    RequestError where a map cannot be written.
+    At most two batches are in flight: one is worked on while the next one forms. Raises RequestError where a map cannot
+    be written, and DataError where the archive cannot be read.
     """
-    [query] = wanted.tasks
-    counts = Counts()
+    answers = _Answers(served, query, batch)
     running: deque[tuple[Record, asyncio.Task[Outcome]]] = deque()
+    counts = Counts()
 
     async def settle() -> None:
         record, running_task = running.popleft()
         outcome = await running_task
-        if outcome.title is None:
-            counts.answered += 1
-        else:
-            counts.errors[outcome.title] += 1
-        line = {
-            "camera": record.camera,
-            "captured_at": record.captured_at and to_rfc3339(record.captured_at),
-            "received_at": to_rfc3339(record.received_at),
-            "request_id": record.request_id,
-            "task": query.name,
-            **outcome.fields,
-        }
-        file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        counts.add(outcome)
+        file.write(json.dumps(_line(record, query.name, outcome), ensure_ascii=False).encode() + b"\n")
         advance()
 
-    try:
-        for record in records:
-            running.append((record, asyncio.create_task(_ask(pipeline, record, wanted, folder, by))))
-            if len(running) >= 2 * pipeline.settings.batch_max:
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1, thread_name_prefix="decode") as decoding:
+        try:
+            while one := await loop.run_in_executor(decoding, next, opened, None):
+                running.append((one.record, asyncio.create_task(_ask(answers, one, query.name, folder, by))))
+                if len(running) >= 2 * batch:
+                    await settle()
+            while running:
                 await settle()
-        while running:
-            await settle()
-    finally:
-        for _, left in running:
-            left.cancel()
+        finally:
+            for _, left in running:
+                left.cancel()
+            decoding.submit(opened.close)  # the database is closed in the thread that opened it
+            await answers.close()
     return counts
+
+
+def _line(record: Record, task: str, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "camera": record.camera,
+        "captured_at": record.captured_at and to_rfc3339(record.captured_at),
+        "received_at": to_rfc3339(record.received_at),
+        "request_id": record.request_id,
+        "task": task,
+        **outcome.fields,
+    }
 
 
 @dataclass(frozen=True)
@@ -253,15 +270,48 @@ class Outcome:
     title: str | None = None
 
 
-async def _ask(pipeline: Pipeline, record: Record, wanted: Wanted, folder: MapFolder, by: Clock) -> Outcome:
+class _Answers:
+    """Answers contents in batches, each latent that a chunk holds once. Must be made and used in one event loop."""
+
+    def __init__(self, served: Served, query: TaskQuery, batch: int) -> None:
+        self._served, self._query = served, query
+        self._batcher: Batcher[Job, Done] = Batcher(
+            work, lambda job: job.batch_key, batch, BATCH_WAIT_MS, 2 * batch
+        )
+
+    async def close(self) -> None:
+        await self._batcher.close()
+
+    async def answer(self, content: Content) -> Results:
+        """Raises IsthmusError."""
+        if not isinstance(content, Known):
+            return await self._submit(content)
+        if content.answer is None:
+            content.answer = asyncio.ensure_future(self._submit(content.latent))
+        results: Results = await content.answer
+        return results
+
+    async def _submit(self, source: Bitstream | Coded | Latent) -> Results:
+        has_z = source.z is not None if isinstance(source, Latent) else getattr(source, "has_z", True)
+        if not has_z and self._query.name not in base_tasks_of(self._served.model):
+            raise RequestError(
+                f"only the base of this frame is here, and it does not answer {self._query.name}"
+            )
+        done, _ = await self._batcher.submit(Job(source, (self._query,), self._served))
+        return done.results
+
+
+async def _ask(answers: _Answers, one: Opened, task: str, folder: MapFolder, by: Clock) -> Outcome:
+    record, content = one.record, one.content
     try:
-        # An id of its own: two cameras may have chosen the same one.
-        analysis = await pipeline.analyze(record.data, wanted, new_request_id())
+        if isinstance(content, IsthmusError):
+            raise content
+        results = await answers.answer(content)
     except IsthmusError as error:
         title = exit_of(error).title
         return Outcome({"error": {"title": title, "detail": str(error)}}, title)
     image = f"{record.time(by):%Y%m%dT%H%M%S.%fZ}_{record.camera}_{_short(record.request_id)}"
-    [result] = folder.save(image, analysis).results.values()
+    result = folder.save_results(image, {task: results[task]})[task]
     return Outcome({"result": result.model_dump(mode="json", exclude_none=True)})
 
 

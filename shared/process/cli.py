@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -160,8 +160,11 @@ class MapFolder:
 
     def save(self, image: str, analysis: Analysis) -> Analysis:
         """Writes the maps of one answer, and returns the answer without them. Raises RequestError."""
-        results = {task: self._save(f"{image}_{task}.png", r) for task, r in analysis.results.items()}
-        return analysis.model_copy(update={"results": results})
+        return analysis.model_copy(update={"results": self.save_results(image, analysis.results)})
+
+    def save_results(self, image: str, results: Mapping[str, TaskResult]) -> dict[str, TaskResult]:
+        """Writes the maps of some results, and returns the results without them. Raises RequestError."""
+        return {task: self._save(f"{image}_{task}.png", result) for task, result in results.items()}
 
     def _save(self, name: str, result: TaskResult) -> TaskResult:
         found = map_of(result)

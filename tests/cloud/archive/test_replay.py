@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,19 +19,22 @@ import cloud.archive.records
 import cloud.archive.replay
 import cloud.archive.store
 from cloud.archive.archive import Archive
+from cloud.archive.chunks import Chunks
+from cloud.archive.frames import FrameReader
 from cloud.archive.records import Record
 from cloud.archive.replay import parse_time, replay
 from cloud.archive.schema import FILE
 from cloud.archive.store import BYTES_MIN
+from cloud.engine.batch_work import Served
 from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
 from cloud.settings import PipelineSettings
 from shared.bundle import Bundle
 from shared.codec.bitstream import MEDIA_TYPE, Bitstream
 from shared.errors import DataError
-from shared.process.cli import MapFolder, wanted_of
+from shared.process.cli import MapFolder
 from shared.process.config import HttpSettings
-from shared.types import Analysis
+from shared.types import Analysis, TaskQuery, TaskResult
 from support.archives import NOON, archive_at, at, put, record
 from support.processes import refused, run_here
 from support.service import GatedModel
@@ -106,16 +110,25 @@ async def test_a_replay_gives_the_answers_that_were_served(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "results.jsonl"]
 
 
+def opened(bundle: Bundle, model: GatedModel, records: list[Record]) -> Any:
+    """What a replay gets of records that stand in no archive."""
+    reader = FrameReader(bundle, model.codec, 1024)
+    with closing(sqlite3.connect(":memory:", check_same_thread=False)) as db:
+        yield from Chunks(db, reader).open(records)
+
+
 async def test_a_replay_fills_its_batches_and_takes_ids_that_repeat(
-    tmp_path: Path, make_pipeline: Any, model: GatedModel, packed: list[bytes]
+    tmp_path: Path, bundle: Bundle, model: GatedModel, packed: list[bytes]
 ) -> None:
     records = [Record("door", at(i), "same", packed[i % 8]) for i in range(24)]
-    wanted = wanted_of(["classification"], 1)
-    async with make_pipeline(batch_max=4, batch_wait_ms=20_000, queue_max=8) as pipeline:
-        with (tmp_path / "out").open("wb") as file:
-            counts = await replay(pipeline, iter(records), wanted, file, MapFolder(None))
+    query = TaskQuery(name="classification", top_k=1)
+    with (tmp_path / "out").open("wb") as file:
+        served = Served(bundle, model)
+        counts = await replay(served, opened(bundle, model, records), query, file, MapFolder(None), batch=4)
     assert (counts.answered, counts.failed) == (24, 0)
-    assert model.batches == [4] * 6
+    assert sum(model.batches) == 24
+    assert max(model.batches) == 4
+    assert len(model.batches) <= 12
     lines = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert [datetime.fromisoformat(line["received_at"]) for line in lines] == [at(i) for i in range(24)]
 
@@ -237,18 +250,19 @@ async def test_a_replay_goes_by_capture_times_or_by_receptions(tmp_path: Path, t
 
 
 async def test_a_map_is_named_by_the_time_that_counts(
-    tmp_path: Path, make_pipeline: Any, model: GatedModel, packed: list[bytes]
+    tmp_path: Path, bundle: Bundle, model: GatedModel, packed: list[bytes]
 ) -> None:
     names: list[str] = []
 
     class Names(MapFolder):
-        def save(self, picture: str, analysis: Analysis) -> Analysis:
-            names.append(picture)
-            return analysis
+        def save_results(self, image: str, results: Mapping[str, TaskResult]) -> dict[str, TaskResult]:
+            names.append(image)
+            return dict(results)
 
     one = Record("door", at(60), "r", packed[0], at(0))
-    async with make_pipeline() as pipeline:
-        with (tmp_path / "out").open("wb") as file:
-            for by in ("captured", "received"):
-                await replay(pipeline, [one], wanted_of(["classification"], 1), file, Names(None), by)
+    query = TaskQuery(name="classification")
+    with (tmp_path / "out").open("wb") as file:
+        for by in ("captured", "received"):
+            served = Served(bundle, model)
+            await replay(served, opened(bundle, model, [one]), query, file, Names(None), by=by)
     assert names == ["20261122T120000.000000Z_door_r", "20261122T120100.000000Z_door_r"]
