@@ -115,13 +115,13 @@ def encode(
 def _format(image: Path, target: Path, encoded: Encoded, as_json: bool) -> str:
     size, times = encoded.bytes, encoded.times
     if as_json:
-        fields = {"image": str(image), "output": str(target), "quality": encoded.stream.quality}
+        fields = {"image": str(image), "output": str(target), "quality": encoded.quality}
         sizes = {"bytes": size.model_dump(), "times": times.model_dump(exclude_none=True)}
         return json.dumps(fields | sizes | {"warnings": encoded.warnings})
     total_ms = (times.read_ms or 0) + (times.front_ms or 0) + (times.code_ms or 0)
     return (
         f"{image} -> {target}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), "
-        f"quality {encoded.stream.quality}, {size.bits_per_pixel:.4f} bits per pixel, {total_ms:.0f} ms"
+        f"quality {encoded.quality}, {size.bits_per_pixel:.4f} bits per pixel, {total_ms:.0f} ms"
     )
 
 

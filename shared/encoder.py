@@ -1,9 +1,10 @@
 """Image -> bitstream, with a bundle's edge half. The edge runs it, and the cloud for images that are sent to it.
 
-    read_image -> fit -> to_input -> edge.onnx -> u                                            once per image
-    u at a quality -> extractor.onnx -> v, z -> LatentCodec -> b_v, b_z -> Bitstream.pack      once per quality
+    read_image -> fit -> to_input -> edge.onnx -> u                                  once per image
+    u at a quality -> extractor.onnx -> v, z -> FrameCodec -> Packet.pack            once per quality
 
-If a number of bytes is given instead of a quality, the second line runs for a few qualities.
+If a number of bytes is given instead of a quality, the second line runs for a few qualities. A session (`edge.frames`)
+takes the first line from here, and `latent` in place of the second.
 
 Letters: B images in a batch; N channels of z; h, w latent grid; H, W the network's input; V length of v.
 """
@@ -18,25 +19,45 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from PIL import Image
 
 from shared.bundle import EDGE, EXTRACTOR, Bundle
 from shared.codec.bitstream import Bitstream
+from shared.codec.frame import Frame, FrameType, Packet
+from shared.codec.frame_codec import FrameCodec, Latent
 from shared.codec.latent_codec import LatentCodec
 from shared.errors import BundleDamagedError, BundleError, RequestError
 from shared.image import fit, read_image, to_input
 from shared.types import ByteCount, Times
+
+NEVER = -1.0  # hold: z is rounded whatever the reference
 
 
 @dataclass(frozen=True)
 class Encoded:
     """One encoded image.
 
-    data: the packed bitstream. times: read, front and code. warnings: flaws of the file in spite of which it was read.
+    data: the packed bitstream. latent: what it says. times: read, front and code. warnings: flaws of the file in spite
+    of which it was read.
     """
 
     data: bytes
-    stream: Bitstream
+    packet: Packet
+    latent: Latent
     bytes: ByteCount
+    times: Times
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def quality(self) -> int:
+        return self.packet.frame.quality
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """One image after the front. u: (1, N, h, w). times: read and front. warnings: as of `Encoded`."""
+
+    u: NDArray[np.float32]
     times: Times
     warnings: tuple[str, ...] = ()
 
@@ -51,10 +72,13 @@ class Encoder:
         self.bundle = bundle
         self._front = _session(bundle, EDGE, threads)
         self._extractor = _session(bundle, EXTRACTOR, threads)
+        given = {one.name for one in self._extractor.get_inputs()}
+        self.sticky = {"reference", "hold"} <= given
         try:
             self.codec = LatentCodec(bundle.entropy())
         except (KeyError, ValueError) as error:  # intact integers that still do not make a codec
             raise BundleDamagedError(f"{bundle.path}: the integers do not make a codec: {error}") from None
+        self.frames = FrameCodec(self.codec)
 
     def encode(
         self,
@@ -62,35 +86,43 @@ class Encoder:
         quality: int | None = None,
         bytes_max: int | None = None,
         name: str | None = None,
+        base_only: bool = False,
     ) -> Encoded:
         """Encodes an image file, or its bytes, into a bitstream.
 
         quality: None for the bundle's default. bytes_max: largest size of the whole bitstream; the best quality that
-        fits is used, up to `quality` if given. name: of the image, for messages.
+        fits is used, up to `quality` if given. name: of the image, for messages. base_only: sends v alone, which
+        answers only the tasks in the bundle's `base`.
 
         Raises ImageError or a subclass, or RequestError if the bundle does not have the quality or no quality fits.
         """
         level = self.bundle.quality(quality)
+        front = self.read(source, name)
+        started = time.perf_counter()
+        if bytes_max is None:
+            made = self._code(front.u, level, base_only)
+        else:
+            top = self.bundle.levels.highest if quality is None else level
+            made = self._within(front.u, top, bytes_max, base_only)
+        times = front.times.model_copy(update={"code_ms": (time.perf_counter() - started) * 1e3})
+        frame = made.packet.frame
+        sizes = count_frame(frame, made.latent, len(made.data), self.frames, self.bundle)
+        return Encoded(made.data, made.packet, made.latent, sizes, times, front.warnings)
+
+    def read(self, source: str | Path | bytes | Image.Image, name: str | None = None) -> Features:
+        """Reads an image file, or its bytes, or takes an RGB image, and runs the front.
+
+        Raises ImageError or a subclass.
+        """
         started = time.perf_counter()
         preprocess = self.bundle.manifest.preprocess
         warnings: list[str] = []
-        pixels = np.asarray(fit(read_image(source, name, warnings.append), preprocess))
-        x = to_input(pixels, preprocess)
+        image = source if isinstance(source, Image.Image) else read_image(source, name, warnings.append)
+        x = to_input(np.asarray(fit(image, preprocess)), preprocess)
         read = time.perf_counter()
         u = self.features(x[None])
-        front = time.perf_counter()
-        if bytes_max is None:
-            stream = self._code(u, level)
-            data = stream.pack()
-        else:
-            top = self.bundle.levels.highest if quality is None else level
-            stream, data = self._within(u, top, bytes_max)
-        coded = time.perf_counter()
-        times = Times(
-            read_ms=(read - started) * 1e3, front_ms=(front - read) * 1e3, code_ms=(coded - front) * 1e3
-        )
-        sizes = count_bytes(stream, len(data), self.bundle)
-        return Encoded(data, stream, sizes, times, tuple(warnings))
+        times = Times(read_ms=(read - started) * 1e3, front_ms=(time.perf_counter() - read) * 1e3)
+        return Features(u, times, tuple(warnings))
 
     def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """u (B, N, h, w), which is z before gain and rounding, of the network's input (B, 3, H, W)."""
@@ -98,39 +130,69 @@ class Encoder:
         return u
 
     def latents(
-        self, u: NDArray[np.float32], position: float | NDArray[np.float32] = 0.0
+        self,
+        u: NDArray[np.float32],
+        position: float | NDArray[np.float32] = 0.0,
+        reference: NDArray[np.int32] | None = None,
+        hold: float = NEVER,
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """v (B, V) and z (B, N, h, w), both int32, of u (B, N, h, w).
 
-        position: of the quality among the levels, one for all images or (B,).
+        position: of the quality among the levels, one for all images or (B,). reference: (B, N, h, w); z is as there
+        where it lies at most `hold` from what would be rounded. Bundles that are not `sticky` leave it out.
         """
         given = {"u": u, "position": np.full(len(u), position, np.float32)}
+        if self.sticky:
+            known = np.zeros_like(u) if reference is None else reference.astype(np.float32)
+            given |= {
+                "reference": known,
+                "hold": np.full(len(u), NEVER if reference is None else hold, np.float32),
+            }
         v, z = self._extractor.run(["v", "z"], given)
         return v, z
 
-    def _code(self, u: NDArray[np.float32], quality: int) -> Bitstream:
-        """The bitstream of u (1, N, h, w) at a quality."""
-        v, z = self.latents(u, self.bundle.position(quality))
-        b_v, b_z = self.codec.encode(v[0], z[0], quality)
-        return Bitstream(self.bundle.fingerprint, quality, z.shape[2], z.shape[3], b_v, b_z)
+    def latent(
+        self, u: NDArray[np.float32], quality: int, reference: Latent | None = None, hold: float = NEVER
+    ) -> Latent:
+        """What u (1, N, h, w) says at a quality; reference, hold: see `latents`. Raises RequestError."""
+        known = None if reference is None or reference.z is None else reference.z[None]
+        v, z = self.latents(u, self.bundle.position(quality), known, hold)
+        return Latent(v[0], z[0], (z.shape[2], z.shape[3]), quality)
 
-    def _within(self, u: NDArray[np.float32], top: int, bytes_max: int) -> tuple[Bitstream, bytes]:
-        """The bitstream of the best quality that fits, and its bytes. Raises RequestError."""
-        tried: dict[int, tuple[Bitstream, bytes]] = {}
+    def _code(self, u: NDArray[np.float32], quality: int, base_only: bool) -> _Made:
+        """The bitstream of u (1, N, h, w) at a quality."""
+        whole = self.latent(u, quality)
+        latent = whole.base if base_only else whole
+        frame = Frame(FrameType.I, quality, True, not base_only, self.frames.encode(latent))
+        own = tuple(self.bundle.manifest.codec.get("grid", ()))
+        packet = Packet(self.bundle.fingerprint, frame, None if latent.grid == own else latent.grid)
+        return _Made(packet, latent, packet.pack())
+
+    def _within(self, u: NDArray[np.float32], top: int, bytes_max: int, base_only: bool) -> _Made:
+        """The bitstream of the best quality that fits. Raises RequestError."""
+        tried: dict[int, _Made] = {}
 
         def size(quality: int) -> int:
-            stream = self._code(u, quality)
-            tried[quality] = stream, stream.pack()
-            return len(tried[quality][1])
+            tried[quality] = self._code(u, quality, base_only)
+            return len(tried[quality].data)
 
         best = highest_fitting(size, self.bundle.levels.lowest, top, bytes_max)
         if best is None:
-            smallest = min(len(data) for _, data in tried.values())
+            smallest = min(len(made.data) for made in tried.values())
             raise RequestError(
                 f"the image does not fit {bytes_max} bytes at any quality of this bundle; "
                 f"the smallest bitstream tried has {smallest} bytes"
             )
         return tried[best]
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """One quality's bitstream."""
+
+    packet: Packet
+    latent: Latent
+    data: bytes
 
 
 def highest_fitting(size: Callable[[int], int], low: int, high: int, bytes_max: int) -> int | None:
@@ -170,7 +232,17 @@ def _session(bundle: Bundle, file: str, threads: int) -> ort.InferenceSession:
 
 
 def count_bytes(stream: Bitstream, total: int, bundle: Bundle) -> ByteCount:
-    """The sizes of a packed stream of `total` bytes."""
-    preprocess = bundle.manifest.preprocess
-    pixels = preprocess.height * preprocess.width
-    return ByteCount(b_v=len(stream.b_v), b_z=len(stream.b_z), total=total, bits_per_pixel=8 * total / pixels)
+    """The sizes of a packed stream of version 1 that has `total` bytes."""
+    return _count(len(stream.b_v), len(stream.b_z), total, bundle)
+
+
+def count_frame(frame: Frame, latent: Latent, total: int, codec: FrameCodec, bundle: Bundle) -> ByteCount:
+    """The sizes of a frame that has `total` bytes with its container; of v its ideal length. latent: what it says."""
+    payload = len(frame.payload)
+    b_v = min(codec.v_bytes(latent.v, latent.quality), payload) if frame.own_v else 0
+    return _count(b_v, payload - b_v, total, bundle)
+
+
+def _count(b_v: int, b_z: int, total: int, bundle: Bundle) -> ByteCount:
+    pixels = bundle.manifest.preprocess.height * bundle.manifest.preprocess.width
+    return ByteCount(b_v=b_v, b_z=b_z, total=total, bits_per_pixel=8 * total / pixels)

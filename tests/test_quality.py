@@ -22,7 +22,8 @@ from edge.commands import app
 from edge.pipeline import Pipeline
 from edge.settings import CloudLink
 from shared.bundle import Bundle
-from shared.codec.bitstream import MEDIA_TYPE, Bitstream
+from shared.codec.bitstream import MEDIA_TYPE
+from shared.codec.frame import Packet
 from shared.encoder import Encoder
 from shared.process.config import HttpSettings
 from shared.process.inspect import inspect_bundle
@@ -155,7 +156,8 @@ async def test_streams_of_several_qualities_in_one_batch(
 async def test_a_stream_of_a_quality_that_the_bundle_has_not(
     cloud: CloudPipeline, levels_encoder: Encoder
 ) -> None:
-    stream = replace(levels_encoder.encode(png(0)).stream, quality=99)
+    packet = levels_encoder.encode(png(0)).packet
+    stream = replace(packet, frame=replace(packet.frame, quality=99))
     app = build_cloud(lambda: cloud, HttpSettings())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
         answer = await http.post("/analyze", content=stream.pack(), headers={"Content-Type": MEDIA_TYPE})
@@ -193,11 +195,11 @@ def test_encode(levels: Path, image: Path, options: tuple[str, ...], low: int, h
     done = CliRunner().invoke(app, given)
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
-    stream = Bitstream.unpack(out.read_bytes())
-    assert low <= stream.quality == told["quality"] <= high
+    quality = Packet.unpack(out.read_bytes()).frame.quality
+    assert low <= quality == told["quality"] <= high
     assert "--bytes-max" not in options or told["bytes"]["total"] <= 250
     fields = {field.name: field.value for field in inspect_bitstream(out.read_bytes(), "it").fields}
-    assert fields["quality"] == stream.quality
+    assert fields["quality"] == quality
 
 
 def test_encode_that_does_not_fit(levels: Path, image: Path) -> None:

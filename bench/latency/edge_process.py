@@ -23,7 +23,8 @@ import onnxruntime as ort
 import psutil
 
 from shared.bundle import Bundle, Preprocess
-from shared.codec.bitstream import Bitstream
+from shared.codec.frame import Frame, FrameType, Packet
+from shared.codec.frame_codec import Coded
 from shared.encoder import Encoder
 from shared.image import fit, read_image, to_input
 from shared.process.process import announce
@@ -117,7 +118,7 @@ def stage_times(encoder: Encoder, fronts: ort.InferenceSession, image: bytes) ->
     Two of them are differences: the transform is what edge.onnx takes more than the fronts alone, the range coder what
     coding takes more than the exact path. On a busy machine a difference may come out negative; the report says so.
     """
-    bundle, codec = encoder.bundle, encoder.codec
+    bundle = encoder.bundle
     preprocess, quality = bundle.manifest.preprocess, bundle.quality(None)
     clock = _Clock()
     x = to_input(np.asarray(fit(read_image(image), preprocess)), preprocess)[None]
@@ -126,16 +127,16 @@ def stage_times(encoder: Encoder, fronts: ort.InferenceSession, image: bytes) ->
     yield (front_ms := clock.ms())
     u = encoder.features(x)
     yield clock.ms() - front_ms
-    v, z = encoder.latents(u, bundle.position(quality))
+    latent = encoder.latent(u, quality)
     yield clock.ms()
-    codec.path(v, *z.shape[2:])
+    encoder.codec.path(latent.v[None], *latent.grid)
     yield (path_ms := clock.ms())
-    b_v, b_z = codec.encode(v[0], z[0], quality)
+    payload = encoder.frames.encode(latent)
     yield clock.ms() - path_ms
-    stream = Bitstream(bundle.fingerprint, quality, *z.shape[2:], b_v, b_z)
-    Bitstream.unpack(stream.pack())
+    frame = Frame(FrameType.I, quality, own_v=True, has_z=True, payload=payload)
+    Packet.unpack(Packet(bundle.fingerprint, frame).pack())
     yield clock.ms()
-    codec.decode(b_v, b_z, *z.shape[2:], quality)
+    encoder.frames.decode([Coded(payload, latent.grid, quality)])
     yield clock.ms()
 
 

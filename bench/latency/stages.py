@@ -42,8 +42,9 @@ def cloud_stages(bundle: Bundle, images: Iterator[str]) -> dict[str, Spread]:
     rows = {task.name: [0] for task in bundle.tasks}
     ms: dict[str, list[float]] = {"reconstruction": [], "tails": [], "results": []}
     for image in images:
-        stream = encoder.encode(image).stream
-        z = model.codec.decode(stream.b_v, stream.b_z, stream.h, stream.w, quality)[None]
+        z = encoder.encode(image).latent.z
+        assert z is not None  # as without base_only
+        z = z[None]
         with _forward_times(FeatureReconstruction, FeatureSeparation) as reconstruction:
             outputs, all_ms = _timed(lambda z=z: model.outputs(z, rows, [quality]))  # type: ignore[misc]
         _, results_ms = _timed(

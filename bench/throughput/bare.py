@@ -16,8 +16,9 @@ from bench.throughput.workloads import Workload
 from cloud.engine.bundle_model import CloudModel
 from cloud.engine.kinds import POSTPROCESS
 from shared.bundle import Bundle
-from shared.codec.bitstream import Bitstream
-from shared.encoder import count_bytes
+from shared.codec.frame import Packet
+from shared.codec.frame_codec import Coded, FrameCodec, Latent
+from shared.encoder import Encoded
 from shared.types import Analysis, Times, Wanted, new_request_id
 from shared.wire import convert
 
@@ -25,9 +26,10 @@ from shared.wire import convert
 class BareModel:
     """Runs batches of given bitstreams through the networks alone."""
 
-    def __init__(self, bundle: Bundle, streams: Sequence[Bitstream], threads: int) -> None:
+    def __init__(self, bundle: Bundle, streams: Sequence[Encoded], threads: int) -> None:
         self._bundle, self._streams = bundle, streams
         self._model = CloudModel(bundle, threads=threads)
+        self._codec = FrameCodec(self._model.codec)
 
     def forward(self, tasks: Sequence[str], batch: int, seconds: float) -> tuple[float, float]:
         """Images a second of reconstruction and tails alone, and processor ms per image."""
@@ -48,9 +50,9 @@ class BareModel:
     def stages(self, workload: Workload, batch: int) -> Stages:
         """Medians of each stage of one batch, on the service's number of threads, in ms per image."""
         streams, z = self._latents(batch)
-        data = [one.pack() for one in streams]
+        data = [one.data for one in streams]
         qualities = [one.quality for one in streams]
-        payloads = [(one.b_v, one.b_z) for one in streams]
+        coded = [_coded(one) for one in streams]
         wanted = Wanted.same(workload.tasks, top_k=5, maps=workload.maps)
         requests = [convert.request_message(new_request_id(), one, wanted) for one in data]
         rows = {name: range(batch) for name in workload.tasks}
@@ -61,7 +63,7 @@ class BareModel:
         def parse() -> None:
             for request, one in zip(requests, data, strict=True):
                 convert.wanted_of(request)
-                Bitstream.unpack(one)
+                Packet.unpack(one)
 
         def reduce() -> None:
             for query in wanted.tasks:
@@ -73,7 +75,7 @@ class BareModel:
 
         stages: dict[str, Callable[[], object]] = {
             "parse": parse,
-            "b_v, b_z to z": lambda: self._model.codec.decode_batch(payloads, *z.shape[2:], qualities),
+            "payload to z": lambda: self._codec.decode(coded),
             "forward": lambda: self._model.outputs(z, rows, qualities),
             "results": reduce,
             "reply": lambda: [convert.response_message(one).SerializeToString() for one in analyses],
@@ -81,22 +83,25 @@ class BareModel:
         ms = {name: _median_ms(run) / batch for name, run in stages.items()}
         return Stages(workload=workload.name, batch=batch, ms=ms)
 
-    def _latents(self, batch: int) -> tuple[list[Bitstream], np.ndarray[Any, Any]]:
+    def _latents(self, batch: int) -> tuple[list[Encoded], np.ndarray[Any, Any]]:
         streams = list(islice(cycle(self._streams), batch))
-        payloads = [(one.b_v, one.b_z) for one in streams]
-        qualities = [one.quality for one in streams]
-        return streams, self._model.codec.decode_batch(payloads, streams[0].h, streams[0].w, qualities)
+        decoded = self._codec.decode([_coded(one) for one in streams])
+        return streams, np.stack([one.z for one in decoded if isinstance(one, Latent) and one.z is not None])
 
-    def _analysis(self, stream: Bitstream, results: dict[str, Any]) -> Analysis:
+    def _analysis(self, stream: Encoded, results: dict[str, Any]) -> Analysis:
         return Analysis(
             request_id=new_request_id(),
             bundle=self._bundle.manifest.name,
             fingerprint=self._bundle.fingerprint.hex(),
             quality=stream.quality,
             results=results,
-            bytes=count_bytes(stream, len(stream.pack()), self._bundle),
+            bytes=stream.bytes,
             times=Times(queue_ms=0, decode_ms=0, tails_ms=0),
         )
+
+
+def _coded(one: Encoded) -> Coded:
+    return Coded(one.packet.frame.payload, one.latent.grid, one.quality)
 
 
 def _median_ms(run: Callable[[], object], times: int = 5) -> float:

@@ -27,7 +27,6 @@ from bench.throughput.results import LoadPoint, Round, Throughput
 from bench.throughput.throughput_report import write_throughput
 from bench.throughput.workloads import Workload, workloads
 from shared.bundle import Bundle
-from shared.codec.bitstream import Bitstream
 from shared.encoder import Encoder
 from shared.errors import RequestError
 from shared.process.child_process import ISTHMUS, ROOT, SAMPLES, Server, server
@@ -59,8 +58,9 @@ def bench_throughput(plan: ThroughputPlan, command: str) -> Throughput:
     images = sorted(SAMPLES.glob("*.png"))
     if not images:
         raise RequestError(f"there are no sample rooms in {SAMPLES}")
-    streams = [encoder.encode(path).data for path in images]
-    bare = BareModel(bundle, [Bitstream.unpack(data) for data in streams], plan.threads)
+    encoded = [encoder.encode(path) for path in images]
+    streams = [one.data for one in encoded]
+    bare = BareModel(bundle, encoded, plan.threads)
     wanted = workloads(bundle, plan.quick)
     loads = _loads(plan, streams, bare, wanted)
     measured = Throughput(

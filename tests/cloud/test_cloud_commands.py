@@ -33,7 +33,7 @@ def test_decode_answers_the_good_files_and_names_the_bad(
     assert done.returncode == 2
     assert len(done.stdout.splitlines()) == 2
     first, second = done.stderr.splitlines()
-    assert first.startswith(f"isthmus: {bad}: the bitstream is cut short")
+    assert first.startswith(f"isthmus: {bad}: the bitstream is damaged or cut short")
     assert second == f"isthmus: cannot read {tmp_path}: Is a directory"
 
 

@@ -36,9 +36,9 @@ def changed(data: bytes, **fields: Any) -> bytes:
     return replace(Bitstream.unpack(data), **fields).pack()
 
 
-async def test_an_answer_has_every_field(pipeline: Pipeline, packed: list[bytes], bundle: Bundle) -> None:
-    analysis = await pipeline.analyze(packed[0], Wanted(top_k=2), "one")
-    stream = Bitstream.unpack(packed[0])
+async def test_an_answer_has_every_field(pipeline: Pipeline, packed_1: list[bytes], bundle: Bundle) -> None:
+    analysis = await pipeline.analyze(packed_1[0], Wanted(top_k=2), "one")
+    stream = Bitstream.unpack(packed_1[0])
     assert analysis.request_id == "one"
     assert (analysis.bundle, analysis.fingerprint, analysis.quality) == (
         bundle.manifest.name,
@@ -47,8 +47,8 @@ async def test_an_answer_has_every_field(pipeline: Pipeline, packed: list[bytes]
     )
     assert [best.label for best in analysis.results["classification"].top] == ["red", "green"]
     size = analysis.bytes
-    assert (size.b_v, size.b_z, size.total) == (len(stream.b_v), len(stream.b_z), len(packed[0]))
-    assert size.bits_per_pixel == 8 * len(packed[0]) / 64**2
+    assert (size.b_v, size.b_z, size.total) == (len(stream.b_v), len(stream.b_z), len(packed_1[0]))
+    assert size.bits_per_pixel == 8 * len(packed_1[0]) / 64**2
     times = analysis.times
     assert all(t is not None and t >= 0 for t in (times.queue_ms, times.decode_ms, times.tails_ms))
     assert times.front_ms is None
@@ -111,7 +111,7 @@ async def test_an_image_gets_the_answer_of_its_bitstream(
 )
 async def test_bad_streams(
     pipeline: Pipeline,
-    packed: list[bytes],
+    packed_1: list[bytes],
     bundle: Bundle,
     model: GatedModel,
     spoil: Callable[[bytes], bytes],
@@ -119,10 +119,10 @@ async def test_bad_streams(
     text: str,
 ) -> None:
     with pytest.raises(error, match=text.format(own=bundle.fingerprint.hex())):
-        await pipeline.analyze(spoil(packed[0]), ALL, "bad")
+        await pipeline.analyze(spoil(packed_1[0]), ALL, "bad")
     assert model.batches == []
     # The id of a refused request is free again.
-    await pipeline.analyze(packed[0], ALL, "bad")
+    await pipeline.analyze(packed_1[0], ALL, "bad")
 
 
 @pytest.mark.parametrize("request_id", ["", "x" * 129, "a b", "a\n"])
@@ -148,10 +148,10 @@ async def test_what_is_no_image(pipeline: Pipeline) -> None:
 
 
 async def test_a_damaged_neighbour_costs_nobody_an_answer(
-    make_pipeline: Any, packed: list[bytes], model: GatedModel
+    make_pipeline: Any, packed_1: list[bytes], model: GatedModel
 ) -> None:
     async with make_pipeline(batch_max=4, batch_wait_ms=20_000) as pipeline:
-        streams = [packed[0], changed(packed[1], b_v=b"\xff" * 40), packed[2], packed[3]]
+        streams = [packed_1[0], changed(packed_1[1], b_v=b"\xff" * 40), packed_1[2], packed_1[3]]
         outcomes = await asyncio.gather(
             *(pipeline.analyze(data, ALL, f"n{i}") for i, data in enumerate(streams)), return_exceptions=True
         )
@@ -161,11 +161,11 @@ async def test_a_damaged_neighbour_costs_nobody_an_answer(
 
 
 async def test_a_whole_batch_of_damaged_streams(
-    make_pipeline: Any, packed: list[bytes], model: GatedModel
+    make_pipeline: Any, packed_1: list[bytes], model: GatedModel
 ) -> None:
     async with make_pipeline(batch_max=2, batch_wait_ms=20_000) as pipeline:
         outcomes = await asyncio.gather(
-            *(pipeline.analyze(changed(packed[i], b_v=b"\xff" * 40), ALL, f"n{i}") for i in range(2)),
+            *(pipeline.analyze(changed(packed_1[i], b_v=b"\xff" * 40), ALL, f"n{i}") for i in range(2)),
             return_exceptions=True,
         )
     assert [type(outcome) for outcome in outcomes] == [CorruptPayloadError] * 2
@@ -211,9 +211,9 @@ async def test_overload(make_pipeline: Any, packed: list[bytes], model: GatedMod
 
 
 async def test_grids_are_not_mixed(
-    make_pipeline: Any, packed: list[bytes], encoder: Any, model: GatedModel
+    make_pipeline: Any, packed: list[bytes], packed_1: list[bytes], encoder: Any, model: GatedModel
 ) -> None:
-    stream = Bitstream.unpack(packed[0])
+    stream = Bitstream.unpack(packed_1[0])
     codec = encoder.codec
     z = codec.decode(stream.b_v, stream.b_z, stream.h, stream.w)
     wide = z.repeat(2, axis=2)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shared.bundle import EDGE, EXTRACTOR, MANIFEST, Bundle
-from shared.codec.bitstream import Bitstream
+from shared.codec.frame import Packet
+from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.codec.latent_codec import LatentCodec
 from shared.encoder import Encoder, highest_fitting
 from shared.errors import BundleDamagedError, RequestError
@@ -54,6 +55,15 @@ def encoder(bundle: Bundle) -> Encoder:
     return made
 
 
+def decode(bundle: Bundle, packet: Packet) -> Latent:
+    """What a receiver gets from a packet on the bundle's grid."""
+    frame = packet.frame
+    coded = Coded(frame.payload, (4, 4), frame.quality, frame.own_v, frame.has_z)
+    (latent,) = FrameCodec(LatentCodec(bundle.entropy())).decode([coded])
+    assert isinstance(latent, Latent), latent
+    return latent
+
+
 def runs(encoder: Encoder) -> tuple[int, int]:
     """Of the front, of the extractor."""
     return len(encoder._front.runs), len(encoder._extractor.runs)  # type: ignore[attr-defined]
@@ -71,23 +81,26 @@ def test_a_quality(encoder: Encoder, bundle: Bundle, quality: int) -> None:
     """The gain is that of the quality's position, and the receiver gets the very z."""
     encoded = encoder.encode(png(0), quality)
     assert runs(encoder) == (1, 1)
-    stream = Bitstream.unpack(encoded.data)
-    assert stream == encoded.stream
-    assert stream.quality == quality
+    packet = Packet.unpack(encoded.data)
+    assert packet == encoded.packet
+    assert packet.frame.quality == encoded.quality == quality
+    assert packet.grid is None  # the bundle's own
     [given] = encoder._extractor.runs  # type: ignore[attr-defined]
     position = np.interp(quality, QUALITIES, range(len(QUALITIES)))
     np.testing.assert_array_equal(given["position"], np.array([position], np.float32))
     z = np.rint(given["u"] * np.float32(4) ** np.float32(position)).astype(np.int32)
-    decoded = LatentCodec(bundle.entropy()).decode(stream.b_v, stream.b_z, 4, 4, quality)
-    assert np.abs(decoded - z[0]).max() <= 1  # the power's last bit may round the other way
-    v, own = encoder.latents(given["u"], bundle.position(quality))
-    np.testing.assert_array_equal(decoded, own[0])
-    np.testing.assert_array_equal(encoder.codec.decode_v(stream.b_v, quality), v[0])
+    decoded = decode(bundle, packet)
+    assert np.abs(decoded.z - z[0]).max() <= 1  # the power's last bit may round the other way
+    assert decoded.digest == encoded.latent.digest == encoder.latent(given["u"], quality).digest
+    sizes = encoded.bytes
+    assert (sizes.total, sizes.b_v + sizes.b_z) == (len(encoded.data), len(packet.frame.payload))
+    assert sizes.total - sizes.b_v - sizes.b_z == 11
+    assert 0 < sizes.b_v < sizes.b_z
 
 
 def test_the_default_quality(tmp_path: Path) -> None:
     encoder = Encoder(Bundle.open(write_levels(tmp_path / "bundle", default_quality=42)))
-    assert encoder.encode(png(0)).stream.quality == 42
+    assert encoder.encode(png(0)).quality == 42
 
 
 def test_a_quality_that_the_bundle_has_not(encoder: Encoder) -> None:
@@ -102,16 +115,39 @@ def test_one_level_is_the_plain_codec(tmp_path: Path) -> None:
     bundle = Bundle.open(write_levels(tmp_path / "bundle", qualities=(50,)))
     encoder = Encoder(bundle)
     encoded = encoder.encode(png(0))
-    assert encoded.stream.quality == 50
+    assert encoded.quality == 50
     pixels = np.asarray(Image.open(io.BytesIO(png(0, SIZE))))
     v, z = encoder.latents(encoder.features(to_input(pixels, bundle.manifest.preprocess)[None]))
-    assert LatentCodec(bundle.entropy()).encode(v[0], z[0]) == (encoded.stream.b_v, encoded.stream.b_z)
+    latent = Latent(v[0], z[0], (4, 4), 50)
+    assert FrameCodec(LatentCodec(bundle.entropy())).encode(latent) == encoded.packet.frame.payload
     with pytest.raises(RequestError, match="quality 51 is not one of this bundle's: 50"):
         encoder.encode(png(0), 51)
     size = len(encoded.data)
     assert encoder.encode(png(0), bytes_max=size).data == encoded.data
     with pytest.raises(RequestError, match=f"the smallest bitstream tried has {size} bytes"):
         encoder.encode(png(0), bytes_max=size - 1)
+
+
+def test_the_base_alone(encoder: Encoder, bundle: Bundle) -> None:
+    whole, base = encoder.encode(png(0), 30), encoder.encode(png(0), 30, base_only=True)
+    packet = Packet.unpack(base.data)
+    assert (packet.frame.name, whole.packet.frame.name) == ("I base", "I")
+    decoded = decode(bundle, packet)
+    assert decoded.z is None
+    np.testing.assert_array_equal(decoded.v, whole.latent.v)
+    assert base.bytes.b_z == 0
+    assert base.bytes.b_v == len(packet.frame.payload) < whole.bytes.total - 11
+    best = encoder.encode(png(0), bytes_max=len(base.data), base_only=True)
+    assert len(best.data) <= len(base.data)
+    assert best.quality >= 30
+
+
+def test_an_image_that_is_decoded_already(encoder: Encoder) -> None:
+    """As a video's frames are."""
+    image = Image.open(io.BytesIO(png(0))).convert("RGB")
+    front = encoder.read(image)
+    np.testing.assert_array_equal(front.u, encoder.read(png(0)).u)
+    assert encoder.latent(front.u, 30).digest == encoder.encode(png(0), 30).latent.digest
 
 
 # The best quality that fits.
@@ -127,17 +163,17 @@ def test_bytes_max(encoder: Encoder, sizes: list[dict[int, int]], seed: int) -> 
         encoded = encoder.encode(png(seed), bytes_max=aim)
         calls.append(runs(encoder)[1] - extractor)
         assert runs(encoder)[0] == front + 1
-        quality = encoded.stream.quality
+        quality = encoded.quality
         assert len(encoded.data) == encoded.bytes.total == own[quality] <= aim
         assert quality == HIGH or own[quality + 1] > aim
     assert max(calls) <= 8
 
 
 def test_quality_is_the_upper_limit(encoder: Encoder, sizes: list[dict[int, int]]) -> None:
-    assert encoder.encode(png(0), 30, bytes_max=sizes[0][30]).stream.quality == 30
-    assert encoder.encode(png(0), 30, bytes_max=10_000).stream.quality == 30
+    assert encoder.encode(png(0), 30, bytes_max=sizes[0][30]).quality == 30
+    assert encoder.encode(png(0), 30, bytes_max=10_000).quality == 30
     assert runs(encoder) == (2, 2)
-    assert encoder.encode(png(0), 30, bytes_max=sizes[0][30] - 1).stream.quality < 30
+    assert encoder.encode(png(0), 30, bytes_max=sizes[0][30] - 1).quality < 30
 
 
 def test_nothing_fits(encoder: Encoder, sizes: list[dict[int, int]]) -> None:

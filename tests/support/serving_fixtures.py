@@ -18,6 +18,7 @@ from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub, add_AnalyzerServicer_to_server
 from support.service import GatedModel, png
+from support.streams import version_1
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +35,13 @@ def encoder(bundle: Bundle) -> Encoder:
 def packed(encoder: Encoder) -> list[bytes]:
     """Eight different pictures' bitstreams."""
     return [encoder.encode(png(seed)).data for seed in range(8)]
+
+
+@pytest.fixture(scope="session")
+def packed_1(encoder: Encoder) -> list[bytes]:
+    """The same pictures' bitstreams of version 1."""
+    latents = [encoder.encode(png(seed)).latent for seed in range(8)]
+    return [version_1(encoder, latent) for latent in latents]
 
 
 @pytest.fixture

@@ -103,10 +103,10 @@ def test_a_task_added_later(kind: str, rooms: Path, networks: dict[str, Path], t
     train_task(recipe, images, images, tmp_path / "task", resume=False)
     add_task(tmp_path / "bundle", tmp_path / "task" / FOLDER)
     bundle = Bundle.open(tmp_path / "bundle")
-    stream = Encoder(bundle).encode(_png(RoomSet(rooms).images(np.array([0]))[0])).stream
+    encoded = Encoder(bundle).encode(_png(RoomSet(rooms).images(np.array([0]))[0]))
     model = CloudModel(bundle)
-    z = model.codec.decode(stream.b_v, stream.b_z, stream.h, stream.w, stream.quality)[None]
-    [answers] = model.answer(z, [[TaskQuery(name=kind)]], [stream.quality])
+    assert encoded.latent.z is not None
+    [answers] = model.answer(encoded.latent.z[None], [[TaskQuery(name=kind)]], [encoded.quality])
     assert answers[kind].kind == kind
 
 

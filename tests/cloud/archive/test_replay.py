@@ -43,7 +43,7 @@ STREAM = {"Content-Type": MEDIA_TYPE}
 
 
 async def test_a_replay_gives_the_answers_that_were_served(
-    tmp_path: Path, tiny_bundle: Path, bundle: Bundle, packed: list[bytes]
+    tmp_path: Path, tiny_bundle: Path, bundle: Bundle, packed: list[bytes], packed_1: list[bytes]
 ) -> None:
     from cloud.engine.load import load
 
@@ -60,7 +60,7 @@ async def test_a_replay_gives_the_answers_that_were_served(
                 served[f"n{i}"] = Analysis.model_validate(answer.json())
         await pipeline.close()
         # Two that a replay cannot answer: damaged on its way to the disk, and of another bundle.
-        other = replace(Bitstream.unpack(packed[0]), fingerprint=b"\xde\xad\xbe\xef").pack()
+        other = replace(Bitstream.unpack(packed_1[0]), fingerprint=b"\xde\xad\xbe\xef").pack()
         now = datetime.now(UTC)
         put(archive, Record("c0", now, "bad", packed[0][:-1]), Record("c0", now, "other", other))
     command = [

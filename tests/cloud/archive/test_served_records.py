@@ -38,12 +38,13 @@ def test_only_what_was_answered_is_kept_and_once(
     model: GatedModel,
     settings: PipelineSettings,
     packed: list[bytes],
+    packed_1: list[bytes],
 ) -> None:
     async def use(archive: Archive) -> None:
         pipeline = Pipeline(bundle, model, encoder, settings, archive)
         for _ in range(2):
             await pipeline.analyze(packed[0], Wanted(), "twice", camera="door")
-        damaged = replace(Bitstream.unpack(packed[1]), b_v=b"\xff" * 40).pack()
+        damaged = replace(Bitstream.unpack(packed_1[1]), b_v=b"\xff" * 40).pack()
         with pytest.raises(CorruptPayloadError):
             await pipeline.analyze(damaged, Wanted(), "damaged", camera="door")
         model.fail = RuntimeError("broken")

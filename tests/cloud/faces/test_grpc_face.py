@@ -88,7 +88,7 @@ async def test_top_k_of_a_query_and_of_the_request(stub: AnalyzerStub, packed: l
         (lambda d: request(b""), Code.INVALID_ARGUMENT, "empty"),
         (lambda d: request(b"hello"), Code.INVALID_ARGUMENT, "not an Isthmus bitstream"),
         (lambda d: request(d[:-3]), Code.INVALID_ARGUMENT, "cut short"),
-        (lambda d: request(d + b"x"), Code.INVALID_ARGUMENT, "1 bytes follow"),
+        (lambda d: request(d + b"x"), Code.INVALID_ARGUMENT, "damaged or cut short"),
         (lambda d: request(d, "a b"), Code.INVALID_ARGUMENT, "request id"),
         (lambda d: request(d, top_k=101), Code.INVALID_ARGUMENT, "top_k"),
         (lambda d: request(d, tasks=[pb.TaskQuery(name="nope")]), Code.NOT_FOUND, "classification"),
@@ -106,9 +106,9 @@ async def test_bad_requests(
 
 
 async def test_another_bundle_is_told_with_both_fingerprints(
-    stub: AnalyzerStub, packed: list[bytes], bundle: Bundle
+    stub: AnalyzerStub, packed: list[bytes], packed_1: list[bytes], bundle: Bundle
 ) -> None:
-    other = replace(Bitstream.unpack(packed[0]), fingerprint=b"\xde\xad\xbe\xef").pack()
+    other = replace(Bitstream.unpack(packed_1[0]), fingerprint=b"\xde\xad\xbe\xef").pack()
     error = await refused(stub.Analyze(request(other)))
     assert error.code() == Code.FAILED_PRECONDITION
     assert "deadbeef" in str(error.details())

@@ -129,8 +129,10 @@ async def test_a_wrong_method(http: httpx.AsyncClient) -> None:
     assert answer.headers["allow"] == "POST"
 
 
-async def test_another_bundles_stream(http: httpx.AsyncClient, packed: list[bytes], bundle: Bundle) -> None:
-    other = replace(Bitstream.unpack(packed[0]), fingerprint=b"\xde\xad\xbe\xef").pack()
+async def test_another_bundles_stream(
+    http: httpx.AsyncClient, packed: list[bytes], packed_1: list[bytes], bundle: Bundle
+) -> None:
+    other = replace(Bitstream.unpack(packed_1[0]), fingerprint=b"\xde\xad\xbe\xef").pack()
     told = problem(await http.post("/analyze", content=other, headers=STREAM), 409)
     assert "deadbeef" in told["detail"]
     assert bundle.fingerprint.hex() in told["detail"]

@@ -100,10 +100,10 @@ async def test_grpc_health_and_reflection(both: Both, bundle: Bundle) -> None:
 
 
 async def test_every_grid_that_a_stream_may_claim_is_answered_or_refused(
-    both: Both, packed: list[bytes]
+    both: Both, packed: list[bytes], packed_1: list[bytes]
 ) -> None:
     """A stream with another grid than the bundle's own must not be an internal error."""
-    stream = Bitstream.unpack(packed[0])
+    stream = Bitstream.unpack(packed_1[0])
     async with grpc.aio.insecure_channel(both.grpc) as channel:
         stub = AnalyzerStub(channel)
         for h, w in ((1, 1), (1, 7), (3, 2), (32, 32), (33, 32), (1, 4095)):
