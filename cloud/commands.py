@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from shared.bundle import Bundle, default_bundle
+from shared.errors import IsthmusError
 from shared.process.cli import (
     HOUR_MS,
     PORT_MAX,
@@ -23,12 +24,10 @@ from shared.process.cli import (
     TaskOption,
     TopKOption,
     format_analysis,
-    read_stream,
-    stem_of,
     wanted_of,
 )
 from shared.process.commands import CommandTable
-from shared.types import Analysis, Wanted, new_request_id
+from shared.types import Analysis, Wanted
 
 if TYPE_CHECKING:
     from cloud.settings import EngineSettings
@@ -184,7 +183,9 @@ def replay(
 def decode(
     files: Annotated[
         list[Path],
-        typer.Argument(help="bitstreams, as `isthmus edge encode` writes them; - for standard input"),
+        typer.Argument(
+            help="bitstreams and logs of frames, as `isthmus edge encode` writes them; - for standard input"
+        ),
     ],
     task: TaskOption = None,
     top_k: TopKOption = 5,
@@ -195,7 +196,10 @@ def decode(
     as_json: JsonOption = False,
     force: ForceOption = False,
 ) -> None:
-    """Answer bitstreams from files, in this process: what the server does, without the network."""
+    """Answer bitstreams and logs of frames from files, in this process: what the server does, without the network.
+
+    A packet that needs another frame finds it among the files before it.
+    """
     from cloud.settings import EngineSettings
 
     wanted = wanted_of(task, top_k, maps)
@@ -203,10 +207,10 @@ def decode(
     opened = Bundle.open(bundle or default_bundle())
     for query in wanted.tasks:
         opened.task(query.name)
-    asyncio.run(_decode(files, opened, settings, wanted, MapFolder(maps, files, force), as_json))
+    _decode(files, opened, settings, wanted, MapFolder(maps, files, force), as_json)
 
 
-async def _decode(
+def _decode(
     files: Sequence[Path],
     bundle: Bundle,
     settings: EngineSettings,
@@ -214,28 +218,30 @@ async def _decode(
     folder: MapFolder,
     as_json: bool,
 ) -> None:
+    from cloud.archive.decode_files import FileDecoder
+    from cloud.engine.batch_work import Served
     from cloud.engine.load import load
-    from cloud.pipeline import Pipeline
     from cloud.settings import PipelineSettings
 
     failures = Failures()
-    loaded = load(bundle, settings.device, settings.threads, settings.encode_threads)
-    pipeline = Pipeline(bundle, loaded.model, loaded.encoder, PipelineSettings())
-    try:
-        for path in files:
-            with failures.of(path):
-                analysis = await pipeline.analyze(read_stream(path), wanted, new_request_id())
-                analysis = folder.save(stem_of(path), analysis)
-                typer.echo(analysis.model_dump_json() if as_json else _format_answer(path, analysis))
-    finally:
-        await pipeline.close()
+    model = load(bundle, settings.device, settings.threads, settings.encode_threads).model
+    decoder = FileDecoder(Served(bundle, model), wanted, PipelineSettings().grid_cells_max)
+    for path in files:
+        with failures.of(path):
+            for answer in decoder.answers(path):
+                if isinstance(answer.analysis, IsthmusError):
+                    with failures.of(path):
+                        raise answer.analysis
+                    continue
+                analysis = folder.save(answer.stem, answer.analysis)
+                typer.echo(analysis.model_dump_json() if as_json else _format_answer(answer.name, analysis))
     failures.leave()
 
 
-def _format_answer(path: Path, analysis: Analysis) -> str:
+def _format_answer(name: str, analysis: Analysis) -> str:
     size, times = analysis.bytes, analysis.times
     head = (
-        f"{path}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), quality {analysis.quality}, "
+        f"{name}: {size.total} bytes (b_v {size.b_v}, b_z {size.b_z}), quality {analysis.quality}, "
         f"decoded in {times.decode_ms:.1f} ms, answered in {times.tails_ms:.1f} ms"
     )
     return format_analysis(head, analysis)

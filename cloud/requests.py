@@ -29,9 +29,14 @@ class Asked:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        if not self.missing:
-            return ()
-        return (f"only the base of this image was sent; tasks that need the rest: {', '.join(self.missing)}",)
+        return base_warnings(self.missing)
+
+
+def base_warnings(missing: tuple[str, ...]) -> tuple[str, ...]:
+    """What an answer says of tasks that its base does not answer."""
+    if not missing:
+        return ()
+    return (f"only the base of this image was sent; tasks that need the rest: {', '.join(missing)}",)
 
 
 def read_request(
@@ -48,7 +53,7 @@ def read_request(
         check_grid(source.grid, bundle, cells_max)
         if not source.has_z:
             queries, missing = split_for_base(queries_of(bundle, wanted), base_tasks)
-            _check_base(queries, missing, wanted)
+            check_base(queries, missing, wanted)
             return Asked(source, queries, missing)
         return Asked(source, queries_of(bundle, wanted))
     stream = Bitstream.unpack(data)
@@ -76,7 +81,8 @@ def _check_bundle(mark: bytes, quality: int, bundle: Bundle) -> None:
     bundle.quality(quality)
 
 
-def _check_base(queries: tuple[TaskQuery, ...], missing: tuple[str, ...], wanted: Wanted) -> None:
+def check_base(queries: tuple[TaskQuery, ...], missing: tuple[str, ...], wanted: Wanted) -> None:
+    """Raises RequestError where a base cannot answer what is asked of it by name, or nothing at all."""
     if missing and wanted.tasks:
         raise RequestError(
             f"only the base of this image was sent, and it does not answer {', '.join(missing)}; send the whole image"

@@ -93,7 +93,7 @@ class FrameReader:
     """Reads and decodes what was made with one bundle. cells_max: of a latent grid; the bundle's own is always read."""
 
     def __init__(self, bundle: Bundle, codec: LatentCodec, cells_max: int) -> None:
-        self._bundle, self._cells_max = bundle, cells_max
+        self._bundle, self._codec, self._cells_max = bundle, codec, cells_max
         self.codec = FrameCodec(codec)
 
     def read(self, data: bytes) -> Bitstream | Packet:
@@ -131,6 +131,12 @@ class FrameReader:
         if isinstance(latent, CorruptPayloadError):
             raise latent
         return latent
+
+    def latent_of(self, stream: Bitstream) -> Latent:
+        """What a bitstream of version 1 says. Raises CorruptPayloadError."""
+        codec, grid = self._codec, (stream.h, stream.w)
+        v = codec.decode_v(stream.b_v, stream.quality)
+        return Latent(v, codec.decode(stream.b_v, stream.b_z, *grid, stream.quality), grid, stream.quality)
 
 
 def coded_of(frame: Frame, grid: tuple[int, int], reference: Latent | None = None) -> Coded:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import IsthmusError, RequestError, exit_of
 from shared.files import refuse_foreign_folder, write_atomically
 from shared.kinds import KINDS
@@ -108,13 +109,15 @@ def write_output(path: Path, data: bytes) -> None:
         raise RequestError(f"cannot write {path}: {error.strerror}") from None
 
 
-def read_stream(path: Path) -> bytes:
-    """A bitstream's bytes from a file or standard input, one more than the limit at most. Raises RequestError."""
+@contextmanager
+def open_stream(path: Path) -> Iterator[BufferedReader]:
+    """A file or standard input, to read. Raises RequestError, also where reading inside the block fails."""
     if path == STANDARD:
-        return read_standard_input(MAX_STREAM_BYTES)
+        yield cast(BufferedReader, sys.stdin.buffer)
+        return
     try:
         with path.open("rb") as file:
-            return file.read(MAX_STREAM_BYTES + 1)
+            yield file
     except FileNotFoundError:
         raise RequestError(f"no such file or folder: {path}") from None
     except OSError as error:

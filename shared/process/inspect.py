@@ -5,19 +5,18 @@ Decodes no payload and runs no network.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from shared.bundle import FILES, TAIL, TASKS, WEIGHTS, AddedTask, Bundle, tail_file
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.codec.latent_codec import LatentCodec
-from shared.errors import BundleDamagedError, RequestError
-from shared.process.cli import STANDARD
+from shared.errors import BundleDamagedError
+from shared.process.cli import STANDARD, open_stream
 from shared.process.commands import CommandTable
 from shared.process.inspect_streams import inspect_bitstream, inspect_log, is_log
 from shared.process.report import Field, Report
@@ -42,16 +41,9 @@ def inspect_path(path: Path, as_json: bool = False) -> Iterator[str]:
     """
     if path.is_dir():
         yield _shown(inspect_bundle(Bundle.open(path)), as_json)
-    elif path == STANDARD:
-        yield from _inspect_file(cast(BufferedReader, sys.stdin.buffer), "standard input", as_json)
     else:
-        try:
-            with path.open("rb") as file:
-                yield from _inspect_file(file, str(path), as_json)
-        except FileNotFoundError:
-            raise RequestError(f"no such file or folder: {path}") from None
-        except OSError as error:
-            raise RequestError(f"cannot read {path}: {error.strerror}") from None
+        with open_stream(path) as file:
+            yield from _inspect_file(file, "standard input" if path == STANDARD else str(path), as_json)
 
 
 def _inspect_file(file: BufferedReader, name: str, as_json: bool) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from cloud.archive.records import Record
 from shared.codec.frame import NAMED_BYTES, Frame, FrameType, Packet
 from shared.codec.frame_codec import FrameCodec, Latent
 from shared.codec.latent_codec import LatentCodec
+from shared.codec.session_log import LogHeader, LogRecord, LogWriter
 from shared.kinds.classification import ClassificationResult, ClassScore
 from shared.types import TaskQuery
 from support.archives import at
@@ -26,6 +27,7 @@ from support.random_codec import random_latents, random_tensors
 
 GRID = (3, 4)
 MARK = b"\xaa\xbb\xcc\xdd"
+FINGERPRINT = MARK + bytes(28)
 PLAIN = random_tensors(11, n=4, v_size=5, grid=GRID)
 LATENT_CODEC = LatentCodec(PLAIN | context_tensors())
 CODEC = FrameCodec(LATENT_CODEC)
@@ -39,7 +41,10 @@ def made_up_bundle() -> Any:
         fingerprint=MARK,
         quality=lambda quality: quality,
         manifest=SimpleNamespace(
-            codec={"grid": GRID}, name="made-up", preprocess=SimpleNamespace(height=64, width=64)
+            codec={"grid": GRID},
+            name="made-up",
+            fingerprint=FINGERPRINT.hex(),
+            preprocess=SimpleNamespace(height=64, width=64),
         ),
         tasks=(task,),
         task=lambda name: task,
@@ -95,6 +100,7 @@ class CodedSession:
     """One camera's session. Each method gives the record of one more frame; `latents` has what each record says.
 
     held: latents that the server holds, with the request id that their chunk begins with, the last used at the end.
+    frames: each frame, and what it refers to.
     """
 
     camera: str
@@ -104,6 +110,7 @@ class CodedSession:
     number: int = 0
     held: OrderedDict[bytes, tuple[Latent, str]] = field(default_factory=OrderedDict)
     latents: dict[str, Latent] = field(default_factory=dict)
+    frames: list[tuple[Frame, Latent | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
@@ -155,6 +162,18 @@ class CodedSession:
         makers += [self.predicted] * 5 + [self.same] * 3
         return makers[self._rng.integers(len(makers))](when)
 
+    def log(self, file: BinaryIO, frame_ms: int = 200) -> None:
+        """Writes all frames so far as a log."""
+        header = LogHeader(FINGERPRINT, bytes(16), self.grid, 10**15)
+        writer, numbers = LogWriter(file, header), dict[bytes, int]()
+        for i, ((frame, reference), latent) in enumerate(
+            zip(self.frames, self.latents.values(), strict=True), start=1
+        ):
+            digest = None if reference is None else reference.digest
+            number = None if digest is None else numbers[digest]
+            writer.append(LogRecord(i, i * frame_ms, frame.pack(header.key, i, digest), number))
+            numbers[latent.digest] = i
+
     def _some(self, good: Any) -> tuple[Latent, str] | None:
         names = [name for name, (latent, _) in self.held.items() if good(latent)]
         if not names:
@@ -169,6 +188,7 @@ class CodedSession:
         self.number += 1
         request_id = f"s.{self.session}.{self.number}"
         self.latents[request_id] = latent
+        self.frames.append((frame, reference))
         self.held[latent.digest] = latent, chunk or request_id
         self.held.move_to_end(latent.digest)
         while len(self.held) > HELD:
