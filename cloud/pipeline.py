@@ -5,46 +5,31 @@
           -> decode -> z -> CloudModel.answer -> results                         (cloud.engine.batch_work, in a thread)
           -> Analysis, cached by its request id; the bytes go to the archive, where there is one
 
-An image that is sent to the cloud itself goes through the same `Encoder` as on an edge, and then the same way.
+An image that is sent to the cloud itself goes through the same `Encoder` as on an edge, and then the same way. Frames
+of sessions (cloud.sessions) join at the queue.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
 
 from cloud.answer_cache import AnswerCache
 from cloud.engine.batch_work import Done, Job, Model, Served, base_tasks_of, work
-from cloud.engine.batcher import Batcher
-from cloud.requests import count_frame, queries_of, read_request
-from cloud.settings import PipelineSettings
+from cloud.engine.batcher import Batcher, within
+from cloud.requests import RecordSink, count_frame, queries_of, read_request
+from cloud.sessions.live import Desk, Engine
+from cloud.sessions.session import SessionLimits
+from cloud.settings import PipelineSettings, SessionSettings
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame_codec import Coded, FrameCodec
 from shared.encoder import Encoder, count_bytes
-from shared.errors import DeadlineError
 from shared.times import captured_at_number
 from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted, check_camera, check_request_id
-
-
-class RecordSink(Protocol):
-    """What the pipeline needs of `cloud.archive.archive.Archive`."""
-
-    def append(
-        self,
-        camera: str,
-        received_at: datetime,
-        request_id: str,
-        data: bytes,
-        captured_at: datetime | None = None,
-    ) -> bool:
-        """Never waits and never raises."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +48,7 @@ class Pipeline:
     """One loaded bundle, ready to answer. Must be made and used in one event loop.
 
     archive: gets each bitstream that was answered, once for all repeats of a request; None keeps nothing.
+    sessions: the desk at which sessions are opened; their frames share batches with everything else.
     """
 
     def __init__(
@@ -72,10 +58,12 @@ class Pipeline:
         encoder: Encoder,
         settings: PipelineSettings,
         archive: RecordSink | None = None,
+        sessions: SessionSettings | None = None,
     ) -> None:
         self._served = Served(bundle, model)
         self.encoder, self.settings = encoder, settings
         self._archive = archive
+        self._deadline_s = settings.deadline_ms / 1e3
         self._batcher: Batcher[Job, Done] = Batcher(
             work,
             key=lambda job: job.batch_key,
@@ -85,6 +73,7 @@ class Pipeline:
         )
         self._answers = AnswerCache(settings.answers_kept, settings.answers_bytes_max)
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self.sessions = self._desk(sessions or SessionSettings())
 
     @property
     def bundle(self) -> Bundle:
@@ -123,7 +112,7 @@ class Pipeline:
         check_request_id(request_id)
         check_camera(camera)
         request = _Request(data, wanted, request_id, camera, captured_at, datetime.now(UTC))
-        async with self._deadline(deadline_s):
+        async with within(deadline_s, self._deadline_s):
             return await self._answer(request, self._served)
 
     async def analyze_image(
@@ -148,7 +137,7 @@ class Pipeline:
         queries_of(served.bundle, wanted)  # an unknown task is refused before the work of encoding
         received_at = datetime.now(UTC)
         loop = asyncio.get_running_loop()
-        async with self._deadline(None):
+        async with within(None, self._deadline_s):
             encode = self.encoder.encode
             encoded = await loop.run_in_executor(self._encoding, encode, image, quality, bytes_max)
             request = _Request(encoded.data, wanted, request_id, camera, captured_at, received_at)
@@ -160,6 +149,17 @@ class Pipeline:
         return analysis.model_copy(
             update={"times": times, "warnings": (*encoded.warnings, *analysis.warnings)}
         )
+
+    def _desk(self, settings: SessionSettings) -> Desk:
+        engine = Engine(
+            lambda: self._served,
+            self._batcher.submit,
+            self._archive,
+            self._deadline_s,
+            self.settings.grid_cells_max,
+        )
+        limits = SessionLimits(settings.references_max, settings.references_bytes_max, settings.repeats_max)
+        return Desk(engine, limits, settings.open_max)
 
     async def close(self) -> None:
         """Finishes what waits; new requests get NotReadyError."""
@@ -190,17 +190,6 @@ class Pipeline:
             )
 
         return await self._answers.get(request.request_id, _digest(request), compute)
-
-    @asynccontextmanager
-    async def _deadline(self, deadline_s: float | None) -> AsyncIterator[None]:
-        """Cancels what runs inside when the time is over, which takes it out of every queue. Raises DeadlineError."""
-        most_s = self.settings.deadline_ms / 1e3
-        deadline_s = most_s if deadline_s is None else min(deadline_s, most_s)
-        try:
-            async with asyncio.timeout(deadline_s):
-                yield
-        except TimeoutError:
-            raise DeadlineError(f"no answer within {deadline_s * 1e3:.0f} ms") from None
 
 
 def _digest(request: _Request) -> bytes:

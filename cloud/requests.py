@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
 
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
@@ -17,6 +19,21 @@ from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.errors import BundleMismatchError, RequestError, StreamTooLargeError
 from shared.kinds import KINDS
 from shared.types import ByteCount, TaskQuery, Wanted
+
+
+class RecordSink(Protocol):
+    """What the pipeline needs of `cloud.archive.archive.Archive`."""
+
+    def append(
+        self,
+        camera: str,
+        received_at: datetime,
+        request_id: str,
+        data: bytes,
+        captured_at: datetime | None = None,
+        chunk: str = "",
+    ) -> bool:
+        """Never waits and never raises. chunk: id of the frame I that this one's references go back to."""
 
 
 @dataclass(frozen=True)

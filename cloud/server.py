@@ -47,7 +47,7 @@ class CloudServer:
         token = settings.admin.read_token()
         app = build_app(self._pipeline, settings.http, self._watch, token, self._troubles)
         self._http = HttpServer(app, settings.host, settings.http, settings.drain_ms)
-        self._grpc = GrpcServer(self._pipeline, settings.host, settings.grpc)
+        self._grpc = GrpcServer(self._pipeline, settings.host, settings.grpc, settings.sessions.open_max)
 
     async def run(self) -> None:
         stop = stop_signal()
@@ -87,7 +87,14 @@ class CloudServer:
         loaded = await asyncio.to_thread(
             load, self._bundle, engine.device, engine.threads, engine.encode_threads
         )
-        pipeline = Pipeline(self._bundle, loaded.model, loaded.encoder, settings.pipeline, self._archive)
+        pipeline = Pipeline(
+            self._bundle,
+            loaded.model,
+            loaded.encoder,
+            settings.pipeline,
+            self._archive,
+            settings.sessions,
+        )
         watch = TaskWatch(pipeline, loaded.model)
         await watch.look()
         self._pipeline.fill(pipeline)

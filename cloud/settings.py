@@ -20,7 +20,7 @@ class GrpcSettings(Section):
     """Owner: `cloud.faces.grpc_server`."""
 
     port: int = Field(default=50051, ge=0, le=65_535, description="0 takes a free one")
-    rpcs_max: int = Field(default=128, ge=1, description="calls served at once")
+    rpcs_max: int = Field(default=128, ge=1, description="calls served at once, without sessions")
     streams_max: int = Field(
         default=32,
         ge=1,
@@ -84,6 +84,19 @@ class PipelineSettings(Section):
     )
     answers_kept: int = Field(default=1024, ge=1, description="answers remembered by request id")
     answers_bytes_max: int = Field(default=64 << 20, ge=1, description="memory that they take, roughly")
+
+
+class SessionSettings(Section):
+    """Owner: `cloud.sessions`."""
+
+    open_max: int = Field(default=128, ge=1, description="open sessions; more are turned away")
+    references_max: int = Field(
+        default=8, ge=1, description="latents that a session keeps, so that later frames can refer to them"
+    )
+    references_bytes_max: int = Field(
+        default=2 << 20, ge=1, description="memory of a session that they take with their answers, roughly"
+    )
+    repeats_max: int = Field(default=32, ge=1, description="frames of a session whose repeats are recognised")
 
 
 class ArchiveSettings(Section):
@@ -158,6 +171,7 @@ class CloudSettings(ServerSettings):
     http: HttpSettings = HttpSettings()
     engine: EngineSettings = EngineSettings()
     pipeline: PipelineSettings = PipelineSettings()
+    sessions: SessionSettings = SessionSettings()
     archive: ArchiveSettings = ArchiveSettings()
     tasks: TaskSettings = TaskSettings()
     admin: AdminSettings = AdminSettings()

@@ -6,6 +6,8 @@ and what to do; it is shown to users as it is, on one line.
     IsthmusError
       RequestError              a request that does not make sense
         UnknownTaskError
+        UnknownCameraError      no session of that camera is open
+        FrameGoneError          the frame that is wanted is no longer there
         PayloadTooLargeError
         UnauthorizedError       no token, or a wrong one
         PermissionDeniedError   a known caller who may not do this
@@ -71,6 +73,14 @@ class RequestError(IsthmusError): ...
 class UnknownTaskError(RequestError):
     def __init__(self, task: str, known: list[str]) -> None:
         super().__init__(f"unknown task {task!r}; this bundle answers: {', '.join(known)}")
+
+
+class UnknownCameraError(RequestError):
+    def __init__(self, camera: str) -> None:
+        super().__init__(f"no session of a camera {camera!r} is open here")
+
+
+class FrameGoneError(RequestError): ...
 
 
 class PayloadTooLargeError(RequestError): ...
@@ -185,6 +195,8 @@ class Exit:
 EXITS: dict[type[Exception], Exit] = {
     RequestError: Exit("INVALID_ARGUMENT", 422, "Invalid request"),
     UnknownTaskError: Exit("NOT_FOUND", 404, "Unknown task"),
+    UnknownCameraError: Exit("NOT_FOUND", 404, "Unknown camera"),
+    FrameGoneError: Exit("ABORTED", 409, "Frame no longer there"),
     PayloadTooLargeError: Exit("RESOURCE_EXHAUSTED", 413, "Request too large"),
     UnauthorizedError: Exit("UNAUTHENTICATED", 401, "Unauthorized"),
     PermissionDeniedError: Exit("PERMISSION_DENIED", 403, "Permission denied"),

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from shared.errors import NotReadyError, OverloadedError
+from shared.errors import DeadlineError, NotReadyError, OverloadedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -154,3 +155,17 @@ class Batcher(Generic[Item, Result]):
                 waiting.done.set_exception(result)
             else:
                 waiting.done.set_result((result, (started - waiting.since) * 1e3))
+
+
+@asynccontextmanager
+async def within(deadline_s: float | None, most_s: float) -> AsyncIterator[None]:
+    """Cancels what runs inside when the time is over, which takes it out of every queue. Raises DeadlineError.
+
+    deadline_s: from now; None, or more than `most_s`, means that.
+    """
+    deadline_s = most_s if deadline_s is None else min(deadline_s, most_s)
+    try:
+        async with asyncio.timeout(deadline_s):
+            yield
+    except TimeoutError:
+        raise DeadlineError(f"no answer within {deadline_s * 1e3:.0f} ms") from None

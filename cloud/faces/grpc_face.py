@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from cloud.faces.grpc_guard import Context, abort, log_unexpected
-from shared.errors import DeadlineError, IsthmusError, NotReadyError, RequestError
+from cloud.faces.grpc_session import SessionCalls
+from cloud.faces.grpc_streams import Stream, Streams, for_each
+from cloud.sessions.live import Desk
+from shared.errors import IsthmusError, RequestError
 from shared.times import captured_at_of
 from shared.types import Analysis, BundleInfo, Wanted, new_request_id
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
 from shared.wire.analyzer_pb2_grpc import AnalyzerServicer
 
-_WAKE = pb.AnalyzeStreamResponse()  # put among a stream's answers so that it looks up; compared by identity
-
 
 class Analyzer(Protocol):
     """The part of `cloud.pipeline.Pipeline` that the servicer calls."""
+
+    @property
+    def sessions(self) -> Desk: ...
 
     def info(self) -> BundleInfo: ...
 
@@ -35,24 +38,6 @@ class Analyzer(Protocol):
     ) -> Analysis: ...
 
 
-@dataclass(eq=False)
-class _Stream:
-    """One open AnalyzeStream.
-
-    places: each request takes one when it is read and gives it back when its answer is sent, so a client that does not
-    read its answers is no longer read from, instead of filling the queue. running: requests read but not answered.
-    """
-
-    places: asyncio.Semaphore
-    answers: asyncio.Queue[pb.AnalyzeStreamResponse | None] = field(default_factory=asyncio.Queue)
-    running: int = 0
-
-    @property
-    def quiet(self) -> bool:
-        """Everything that was read has been answered and sent."""
-        return not self.running and self.answers.empty()
-
-
 class Servicer(AnalyzerServicer):
     """isthmus.v1.Analyzer.
 
@@ -65,16 +50,14 @@ class Servicer(AnalyzerServicer):
     def __init__(
         self, analyzer: Callable[[], Analyzer], stream_requests_max: int, stream_idle_s: float = 60.0
     ) -> None:
-        self._analyzer, self._stream_requests_max = analyzer, stream_requests_max
-        self._stream_idle_s = stream_idle_s
-        self._streams: set[_Stream] = set()
-        self._ending = False
+        self._analyzer = analyzer
+        self._streams: Streams[pb.AnalyzeStreamResponse] = Streams(stream_requests_max, stream_idle_s)
+        self._sessions = SessionCalls(lambda: analyzer().sessions, stream_requests_max, stream_idle_s)
 
     def end(self) -> None:
         """Ends each open stream with UNAVAILABLE once what it has sent so far is answered."""
-        self._ending = True
-        for stream in self._streams:
-            stream.answers.put_nowait(_WAKE)
+        self._streams.end()
+        self._sessions.end()
 
     async def Analyze(  # noqa: N802 - the names are the contract's
         self, request: pb.AnalyzeRequest, context: Context
@@ -93,25 +76,26 @@ class Servicer(AnalyzerServicer):
             self._analyzer()
         except IsthmusError as error:
             await abort(context, error)
-        loop, call = asyncio.get_running_loop(), asyncio.current_task()
-        assert call is not None
-        stream = _Stream(asyncio.Semaphore(self._stream_requests_max))
-        reader = asyncio.create_task(self._read(requests, stream, context))
-        self._streams.add(stream)
-        try:
-            while (answer := await self._next(stream, context)) is not None:
-                # A client that reads no answer would hold the stream for ever.
-                too_late = loop.call_later(self._stream_idle_s, call.cancel)
+        served = self._streams.serve(context, lambda stream: self._read(requests, stream, context))
+        async with contextlib.aclosing(served) as answers:
+            async for answer in answers:
                 yield answer
-                too_late.cancel()
-                stream.places.release()
-            await reader
-        except IsthmusError as error:  # bytes that are no message: whose request they were cannot be known
+
+    async def AnalyzeSession(  # noqa: N802
+        self, requests: AsyncIterator[pb.SessionRequest], context: Context
+    ) -> AsyncIterator[pb.SessionResponse]:
+        async with contextlib.aclosing(self._sessions.serve(requests, context)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def Refine(  # noqa: N802
+        self, request: pb.RefineRequest, context: Context
+    ) -> pb.AnalyzeResponse:
+        try:
+            return await self._sessions.refine(request, context.time_remaining())
+        except Exception as error:  # the outermost boundary of a call: any error becomes a status
             await abort(context, error)
-        finally:
-            self._streams.discard(stream)
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            raise
 
     async def Describe(  # noqa: N802
         self, request: pb.DescribeRequest, context: Context
@@ -122,51 +106,21 @@ class Servicer(AnalyzerServicer):
             await abort(context, error)
             raise
 
-    async def _next(self, stream: _Stream, context: Context) -> pb.AnalyzeStreamResponse | None:
-        """The next answer; None after the last one. Ends an idle stream, and a quiet one while the server ends."""
-        while True:
-            if self._ending and stream.quiet:
-                await abort(context, NotReadyError("the server is ending; open the stream again"))
-            try:
-                async with asyncio.timeout(self._stream_idle_s):
-                    answer = await stream.answers.get()
-            except TimeoutError:
-                # If a request was read meanwhile it is running, or its answer would have come.
-                if not stream.running:
-                    late = f"no request for {self._stream_idle_s:g} s; open a stream when there is one"
-                    await abort(context, DeadlineError(late))
-            else:
-                if answer is not _WAKE:
-                    return answer
-
     async def _read(
-        self, requests: AsyncIterator[pb.AnalyzeRequest], stream: _Stream, context: Context
+        self,
+        requests: AsyncIterator[pb.AnalyzeRequest],
+        stream: Stream[pb.AnalyzeStreamResponse],
+        context: Context,
     ) -> None:
-        """Starts a task for each request of a stream and puts None after the last answer.
+        """Starts a task for each request of a stream.
 
         Raises RequestError for bytes that are no message, once everything before them is answered.
         """
 
         async def one(request: pb.AnalyzeRequest) -> None:
-            try:
-                stream.answers.put_nowait(await self._stream_answer(request, context.time_remaining()))
-            finally:
-                stream.running -= 1
+            stream.answer(await self._stream_answer(request, context.time_remaining()))
 
-        unreadable: RequestError | None = None
-        try:
-            async with asyncio.TaskGroup() as group:
-                try:
-                    async for request in requests:
-                        stream.running += 1
-                        await stream.places.acquire()
-                        group.create_task(one(request))
-                except RequestError as error:  # raising it here would cancel the requests that run
-                    unreadable = error
-            if unreadable is not None:
-                raise unreadable
-        finally:
-            stream.answers.put_nowait(None)
+        await for_each(requests, stream, one)
 
     async def _stream_answer(
         self, request: pb.AnalyzeRequest, deadline_s: float | None

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -99,12 +99,14 @@ def _checked(behaviour: Callable[..., Any], method: str, request_streaming: bool
 class StreamLimit(grpc.aio.ServerInterceptor):
     """At most `streams_max` open calls of each method that answers with a stream; more are refused.
 
+    others: methods with another limit.
+
     Such a call may stay open for ever (reflection and Health.Watch too), and each counts as one of the server's calls:
     without this limit idle streams would shut everybody out, health checks among them.
     """
 
-    def __init__(self, streams_max: int) -> None:
-        self._streams_max = streams_max
+    def __init__(self, streams_max: int, others: Mapping[str, int] | None = None) -> None:
+        self._streams_max, self._others = streams_max, others or {}
         self.open: Counter[str] = Counter()
 
     async def intercept_service(
@@ -134,8 +136,9 @@ class StreamLimit(grpc.aio.ServerInterceptor):
         def leave(_: Any) -> None:
             self.open[method] -= 1
 
-        if self.open[method] >= self._streams_max:
-            text = f"{self._streams_max} streams of {method} are open already; try again later"
+        most = self._others.get(method, self._streams_max)
+        if self.open[method] >= most:
+            text = f"{most} streams of {method} are open already; try again later"
             await abort(context, OverloadedError(text))
         self.open[method] += 1
         context.add_done_callback(leave)  # type: ignore[arg-type]  # its class in the stubs is no Protocol

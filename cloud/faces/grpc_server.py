@@ -24,6 +24,7 @@ from shared.wire import analyzer_pb2
 from shared.wire.analyzer_pb2_grpc import add_AnalyzerServicer_to_server
 
 SERVICE = analyzer_pb2.DESCRIPTOR.services_by_name["Analyzer"].full_name
+SESSIONS = f"/{SERVICE}/AnalyzeSession"
 
 PING_INTERVAL_MIN_MS = (
     30_000  # edges ask once a minute whether the link is alive, also when they send nothing
@@ -39,6 +40,8 @@ def server_options(message_bytes_max: int, connections_max: int, head_ms: int) -
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
+        # Pings that measure the link would cost more bytes than a session's frames.
+        ("grpc.http2.bdp_probe", 0),
         # Two servers on one port would share its requests without anyone noticing.
         ("grpc.so_reuseport", 0),
         ("grpc.max_allowed_incoming_connections", connections_max),
@@ -51,10 +54,12 @@ def server_options(message_bytes_max: int, connections_max: int, head_ms: int) -
 class GrpcServer:
     """gRPC on a port of its own: the Analyzer, health and reflection. Must be made in a running event loop.
 
-    port 0 takes a free one. Raises RequestError if the address cannot be bound.
+    port 0 takes a free one. sessions_max: open at once. Raises RequestError if the address cannot be bound.
     """
 
-    def __init__(self, ready: Ready[Pipeline], host: str, settings: GrpcSettings) -> None:
+    def __init__(
+        self, ready: Ready[Pipeline], host: str, settings: GrpcSettings, sessions_max: int = 128
+    ) -> None:
         self._calls = RunningCalls(SERVICE)
         self._server = grpc.aio.server(
             options=server_options(
@@ -62,8 +67,13 @@ class GrpcServer:
                 settings.connections_max or connections_allowed(),
                 settings.head_ms,
             ),
-            interceptors=[self._calls, StreamLimit(settings.streams_max), ReadableMessages()],
-            maximum_concurrent_rpcs=settings.rpcs_max,
+            interceptors=[
+                self._calls,
+                StreamLimit(settings.streams_max, {SESSIONS: sessions_max}),
+                ReadableMessages(),
+            ],
+            # A session stays open for as long as its camera runs, and takes no other call's place.
+            maximum_concurrent_rpcs=settings.rpcs_max + sessions_max,
         )
         self._servicer = Servicer(ready, settings.stream_requests_max, settings.stream_idle_ms / 1e3)
         add_AnalyzerServicer_to_server(self._servicer, self._server)
