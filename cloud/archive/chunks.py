@@ -3,12 +3,14 @@
     record of a frame by itself, that no other needs  -> as it is: a batch decodes it later
     record of any other frame                         -> its latent
 
-The records of a chunk are decoded in the order in which they were written, whatever order they are asked for in, and
-also those that nobody asks for: the frames before a replay's first moment. In this order the few latents that are held
-of each chunk, the most recently used, are those that the server held, and more: whatever it could refer to is there.
+The records of a chunk are decoded in the order in which they were written, also those that nobody asks for: the frames
+before a replay's first moment. Of each chunk the few latents that were used last are held, as a server holds them; of
+the others it is known which record they come from. Each frame needs one other at most, so such a latent can be decoded
+again along the line of those that it needs.
 
 Memory is bounded: a few latents of each chunk, and of all chunks together. A chunk that gave way to others is decoded
-anew when it is needed; so is one whose records are asked for in another order than they were written in.
+anew when it is needed. Records of a chunk that are asked for in another order than they were written in (a camera's
+clock was set back) cost as much again as the line of each is long.
 """
 
 from __future__ import annotations
@@ -19,34 +21,52 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from cloud.archive.frames import FrameReader, Known, References, coded_of, missing_reference
-from cloud.archive.records import Record, begins_chunk, earlier_in_chunk
+from cloud.archive.records import Record, begins_chunk, earlier_in_chunk, record_of
+from cloud.archive.schema import CHUNKS_SINCE, pragma
 from shared.codec.bitstream import Bitstream
-from shared.codec.frame import Packet
-from shared.codec.frame_codec import Coded
+from shared.codec.frame import NAMED_BYTES, FrameType, Packet
+from shared.codec.frame_codec import Coded, Latent
 from shared.errors import IsthmusError
 
 LATENTS = 16  # of a chunk; a server keeps 8 of a session
+NAMES = 100_000  # latents of a chunk of which it is known where they come from
 CHUNK_BYTES_MAX = 64 << 20
 BYTES_MAX = 256 << 20
 CHUNKS_MAX = 1024
+_NAME_BYTES = 256
 
 Content = Bitstream | Coded | Known
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A record, and what it says or why that is unknown."""
+    """A record, and what it says or why that is unknown. frame: its type, for people; empty if it cannot be read."""
 
     record: Record
     content: Content | IsthmusError
+    frame: str = ""
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a latent comes from. id: of the record. needs: the name of the latent that this record needs, if any."""
+
+    id: int
+    needs: bytes | None
 
 
 @dataclass(eq=False)
 class _Chunk:
-    """latents: of its last frames. upto: id of the last record that was decoded, in order."""
+    """latents: those used last. upto: id of the last record that was decoded, in order. origins: of every latent."""
 
     latents: References = field(default_factory=lambda: References(LATENTS, CHUNK_BYTES_MAX))
     upto: int = 0
+    origins: dict[bytes, _Origin] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """About the memory that it takes."""
+        return self.latents.bytes + _NAME_BYTES * len(self.origins)
 
 
 class Chunks:
@@ -57,51 +77,45 @@ class Chunks:
 
     def __init__(self, db: sqlite3.Connection, reader: FrameReader, bytes_max: int = BYTES_MAX) -> None:
         self._db, self._reader, self._bytes_max = db, reader, bytes_max
+        self._has_chunks = pragma(db, "user_version") >= CHUNKS_SINCE
         self._chunks: OrderedDict[tuple[str, str], _Chunk] = OrderedDict()
         self.decoded = 0  # how many frames, those included that nobody asked for
-
-    @property
-    def bytes(self) -> int:
-        """About the memory that the latents take."""
-        return sum(chunk.latents.bytes for chunk in self._chunks.values())
 
     def open(self, records: Iterable[Record]) -> Iterator[Opened]:
         """Each record, in the given order. Raises sqlite3.Error."""
         for record in records:
-            yield Opened(record, self._opened(record))
+            frame = ""
+            content: Content | IsthmusError
+            try:
+                stream = self._reader.read(record.data)
+                frame = stream.frame.name if isinstance(stream, Packet) else FrameType.I.name
+                content = self._content(record, stream)
+            except IsthmusError as error:
+                content = error
+            yield Opened(record, content, frame)
 
-    def _opened(self, record: Record) -> Content | IsthmusError:
-        try:
-            stream = self._reader.read(record.data)
-            if isinstance(stream, Bitstream):
-                return stream
-            if not stream.frame.needs_reference and not begins_chunk(self._db, record):
-                return coded_of(stream.frame, self._reader.grid_of(stream))
-            return self._in_chunk(record, stream)
-        except IsthmusError as error:
-            return error
-
-    def _in_chunk(self, record: Record, packet: Packet) -> Known:
+    def _content(self, record: Record, stream: Bitstream | Packet) -> Content:
         """Raises IsthmusError."""
+        if isinstance(stream, Bitstream):
+            return stream
+        if not stream.frame.needs_reference and not (self._has_chunks and begins_chunk(self._db, record)):
+            return coded_of(stream.frame, self._reader.grid_of(stream))
+        if not self._has_chunks:
+            raise missing_reference(stream.frame, "known to an archive of an older release")
         name = record.camera, record.chunk or record.request_id
         chunk = self._chunks.setdefault(name, _Chunk())
         self._chunks.move_to_end(name)
         try:
-            if record.id > chunk.upto:
-                return self._next(chunk, record, packet)
-            try:
-                return self._known(chunk, record, packet, in_order=False)
-            except IsthmusError:
-                # Its reference gave way to later ones: from the beginning again.
-                chunk = self._chunks[name] = _Chunk()
-                return self._next(chunk, record, packet)
+            in_order = record.id > chunk.upto
+            if in_order:
+                self._catch_up(chunk, record)
+            return self._known(chunk, record, stream, in_order)
         finally:
             self._shrink()
 
-    def _next(self, chunk: _Chunk, record: Record, packet: Packet) -> Known:
-        """The next record that is asked for, after those before it that are not."""
+    def _catch_up(self, chunk: _Chunk, record: Record) -> None:
+        """Decodes what was written before a record and was not asked for."""
         for earlier in earlier_in_chunk(self._db, record, chunk.upto):
-            chunk.upto = earlier.id
             try:
                 stream = self._reader.read(earlier.data)
                 if isinstance(stream, Packet):
@@ -109,27 +123,64 @@ class Chunks:
             except IsthmusError:
                 continue  # those that need it will say so
         chunk.upto = record.id
-        return self._known(chunk, record, packet, in_order=True)
 
     def _known(self, chunk: _Chunk, record: Record, packet: Packet, in_order: bool) -> Known:
-        """in_order: whether this is the next record of its chunk, so that it counts as one that others may need."""
+        """A record's latent. in_order: whether it is the next of its chunk, so that its latent is held for others.
+
+        Raises IsthmusError.
+        """
         reference = None
         if packet.reference is not None:
-            reference = chunk.latents.find(packet.reference, use=in_order)
+            reference = self._reference(chunk, record, packet.reference, in_order)
             if reference is None:
+                where = record.chunk or "unknown"
                 raise missing_reference(
-                    packet.frame,
-                    f"in the archive (chunk {record.chunk or 'unknown'}); it was deleted, damaged or not kept",
+                    packet.frame, f"in the archive (chunk {where}); it was deleted, damaged or not kept"
                 )
-        latent = self._reader.latent(
-            packet.frame, self._reader.grid_of(packet), None if reference is None else reference.latent
-        )
+        latent = self._latent(packet, None if reference is None else reference.latent)
         if reference is not None and latent is reference.latent:
             return reference
-        self.decoded += 1
-        return chunk.latents.add(latent) if in_order else chunk.latents.known(latent)
+        if not in_order:
+            return chunk.latents.known(latent)
+        if len(chunk.origins) < NAMES:
+            chunk.origins.setdefault(latent.digest[:NAMED_BYTES], _Origin(record.id, packet.reference))
+        return chunk.latents.add(latent)
+
+    def _latent(self, packet: Packet, reference: Latent | None) -> Latent:
+        """Raises IsthmusError."""
+        self.decoded += packet.frame.type is not FrameType.S
+        return self._reader.latent(packet.frame, self._reader.grid_of(packet), reference)
+
+    def _reference(self, chunk: _Chunk, record: Record, name: bytes, in_order: bool) -> Known | None:
+        """The latent of that name, which a record needs; None if it comes from no record before this one."""
+        held = chunk.latents.find(name, use=in_order)
+        if held is not None:
+            return held
+        line: list[_Origin] = []
+        wanted: bytes | None = name
+        while held is None and wanted is not None:
+            origin = chunk.origins.get(wanted)
+            if origin is None or origin.id >= (line[-1].id if line else record.id):
+                return None
+            line.append(origin)
+            wanted = origin.needs
+            held = None if wanted is None else chunk.latents.find(wanted, use=False)
+        latent = None if held is None else held.latent
+        for origin in reversed(line):
+            found = record_of(self._db, origin.id)
+            stream = None if found is None else self._reader.read(found.data)
+            if not isinstance(stream, Packet):
+                return None  # deleted meanwhile
+            latent = self._latent(stream, latent)
+        assert latent is not None  # the line has one record at least
+        if latent.digest[:NAMED_BYTES] != name:
+            return None  # another record has taken an id of the line
+        return chunk.latents.add(latent) if in_order else Known(latent)
 
     def _shrink(self) -> None:
         """Drops the chunks that were not used for longest."""
-        while len(self._chunks) > 1 and (len(self._chunks) > CHUNKS_MAX or self.bytes > self._bytes_max):
+        while len(self._chunks) > 1 and (
+            len(self._chunks) > CHUNKS_MAX
+            or sum(chunk.bytes for chunk in self._chunks.values()) > self._bytes_max
+        ):
             self._chunks.popitem(last=False)

@@ -123,6 +123,12 @@ def earlier_in_chunk(db: sqlite3.Connection, record: Record, after: int) -> Iter
         after = page[-1][0]
 
 
+def record_of(db: sqlite3.Connection, id_: int) -> Record | None:
+    """The record of that id, if there is one. db: see `reading`, of a current schema. Raises sqlite3.Error."""
+    found = db.execute(f"{_row(Columns())} FROM records WHERE id = ?", (id_,)).fetchone()
+    return _record(*found) if found else None
+
+
 def _row(columns: Columns) -> str:
     return f"SELECT id, camera, request_id, {columns.received}, {columns.captured}, {columns.chunk}, data"
 

@@ -3,12 +3,13 @@
     records in order of time -> Chunks: frames that need others are decoded, from the beginning of their chunk
                              -> up to two batches in flight -> Batcher -> a line each, in the same order
 
-    {"camera": ..., "captured_at": ..., "received_at": ..., "request_id": ..., "task": ..., "result": {...}}
-    {"camera": ..., "captured_at": ..., "received_at": ..., "request_id": ..., "task": ..., "error": {...}}
+    {"camera": ..., "captured_at": ..., "received_at": ..., "request_id": ..., "frame": ..., "task": ..., "result": ...}
+    {"camera": ..., "captured_at": ..., "received_at": ..., "request_id": ..., "frame": ..., "task": ..., "error": ...}
 
-Times are RFC 3339 in UTC; captured_at is null where it is unknown. A result is the one of the HTTP answer, an error has
-a title and a detail. A frame S repeats the answer of the frame that it names, and no tail runs. A frame without the one
-that it needs is an error "Reference missing", one whose base does not answer the task an error "Invalid request".
+Times are RFC 3339 in UTC; captured_at is null where it is unknown. `frame` is its type: I, I base, I refinement, P or
+S; I for version 1, and null where it cannot be read. A result is the one of the HTTP answer, an error has a title and a
+detail. A frame S repeats the answer of the frame that it names, and no tail runs. A frame without the one that it needs
+is an error "Reference missing", one whose base does not answer the task an error "Invalid request".
 
 The file is written under another name and renamed at the end: a kill leaves no half of it. The archive is only read.
 """
@@ -28,7 +29,7 @@ from typing import IO, Any
 
 from cloud.archive.chunks import Chunks, Content, Opened
 from cloud.archive.frames import FrameReader, Known
-from cloud.archive.records import Record, count, read, reading
+from cloud.archive.records import count, read, reading
 from cloud.archive.schema import Clock
 from cloud.engine.batch_work import Done, Job, Results, Served, base_tasks_of, work
 from cloud.engine.batcher import Batcher
@@ -224,21 +225,21 @@ async def replay(
     be written, and DataError where the archive cannot be read.
     """
     answers = _Answers(served, query, batch)
-    running: deque[tuple[Record, asyncio.Task[Outcome]]] = deque()
+    running: deque[tuple[Opened, asyncio.Task[Outcome]]] = deque()
     counts = Counts()
 
     async def settle() -> None:
-        record, running_task = running.popleft()
+        one, running_task = running.popleft()
         outcome = await running_task
         counts.add(outcome)
-        file.write(json.dumps(_line(record, query.name, outcome), ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps(_line(one, query.name, outcome), ensure_ascii=False).encode() + b"\n")
         advance()
 
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="decode") as decoding:
         try:
             while one := await loop.run_in_executor(decoding, next, opened, None):
-                running.append((one.record, asyncio.create_task(_ask(answers, one, query.name, folder, by))))
+                running.append((one, asyncio.create_task(_ask(answers, one, query.name, folder, by))))
                 if len(running) >= 2 * batch:
                     await settle()
             while running:
@@ -251,12 +252,14 @@ async def replay(
     return counts
 
 
-def _line(record: Record, task: str, outcome: Outcome) -> dict[str, Any]:
+def _line(one: Opened, task: str, outcome: Outcome) -> dict[str, Any]:
+    record = one.record
     return {
         "camera": record.camera,
         "captured_at": record.captured_at and to_rfc3339(record.captured_at),
         "received_at": to_rfc3339(record.received_at),
         "request_id": record.request_id,
+        "frame": one.frame or None,
         "task": task,
         **outcome.fields,
     }

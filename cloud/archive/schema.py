@@ -26,6 +26,7 @@ from shared.errors import DataError
 
 FILE = "archive.sqlite3"
 VERSION = 3
+CHUNKS_SINCE = 3
 PAGE = 4096
 
 # Which time of a record counts: "captured" is its capture time where that is known, otherwise its reception.

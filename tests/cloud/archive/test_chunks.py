@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import zlib
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cloud.archive.chunks
+import support.coded_sessions
 from cloud.archive.chunks import Chunks, Opened
 from cloud.archive.frames import Known, References
 from cloud.archive.records import Record, read, reading
 from cloud.archive.replay import Counts, ReplayRequest, open_records, replay
+from cloud.archive.schema import FILE
 from cloud.engine.batch_work import Served
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame_codec import Coded, Latent
@@ -119,24 +123,72 @@ def test_every_latent_is_the_encoders_from_every_time_on(
             assert_said(one, expected[one.record.request_id])
 
 
-@given(st.integers(0, 10**6), st.permutations(range(20)))
+@pytest.mark.parametrize("bytes_max", [1, 1 << 20])
+@given(seed=st.integers(0, 10**6), times=st.permutations(range(24)))
 @settings(deadline=None, max_examples=15)
-def test_times_in_any_order_and_memory_for_next_to_nothing(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, times: list[int]
+def test_times_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, bytes_max: int, seed: int, times: list[int]
 ) -> None:
-    """Capture times that contradict the order of coding, and chunks that drive each other out."""
+    """Capture times that contradict the order of coding, and chunks that drive each other out, or not."""
     path = tmp_path_factory.mktemp("kept")
     some = sessions(seed, 3)
     records = [replace(some[i % 3].some(i), captured_at=at(when)) for i, when in enumerate(times)]
     keep(path, records)
     expected = expected_of(some)
-    with reading(path) as db:
-        chunks = Chunks(db, reader(), bytes_max=1)
+    with reading(path) as db, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cloud.archive.chunks, "LATENTS", 2)
+        chunks = Chunks(db, reader(), bytes_max)
         frames = list(chunks.open(read(path)))
-        assert len(chunks._chunks) == 1
+        assert bytes_max > 1 or len(chunks._chunks) == 1
     assert len(frames) == len(records)
     for one in frames:
         assert_said(one, expected[one.record.request_id])
+
+
+@pytest.mark.parametrize("latents", [1, 3, 16])
+def test_a_reference_from_long_ago_is_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latents: int
+) -> None:
+    """A server keeps what is used, also by frames that it then refused and did not archive."""
+    monkeypatch.setattr(cloud.archive.chunks, "LATENTS", latents)
+    monkeypatch.setattr(support.coded_sessions, "HELD", 1000)
+    session = CodedSession("door", 12)
+    records = [session.intra(0), *(session.predicted(i) for i in range(1, 60)), session.same(60)]
+    keep(tmp_path, records)
+    for since in (at(0), at(30), at(60)):
+        frames = opened(tmp_path, since)
+        assert len(frames) == sum(one.received_at >= since for one in records)
+        for one in frames:
+            assert_said(one, session.latents[one.record.request_id])
+
+
+def test_origins_that_are_not_kept_cost_frames_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud.archive.chunks, "LATENTS", 2)
+    monkeypatch.setattr(cloud.archive.chunks, "NAMES", 5)
+    monkeypatch.setattr(support.coded_sessions, "HELD", 1000)
+    session = CodedSession("door", 13)
+    keep(tmp_path, [session.intra(0), *(session.predicted(i) for i in range(1, 60))])
+    frames = opened(tmp_path)
+    lost = [one for one in frames if not isinstance(one.content, Known)]
+    assert 0 < len(lost) < 60
+    assert all(isinstance(one.content, MissingReferenceError) for one in lost)
+    for one in frames:
+        if one not in lost:
+            assert_said(one, session.latents[one.record.request_id])
+
+
+def test_an_archive_of_an_older_release_has_no_chunks(tmp_path: Path) -> None:
+    session = CodedSession("door", 14)
+    keep(tmp_path, [session.intra(0), session.same(1)])
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.execute("DROP INDEX records_by_chunk")
+        db.execute("ALTER TABLE records DROP COLUMN chunk")
+        db.execute("PRAGMA user_version = 2")
+    first, second = opened(tmp_path)
+    assert isinstance(first.content, Coded)
+    assert isinstance(second.content, MissingReferenceError)
 
 
 def test_memory_is_bounded_and_a_steady_replay_decodes_each_frame_once(

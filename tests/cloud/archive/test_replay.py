@@ -88,7 +88,8 @@ async def test_a_replay_gives_the_answers_that_were_served(
         assert [best["score"] for best in line["result"]["top"]] == pytest.approx(
             [best.score for best in theirs.top], abs=1e-5
         )
-        assert set(line) == {"camera", "captured_at", "received_at", "request_id", "task", "result"}
+        assert set(line) == {"camera", "captured_at", "received_at", "request_id", "frame", "task", "result"}
+        assert line["frame"] == "I"
         assert datetime.fromisoformat(line["received_at"]).tzinfo is not None
         assert line["captured_at"] is None
     assert [line["camera"] for line in lines[:4]] == ["c0", "c1", "c0", "c1"]
