@@ -54,6 +54,32 @@ def channel_options(message_bytes_max: int, answer_bytes_max: int) -> list[tuple
     ]
 
 
+class GrpcSessionCall:
+    """One AnalyzeSession on a channel. Its methods raise what `Transport` raises."""
+
+    def __init__(self, stub: AnalyzerStub) -> None:
+        self._call = stub.AnalyzeSession()
+
+    async def send(self, message: pb.SessionRequest) -> None:
+        try:
+            await self._call.write(message)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error.code(), error.details() or "") from None
+        except asyncio.InvalidStateError:  # the call has ended; reading says why
+            raise CloudUnreachableError("the cloud ended the session") from None
+
+    async def receive(self) -> pb.SessionResponse | None:
+        """The next message; None once the cloud has ended the session in good order."""
+        try:
+            message = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error.code(), error.details() or "") from None
+        return message if isinstance(message, pb.SessionResponse) else None
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
 class GrpcTransport:
     """One channel to a cloud. address: host:port. message_bytes_max, answer_bytes_max: the largest message each way."""
 
@@ -74,6 +100,9 @@ class GrpcTransport:
         except grpc.aio.AioRpcError as error:
             raise error_of(error.code(), error.details() or "") from None
 
+    def open_session(self) -> GrpcSessionCall:
+        return GrpcSessionCall(self._stub)
+
     async def close(self) -> None:
         await self._channel.close()
 
@@ -86,9 +115,7 @@ class Client:
 
     def __init__(self, settings: CloudLink, camera: str = "", transport: Transport | None = None) -> None:
         self._settings, self._camera = settings, camera
-        self._transport = transport or GrpcTransport(
-            settings.address, settings.message_bytes_max, settings.answer_bytes_max
-        )
+        self._transport = transport or grpc_transport(settings)
         # Measured: of 2,000 requests at once on one channel, 7 to 10 % end CANCELLED.
         self._places = asyncio.Semaphore(settings.in_flight_max)
 
@@ -114,7 +141,7 @@ class Client:
             async with asyncio.timeout_at(until), self._places:
                 return convert.analysis_of(await self._send(message, until))
         except TimeoutError:
-            raise self._late() from None
+            raise late(self._settings) from None
 
     async def describe(self) -> list[BundleInfo]:
         """What the cloud serves. One attempt. Raises what `analyze` raises."""
@@ -137,27 +164,33 @@ class Client:
             except CloudUnreachableError as error:
                 left_s = until - now()
                 if attempt == self._settings.attempts_max or wait_s >= left_s:
-                    raise self._unreachable(error, attempt) from None
+                    raise unreachable(self._settings, error, attempt) from None
             except DeadlineError as error:
-                raise self._late(error if now() < until else None) from None
+                raise late(self._settings, error if now() < until else None) from None
             await asyncio.sleep(wait_s)
             wait_s *= 2
         raise AssertionError("attempts_max is at least 1")
 
-    def _unreachable(self, error: Exception, attempts: int) -> CloudUnreachableError:
-        times = "once" if attempts == 1 else f"{attempts} times"
-        cloud, reason = self._settings.address, str(error)
-        if reason.startswith(NOBODY_THERE):
-            hint = "is `isthmus cloud serve` running there?"
-            return CloudUnreachableError(
-                f"the cloud at {cloud} cannot be reached (tried {times}): {reason}; {hint}"
-            )
-        return CloudUnreachableError(f"the cloud at {cloud} is not available (tried {times}): {reason}")
 
-    def _late(self, early: DeadlineError | None = None) -> DeadlineError:
-        """early: the cloud's own limit, if it ended the call before this edge's deadline."""
-        if early is not None:
-            return DeadlineError(f"the cloud at {self._settings.address} gave up: {early}")
-        return DeadlineError(
-            f"the cloud at {self._settings.address} did not answer within {self._settings.deadline_ms} ms"
+def grpc_transport(settings: CloudLink) -> GrpcTransport:
+    """A channel to the cloud of these settings."""
+    return GrpcTransport(settings.address, settings.message_bytes_max, settings.answer_bytes_max)
+
+
+def unreachable(settings: CloudLink, error: Exception, attempts: int) -> CloudUnreachableError:
+    """The error for a user after so many attempts, of which the last ended with `error`."""
+    times = "once" if attempts == 1 else f"{attempts} times"
+    cloud, reason = settings.address, str(error)
+    if reason.startswith(NOBODY_THERE):
+        hint = "is `isthmus cloud serve` running there?"
+        return CloudUnreachableError(
+            f"the cloud at {cloud} cannot be reached (tried {times}): {reason}; {hint}"
         )
+    return CloudUnreachableError(f"the cloud at {cloud} is not available (tried {times}): {reason}")
+
+
+def late(settings: CloudLink, early: DeadlineError | None = None) -> DeadlineError:
+    """early: the cloud's own limit, if it ended the call before this edge's deadline."""
+    if early is not None:
+        return DeadlineError(f"the cloud at {settings.address} gave up: {early}")
+    return DeadlineError(f"the cloud at {settings.address} did not answer within {settings.deadline_ms} ms")

@@ -66,3 +66,11 @@ def error_of(code: grpc.StatusCode, text: str) -> RemoteError | OverloadedError:
     if code is Code.RESOURCE_EXHAUSTED and "message larger than max" not in text:
         return OverloadedError(line)
     return RemoteRejectedError(code.name, line)
+
+
+def error_of_frame(error: Exception) -> Exception:
+    """The error for one frame of a session, which is as the error for a call that ended with that status."""
+    named = {code.name: code for code in MEANINGS}
+    if isinstance(error, RemoteRejectedError) and error.code in named:
+        return error_of(named[error.code], str(error))
+    return error

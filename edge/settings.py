@@ -10,6 +10,7 @@ from shared.bundle import default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.process.config import THREADS_MAX, HttpSettings, Section, ServerSettings
+from shared.session_packets import Replies
 from shared.types import check_camera
 
 
@@ -46,6 +47,35 @@ class EncoderSettings(Section):
     threads: int = Field(default=1, ge=1, le=THREADS_MAX, description="threads of ONNX Runtime")
 
 
+class SessionSettings(Section):
+    """Sessions of one camera's frames, each coded given earlier ones. Owner: `edge.session`."""
+
+    hold: float = Field(
+        default=0.3,
+        ge=0,
+        le=4,
+        description="how far beyond half a step a number may lie before what stands for it is changed",
+    )
+    intra_every_s: float = Field(
+        default=60, gt=0, description="a frame that needs no other is sent at least so often"
+    )
+    replies: Replies = Field(
+        default="changes",
+        description="what the cloud sends back: all results, those that differ from the last ones, or none",
+    )
+    in_flight_max: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="frames of a session that the cloud works on at once; with more than 4 it may miss references",
+    )
+    sessions_max: int = Field(
+        default=16,
+        ge=1,
+        description="sessions of clients that send X-Session, at once; the idlest ends for another",
+    )
+
+
 class EdgeHttpSettings(HttpSettings):
     """The edge's local API."""
 
@@ -71,6 +101,7 @@ class EdgeSettings(ServerSettings):
     )
     cloud: CloudLink = CloudLink()
     encoder: EncoderSettings = EncoderSettings()
+    session: SessionSettings = SessionSettings()
     http: EdgeHttpSettings = EdgeHttpSettings()
 
     @field_validator("camera")
