@@ -34,16 +34,16 @@ CODEC = FrameCodec(LATENT_CODEC)
 HELD = 8  # latents that the server of these sessions holds
 
 
-def made_up_bundle() -> Any:
+def made_up_bundle(fingerprint: bytes = FINGERPRINT, grid: tuple[int, int] = GRID) -> Any:
     """What a reader of frames needs of a bundle."""
     task = SimpleNamespace(name="classification", kind="classification", labels=())
     return SimpleNamespace(
-        fingerprint=MARK,
+        fingerprint=fingerprint[:4],
         quality=lambda quality: quality,
         manifest=SimpleNamespace(
-            codec={"grid": GRID},
+            codec={"grid": grid},
             name="made-up",
-            fingerprint=FINGERPRINT.hex(),
+            fingerprint=fingerprint.hex(),
             preprocess=SimpleNamespace(height=64, width=64),
         ),
         tasks=(task,),
@@ -90,17 +90,12 @@ class NamingModel:
     def warm_up(self) -> None: ...
 
 
-def packed(frame: Frame, reference: Latent | None, grid: tuple[int, int] = GRID) -> bytes:
-    name = None if reference is None else reference.digest[:NAMED_BYTES]
-    return Packet(MARK, frame, None if grid == GRID else grid, name).pack()
-
-
 @dataclass
 class CodedSession:
     """One camera's session. Each method gives the record of one more frame; `latents` has what each record says.
 
     held: latents that the server holds, with the request id that their chunk begins with, the last used at the end.
-    frames: each frame, and what it refers to.
+    frames: each frame, and what it refers to. codec: made of `tensors`; qualities: from the first to the last.
     """
 
     camera: str
@@ -111,15 +106,21 @@ class CodedSession:
     held: OrderedDict[bytes, tuple[Latent, str]] = field(default_factory=OrderedDict)
     latents: dict[str, Latent] = field(default_factory=dict)
     frames: list[tuple[Frame, Latent | None]] = field(default_factory=list)
+    codec: FrameCodec = CODEC
+    tensors: Any = field(default_factory=lambda: PLAIN)
+    mark: bytes = MARK
+    qualities: tuple[int, int] = (0, 100)
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
 
     def intra(self, when: int, base: bool = False) -> Record:
-        v, z = random_latents(PLAIN, 1, self.grid, int(self._rng.integers(1 << 30)))
-        whole = Latent(v[0], z[0], self.grid, int(self._rng.integers(101)))
+        v, z = random_latents(self.tensors, 1, self.grid, int(self._rng.integers(1 << 30)))
+        whole = Latent(
+            v[0], z[0], self.grid, int(self._rng.integers(self.qualities[0], self.qualities[1] + 1))
+        )
         said = whole.base if base else whole
-        frame = Frame(FrameType.I, whole.quality, True, not base, CODEC.encode(said))
+        frame = Frame(FrameType.I, whole.quality, True, not base, self.codec.encode(said))
         return self._record(when, frame, None, said, "")
 
     def refinement(self, when: int) -> Record:
@@ -128,9 +129,9 @@ class CodedSession:
         if reference is None:
             return self.intra(when)
         base, chunk = reference
-        _, z = random_latents(PLAIN, 1, self.grid, int(self._rng.integers(1 << 30)))
+        _, z = random_latents(self.tensors, 1, self.grid, int(self._rng.integers(1 << 30)))
         whole = Latent(base.v, z[0], self.grid, base.quality)
-        frame = Frame(FrameType.I, base.quality, False, True, CODEC.encode(whole, own_v=False))
+        frame = Frame(FrameType.I, base.quality, False, True, self.codec.encode(whole, own_v=False))
         return self._record(when, frame, base, whole, chunk)
 
     def predicted(self, when: int) -> Record:
@@ -145,7 +146,7 @@ class CodedSession:
         own_v = bool(rng.integers(2))
         v = old.v + rng.integers(-1, 2, old.v.shape) if own_v else old.v
         new = Latent(v.astype(np.int32), z.astype(np.int32), self.grid, old.quality)
-        frame = Frame(FrameType.P, old.quality, own_v, True, CODEC.encode(new, own_v, given=old))
+        frame = Frame(FrameType.P, old.quality, own_v, True, self.codec.encode(new, own_v, given=old))
         return self._record(when, frame, old, new, chunk)
 
     def same(self, when: int) -> Record:
@@ -193,7 +194,10 @@ class CodedSession:
         self.held.move_to_end(latent.digest)
         while len(self.held) > HELD:
             self.held.popitem(last=False)
-        return Record(self.camera, at(when), request_id, packed(frame, reference, self.grid), None, chunk)
+        name = None if reference is None else reference.digest[:NAMED_BYTES]
+        own = self.codec is not CODEC or self.grid == GRID
+        data = Packet(self.mark, frame, None if own else self.grid, name).pack()
+        return Record(self.camera, at(when), request_id, data, None, chunk)
 
 
 def moments(records: Sequence[Record]) -> list[datetime]:

@@ -232,9 +232,9 @@ def test_the_command(tmp_path: Path, bundle: Bundle, tiny_bundle: Path, packed: 
     reader = FrameReader(bundle, LatentCodec(bundle.entropy()), 64)
     codec, latents = reader.codec, []
     for data in packed[:2]:
-        stream = reader.read(data)
-        assert isinstance(stream, Bitstream)
-        latents.append(reader.latent_of(stream))
+        packet = reader.read(data)
+        assert isinstance(packet, Packet)
+        latents.append(reader.latent(packet.frame, reader.grid_of(packet), None))
     header = LogHeader(bytes.fromhex(bundle.manifest.fingerprint), bytes(16), latents[0].grid)
     path, single = tmp_path / "clip.log", tmp_path / "one.isthmus"
     with path.open("wb") as file:
