@@ -38,6 +38,7 @@ from shared.types import Analysis, Wanted, check_camera, new_request_id
 if TYPE_CHECKING:
     from edge.capture_time import CapturedFrom
     from edge.client import Client
+    from edge.settings import SessionSettings
     from shared.encoder import Encoded, Encoder
 
 SUFFIX = ".isthmus"
@@ -52,7 +53,9 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-ImagesArgument = Annotated[list[Path], typer.Argument(help="image files; - for standard input")]
+ImagesArgument = Annotated[
+    list[Path], typer.Argument(help="image files, - for standard input; or one video, or with --fps a folder")
+]
 ThreadsOption = Annotated[int, typer.Option(min=1, max=THREADS_MAX, help="threads of ONNX Runtime")]
 QualityOption = Annotated[
     int | None, typer.Option(min=0, max=100, help="quality; the bundle's default if absent")
@@ -77,6 +80,17 @@ CapturedFromOption = Annotated[
     typer.Option(help="where the capture time is from; mtime: the file's where EXIF has none with a zone"),
 ]
 
+FpsOption = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=1000, help="of a clip: images a second; all of a video's by default"),
+]
+HoldOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=4, help="of a clip: how far beyond half a step z may lie from what it is kept at"
+    ),
+]
+
 
 @app.command()
 def encode(
@@ -95,10 +109,17 @@ def encode(
     quality: QualityOption = None,
     bytes_max: BytesMaxOption = None,
     threads: ThreadsOption = 1,
+    fps: FpsOption = None,
+    hold: HoldOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Encode images into bitstreams: what an edge would send."""
+    """Encode images into bitstreams, or a clip into a log of frames: what an edge would send."""
     targets = _targets(images, output)
+    if (clip := _clip(images, fps, hold, bytes_max)) is not None:
+        from edge.clip_commands import encode_clip
+
+        encode_clip(clip, targets[0], _encoder(bundle, threads), fps, quality, _settings(hold), as_json)
+        return
     encoder = _encoder(bundle, threads)
     failures = Failures()
     for image, target in zip(images, targets, strict=True):
@@ -139,10 +160,12 @@ def analyze(
     deadline_ms: DeadlineOption = 10_000,
     camera: CameraOption = "",
     captured_from: CapturedFromOption = "exif",
+    fps: FpsOption = None,
+    hold: HoldOption = None,
     as_json: JsonOption = False,
     force: ForceOption = False,
 ) -> None:
-    """Encode images here, send them to a cloud, print its answers."""
+    """Encode images or a clip here, send them to a cloud, print its answers."""
     import asyncio
 
     from edge.client import Client
@@ -151,8 +174,17 @@ def analyze(
     wanted = wanted_of(task, top_k, maps)
     link = CloudLink.of(address=cloud, deadline_ms=deadline_ms)
     check_camera(camera)
+    clip = _clip(images, fps, hold, bytes_max)
     encoder = _encoder(bundle, threads)
     folder = MapFolder(maps, images, force)
+    if clip is not None:
+        from edge.clip_commands import analyze_clip
+
+        settings = _settings(hold)
+        asyncio.run(
+            analyze_clip(clip, encoder, link, wanted, camera, folder, fps, quality, settings, as_json)
+        )
+        return
 
     def client() -> Client:  # in the event loop that uses it
         return Client(link, camera)
@@ -286,6 +318,33 @@ def _targets(images: Sequence[Path], output: Path) -> list[Path]:
     if len(set(targets)) < len(targets):
         raise RequestError("two of the images have the same name, and would overwrite each other's bitstream")
     return targets
+
+
+def _clip(
+    images: Sequence[Path], fps: float | None, hold: float | None, bytes_max: int | None
+) -> Path | None:
+    """The clip among the arguments, if there is one. Raises RequestError where it is not the only one."""
+    from edge.clips import is_clip
+
+    clips = [image for image in images if is_clip(image, fps)]
+    if not clips:
+        given = "fps" if fps is not None else "hold" if hold is not None else None
+        if given:
+            raise RequestError(
+                "no clip is given that this could be of: name a video or a folder", setting=given
+            )
+        return None
+    if len(images) > 1:
+        raise RequestError(f"{clips[0]} is a clip; name it alone")
+    if bytes_max is not None:
+        raise RequestError("frames of a clip have one quality, not one size", setting="bytes_max")
+    return clips[0]
+
+
+def _settings(hold: float | None) -> SessionSettings:
+    from edge.settings import SessionSettings
+
+    return SessionSettings.of(**({} if hold is None else {"hold": hold}))
 
 
 def _encoder(bundle: Path | None, threads: int) -> Encoder:

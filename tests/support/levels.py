@@ -18,6 +18,7 @@ from safetensors.numpy import save
 from shared.bundle import CLOUD, EDGE, ENTROPY, EXTRACTOR, MANIFEST
 from shared.codec.latent_codec import fingerprint
 from shared.sealed import seal
+from support.context_tensors import context_tensors
 from support.random_codec import random_tensors
 
 SIZE, N, V = 64, 6, 5
@@ -35,21 +36,34 @@ def edge_model(seed: int = 0) -> bytes:
     )
 
 
-def extractor_model() -> bytes:
-    """u, position -> z = round(4 ** position * u), and v: sums over the first channels of z."""
+def extractor_model(sticky: bool = False) -> bytes:
+    """u, position -> z = round(4 ** position * u), and v: sums over the first channels of z.
+
+    sticky: has the inputs reference and hold, too; z is the reference where 4 ** position * u lies within hold of it.
+    """
     nodes = [
         helper.make_node("Pow", ["four", "position"], ["gain"]),
         helper.make_node("Reshape", ["gain", "column"], ["gains"]),
         helper.make_node("Mul", ["u", "gains"], ["scaled"]),
-        helper.make_node("Round", ["scaled"], ["rounded"]),
+        helper.make_node("Round", ["scaled"], ["plain" if sticky else "rounded"]),
         helper.make_node("Cast", ["rounded"], ["z"], to=TensorProto.INT32),
         helper.make_node("ReduceMean", ["rounded"], ["means"], axes=[2, 3], keepdims=0),
         helper.make_node("MatMul", ["means", "first"], ["chosen"]),
         helper.make_node("Cast", ["chosen"], ["v"], to=TensorProto.INT32),
     ]
+    more: Ports = {}
+    if sticky:
+        nodes[4:4] = [
+            helper.make_node("Sub", ["scaled", "reference"], ["difference"]),
+            helper.make_node("Abs", ["difference"], ["distance"]),
+            helper.make_node("Reshape", ["hold", "column"], ["holds"]),
+            helper.make_node("LessOrEqual", ["distance", "holds"], ["near"]),
+            helper.make_node("Where", ["near", "reference", "plain"], ["rounded"]),
+        ]
+        more = {"reference": (TensorProto.FLOAT, ["B", N, 4, 4]), "hold": (TensorProto.FLOAT, ["B"])}
     return _model(
         nodes,
-        {"u": (TensorProto.FLOAT, ["B", N, 4, 4]), "position": (TensorProto.FLOAT, ["B"])},
+        {"u": (TensorProto.FLOAT, ["B", N, 4, 4]), "position": (TensorProto.FLOAT, ["B"]), **more},
         {"v": (TensorProto.INT32, ["B", V]), "z": (TensorProto.INT32, ["B", N, 4, 4])},
         {
             "four": np.array(4, np.float32),
@@ -60,14 +74,27 @@ def extractor_model() -> bytes:
 
 
 def write_levels(
-    folder: Path, qualities: tuple[int, ...] = QUALITIES, default_quality: int | None = None
+    folder: Path,
+    qualities: tuple[int, ...] = QUALITIES,
+    default_quality: int | None = None,
+    video: bool = False,
 ) -> Path:
-    """A bundle whose edge half works; it has one task, and a cloud half that nothing can load."""
+    """A bundle whose edge half works; it has one task, and a cloud half that nothing can load.
+
+    video: it has a context and rounds towards references, so that it makes frames P.
+    """
     tensors = random_tensors(7, n=N, v_size=V, qualities=qualities if len(qualities) > 1 else ())
     # Every element is expected around 0, so that larger numbers cost more, as in a trained codec.
     for name in ("mean.1.weight", "mean.1.bias", "scale.1.weight"):
         tensors[name] = np.zeros_like(tensors[name])
-    files = {EDGE: edge_model(), EXTRACTOR: extractor_model(), ENTROPY: save(tensors), CLOUD: b"none"}
+    if video:
+        tensors |= context_tensors((0, 0, 1, 1, 2, 2))
+    files = {
+        EDGE: edge_model(),
+        EXTRACTOR: extractor_model(sticky=video),
+        ENTROPY: save(tensors),
+        CLOUD: b"none",
+    }
     task = {
         "name": "classification",
         "kind": "classification",
