@@ -166,11 +166,11 @@ class SessionStream:
             self._ready.set_result((ready, frames))
             reader = ReplyReader(ready)
             while (message := await self._call.receive()) is not None:
-                reply = reader.reply(message)
-                if isinstance(reply, RefineAsked):
-                    await self._refine(frames, reply.number)
-                else:
-                    self._take(frames, reply)
+                for reply in reader.replies(message):
+                    if isinstance(reply, RefineAsked):
+                        await self._refine(frames, reply.number)
+                    else:
+                        self._take(frames, reply)
             raise CloudUnreachableError("the cloud has ended the session")
         except DeadlineError as error:  # nothing was sent for long; what is sent now goes into another stream
             self._end(CloudUnreachableError(str(error)))

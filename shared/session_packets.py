@@ -37,7 +37,7 @@ class SessionOpen(Frozen):
     """What holds for all frames of a session. Raises RequestError or StreamTooLargeError, also pydantic's error.
 
     fingerprint: the bundle's whole one. session: see `new_session`. grid: h, w of every latent. details: whether sizes
-    and times come with each answer.
+    and times come with each answer. answers_wait_ms: how long one that says little may wait, to be sent with others.
     """
 
     fingerprint: bytes = Field(min_length=KEY_BYTES, max_length=KEY_BYTES)
@@ -48,6 +48,7 @@ class SessionOpen(Frozen):
     replies: Replies = "all"
     compression: Compression = "none"
     details: bool = False
+    answers_wait_ms: int = Field(default=0, ge=0, le=10_000)
 
     @field_validator("camera")
     @classmethod

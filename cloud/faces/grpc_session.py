@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
@@ -11,7 +12,7 @@ from cloud.faces.grpc_guard import Context, abort
 from cloud.faces.grpc_streams import Stream, Streams, for_each
 from cloud.sessions.live import Desk, LiveSession
 from shared.errors import IsthmusError, NotReadyError, RequestError
-from shared.session_packets import Compression, SentFrame, SessionReady
+from shared.session_packets import Compression, FrameReply, Received, SameAs, SentFrame, SessionReady
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert, sessions
 
@@ -97,16 +98,67 @@ class SessionCalls:
         live: LiveSession,
         writer: sessions.ReplyWriter,
     ) -> None:
+        answers = _Answers(stream, writer, live.opened.answers_wait_ms / 1e3, self._streams.requests_max // 2)
+
         async def one(sent: SentFrame) -> None:
             try:
                 reply = await live.frame(sent)
             except NotReadyError as error:
-                stream.answer(None)
+                answers.send(None)
                 stream.end(error)
             else:
-                stream.answer(writer.message(reply) if reply else None)
+                answers.send(reply)
 
-        await for_each(_frames(requests, live), stream, one)
+        try:
+            await for_each(_frames(requests, live), stream, one)
+        finally:
+            answers.flush()
+
+
+class _Answers:
+    """Sends answers, those that say little as one where they may wait.
+
+    wait_s: how long they may. most: frames that wait at once.
+    """
+
+    def __init__(
+        self, stream: Stream[pb.SessionResponse], writer: sessions.ReplyWriter, wait_s: float, most: int
+    ) -> None:
+        self._stream, self._writer = stream, writer
+        self._wait_s, self._most = wait_s, most
+        self._waiting: list[FrameReply] = []  # in a row, with one outcome
+        self._timer: asyncio.TimerHandle | None = None
+
+    def send(self, reply: FrameReply | None) -> None:
+        """Ends a request. None: its answer is that of another."""
+        if reply is None:
+            self._stream.answer(None)
+            return
+        may_wait = self._wait_s > 0 and isinstance(reply.outcome, SameAs | Received) and reply.bytes is None
+        last = self._waiting[-1] if self._waiting else None
+        if last and not (may_wait and (last.number + 1, last.outcome) == (reply.number, reply.outcome)):
+            self.flush()
+        if not may_wait:
+            self._stream.answer(self._writer.message(reply))
+            return
+        self._waiting.append(reply)
+        if len(self._waiting) >= self._most:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._wait_s, self.flush)
+
+    def flush(self) -> None:
+        """Sends what waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._waiting:
+            return
+        *others, last = self._waiting
+        self._waiting = []
+        for _ in others:
+            self._stream.answer(None)
+        self._stream.answer(self._writer.message(last, also=len(others)))
 
 
 async def _frames(requests: AsyncIterator[pb.SessionRequest], live: LiveSession) -> AsyncIterator[SentFrame]:

@@ -283,7 +283,7 @@ class SessionRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[SessionOpen, _Mapping]] = ..., frame: _Optional[_Union[SessionFrame, _Mapping]] = ..., declined: _Optional[_Union[RefineDeclined, _Mapping]] = ...) -> None: ...
 
 class SessionOpen(_message.Message):
-    __slots__ = ("fingerprint", "session", "camera", "h", "w", "tasks", "top_k", "maps", "replies", "compression", "details")
+    __slots__ = ("fingerprint", "session", "camera", "h", "w", "tasks", "top_k", "maps", "replies", "compression", "details", "answers_wait_ms")
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     CAMERA_FIELD_NUMBER: _ClassVar[int]
@@ -295,6 +295,7 @@ class SessionOpen(_message.Message):
     REPLIES_FIELD_NUMBER: _ClassVar[int]
     COMPRESSION_FIELD_NUMBER: _ClassVar[int]
     DETAILS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
     fingerprint: bytes
     session: bytes
     camera: str
@@ -306,7 +307,8 @@ class SessionOpen(_message.Message):
     replies: ReplyPolicy
     compression: Compression
     details: bool
-    def __init__(self, fingerprint: _Optional[bytes] = ..., session: _Optional[bytes] = ..., camera: _Optional[str] = ..., h: _Optional[int] = ..., w: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[TaskQuery, _Mapping]]] = ..., top_k: _Optional[int] = ..., maps: _Optional[_Union[Maps, str]] = ..., replies: _Optional[_Union[ReplyPolicy, str]] = ..., compression: _Optional[_Union[Compression, str]] = ..., details: _Optional[bool] = ...) -> None: ...
+    answers_wait_ms: int
+    def __init__(self, fingerprint: _Optional[bytes] = ..., session: _Optional[bytes] = ..., camera: _Optional[str] = ..., h: _Optional[int] = ..., w: _Optional[int] = ..., tasks: _Optional[_Iterable[_Union[TaskQuery, _Mapping]]] = ..., top_k: _Optional[int] = ..., maps: _Optional[_Union[Maps, str]] = ..., replies: _Optional[_Union[ReplyPolicy, str]] = ..., compression: _Optional[_Union[Compression, str]] = ..., details: _Optional[bool] = ..., answers_wait_ms: _Optional[int] = ...) -> None: ...
 
 class SessionFrame(_message.Message):
     __slots__ = ("number", "data", "captured_at", "captured_after")
@@ -353,7 +355,7 @@ class SessionReady(_message.Message):
     def __init__(self, bundle: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., base_tasks: _Optional[_Iterable[str]] = ..., references_max: _Optional[int] = ..., frames_max: _Optional[int] = ..., idle_ms: _Optional[int] = ...) -> None: ...
 
 class FrameAnswer(_message.Message):
-    __slots__ = ("number", "results", "same_as", "need_intra", "error", "received", "missing", "bytes", "times")
+    __slots__ = ("number", "results", "same_as", "need_intra", "error", "received", "missing", "bytes", "times", "also")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     SAME_AS_FIELD_NUMBER: _ClassVar[int]
@@ -363,6 +365,7 @@ class FrameAnswer(_message.Message):
     MISSING_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     TIMES_FIELD_NUMBER: _ClassVar[int]
+    ALSO_FIELD_NUMBER: _ClassVar[int]
     number: int
     results: FrameResults
     same_as: int
@@ -372,7 +375,8 @@ class FrameAnswer(_message.Message):
     missing: _containers.RepeatedScalarFieldContainer[str]
     bytes: ByteCount
     times: Times
-    def __init__(self, number: _Optional[int] = ..., results: _Optional[_Union[FrameResults, _Mapping]] = ..., same_as: _Optional[int] = ..., need_intra: _Optional[bool] = ..., error: _Optional[_Union[ErrorStatus, _Mapping]] = ..., received: _Optional[bool] = ..., missing: _Optional[_Iterable[str]] = ..., bytes: _Optional[_Union[ByteCount, _Mapping]] = ..., times: _Optional[_Union[Times, _Mapping]] = ...) -> None: ...
+    also: int
+    def __init__(self, number: _Optional[int] = ..., results: _Optional[_Union[FrameResults, _Mapping]] = ..., same_as: _Optional[int] = ..., need_intra: _Optional[bool] = ..., error: _Optional[_Union[ErrorStatus, _Mapping]] = ..., received: _Optional[bool] = ..., missing: _Optional[_Iterable[str]] = ..., bytes: _Optional[_Union[ByteCount, _Mapping]] = ..., times: _Optional[_Union[Times, _Mapping]] = ..., also: _Optional[int] = ...) -> None: ...
 
 class FrameResults(_message.Message):
     __slots__ = ("results",)

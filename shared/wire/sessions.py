@@ -49,6 +49,8 @@ _COMPRESSIONS: dict[Compression, pb.Compression] = {
 }
 _COMPRESSIONS_BACK = {number: name for name, number in _COMPRESSIONS.items()}
 
+_ALSO_MAX = 1024
+
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
@@ -67,6 +69,7 @@ def open_message(opened: SessionOpen) -> pb.SessionRequest:
         replies=_REPLIES[opened.replies],
         compression=_COMPRESSIONS[opened.compression],
         details=opened.details,
+        answers_wait_ms=opened.answers_wait_ms,
     )
     return pb.SessionRequest(open=message)
 
@@ -89,6 +92,7 @@ def open_of(message: pb.SessionOpen) -> SessionOpen:
             replies=replies,
             compression=compression,
             details=message.details,
+            answers_wait_ms=message.answers_wait_ms,
         )
     except ValidationError as error:
         raise RequestError(convert.first_of(error)) from None
@@ -127,19 +131,19 @@ def ready_of(message: pb.SessionReady) -> SessionReady:
 
 
 class _Numbers:
-    """Numbers of which 0 stands for the one after the last."""
+    """Numbers of which 0 stands for the one after the last, or after some that are skipped."""
 
     def __init__(self) -> None:
         self._last = 0
 
-    def write(self, number: int) -> int:
-        short = 0 if number == self._last + 1 else number
+    def write(self, number: int, skipped: int = 0) -> int:
+        short = 0 if number == self._last + 1 + skipped else number
         self._last = number
         return short
 
-    def read(self, number: int) -> int:
+    def read(self, number: int, skipped: int = 0) -> int:
         """Raises RequestError beyond the last number there is."""
-        self._last = number or self._last + 1
+        self._last = number or self._last + 1 + skipped
         if self._last > NUMBER_MAX:
             raise RequestError(f"a session has at most {NUMBER_MAX} frames; open another one")
         return self._last
@@ -196,10 +200,11 @@ class ReplyWriter:
         self._numbers = _Numbers()
         self._order = [task.name for task in tasks]
 
-    def message(self, reply: FrameReply | RefineAsked) -> pb.SessionResponse:
+    def message(self, reply: FrameReply | RefineAsked, also: int = 0) -> pb.SessionResponse:
+        """also: frames right before it that have the same answer, which is SameAs or Received."""
         if isinstance(reply, RefineAsked):
             return pb.SessionResponse(refine=pb.RefineFrame(number=reply.number))
-        message = pb.FrameAnswer(number=self._numbers.write(reply.number))
+        message = pb.FrameAnswer(number=self._numbers.write(reply.number, also), also=also)
         match reply.outcome:
             case Answered(results, missing):
                 message.results.SetInParent()
@@ -231,22 +236,29 @@ class ReplyReader:
         self._numbers = _Numbers()
         self._tasks = ready.tasks
 
-    def reply(self, message: pb.SessionResponse) -> FrameReply | RefineAsked:
-        """Raises RemoteError where it is not one that a cloud of this version gives."""
+    def replies(self, message: pb.SessionResponse) -> list[FrameReply | RefineAsked]:
+        """One, or several where one message answers several frames, in the order of their numbers.
+
+        Raises RemoteError where it is not one that a cloud of this version gives.
+        """
         which = message.WhichOneof("message")
         if which == "refine":
-            return RefineAsked(message.refine.number)
+            return [RefineAsked(message.refine.number)]
         if which != "answer":
             raise RemoteError("the cloud sent a message that is unknown here; update this edge")
         answer = message.answer
         try:
-            number = self._numbers.read(answer.number)
-            return FrameReply(
+            number = self._numbers.read(answer.number, answer.also)
+            outcome = self._outcome(answer)
+            last = FrameReply(
                 number,
-                self._outcome(answer),
+                outcome,
                 convert.count_of(answer.bytes) if answer.HasField("bytes") else None,
                 convert.times_of(answer.times) if answer.HasField("times") else None,
             )
+            if answer.also and (not isinstance(outcome, SameAs | Received) or answer.also > _ALSO_MAX):
+                raise RequestError(f"one answer for {answer.also + 1} frames that cannot share it")
+            return [*(FrameReply(number - n, outcome) for n in range(answer.also, 0, -1)), last]
         except ValidationError as error:
             raise RemoteError(f"the cloud's answer cannot be read: {convert.first_of(error)}") from None
         except RequestError as error:

@@ -144,6 +144,8 @@ class Client:
         self.call = stub.AnalyzeSession(timeout=60)
         self.opened, self.frames = opened, EdgeEnd(codec, opened)
         self._writer = sessions.FrameWriter()
+        self._replies: list[FrameReply | RefineAsked] = []
+        self.messages = 0
 
     async def open(self) -> SessionReady:
         await self.call.write(sessions.open_message(self.opened))
@@ -157,9 +159,12 @@ class Client:
         await self.call.write(self._writer.message(SentFrame(number, data, captured_at)))
 
     async def read(self) -> FrameReply | RefineAsked:
-        message = await self.call.read()
-        assert isinstance(message, pb.SessionResponse), message
-        return self._reader.reply(message)
+        if not self._replies:
+            message = await self.call.read()
+            assert isinstance(message, pb.SessionResponse), message
+            self._replies = self._reader.replies(message)
+            self.messages += 1
+        return self._replies.pop(0)
 
     async def ask(self, number: int, data: bytes, captured_at: datetime | None = None) -> Any:
         await self.send(number, data, captured_at)
@@ -454,6 +459,35 @@ async def test_answers_are_compressed_as_the_open_says(
     assert metadata.get("grpc-encoding", "none") in (compression, "identity", "none")
     latent = random_latent(1)
     assert label(await client.ask(1, client.frames.intra(1, latent))) == room(latent)
+    await client.end()
+
+
+async def test_answers_that_say_little_are_sent_as_one(
+    stub: AnalyzerStub, codec: FrameCodec, served: Bundle
+) -> None:
+    """They wait for each other, and never longer than for the next answer that says more, or the end."""
+    client = Client(stub, codec, opening(served, replies="changes", answers_wait_ms=10_000))
+    await client.open()
+    first = random_latent(1)
+    second = next(one for one in map(random_latent, range(2, 99)) if room(one) != room(first))
+    edge = client.frames
+    await client.ask(1, edge.intra(1, first))
+    for number in (2, 3):  # two of four places: they are sent
+        await client.send(number, edge.same(number, first))
+    assert [await client.read() for _ in range(2)] == [FrameReply(n, SameAs(1)) for n in (2, 3)]
+    assert client.messages == 2
+    await client.send(4, edge.same(4, first))
+    await client.send(5, edge.intra(5, second))
+    assert await client.read() == FrameReply(4, SameAs(1))
+    assert label((await client.read()).outcome) == room(second)  # type: ignore[union-attr]
+    await client.send(6, edge.same(6, second))
+    await client.call.done_writing()
+    assert await client.read() == FrameReply(6, SameAs(5))
+    assert await client.call.read() is grpc.aio.EOF
+    # By the time that was given, with nothing more sent.
+    client = Client(stub, codec, opening(served, replies="none", answers_wait_ms=20))
+    await client.open()
+    assert await client.ask(1, client.frames.intra(1, first)) == Received()
     await client.end()
 
 

@@ -48,6 +48,7 @@ OPEN = SessionOpen(
     replies="changes",
     compression="gzip",
     details=True,
+    answers_wait_ms=1000,
 )
 RESULTS = {
     "room": ClassificationResult(top=(ClassScore(label="hall", index=2, score=0.75),)),
@@ -78,6 +79,7 @@ def test_a_session_is_named_at_random() -> None:
         (lambda m: setattr(m, "replies", 7), RequestError, "ReplyPolicy"),
         (lambda m: setattr(m, "compression", 9), RequestError, "compression"),
         (lambda m: setattr(m, "maps", 9), RequestError, "maps"),
+        (lambda m: setattr(m, "answers_wait_ms", 10_001), RequestError, "answers_wait_ms"),
         (lambda m: m.tasks.extend([pb.TaskQuery(name="a")] * 65), RequestError, "66 of them"),
     ],
 )
@@ -140,12 +142,12 @@ def test_replies_survive_the_wire_and_names_are_left_out() -> None:
     for reply in REPLIES:
         data = writer.message(reply).SerializeToString()
         assert not any(name in data for name in (b"room\n", b"hall", b"floor", b"kitchen"))
-        assert reader.reply(pb.SessionResponse.FromString(data)) == reply
+        assert reader.replies(pb.SessionResponse.FromString(data)) == [reply]
 
 
 def test_an_error_becomes_one_of_the_remote() -> None:
     message = sessions.ReplyWriter(READY.tasks).message(FrameReply(1, Refused(ChecksumError("damaged"))))
-    reply = sessions.ReplyReader(READY).reply(message)
+    [reply] = sessions.ReplyReader(READY).replies(message)
     assert isinstance(reply, FrameReply)
     assert isinstance(reply.outcome, Refused)
     error = reply.outcome.error
@@ -160,10 +162,24 @@ def test_an_answer_as_before_takes_eight_bytes_at_most() -> None:
     assert writer.message(FrameReply(1_000_001, Received())).ByteSize() == 2 + 2
 
 
+def test_one_message_answers_several_frames() -> None:
+    writer, reader = sessions.ReplyWriter(READY.tasks), sessions.ReplyReader(READY)
+    sent = [(FrameReply(1, Received()), 0), (FrameReply(6, SameAs(1)), 4), (FrameReply(9, Received()), 1)]
+    got = []
+    for reply, also in sent:
+        message = writer.message(reply, also)
+        assert message.answer.number == (9 if reply.number == 9 else 0)  # 7 has another answer
+        got += reader.replies(message)
+    outcomes = {1: Received()} | dict.fromkeys(range(2, 7), SameAs(1)) | {8: Received(), 9: Received()}
+    assert got == [FrameReply(number, outcome) for number, outcome in outcomes.items()]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         pb.FrameAnswer(number=1),
+        pb.FrameAnswer(number=9, also=1, need_intra=True),
+        pb.FrameAnswer(number=NUMBER_MAX, also=NUMBER_MAX - 1, received=True),
         pb.FrameAnswer(results=pb.FrameResults(results=[pb.TaskResult()])),
         pb.FrameAnswer(results=pb.FrameResults(results=[pb.TaskResult(), pb.TaskResult()])),
         pb.FrameAnswer(
@@ -186,9 +202,9 @@ def test_an_answer_as_before_takes_eight_bytes_at_most() -> None:
 )
 def test_replies_that_cannot_be_read(answer: pb.FrameAnswer) -> None:
     with pytest.raises(RemoteError):
-        sessions.ReplyReader(READY).reply(pb.SessionResponse(answer=answer))
+        sessions.ReplyReader(READY).replies(pb.SessionResponse(answer=answer))
 
 
 def test_a_message_from_the_future_is_named() -> None:
     with pytest.raises(RemoteError, match="update this edge"):
-        sessions.ReplyReader(READY).reply(pb.SessionResponse())
+        sessions.ReplyReader(READY).replies(pb.SessionResponse())
