@@ -18,7 +18,7 @@ from __future__ import annotations
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cloud.archive.frames import FrameReader, Known, References, coded_of, missing_reference
 from cloud.archive.records import Record, begins_chunk, earlier_in_chunk, record_of
@@ -49,10 +49,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a latent comes from. id: of the record. needs: the name of the latent that this record needs, if any."""
+    """Where a latent comes from. id: of the record. needs: the name of the latent that this record needs, if any.
+
+    digest: of the latent; None if two latents of a chunk have this name, so that it stands for neither.
+    """
 
     id: int
     needs: bytes | None
+    digest: bytes | None
 
 
 @dataclass(eq=False)
@@ -142,8 +146,12 @@ class Chunks:
             return reference
         if not in_order:
             return chunk.latents.known(latent)
-        if len(chunk.origins) < NAMES:
-            chunk.origins.setdefault(latent.digest[:NAMED_BYTES], _Origin(record.id, packet.reference))
+        name = latent.digest[:NAMED_BYTES]
+        origin = chunk.origins.get(name)
+        if origin is not None and origin.digest != latent.digest:
+            chunk.origins[name] = replace(origin, digest=None)
+        elif origin is None and len(chunk.origins) < NAMES:
+            chunk.origins[name] = _Origin(record.id, packet.reference, latent.digest)
         return chunk.latents.add(latent)
 
     def _latent(self, packet: Packet, reference: Latent | None) -> Latent:
@@ -152,7 +160,11 @@ class Chunks:
         return self._reader.latent(packet.frame, self._reader.grid_of(packet), reference)
 
     def _reference(self, chunk: _Chunk, record: Record, name: bytes, in_order: bool) -> Known | None:
-        """The latent of that name, which a record needs; None if it comes from no record before this one."""
+        """The latent of that name, which a record needs; None if it comes from no record before this one, or if two
+        latents of the chunk have the name."""
+        origin = chunk.origins.get(name)
+        if origin is not None and origin.digest is None:
+            return None
         held = chunk.latents.find(name, use=in_order)
         if held is not None:
             return held
@@ -173,7 +185,7 @@ class Chunks:
                 return None  # deleted meanwhile
             latent = self._latent(stream, latent)
         assert latent is not None  # the line has one record at least
-        if latent.digest[:NAMED_BYTES] != name:
+        if latent.digest != line[0].digest:
             return None  # another record has taken an id of the line
         return chunk.latents.add(latent) if in_order else Known(latent)
 

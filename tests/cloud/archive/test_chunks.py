@@ -179,6 +179,19 @@ def test_origins_that_are_not_kept_cost_frames_and_nothing_else(
             assert_said(one, session.latents[one.record.request_id])
 
 
+def test_names_that_collide_on_purpose_stand_for_no_latent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Latent.digest.func  # type: ignore[attr-defined]
+    monkeypatch.setattr(Latent, "digest", property(lambda latent: bytes(8) + real(latent)))
+    session = CodedSession("door", 15)
+    keep(tmp_path, [session.intra(0), session.predicted(1), session.same(2), session.predicted(3)])
+    first, second, *others = opened(tmp_path)
+    assert_said(first, session.latents["s.00.1"])
+    assert_said(second, session.latents["s.00.2"])
+    assert [type(one.content) for one in others] == [MissingReferenceError] * 2
+
+
 def test_an_archive_of_an_older_release_has_no_chunks(tmp_path: Path) -> None:
     session = CodedSession("door", 14)
     keep(tmp_path, [session.intra(0), session.same(1)])

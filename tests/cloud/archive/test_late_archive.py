@@ -46,9 +46,10 @@ async def test_it_opens_as_soon_as_it_can_and_warns_once(
     await late.keep_trying(wait)
     assert tries == 2
     assert late.trouble == ""
-    assert late.append("door", NOW, "kept", b"2")
+    assert late.append("door", NOW, "kept", b"2", captured_at=NOW, chunk="first")
     await late.close()
-    assert [record.request_id for record in read(in_the_way / "kept")] == ["kept"]
+    kept = [(one.request_id, one.captured_at, one.chunk) for one in read(in_the_way / "kept")]
+    assert kept == [("kept", NOW, "first")]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING", "INFO"]
     assert "1 records were not kept" in caplog.records[1].message
 

@@ -173,12 +173,13 @@ def test_a_kill_in_the_middle_of_a_migration_loses_nothing(tmp_path: Path, schem
     assert list(read(tmp_path / "kept")) == records
 
 
+@pytest.mark.parametrize("schema", [1, 2])
 def test_a_full_archive_stays_below_its_bound_while_it_is_migrated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: int
 ) -> None:
     kept = tmp_path / "kept"
     records = [replace(old_record(i), data=bytes(40), request_id=f"{i:064}") for i in range(9000)]
-    write_old(kept, records)
+    write_old(kept, records, schema)
     # The bound that this archive fills: a quarter is the log's, some is for small files.
     bound = (on_disk(kept) + (128 << 10)) * 4 // 3
     sizes = []
