@@ -1,6 +1,7 @@
 """An image -> bytes -> the cloud -> its answer: the edge's whole way, top to bottom. Knows no gRPC and no HTTP.
 
-image -> Encoder (read, front, code) -> bitstream -> Client -> Analysis, with the edge's times beside the cloud's
+an image by itself    Encoder (read, front, code) -> bitstream -> Client -> Analysis, with the edge's times, too
+one of a session      CameraSession: coded given earlier images of the same session
 """
 
 from __future__ import annotations
@@ -8,21 +9,37 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from edge.client import Client
+from edge.client_sessions import ClientSessions
+from edge.session import CameraSession, SessionTransport
+from edge.settings import CloudLink, SessionSettings
 from shared.encoder import Encoder
+from shared.errors import RequestError
 from shared.types import Analysis, Wanted
 
 
-class Pipeline:
-    """A loaded encoder and a client. Must be made and used in one event loop."""
+@dataclass(frozen=True)
+class SessionLink:
+    """How sessions of clients reach the cloud. camera: for sessions that name none. transport: closed by its owner."""
 
-    def __init__(self, encoder: Encoder, client: Client) -> None:
+    link: CloudLink
+    settings: SessionSettings
+    transport: SessionTransport
+    camera: str = ""
+
+
+class Pipeline:
+    """A loaded encoder and a client. Must be made and used in one event loop. sessions: None if it has none."""
+
+    def __init__(self, encoder: Encoder, client: Client, sessions: SessionLink | None = None) -> None:
         self.encoder, self.client = encoder, client
         # One image at a time: an edge has few cores, and ONNX Runtime has its own threads.
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._sessions = None if sessions is None else self._client_sessions(sessions)
 
     async def analyze(
         self,
@@ -56,6 +73,40 @@ class Pipeline:
             }
         )
 
+    async def analyze_in_session(
+        self,
+        session: str,
+        image: str | Path | bytes,
+        wanted: Wanted,
+        quality: int | None = None,
+        camera: str = "",
+        captured_at: datetime | None = None,
+    ) -> Analysis:
+        """One image of a session, whose name the client chose. The answer's request id is that of its frame.
+
+        Raises what `CameraSession.analyze` raises, and OverloadedError where there are too many sessions.
+        """
+        if self._sessions is None:
+            raise RequestError("this edge has no sessions; send the image without one")
+        async with self._sessions.use(session, wanted, camera) as one:
+            answer = await one.analyze(image, quality, captured_at)
+        if not answer.missing:
+            return answer.analysis
+        text = f"only the base of this image was sent; tasks that need the rest: {', '.join(answer.missing)}"
+        warnings = (*answer.analysis.warnings, text)
+        return answer.analysis.model_copy(update={"warnings": warnings})
+
+    def _client_sessions(self, to: SessionLink) -> ClientSessions:
+        def make(wanted: Wanted, camera: str) -> CameraSession:
+            name = camera or to.camera
+            return CameraSession(
+                self.encoder, to.link, to.settings, wanted, name, to.transport, self._encoding
+            )
+
+        return ClientSessions(make, to.settings.sessions_max)
+
     async def close(self) -> None:
+        if self._sessions is not None:
+            await self._sessions.close()
         self._encoding.shutdown()
         await self.client.close()

@@ -9,8 +9,8 @@ import logging
 from PIL import Image
 
 from edge.api import build_app
-from edge.client import Client
-from edge.pipeline import Pipeline
+from edge.client import Client, grpc_transport
+from edge.pipeline import Pipeline, SessionLink
 from edge.settings import EdgeSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
@@ -45,7 +45,10 @@ async def serve(settings: EdgeSettings) -> None:
     pipeline: Pipeline | None = None
     try:
         encoder = await asyncio.to_thread(load, bundle, settings.encoder.threads)
-        pipeline = Pipeline(encoder, Client(settings.cloud, settings.camera))
+        transport = grpc_transport(settings.cloud)
+        client = Client(settings.cloud, settings.camera, transport)
+        sessions = SessionLink(settings.cloud, settings.session, transport, settings.camera)
+        pipeline = Pipeline(encoder, client, sessions)
         ready.fill(pipeline)
         announce("ready")
         log.info("ready: bundle %s; cloud %s", bundle.manifest.name, settings.cloud.address)
