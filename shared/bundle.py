@@ -138,11 +138,13 @@ class Task(Frozen):
 class Manifest(Sealed):
     """manifest.json.
 
-    codec: sizes of the codec's modules. qualities: the levels that it was trained for, ascending; with several, every
-    whole quality between them can be used as well. default_quality: if absent, that of the first level.
+    format: 3 where the codec has a context or a base, which older releases do not know; otherwise 2.
+    base: the tasks that can be answered from v alone. codec: sizes of the codec's modules. qualities: the levels that
+    it was trained for, ascending; with several, every whole quality between them can be used as well. default_quality:
+    if absent, that of the first level.
     """
 
-    format: Literal[2] = 2
+    format: Literal[2, 3] = 2
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     created: str
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -151,10 +153,25 @@ class Manifest(Sealed):
     qualities: tuple[Quality, ...] = Field(min_length=1)
     default_quality: int | None = None
     tasks: tuple[Task, ...] = Field(min_length=1)
+    base: tuple[str, ...] = ()
     training: dict[str, Any]
     figures: Figures = Field(default_factory=dict)
     licences: dict[str, str]
     files: dict[str, FileEntry]
+
+    @model_validator(mode="after")
+    def _base_is_of_tasks(self) -> Manifest:
+        unknown = set(self.base) - {task.name for task in self.tasks}
+        if unknown:
+            raise ValueError(f"base names {min(unknown)!r}, which is not a task of the bundle")
+        if self.base and self.format < 3:
+            raise ValueError("a manifest with a base has format 3")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_base(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        return fields if self.base else {k: v for k, v in fields.items() if k != "base"}
 
     @model_validator(mode="after")
     def _levels_fit(self) -> Manifest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -56,10 +56,11 @@ def read_sealed(path: Path, kind: type[SealedFile], what: str) -> SealedFile:
         raise BundleDamagedError(f"cannot read {path}: {error}") from None
     try:
         raw = json.loads(text)
-        known = kind.model_fields["format"].default
-        if isinstance(raw, dict) and raw.get("format") not in (None, known):
+        known = get_args(kind.model_fields["format"].annotation)
+        if isinstance(raw, dict) and raw.get("format") not in (None, *known):
             raise BundleDamagedError(
-                f"{path.parent} has {what} format {raw['format']}; this release reads format {known}"
+                f"{path.parent} has {what} format {raw['format']}; this release reads format "
+                + " and ".join(map(str, known))
             )
         given = raw.pop("sha256", None) if isinstance(raw, dict) else None
         document = kind.model_validate(raw)

@@ -24,10 +24,16 @@ from cloud.engine.kinds import POSTPROCESS
 from cloud.engine.onnx_tail import OnnxTail
 from cloud.networks.networks import as_feature, build_network, feature_shape, split
 from cloud.networks.sizes import CodecConfig, common_grid, spatial
-from cloud.networks.transforms import FeatureReconstruction, FeatureSeparation, Scaling, interpolated
+from cloud.networks.transforms import (
+    FeatureReconstruction,
+    FeatureSeparation,
+    Scaling,
+    base_network,
+    interpolated,
+)
 from shared.bundle import CLOUD, ONNX, TAIL, TASK, TASKS, WEIGHTS, AddedTask, Bundle, Task, tail_file
 from shared.codec.latent_codec import LatentCodec
-from shared.errors import BundleDamagedError, RequestError
+from shared.errors import BundleDamagedError, RequestError, UnknownTaskError
 from shared.types import TaskQuery, TaskResult
 
 
@@ -169,9 +175,12 @@ class CloudModel:
             self._log_inverse = _inverse_gains(tensors, len(manifest.qualities), config.latent_channels)
             tails = {t.name: bundle.read(tail_file(t.name)) for t in manifest.tasks if t.network == ONNX}
             self._trunk = Trunk(manifest.tasks, config, tensors, tails)
+            self._bases = {name: _base(bundle.task(name), config, tensors) for name in manifest.base}
         except (SafetensorError, ValidationError, ValueError, RuntimeError) as error:
             raise BundleDamagedError(f"{bundle.path}: {CLOUD} does not fit the manifest: {error}") from None
         self._trunk.to(self.device).eval()
+        for base in self._bases.values():
+            base.to(self.device).eval()
         if self._log_inverse is not None:
             self._log_inverse = self._log_inverse.to(self.device)
         self._added = {added.task.name: self._branch(added) for added in bundle.added}
@@ -230,6 +239,33 @@ class CloudModel:
                 answers[i][name] = result
         return answers
 
+    @property
+    def base_tasks(self) -> frozenset[str]:
+        """The tasks that `answer_base` answers."""
+        return frozenset(self._bases)
+
+    @torch.inference_mode()
+    def answer_base(
+        self, v: NDArray[np.int32], queries: Sequence[Sequence[TaskQuery]], qualities: Sequence[int] = ()
+    ) -> list[dict[str, TaskResult]]:
+        """The results of frames of which v (B, V) int32 alone is known, by task; see `answer`.
+
+        v is not scaled by a gain, so the qualities play no part. Raises UnknownTaskError.
+        """
+        x = torch.from_numpy(v).to(self.device, torch.float32)
+        answers: list[dict[str, TaskResult]] = [{} for _ in queries]
+        for name in sorted({query.name for image in queries for query in image}):
+            if name not in self._bases:
+                raise UnknownTaskError(name, sorted(self._bases))
+            asked = [(i, query) for i, image in enumerate(queries) for query in image if query.name == name]
+            rows = [i for i, _ in asked]
+            task, output = self.bundle.task(name), self._bases[name](x[rows])
+            mine = [query for _, query in asked]
+            results = POSTPROCESS[task.kind].results(output, task.labels, mine, task.options)
+            for i, result in zip(rows, results, strict=True):
+                answers[i][name] = result
+        return answers
+
     @torch.inference_mode()
     def outputs(
         self, z: NDArray[np.int32], wanted: Mapping[str, Sequence[int]], qualities: Sequence[int] = ()
@@ -258,6 +294,17 @@ class CloudModel:
         streams = [self.codec.encode(v, z[0], quality)]
         queries = [TaskQuery(name=task.name) for task in self.bundle.tasks]
         self.answer(self.codec.decode_batch(streams, *config.grid, [quality]), [queries], [quality])
+
+
+def _base(task: Task, config: CodecConfig, tensors: dict[str, Tensor]) -> nn.Module:
+    """What answers a task from v. Raises what torch raises, or ValueError."""
+    own = {n.removeprefix("base."): t for n, t in tensors.items() if n.startswith("base.")}
+    last = max((n for n in own if n.endswith(".bias")), default=None)
+    if last is None:
+        raise ValueError(f"nothing answers the base task {task.name}")
+    network = base_network(config, len(own[last]))
+    network.load_state_dict(own)
+    return network
 
 
 def load_branch(bundle: Bundle, added: AddedTask, folder: Path) -> AddedBranch:

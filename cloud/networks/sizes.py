@@ -20,6 +20,8 @@ class CodecConfig(Frozen):
     and variance 1 first, and undoes it last. hyper: version of the hyperprior. Version 2 has an extractor that sees
     positions and sums over the grid instead of averaging, a predictor that starts with the codebook's combination as
     its mean, and a faster learning rate for the prior of v (docs/LOG.md).
+    context: the number of channels in each slice of the context, most energy first; none without a context.
+    context_hidden: widths of its networks' hidden layers. base: those of the network that answers a task from v.
     """
 
     transform: tuple[int, ...] = (128, 256, 512, 1024, 1024)
@@ -39,6 +41,9 @@ class CodecConfig(Frozen):
     shortcut: bool = False
     scaled: bool = False
     hyper: Literal[1, 2] = 1
+    context: tuple[int, ...] = ()
+    context_hidden: tuple[int, ...] = (64, 64)
+    base: tuple[int, ...] = (128,)
 
     @model_validator(mode="after")
     def _fits(self) -> CodecConfig:
@@ -49,6 +54,10 @@ class CodecConfig(Frozen):
         if self.hyper > 1 and (len(self.predictor) != 1 or self.predictor[0] < 2 * self.latent_channels):
             raise ValueError(
                 "with hyper 2 the predictor needs one hidden layer of twice the latent's channels"
+            )
+        if self.context and (sum(self.context) != self.latent_channels or min(self.context) < 1):
+            raise ValueError(
+                f"slices of {list(self.context)} channels are not {self.latent_channels} in all, each at least 1"
             )
         return self
 
@@ -88,6 +97,13 @@ class CodecConfig(Frozen):
         """Returns these sizes with that version of the hyperprior."""
         predictor = (2 * self.latent_channels,) if hyper > 1 else self.predictor
         return self.model_copy(update={"hyper": hyper, "predictor": predictor})
+
+    def with_context(self) -> CodecConfig:
+        """Returns these sizes with a context of four slices, each about twice the one before."""
+        n = self.latent_channels
+        sizes = [max(1, n // 16), max(1, n // 8), max(1, n // 4)]
+        left = n - sum(sizes)
+        return self.model_copy(update={"context": (*sizes, left) if left > 0 else (n,)})
 
     def for_feature(self, height: int, width: int) -> CodecConfig:
         """Returns these sizes with the codebook's grid set to the latent grid of a feature of height x width cells."""

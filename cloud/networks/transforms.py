@@ -275,6 +275,15 @@ class _Upsampling(nn.Module):
         return z
 
 
+def base_network(config: CodecConfig, outputs: int) -> nn.Sequential:
+    """v (B, V) -> a task's outputs (B, K)."""
+    sizes = (config.hyper_size, *config.base)
+    layers: list[nn.Module] = []
+    for a, b in pairwise(sizes):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
 def initialise(module: nn.Module) -> None:
     """Initialises convolutions and linear layers by Kaiming, with zero biases; transposed ones keep torch's values."""
     for layer in module.modules():

@@ -129,6 +129,11 @@ class Layer:
         self.weight = backend.array(weight, self.wide)
         self.bias = backend.array(bias[:, None], self.wide)
 
+    @property
+    def proven(self) -> tuple[int, str]:
+        """The largest partial sum, and the float type that the layer therefore runs in."""
+        return self.bound, _float_name(self.wide)
+
     def __call__(self, x: Any) -> Any:
         x = self.weight @ self.backend.cast(x, self.wide) + self.bias
         return self.rounding.apply(x, self.backend)
@@ -194,7 +199,7 @@ class ExactPath:
         layers = {f"generator.{i}": layer for i, layer in enumerate(self._generator)}
         layers |= {f"mean.{i}": layer for i, layer in enumerate(self._mean)}
         layers |= {f"scale.{i}": layer for i, layer in enumerate(self._scale)}
-        out = {name: (layer.bound, _float_name(layer.wide)) for name, layer in layers.items()}
+        out = {name: layer.proven for name, layer in layers.items()}
         out["codebook"] = (self._maps_bound, _float_name(self._wide))
         return out
 

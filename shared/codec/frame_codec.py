@@ -19,6 +19,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -81,6 +82,22 @@ class Coded:
         return self.grid, self.has_z, self.given
 
 
+class Sink(Protocol):
+    """Takes the symbols of a payload in order."""
+
+    def put(self, values: Ints, indices: Indices, tables: Tables) -> None: ...
+
+
+class _Meter:
+    """Adds up ideal lengths, in bits."""
+
+    def __init__(self) -> None:
+        self.bits = 0.0
+
+    def put(self, values: Ints, indices: Indices, tables: Tables) -> None:
+        self.bits += tables.bits(values, indices)
+
+
 class FrameCodec:
     """Payloads of one bundle. codec: its integers, loaded."""
 
@@ -97,22 +114,37 @@ class FrameCodec:
 
         given: a reference of the same quality and grid whose z is known. Raises RequestError.
         """
-        writer, codec = Writer(), self._codec
+        writer = Writer()
         if own_v:
-            writer.put(latent.v, codec.v_indices(latent.quality), codec.v_tables)
-        if latent.z is None:
-            return writer.finish()
-        z = latent.z[None]
+            self._put_v(writer, latent)
+        if latent.z is not None:
+            self._put_z(writer, latent, latent.z[None], given)
+        return writer.finish()
+
+    def bits(self, latent: Latent, given: Latent | None = None) -> tuple[float, float]:
+        """Ideal lengths H_v and H_z in bits, escapes included. Raises RequestError."""
+        v, z = _Meter(), _Meter()
+        self._put_v(v, latent)
+        if latent.z is not None:
+            self._put_z(z, latent, latent.z[None], given)
+        return v.bits, z.bits
+
+    def _put_v(self, sink: Sink, latent: Latent) -> None:
+        sink.put(latent.v, self._codec.v_indices(latent.quality), self._codec.v_tables)
+
+    def _put_z(self, sink: Sink, latent: Latent, z: Ints, given: Latent | None) -> None:
+        """z: (1, N, h, w)."""
+        codec = self._codec
 
         def put(index: Indices, offset: Ints, tables: Tables, symbols: Ints) -> None:
             shifted = wrapped(symbols.astype(np.int64) - offset)
-            writer.put(shifted.ravel(), index.ravel(), tables)
+            sink.put(shifted.ravel(), index.ravel(), tables)
 
         if codec.context is None:
             self._check_given(given is not None)
             index, offset = codec.path(latent.v[None], *latent.grid)
             put(index, offset, codec.z_tables, z)
-            return writer.finish()
+            return
         tables = codec.z_tables if given is None else codec.p_tables
 
         def visit(step: Step) -> None:
@@ -121,7 +153,6 @@ class FrameCodec:
 
         maps = codec.path.maps(latent.v[None], *latent.grid)
         codec.context.run(maps, z, self._reference([given]), visit)
-        return writer.finish()
 
     def v_bytes(self, v: Ints, quality: int) -> int:
         """The share of v in a payload: its ideal length in whole bytes. Raises RequestError."""

@@ -144,6 +144,11 @@ class LatentCodec:
         """N, the channels of z."""
         return self.path.groups
 
+    def bounds(self) -> dict[str, tuple[int, str]]:
+        """Each layer's proven largest partial sum, and the float type that it therefore runs in."""
+        context = self.context.bounds() if self.context else {}
+        return self.path.bounds() | {name: layer.proven for name, layer in context.items()}
+
     def encode(self, v: Ints, z: Ints, quality: int | None = None) -> tuple[bytes, bytes]:
         """Codes v (V,) and z (N, h, w), int32, as b_v and b_z; every int32 is codable. Raises RequestError."""
         index, offset = self.path(v[None], z.shape[1], z.shape[2])

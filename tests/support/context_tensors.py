@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from shared.codec.context import KINDS, SLICES, Passes
 from shared.codec.exact import MEAN_STEPS, SCALE_STEPS, Rounding
-from train.codec.quantise import gaussian_tables
+from train.codec.integer_tables import gaussian_tables
 
 HIDDEN = 6
 

@@ -55,19 +55,37 @@ def random_run(
     scales: tuple[float, ...] = SCALES,
     lambda_: float = 100.0,
     prior: Prior = "codebook",
+    context: bool = False,
+    base: str = "",
 ) -> Path:
-    """A codec's run folder as a training leaves it, without the training."""
+    """A codec's run folder as a training leaves it, without the training.
+
+    context: z is predicted from what is decoded, and frames from other frames. base: the task answered from v.
+    """
     folder.mkdir()
     parts = tuple(Part(network=str(network), lambda_=lambda_) for network in networks)
     qualities = tuple(round(100 * i / max(1, len(scales) - 1)) for i in range(len(scales)))
     recipe = CodecRecipe(
-        data="rooms", parts=parts, scales=scales, qualities=qualities, prior=prior, steps=1, crop=2
+        data="rooms",
+        parts=parts,
+        scales=scales,
+        qualities=qualities,
+        prior=prior,
+        context="slices" if context else "none",
+        context_hidden=(8,),
+        base=base,
+        steps=1,
+        crop=2,
     )
     loaded = load_networks(parts)
     torch.manual_seed(1)
     model = SplitNetworks(loaded, recipe)
     if model.codec.core.gains is not None:
         model.codec.core.gains.start(scales)
+    if model.codec.core.context is not None:
+        for network in model.codec.core.context.of_kind("inter"):
+            network.deviation.fill_(0.5)  # as measured ones, which make a network count as trained
+            torch.nn.init.normal_(network.mean.weight, 0, 0.02)
     (folder / "recipe.json").write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}))
     cards = [network.card.model_dump(mode="json") for network in loaded]
     (folder / CARDS).write_text(json.dumps(cards))

@@ -30,9 +30,10 @@ from train.bundle.build import build
 from train.bundle.evaluate import evaluate_bundle
 from train.bundle.manifest import without_paths
 from train.codec.codec_recipe import CodecRecipe, Part, rate_weight
+from train.codec.codec_training import draw_levels
 from train.codec.evaluate_codec import validated_loss
 from train.codec.split_networks import load_run
-from train.codec.train_codec import draw_levels, train_codec
+from train.codec.train_codec import train_codec
 from train.loop.distributed import Workers
 from train.loop.schedule import Schedule, batch_indices
 from train.loop.scores import Scores, from_json, to_json

@@ -42,11 +42,14 @@ from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.files import new_folder, refuse_existing, write_atomically
 from shared.sealed import FileEntry
-from train.bundle.export import EdgeHalf, ExtractorHalf, export, export_tail
+from train.bundle.export import export, export_tail
 from train.bundle.manifest import tail_spec, without_paths, write_manifest
 from train.bundle.size_report import Report, latents_of, report_of
 from train.codec.codec_recipe import CodecRecipe, lambdas_of
-from train.codec.quantise import BitWidths, quantise
+from train.codec.fixed_point import BitWidths
+from train.codec.halves import EdgeHalf, ExtractorHalf
+from train.codec.quantise import quantise
+from train.codec.quantise_context import Sample
 from train.codec.split_networks import SplitNetworks, load_run
 from train.data.dataset import Dataset, in_order, network_input
 from train.networks.load import reference_cut
@@ -83,7 +86,9 @@ def build(
     levels = [latents_of(model, u, level, count) for level in range(count)]
     # The integers are calibrated on the v of all levels, because one path serves them all.
     calibration = torch.cat([level.v for level in levels])
-    tensors = quantise(model.codec.core, calibration, precision, qualities=recipe.qualities)
+    sample = Sample(calibration, torch.cat([level.z for level in levels]))
+    core = model.codec.core
+    tensors = quantise(core, calibration, precision, recipe.qualities, _thinned(sample))
     mark = fingerprint(tensors)
     report = report_of(LatentCodec(tensors), mark, recipe.qualities, levels)
     manifest = _manifest(name, mark, default, model, recipe, cards, report, licences or {})
@@ -93,6 +98,15 @@ def build(
         for quality, level in zip(recipe.qualities, levels, strict=True):
             check_edge(Bundle.open(temporary), x, level.z, quality)
     return report
+
+
+CALIBRATED = 512  # latents that a context is calibrated on
+
+
+def _thinned(sample: Sample) -> Sample:
+    """Evenly chosen latents, of all levels alike."""
+    chosen = torch.linspace(0, len(sample.v) - 1, min(len(sample.v), CALIBRATED)).long()
+    return Sample(sample.v[chosen], sample.z[chosen])
 
 
 def _check_name(name: str) -> None:
@@ -149,6 +163,8 @@ def _manifest(
     """The manifest, without the files' digests."""
     named = list(zip(model.names, cards, model.heads, strict=True))
     return Manifest(
+        format=3 if recipe.context != "none" or recipe.base else 2,
+        base=(recipe.base,) if recipe.base else (),
         name=name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         fingerprint=mark.hex(),
@@ -189,7 +205,10 @@ def _files(
 ) -> dict[str, bytes]:
     """The contents of the bundle's files by name, but for the manifest. Raises DataError."""
     x = torch.zeros(2, 3, preprocess.height, preprocess.width)
-    extracted = {"u": torch.zeros(2, *u.shape[1:]), "position": torch.zeros(2)}
+    shape = (2, *u.shape[1:])
+    extracted = {"u": torch.zeros(shape), "position": torch.zeros(2)}
+    # Tensors of their own: the exporter would take one that stands in two places for one input.
+    extracted |= {"reference": torch.zeros(shape), "hold": torch.zeros(2)}
     files = {
         EDGE: export(EdgeHalf(model), {"x": x}, ["u"]),
         EXTRACTOR: export(ExtractorHalf(model), extracted, ["v", "z"]),
@@ -208,6 +227,8 @@ def _cloud_tensors(model: SplitNetworks, cards: Sequence[NetworkCard]) -> dict[s
     tensors |= {f"separation.{n}": t for n, t in model.codec.separation.state_dict().items()}
     if core.gains is not None:
         tensors["gains.log_inverse"] = core.gains.log_inverse.detach()
+    if model.base is not None:
+        tensors |= {f"base.{n}": t for n, t in model.base.state_dict().items()}
     for name, card, head in zip(model.names, cards, model.heads, strict=True):
         if reference_cut(card):
             tensors |= {f"tails.{name}.{n}": t for n, t in head.tail.state_dict().items()}

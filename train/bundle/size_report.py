@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.codec.bitstream import Bitstream
+from shared.codec.bitstream import FINGERPRINT_BYTES
+from shared.codec.frame import Frame, FrameType, Packet
+from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.codec.latent_codec import LatentCodec
 from shared.types import Frozen
 from train.codec.split_networks import SplitNetworks
@@ -71,8 +73,8 @@ def latents_of(model: SplitNetworks, u: Tensor, level: int, levels: int) -> Late
     for piece in torch.split(u, 64):
         position = torch.full((len(piece),), float(level)) if levels > 1 else None
         z = core.z_of(piece, position).round()
-        bits_z, bits_v = core.rate(z, z, position)
-        bits += [float(bits_v.sum()), float(bits_z.sum())]
+        rate = core.rate(z, z, position)
+        bits += [float(rate.bits_v.sum()), float(rate.bits_z.sum())]
         vs.append(core.extractor(z).round())
         zs.append(z)
     return Latents(torch.cat(vs), torch.cat(zs), bits)
@@ -91,19 +93,21 @@ def report_of(
             quality: _level_report(codec, fingerprint, quality, level)
             for quality, level in zip(qualities, levels, strict=True)
         },
-        bounds=codec.path.bounds(),
+        bounds=codec.bounds(),
     )
 
 
 def _level_report(codec: LatentCodec, fingerprint: bytes, quality: int, level: Latents) -> LevelReport:
-    size = len(level.v)
+    size, frames = len(level.v), FrameCodec(codec)
     bits, sizes, decoded = np.zeros(2), np.zeros(3), 0
     for v, z in zip(level.v.numpy().astype(np.int32), level.z.numpy().astype(np.int32), strict=True):
-        bits += codec.bits(v, z, quality)
-        b_v, b_z = codec.encode(v, z, quality)
-        h, w = z.shape[1:]
-        sizes += [len(b_v), len(b_z), len(Bitstream(fingerprint[:4], quality, h, w, b_v, b_z).pack())]
-        decoded += int(np.array_equal(codec.decode(b_v, b_z, h, w, quality), z))
+        latent = Latent(v, z, (z.shape[1], z.shape[2]), quality)
+        bits += frames.bits(latent)
+        payload, v_bytes = frames.encode(latent), frames.v_bytes(v, quality)
+        packet = Packet(fingerprint[:FINGERPRINT_BYTES], Frame(FrameType.I, quality, True, True, payload))
+        sizes += [v_bytes, len(payload) - v_bytes, len(packet.pack())]
+        (back,) = frames.decode([Coded(payload, latent.grid, quality)])
+        decoded += int(isinstance(back, Latent) and back.digest == latent.digest)
     return LevelReport(
         float_bits_v=level.bits[0] / size,
         float_bits_z=level.bits[1] / size,

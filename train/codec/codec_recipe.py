@@ -51,6 +51,13 @@ class CodecRecipe(Frozen):
         which have more of them, shape the transform most.
     prior: of z; all but the codebook are for comparison.
     hyper: version of the codebook's hyperprior, as in CodecConfig; recipes without it mean 1.
+    context: what predicts z besides the codebook: "slices" of channels by halves of a checkerboard, or "none", as in
+        recipes without it. Only the codebook takes one.
+    base: the task that can be answered from v alone; empty: none. base_lambda: weight of its distortion, in bits.
+    trains: "all" of the codec; the "entropy" model alone, on the latents of `init`; or the "synthesis", that is
+        reconstruction, separation and the networks' tails, on truly rounded latents, with everything before z and in
+        the streams as in `init`.
+    entropy_rate: learning rate of the entropy model, as a multiple.
     """
 
     data: str
@@ -66,6 +73,13 @@ class CodecRecipe(Frozen):
     balance: float = Field(0.0, ge=0, le=1)
     prior: Prior = "codebook"
     hyper: Literal[1, 2] = 1
+    context: Literal["none", "slices"] = "none"
+    context_hidden: tuple[int, ...] = (64, 64)
+    extractor: tuple[int, int] | None = Field(None, description="hidden widths of the hyperprior's extractor")
+    base: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
+    base_lambda: float = Field(3000.0, gt=0)
+    trains: Literal["all", "entropy", "synthesis"] = "all"
+    entropy_rate: float = Field(1.0, gt=0)
     form: Literal["rd", "dr"] = "rd"
     steps: int = Field(ge=1)
     batch: int = Field(64, ge=1)
@@ -88,6 +102,10 @@ class CodecRecipe(Frozen):
         for name, values in (("scales", self.scales), ("qualities", self.qualities)):
             if any(b <= a for a, b in pairwise(values)):
                 raise ValueError(f"{name} must ascend")
+        if self.context != "none" and self.prior != "codebook":
+            raise ValueError(f"the prior {self.prior} takes no context; use context none")
+        if self.trains != "all" and (self.init is None or self.train_all):
+            raise ValueError(f"trains {self.trains} needs the run of a codec as init, and frozen networks")
         if min(self.scales) <= 0 or not 0 <= min(self.qualities) <= max(self.qualities) <= 100:
             raise ValueError("scales are above 0, qualities within 0..100")
         return self
@@ -111,7 +129,13 @@ def sizes_of(recipe: CodecRecipe, features: Sequence[Shape]) -> CodecConfig:
     while recipe.stride is None and cells > GRID_MAX * stride:
         stride *= 2
     try:
-        return config.with_stride(stride).widened(recipe.width).with_hyper(recipe.hyper)
+        config = config.with_stride(stride).widened(recipe.width).with_hyper(recipe.hyper)
+        if recipe.extractor is not None:
+            wide = {"extractor": recipe.extractor, "extractor_linear": recipe.extractor[-1]}
+            config = config.model_copy(update=wide)
+        if recipe.context != "none":
+            config = config.with_context().model_copy(update={"context_hidden": recipe.context_hidden})
+        return config
     except ValueError as error:
         raise DataError(str(error), setting="stride") from None
 

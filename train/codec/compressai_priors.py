@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from shared.errors import DataError
 from train.codec.entropy_model import level_of
+from train.codec.feature_codec import Rate
 from train.codec.priors import FactorisedCodec, HyperAnalysis, HyperpriorCodec, HyperSynthesis
 from train.networks.torchvision_shim import import_torchvision
 
@@ -93,11 +94,9 @@ class CompressaiFactorisedCodec(FactorisedCodec):
     def _make_entropy_model(self) -> None:
         self.bottlenecks = Bottlenecks(self.config.latent_channels, self.config.levels)
 
-    def rate(
-        self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def rate(self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False) -> Rate:
         bits_z = self.bottlenecks.bits(z_rate, position)
-        return bits_z, torch.zeros_like(bits_z)
+        return Rate(bits_z, torch.zeros_like(bits_z), bits_z.new_zeros(len(bits_z), 0))
 
 
 class CompressaiHyperpriorCodec(HyperpriorCodec):

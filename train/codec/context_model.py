@@ -75,17 +75,20 @@ class ContextNetworks(nn.Module):
     """The networks of all passes, of both kinds.
 
     slices: (n,) the slice of each channel. hidden: widths of the hidden layers.
+    measured: whether the inputs' deviations of the kind intra are real ones.
     """
 
     slices: Tensor
+    measured: Tensor
 
     def __init__(
         self, slices: NDArray[np.int64], hidden: Sequence[int], kinds: Sequence[Kind] = KINDS
     ) -> None:
         super().__init__()
         self.register_buffer("slices", torch.from_numpy(np.asarray(slices, np.int64)))
+        self.register_buffer("measured", torch.tensor(False))
         self._passes: Passes | None = None
-        passes = Passes(slices)
+        passes = Passes(np.asarray(slices))
         self.networks = nn.ModuleDict(
             {
                 kind: nn.ModuleList(
@@ -94,10 +97,12 @@ class ContextNetworks(nn.Module):
                 for kind in kinds
             }
         )
-        for one, network in zip(passes.all, self._of("intra"), strict=True):
-            with torch.no_grad():  # the mean starts as the maps themselves
-                start = network.mean.weight.shape[1] - len(network.deviation)
-                network.mean.weight[np.arange(len(one.own)), start + one.own] = 1.0
+        self.start(self.slices)
+
+    @property
+    def inter_trained(self) -> bool:
+        """Whether the kind inter has learned, which begins by measuring its inputs."""
+        return any(not bool((network.deviation == 1).all()) for network in self.of_kind("inter"))
 
     @property
     def passes(self) -> Passes:
@@ -105,7 +110,16 @@ class ContextNetworks(nn.Module):
             self._passes = Passes(self.slices.cpu().numpy())
         return self._passes
 
-    def _of(self, kind: Kind) -> list[PassNetwork]:
+    @torch.no_grad()
+    def start(self, slices: Tensor) -> None:
+        """Divides the channels anew, into slices of the same sizes. Each mean starts as the maps themselves."""
+        self.slices.copy_(slices)
+        for one, network in zip(self.passes.all, self.of_kind("intra"), strict=True):
+            first = network.mean.weight.shape[1] - len(network.deviation)
+            network.mean.weight.zero_()
+            network.mean.weight[np.arange(len(one.own)), first + one.own] = 1.0
+
+    def of_kind(self, kind: Kind) -> list[PassNetwork]:
         return cast(list[PassNetwork], list(cast(nn.ModuleList, self.networks[kind])))
 
     def inputs(self, which: Pass, latents: Latents) -> tuple[Cells, Tensor]:
@@ -127,7 +141,7 @@ class ContextNetworks(nn.Module):
     def measure(self, latents: Latents) -> None:
         """Takes the inputs' deviations from real latents; what the networks compute stays the same."""
         kind: Kind = "intra" if latents.reference is None else "inter"
-        for one, network in zip(self.passes.all, self._of(kind), strict=True):
+        for one, network in zip(self.passes.all, self.of_kind(kind), strict=True):
             old = network.deviation.clone()
             network.measure(self.inputs(one, latents)[1])
             ratio = network.deviation / old
@@ -142,7 +156,7 @@ class ContextNetworks(nn.Module):
         kind: Kind = "intra" if latents.reference is None else "inter"
         mean = latents.z.new_zeros(images, n, h * w)
         log_scale = torch.zeros_like(mean)
-        for one, network in zip(self.passes.all, self._of(kind), strict=True):
+        for one, network in zip(self.passes.all, self.of_kind(kind), strict=True):
             cells, x = self.inputs(one, latents)
             grid = np.ix_(np.arange(images), one.own, cells.at)
             own = tuple(torch.from_numpy(part).to(x.device) for part in grid)
@@ -163,16 +177,23 @@ def slices_by_energy(energy: Tensor, sizes: Sequence[int]) -> NDArray[np.int64]:
     return slices
 
 
+def parts_of(sizes: Sequence[int]) -> NDArray[np.int64]:
+    """Slices of these sizes in the channels' own order, (n,)."""
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
 def heavy_tailed_bits(x: Tensor, log_scale: Tensor) -> Tensor:
-    """-log2 of the mass of Student's t with 4 degrees of freedom on [x - 1/2, x + 1/2], x already minus the mean."""
+    """-log2 of the mass of Student's t with 4 degrees of freedom on [x - 1/2, x + 1/2]; x is relative to the mean."""
     away, inverse = x.abs(), torch.exp(-log_scale)
-    return -torch.log2(
-        (upper_tail((away - 0.5) * inverse) - upper_tail((away + 0.5) * inverse)).clamp(min=1e-9)
-    )
+    mass = upper_tail((away - 0.5) * inverse) - upper_tail((away + 0.5) * inverse)
+    return -torch.log2(mass.clamp(min=1e-12))
 
 
 def upper_tail(t: Tensor) -> Tensor:
-    """P(T > t) of Student's t with 4 degrees of freedom, in closed form."""
-    root = torch.sqrt(1 + t * t / 4)
-    s = t / root
-    return 0.5 - 3 / 8 * s * (1 - s * s / 12)
+    """P(T > t) of Student's t with 4 degrees of freedom, exact far out as well.
+
+    With r = t / sqrt(4 + t^2) it is q^2 (3 - q) / 4 for q = 1 - r, and 1 - r = 4 / (s (s + t)) for s = sqrt(4 + t^2).
+    """
+    s = torch.sqrt(4 + t * t)
+    q = torch.where(t > 0, 4 / (s * (s + t.clamp(min=0))), 1 - t / s)
+    return q * q * (3 - q) / 4

@@ -19,6 +19,9 @@ from shared.codec.exact import MEAN_STEPS
 
 SCALE_MIN = 0.11  # below it a Gaussian's mass lies on one integer anyway
 SCALE_MAX = 64.0
+# Of differences from another frame, whose distribution has heavier tails and a higher peak.
+CHANGE_SCALE_MIN = 0.02
+CHANGE_SCALE_MAX = 16.0
 # How much faster a prior's parameters learn than others: they end far from where they start, and Adam moves each by the
 # learning rate at most.
 SPEED = 10.0
@@ -138,6 +141,12 @@ class _Bounded(torch.autograd.Function):
 def bounded_log_scale(log_scale: Tensor) -> Tensor:
     """Clamps to SCALE_MIN..SCALE_MAX, with a gradient that leads back inside."""
     bounded: Tensor = _Bounded.apply(log_scale, math.log(SCALE_MIN), math.log(SCALE_MAX))  # type: ignore[no-untyped-call]
+    return bounded
+
+
+def bounded_change_scale(log_scale: Tensor) -> Tensor:
+    """Clamps to CHANGE_SCALE_MIN..CHANGE_SCALE_MAX, like `bounded_log_scale`."""
+    bounded: Tensor = _Bounded.apply(log_scale, math.log(CHANGE_SCALE_MIN), math.log(CHANGE_SCALE_MAX))  # type: ignore[no-untyped-call]
     return bounded
 
 

@@ -25,6 +25,7 @@ from train.loop.scoring import Scoring, target_of
 from train.loop.sheets import sheet, sheet_indices
 
 BATCH = 64
+BASE = "-base"  # ends the name under which a task is scored that is answered from v alone
 
 
 @torch.no_grad()
@@ -69,6 +70,9 @@ def evaluate(
             decoded, coded = model.codec(ys, position if len(recipe.qualities) > 1 else None)
             scoring.add("", "bytes", quality, (coded.bits_v + coded.bits_z) / 8)
             scoring.add("", "bytes_v", quality, coded.bits_v / 8)
+            if model.base is not None:
+                k = model.names.index(recipe.base)
+                scoring.count(f"{recipe.base}{BASE}", quality, model.base(coded.v), targets[k])
             for k, name in enumerate(model.names):
                 scoring.count(name, quality, model.heads[k](decoded[k]), targets[k])
                 if distances:
@@ -123,6 +127,10 @@ def format_metrics(scores: Scores, quality: int) -> str:
     parts = []
     for metric in (known.main for known in TRAINING_KINDS.values()):
         for task in scores.tasks(metric.key):
+            if task.endswith(BASE):
+                name, value = task.removesuffix(BASE), scores.value(metric.key, task, quality)
+                parts.append(f"{name} from v alone: {metric.name} {metric.text(value)}")
+                continue
             coded, plain = (scores.value(metric.key, task, at) for at in (quality, "uncompressed"))
             parts.append(f"{task}: {metric.name} {metric.text(coded)} ({metric.text(plain)} uncompressed)")
         for task in scores.tasks(metric.key, "network"):

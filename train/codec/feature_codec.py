@@ -37,6 +37,7 @@ from cloud.networks.transforms import (
     initialise,
     interpolated,
 )
+from train.codec.context_model import ContextNetworks, Latents, heavy_tailed_bits, parts_of
 from train.codec.entropy_model import (
     SPEED,
     Codebook,
@@ -44,6 +45,8 @@ from train.codec.entropy_model import (
     HyperpriorExtractor,
     HyperpriorGenerator,
     ProbabilityPredictor,
+    bounded_change_scale,
+    bounded_log_scale,
     gaussian_bits,
     level_of,
     on_grid,
@@ -51,12 +54,27 @@ from train.codec.entropy_model import (
 )
 
 
+class Rate(NamedTuple):
+    """Bits of z and of v of each image, (B,) each, and v (B, V), rounded."""
+
+    bits_z: Tensor
+    bits_v: Tensor
+    v: Tensor
+
+
 class Coded(NamedTuple):
-    """A pass through the codec: y_hat, and the bits of z and of v of each image, (B,) each."""
+    """A pass through the codec: y_hat, the bits of z and of v of each image, (B,) each, and v (B, V), rounded."""
 
     y_hat: Tensor
     bits_z: Tensor
     bits_v: Tensor
+    v: Tensor
+
+
+def entropy_modules(core: FeatureCodec) -> list[nn.Module]:
+    """The parts that the streams' lengths depend on, besides z itself."""
+    names = ("extractor", "analysis", "prior", "generator", "codebook", "predictor", "synthesis", "context")
+    return [module for name in names if isinstance(module := getattr(core, name, None), nn.Module)]
 
 
 class FeatureCodec(nn.Module):
@@ -71,10 +89,12 @@ class FeatureCodec(nn.Module):
     """
 
     noise: Callable[[Tensor], Tensor]
+    context: ContextNetworks | None
 
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
         self.config, self.noise = config, torch.rand_like
+        self.context = None
         self.transform = FeatureTransform(channels, config)
         self.gains = Gains(config.levels, config.latent_channels) if config.levels > 1 else None
         self._make_entropy_model()
@@ -90,6 +110,8 @@ class FeatureCodec(nn.Module):
         self.generator = HyperpriorGenerator(config)
         self.codebook = Codebook(config)
         self.predictor = ProbabilityPredictor(config)
+        if config.context:
+            self.context = ContextNetworks(parts_of(config.context), config.context_hidden)
 
     def _initialise(self) -> None:
         """Starts z and v near unit variance, a few bits an element, and the predictor near mean 0 and scale 1.
@@ -170,6 +192,19 @@ class FeatureCodec(nn.Module):
         mean, log_scale = self.predictor(self.codebook(self.generator(v), h, w))
         return on_grid(mean), log_scale
 
+    def maps(self, v: Tensor, h: int, w: int) -> Tensor:
+        """The codebook's combination (B, n, h, w), which a context takes in place of a mean."""
+        maps: Tensor = self.codebook(self.generator(v), h, w)
+        return maps
+
+    def bits_given(self, z: Tensor, v: Tensor, reference: Tensor) -> Tensor:
+        """Bits of z of each image (B,), given another latent; all rounded. Needs a context."""
+        assert self.context is not None
+        latents = Latents(z, self.maps(v, z.shape[2], z.shape[3]), reference)
+        mean, log_scale = self.context(latents)
+        bits = heavy_tailed_bits(z - reference - on_grid(mean), bounded_change_scale(log_scale))
+        return bits.sum((1, 2, 3))
+
     def latent_bits(self, z: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
         """Bits of z of each image, (B,)."""
         return gaussian_bits(z, mean, log_scale).sum((1, 2, 3))
@@ -178,21 +213,25 @@ class FeatureCodec(nn.Module):
         """Bits of each image (B,) with everything rounded; `forward` in training gives those under noise."""
         with torch.autocast(y.device.type, enabled=False):
             z = self.z_of(self.transform(y.float()), position).round()
-            bits_z, bits_v = self.rate(z, z, position)
-            return bits_z + bits_v
+            rate = self.rate(z, z, position)
+            return rate.bits_z + rate.bits_v
 
-    def rate(
-        self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Bits of z and of v of each image, (B,) each.
+    def rate(self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False) -> Rate:
+        """The rate of each image.
 
         z_hat: v is extracted from it. z_rate: it is coded. noisy: v is coded with noise in place of rounding.
         """
         v = self.extract(z_hat)
         v_hat = round_straight(v)
         v_rate = v + self.noise(v) - 0.5 if noisy else v_hat
-        mean, log_scale = self.gaussians(v_hat, z_hat.shape[2], z_hat.shape[3])
-        return self.latent_bits(z_rate, mean, log_scale), self.hyper_bits(v_rate, position)
+        h, w = z_hat.shape[2:]
+        if self.context is None:
+            mean, log_scale = self.gaussians(v_hat, h, w)
+        else:
+            # No gradient through what is known: it would make z serve its own prediction.
+            mean, log_scale = self.context(Latents(z_hat.detach(), self.maps(v_hat, h, w)))
+            mean, log_scale = on_grid(mean), bounded_log_scale(log_scale)
+        return Rate(self.latent_bits(z_rate, mean, log_scale), self.hyper_bits(v_rate, position), v_hat)
 
     def forward(self, y: Tensor, position: Tensor | None = None) -> Coded:
         # Mixed precision ends here: 16 bits are too few for a probability.
@@ -200,8 +239,8 @@ class FeatureCodec(nn.Module):
             z = self.z_of(self.transform(y.float()), position)
             z_hat = round_straight(z)
             z_rate = z + self.noise(z) - 0.5 if self.training else z_hat
-            bits_z, bits_v = self.rate(z_hat, z_rate, position, noisy=self.training)
-        return Coded(self.reconstruct(z_hat, position, (y.shape[2], y.shape[3])), bits_z, bits_v)
+            rate = self.rate(z_hat, z_rate, position, noisy=self.training)
+        return Coded(self.reconstruct(z_hat, position, (y.shape[2], y.shape[3])), *rate)
 
 
 def _given(position: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cloud.networks.sizes import CodecConfig
 from cloud.networks.transforms import affine, chain
 from train.codec.entropy_model import SPEED, FactorisedPrior, bounded_log_scale, level_of, on_grid
-from train.codec.feature_codec import FeatureCodec
+from train.codec.feature_codec import FeatureCodec, Rate
 
 
 class FactorisedCodec(FeatureCodec):
@@ -26,11 +26,9 @@ class FactorisedCodec(FeatureCodec):
     def _initialise(self) -> None:
         self._initialise_transforms()
 
-    def rate(
-        self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def rate(self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False) -> Rate:
         bits_z = cell_bits(self.prior, z_rate, position)
-        return bits_z, bits_z.new_zeros(len(bits_z))
+        return Rate(bits_z, bits_z.new_zeros(len(bits_z)), bits_z.new_zeros(len(bits_z), 0))
 
 
 class HyperAnalysis(nn.Module):

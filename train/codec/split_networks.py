@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cloud.networks.networks import as_feature, feature_shape
 from cloud.networks.sizes import Shape
+from cloud.networks.transforms import base_network
 from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.kinds import KINDS
@@ -71,11 +72,15 @@ class Head(nn.Module):
 
 
 class SplitNetworks(nn.Module):
-    """Fronts -> codec -> heads. Raises DataError."""
+    """Fronts -> codec -> heads. Raises DataError.
+
+    base: answers the recipe's base task from v (B, V), where there is one; its output is that of the task's head.
+    """
 
     names: list[str]
     heads: Sequence[Head]
     codec: JointCodec
+    base: nn.Module | None
 
     def __init__(self, networks: Sequence[Network], recipe: CodecRecipe) -> None:
         super().__init__()
@@ -94,6 +99,20 @@ class SplitNetworks(nn.Module):
             scaled = not all(reference_cut(network.card) for network in networks)
         config = sizes_of(recipe, features).model_copy(update={"scaled": scaled})
         self.codec = JointCodec(features, config, codec_of(recipe.prior))
+        self.base = base_network(config, self._outputs(recipe.base)) if recipe.base else None
+
+    def _outputs(self, base: str) -> int:
+        """The number of outputs of the base task's head. Raises DataError."""
+        if base not in self.names:
+            raise DataError(f"the base {base!r} is not one of the codec's tasks", setting="base")
+        head = self.heads[self.names.index(base)]
+        if KINDS[head.kind].mapped:
+            raise DataError(f"{base} has a map, which v cannot hold; a base needs a vector", setting="base")
+        training = head.training
+        with torch.no_grad():
+            count = head.eval()(torch.zeros(1, *head.feature)).shape[1]
+        head.train(training)
+        return int(count)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The fronts' features of x (B, 3, H, W), each (B, C_k, H_k, W_k)."""
@@ -119,10 +138,16 @@ def check_size(data: Dataset, preprocess: Preprocess) -> None:
         )
 
 
+ENTROPY = tuple(
+    f"core.{part}." for part in ("extractor", "prior", "generator", "codebook", "predictor", "context")
+)
+
+
 def load_codec_weights(model: SplitNetworks, recipe: CodecRecipe, folder: Path) -> None:
     """Starts `model` from the codec of the run in `folder`, whose levels may differ. Raises DataError.
 
     Each level starts from the one with the nearest scale of lambda there, its gains moved by the ratio of the scales.
+    Where the entropy model has other sizes there, it starts anew.
     """
     old, old_recipe, _ = load_run(folder)
     where = np.interp(np.log(recipe.scales), np.log(old_recipe.scales), np.arange(len(old_recipe.scales)))
@@ -136,9 +161,22 @@ def load_codec_weights(model: SplitNetworks, recipe: CodecRecipe, folder: Path) 
         if name in state:
             state[name] = state[name] + sign * moved[:, None]
     own = model.codec.state_dict()
-    if state.keys() != own.keys() or any(state[name].shape != own[name].shape for name in own):
-        raise DataError(f"the codec in {folder} has other sizes, features or prior", setting="init")
-    model.codec.load_state_dict(state)
+
+    def fits(name: str) -> bool:
+        return name in state and name in own and state[name].shape == own[name].shape
+
+    entropy = {name for name in own.keys() | state.keys() if name.startswith(ENTROPY)}
+    if not all(fits(name) for name in (own.keys() | state.keys()) - entropy):
+        raise DataError(f"the codec in {folder} has other sizes or features", setting="init")
+    parts = [part for part in ENTROPY if all(fits(name) for name in entropy if name.startswith(part))]
+    if recipe.trains == "synthesis" and len(parts) < len(ENTROPY):
+        raise DataError(f"the entropy model in {folder} has other sizes; synthesis keeps it", setting="init")
+    kept = {
+        name: tensor for name, tensor in state.items() if name not in entropy or name.startswith(tuple(parts))
+    }
+    model.codec.load_state_dict({**own, **kept})
+    if model.base is not None and old.base is not None and old_recipe.base == recipe.base:
+        model.base.load_state_dict(old.base.state_dict())
 
 
 def cards_of(run: Path) -> list[NetworkCard]:

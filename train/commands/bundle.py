@@ -53,7 +53,7 @@ def build(
     """Make a bundle of a trained codec, and report what its integers cost on held-out images."""
     from shared.codec.exact import InexactError
     from train.bundle.build import build as make
-    from train.codec.quantise import BitWidths
+    from train.codec.fixed_point import BitWidths
     from train.codec.split_networks import cards_of
     from train.data.open_dataset import open_datasets
 

@@ -6,6 +6,7 @@ isthmus codec train --data data/rooms --network runs/network --network runs/norm
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -71,6 +72,13 @@ def train(
             "(with the feature); once for all networks or once for each"
         ),
     ] = [],  # noqa: B006
+    context: Annotated[
+        str | None,
+        typer.Option(help="what predicts the latent besides the codebook: slices (the default) or none"),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="a task that the first bytes, the hyperprior's, answer by themselves")
+    ] = None,
     steps: Steps = None,
     batch: Batch = None,
     recipe: RecipeFile = None,
@@ -96,9 +104,11 @@ def train(
     each = {"network": network, "split": split, "weights": weights}
     parts = _parts({**each, "lambda": lambda_, "distortion": distortion}, count)
     flags = {"data": data, "validation": validation, "steps": steps, "batch": batch, "parts": parts}
+    flags |= {"context": context, "base": base}
     settings = Settings.merge(ctx, text, sets, flags, defaults)
     images, scales = DataChoice.pop(settings), settings.pop("scales", tuple[float, ...])
     settings.default("qualities", spread(len(scales)))
+    settings.default("context", "slices" if settings.peek("prior", "codebook") == "codebook" else "none")
     chosen = settings.recipe(
         CodecRecipe,
         data=images.data,
@@ -107,6 +117,54 @@ def train(
         parts=[{"lambda": LAMBDA, **part} for part in settings.pop("parts", list[dict[str, Any]])],
     )
     _train(chosen, images, RunOptions.checked(out, resume, device, precision, force, features))
+
+
+@app.command()
+def frames(
+    ctx: typer.Context,
+    codec: Annotated[Path, typer.Argument(help="run folder of a codec with a context")],
+    data: Annotated[Path, typer.Option(help="sequences of rooms: isthmus rooms render --frames")],
+    out: Out,
+    steps: Steps = None,
+    batch: Batch = None,
+    sets: Sets = [],  # noqa: B006
+    resume: Resume = False,
+    device: Device = "auto",
+    force: Force = False,
+) -> None:
+    """Teach a codec to code frames of a video given other frames.
+
+    Frames by themselves are coded as before. The codec with it is OUT/codec.
+    """
+    from train.codec.train_frames import CODEC, FramesRecipe, train_frames
+
+    flags = {"steps": steps, "batch": batch}
+    settings = Settings.merge(ctx, read_recipe(None), sets, flags, {})
+    recipe = settings.recipe(FramesRecipe, codec=str(codec), data=str(data))
+    run = RunOptions.checked(out, resume, device, "auto", force, None)
+    scores = train_frames(recipe, run.out, run.resume, run.device)
+    for score in scores:
+        if score.quality is not None:
+            echo_once(
+                f"{out}: quality {score.quality}: {score.value:.1f} bytes a frame given the one before it"
+            )
+    echo_once(f"{out / CODEC}: the codec")
+
+
+@app.command()
+def recover(
+    bundle: Annotated[Path, typer.Argument(help="the bundle")],
+    out: Annotated[Path, typer.Option(help="run folder to make; a codec training can start from it (init)")],
+) -> None:
+    """Recover a bundle's codec as a run, to train it further.
+
+    Its entropy model starts anew: a bundle holds only that one's integers.
+    """
+    from shared.bundle import Bundle
+    from train.codec.from_bundle import recover_codec
+
+    recover_codec(Bundle.open(bundle), out)
+    typer.echo(f"{out}: the codec of {bundle}; its entropy model is not trained (--set init={out})")
 
 
 def _parts(flags: Mapping[str, list[Any]], count: int) -> list[dict[str, Any]]:

@@ -143,6 +143,10 @@ class Settings:
         except ValidationError as error:
             raise DataError(f"{self.name(key)}: {_message(error.errors()[0])}") from None
 
+    def peek(self, key: str, default: Any = None) -> Any:
+        """The value of a top-level key, unchecked; it stays."""
+        return self._values.get(key, default)
+
     def default(self, key: str, value: Any) -> None:
         """Sets a key that nobody gave."""
         self._values.setdefault(key, value)

@@ -85,6 +85,10 @@ class Training(ABC, Generic[B, R]):
     model: nn.Module
     plan: Plan
 
+    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
+        """The parameters that learn, and the multiple of the learning rate that they learn with."""
+        return [([p for p in self.model.parameters() if p.requires_grad], 1.0)]
+
     @abstractmethod
     def batches(self, start: int) -> Iterator[B]:
         """This process's share of the batch of each step, from step `start` on."""
@@ -137,9 +141,11 @@ class _Loop:
     def __init__(self, training: Training[Any, Any]) -> None:
         self.training, self.run, self.plan = training, training.run, training.plan
         self.workers = self.run.workers or Workers(next(training.model.parameters()).device, "32")
-        self.parameters = [p for p in training.model.parameters() if p.requires_grad]
+        rates = training.rates()
+        self.parameters = [p for parameters, _ in rates for p in parameters]
+        groups = [{"params": parameters, "multiple": multiple} for parameters, multiple in rates]
         self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=self.plan.schedule.rate, weight_decay=self.plan.weight_decay
+            groups, lr=self.plan.schedule.rate, weight_decay=self.plan.weight_decay
         )
         self.step, self.scores = 0, Scores()
         self.best_scores: Scores | None = None
@@ -187,7 +193,7 @@ class _Loop:
     def _advance(self, batch: Any, journal: Journal | None) -> None:
         """One step of the optimiser."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.plan.schedule(self.step)
+            group["lr"] = self.plan.schedule(self.step) * group.get("multiple", 1.0)
         torch.manual_seed(self.plan.seed * 1_000_003 + self.step)
         loss, scalars = self._module(_Given(batch, self.step))
         if not torch.isfinite(loss):

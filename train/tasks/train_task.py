@@ -25,10 +25,10 @@ from shared.errors import DataError
 from shared.kinds import KINDS
 from train.bundle.manifest import tail_spec, without_paths
 from train.codec.codec_recipe import LABELLED
+from train.codec.codec_training import SAMPLE, VALIDATED
 from train.codec.distortion import crop_for, distortion
 from train.codec.split_networks import Head, check_size
 from train.codec.teacher_cache import features_of, network_inputs
-from train.codec.train_codec import SAMPLE, VALIDATED
 from train.data.dataset import Dataset, dataset_digests, network_input
 from train.data.feature_cache import CachedArrays, cached_features
 from train.echo import progress_bar

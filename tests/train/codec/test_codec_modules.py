@@ -158,7 +158,8 @@ def test_config_refuses_strides_that_do_not_fit():
 def test_quantised_predictions_follow_the_float_model():
     """To a step of the mean's grid and 0.2 % of the largest mean at 12 bits; four times closer than at 10 bits."""
     from shared.codec.exact import ExactPath
-    from train.codec.quantise import BitWidths, quantise
+    from train.codec.fixed_point import BitWidths
+    from train.codec.quantise import quantise
 
     torch.manual_seed(3)
     codec = FeatureCodec(8, PRESETS["small"]).eval()

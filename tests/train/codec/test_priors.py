@@ -51,7 +51,7 @@ def test_factorised_bits_are_those_of_each_channels_density_at_its_level():
     codec = FactorisedCodec(4, tiny(levels=3)).eval()
     scatter(codec.prior)
     z = torch.randint(-3, 4, (2, 3, 2, 1)).float()
-    bits_z, bits_v = codec.rate(z, z, torch.tensor([0.4, 1.6]))
+    bits_z, bits_v, _ = codec.rate(z, z, torch.tensor([0.4, 1.6]))
     assert bits_v.tolist() == [0, 0]
     for b, level in enumerate((0, 2)):
         expected = sum(
@@ -66,7 +66,7 @@ def test_hyperprior_bits_are_those_of_its_gaussians_and_of_its_hyper_latent():
     scatter(codec.prior)
     z = torch.randint(-3, 4, (1, 3, 5, 6)).float()
     with torch.no_grad():
-        bits_z, bits_v = codec.rate(z, z, torch.ones(1))
+        bits_z, bits_v, _ = codec.rate(z, z, torch.ones(1))
     w = codec.analysis(z).round().detach()
     assert w.shape == (1, 2, 2, 2)
     hyper = sum(mixture_bits(codec.prior, 1, n, float(x)) for n in range(2) for x in w[0, n].flatten())

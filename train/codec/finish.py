@@ -1,0 +1,104 @@
+"""What a trained codec finishes with, in runs of their own: its entropy model, and what comes after the latent.
+
+    EntropyTraining     H_z + H_v (+ d_base) of latents that stay as they are, bit by bit
+    SynthesisTraining   sum_k lambda_k d_k of truly rounded latents: reconstruction, separation, inverse gains and tails
+
+Both read u, what the edge makes of an image, from a cache. The first changes streams and no answer, but the base's;
+the second answers and no stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from train.codec.codec_recipe import total_of
+from train.codec.codec_training import CodecBatch, CodecTraining, draw_levels
+from train.codec.feature_codec import entropy_modules
+from train.codec.halves import EdgeHalf
+from train.codec.teacher_cache import features_of
+from train.data.feature_cache import CachedArrays
+from train.loop.journal import Scalars
+from train.loop.schedule import batch_indices
+
+
+class _Finishing(CodecTraining):
+    """A codec whose u is known. A batch's inputs begin with u (B, N, h, w)."""
+
+    us: CachedArrays
+
+    def _fill_caches(self, folder: Path) -> None:
+        half, flips = EdgeHalf(self.model), self.recipe.flips
+        self.us = features_of(folder / "latents", half, self.training[0], self.preprocess, flips)
+        super()._fill_caches(folder)
+
+    def _learning(self) -> list[nn.Module]:
+        """The parts that learn."""
+        raise NotImplementedError
+
+    def _freeze(self) -> None:
+        self.model.requires_grad_(False)
+        for module in self._learning():
+            module.requires_grad_(True)
+        super()._freeze()
+
+    def batches(self, start: int) -> Iterator[CodecBatch]:
+        recipe = self.recipe
+        for whole in batch_indices(self.items, recipe.batch, recipe.seed, start, recipe.steps):
+            indices = self.workers.share(whole)
+            inputs = [self.us.batch(indices), *self._inputs(indices)]
+            yield CodecBatch([tensor.to(self.device) for tensor in inputs], indices)
+
+    def _latents(self, batch: CodecBatch) -> tuple[Tensor, Tensor | None, Tensor]:
+        """z (B, N, h, w), rounded, the images' positions, and their scales of lambda."""
+        position, scale = draw_levels(len(batch.indices), self.log_scales, self.workers)
+        with torch.no_grad():
+            return self.model.codec.core.z_of(batch.inputs[0], position).round(), position, scale
+
+
+class EntropyTraining(_Finishing):
+    """The entropy model, and the base, where there is one."""
+
+    def _learning(self) -> list[nn.Module]:
+        base = [self.model.base] if self.model.base is not None else []
+        return [*entropy_modules(self.model.codec.core), *base]
+
+    def loss(self, batch: CodecBatch, step: int) -> tuple[Tensor, Scalars]:
+        recipe, core = self.recipe, self.model.codec.core
+        core.train()
+        z, position, scale = self._latents(batch)
+        rate = core.rate(z, z, position, noisy=True)
+        bits = rate.bits_z + rate.bits_v
+        base = self._base_distance(CodecBatch(batch.inputs[1:], batch.indices), rate.v)
+        loss = (scale**-recipe.balance * (bits + recipe.base_lambda * base)).mean() / total_of(recipe)
+        distance = float(base.detach().mean())
+        sizes = {"bytes": float(bits.detach().mean()) / 8, "bytes_v": float(rate.bits_v.detach().mean()) / 8}
+        return loss, {**sizes, "distortion": distance}
+
+
+class SynthesisTraining(_Finishing):
+    """Everything after the latent."""
+
+    def _learning(self) -> list[nn.Module]:
+        return [self.model.codec.core.reconstruction, self.model.codec.separation, *self.model.heads]
+
+    def _freeze(self) -> None:
+        super()._freeze()
+        gains = self.model.codec.core.gains
+        if gains is not None:
+            gains.log_inverse.requires_grad_(True)
+
+    def loss(self, batch: CodecBatch, step: int) -> tuple[Tensor, Scalars]:
+        model, recipe = self.model, self.recipe
+        z, position, scale = self._latents(batch)
+        given = batch.inputs[1:]
+        y_hat = model.codec.core.reconstruct(z, position, model.codec.grid)
+        decoded = [model.codec.separation(y_hat, k) for k in range(len(given))]
+        distances = self._distances(batch.indices, decoded, given)
+        distance = self._weighted(distances)
+        loss = (scale ** (1 - recipe.balance) * distance).mean()
+        scalars = {f"d/{n}": float(d.detach().mean()) for n, d in zip(model.names, distances, strict=True)}
+        return loss, scalars | {"distortion": float(distance.detach().mean()), "bytes": 0.0}
