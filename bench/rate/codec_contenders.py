@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from bench.rate.contenders import Coded
 from bench.report.cache import bundle_key
 from bench.report.rate_results import Family
 from cloud.engine.bundle_model import CloudModel
-from cloud.networks.sizes import CodecConfig
 from shared.bundle import Bundle
-from shared.codec.bitstream import Bitstream
+from shared.codec.frame import PACKET_BYTES, Packet
+from shared.codec.frame_codec import Latent
 from shared.encoder import Encoder
 from shared.errors import DataError
-from train.bundle.evaluate import bitstreams, main_qualities
+from train.bundle.evaluate import bitstreams, decoded, main_qualities
 from train.codec.split_networks import load_run
 from train.data.dataset import network_input
 from train.data.feature_cache import weights_digest
@@ -53,15 +53,23 @@ class IsthmusContender:
     def coded(self, pixels: NDArray[np.uint8]) -> Iterator[Coded]:
         u = self._encoder.features(network_input(pixels, self._bundle.manifest.preprocess).numpy())
         for quality in self._qualities:
-            files = [stream.pack() for stream in bitstreams(self._encoder, u, quality)[0]]
-            streams = [Bitstream.unpack(file) for file in files]
-            qualities = [quality] * len(streams)
-            grid = streams[0].h, streams[0].w
-            z = self._model.codec.decode_batch([(one.b_v, one.b_z) for one in streams], *grid, qualities)
-            wanted = {task.name: range(len(streams)) for task in self._bundle.tasks}
-            outputs = self._model.outputs(z, wanted, qualities)
+            packets, latents = bitstreams(self._encoder, u, quality)
+            files = [packet.pack() for packet in packets]
+            back = decoded(self._model.codec, [Packet.unpack(file) for file in files], latents[0].grid)
+            z = np.stack([latent.z for latent in back if latent.z is not None])
+            wanted = {task.name: range(len(files)) for task in self._bundle.tasks}
+            outputs = self._model.outputs(z, wanted, [quality] * len(files))
             sizes = np.array([len(file) for file in files])
             yield Coded(f"quality {quality}", dict.fromkeys(outputs, sizes), outputs)
+            if self._model.base_tasks:
+                yield self._base(quality, back)
+
+    def _base(self, quality: int, latents: Sequence[Latent]) -> Coded:
+        """Bitstreams that hold v alone, for the tasks that it answers."""
+        sizes = np.array([len(self._encoder.frames.encode(one.base)) + PACKET_BYTES for one in latents])
+        v = np.stack([latent.v for latent in latents])
+        outputs = {task: self._model.base_output(task, v) for task in sorted(self._model.base_tasks)}
+        return Coded(f"base of quality {quality}", dict.fromkeys(outputs, sizes), outputs)
 
 
 def ladder(bundle: Bundle) -> list[int]:
@@ -84,7 +92,6 @@ class LearnedContender:
         self._model.to(device)
         if cards[0].preprocess != bundle.manifest.preprocess:
             raise DataError(f"{name}={run} was trained for other images than {bundle.path}", setting="peer")
-        self._grid = CodecConfig.model_validate(bundle.manifest.codec).grid
         names = {task.kind: task.name for task in bundle.tasks}
         # The bundle's name of each of the run's tasks that it has, too.
         self._tasks = {k: names[card.task] for k, card in enumerate(cards) if card.task in names}
@@ -107,12 +114,6 @@ class LearnedContender:
             position = torch.full((len(x),), float(level), device=x.device) if len(levels) > 1 else None
             decoded, coded = self._model.codec(ys, position)
             bits = zip(coded.bits_v.tolist(), coded.bits_z.tolist(), strict=True)
-            sizes = np.array([self._with_container(quality, v / 8, z / 8) for v, z in bits])
+            sizes = np.array([(v + z) / 8 + PACKET_BYTES for v, z in bits])
             outputs = {name: self._model.heads[k](decoded[k]) for k, name in self._tasks.items()}
             yield Coded(f"quality {quality}", dict.fromkeys(outputs, sizes), outputs)
-
-    def _with_container(self, quality: int, v: float, z: float) -> float:
-        """Bytes of two streams of v and z bytes, and of the container that Isthmus would put around them."""
-        empty = (bytes(round(v)), bytes(round(z)))
-        whole = Bitstream(self._bundle.fingerprint, quality, *self._grid, *empty).pack()
-        return v + z + len(whole) - sum(map(len, empty))

@@ -252,19 +252,24 @@ class CloudModel:
 
         v is not scaled by a gain, so the qualities play no part. Raises UnknownTaskError.
         """
-        x = torch.from_numpy(v).to(self.device, torch.float32)
         answers: list[dict[str, TaskResult]] = [{} for _ in queries]
         for name in sorted({query.name for image in queries for query in image}):
             if name not in self._bases:
                 raise UnknownTaskError(name, sorted(self._bases))
             asked = [(i, query) for i, image in enumerate(queries) for query in image if query.name == name]
             rows = [i for i, _ in asked]
-            task, output = self.bundle.task(name), self._bases[name](x[rows])
+            task, output = self.bundle.task(name), self.base_output(name, v[rows])
             mine = [query for _, query in asked]
             results = POSTPROCESS[task.kind].results(output, task.labels, mine, task.options)
             for i, result in zip(rows, results, strict=True):
                 answers[i][name] = result
         return answers
+
+    @torch.inference_mode()
+    def base_output(self, name: str, v: NDArray[np.int32]) -> Tensor:
+        """A base task's output (B, K) for v (B, V)."""
+        output: Tensor = self._bases[name](torch.from_numpy(v).to(self.device, torch.float32))
+        return output
 
     @torch.inference_mode()
     def outputs(

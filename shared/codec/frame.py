@@ -73,6 +73,7 @@ KEY_BYTES = 32
 SESSION_BYTES = 16
 CHECK_BYTES = 2
 NAMED_BYTES = 8  # of a reference's digest in a packet
+PACKET_BYTES = 11  # of a packet on the bundle's grid and without a reference, beside its payload
 MAX_PAYLOAD_BYTES = MAX_STREAM_BYTES - 64
 
 _TYPE, _OWN_V, _HAS_Z, _GRID = 0b11, 0b100, 0b1000, 0b10000

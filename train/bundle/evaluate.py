@@ -15,11 +15,14 @@ from torch import nn
 from cloud.engine.bundle_model import CloudModel
 from cloud.networks.networks import whole_output
 from shared.bundle import Bundle
-from shared.codec.bitstream import Bitstream
-from shared.encoder import Encoder
-from shared.errors import DataError
+from shared.codec.frame import PACKET_BYTES, Frame, FrameType, Packet
+from shared.codec.frame_codec import Coded, FrameCodec, Latent
+from shared.codec.latent_codec import LatentCodec
+from shared.encoder import Encoder, count_frame
+from shared.errors import CorruptPayloadError, DataError
 from shared.image import to_input
 from shared.types import Frozen
+from train.codec.evaluate_codec import BASE
 from train.data.dataset import Dataset, in_order
 from train.kinds import TRAINING_KINDS
 from train.loop.scores import by_task
@@ -33,7 +36,8 @@ Figures = dict[str, dict[str, float]]
 class Rate(Frozen):
     """Bytes and scores at one quality.
 
-    bytes: of whole bitstreams; v, z: means of their parts.
+    bytes: of whole bitstreams; v, z: means of their parts; base: of bitstreams that hold v alone, for the tasks that it
+        answers, which are named with "-base".
     flips: for each task with classes, how many images are right at the next lower quality and wrong at this one, and
         the reverse.
     """
@@ -43,6 +47,7 @@ class Rate(Frozen):
     bytes_max: int
     bytes_v_mean: float
     bytes_z_mean: float
+    bytes_base_mean: float | None = None
     decoded_exactly: int
     tasks: Figures
     flips: dict[str, tuple[int, int]] = Field(default_factory=dict)
@@ -56,14 +61,26 @@ class Evaluation(Frozen):
     rates: dict[int, Rate]
 
 
-def bitstreams(
-    encoder: Encoder, u: NDArray[np.float32], quality: int
-) -> tuple[list[Bitstream], NDArray[np.int32]]:
-    """u (B, N, h, w) -> the images' bitstreams at a quality, and the z (B, N, h, w) in them."""
+def bitstreams(encoder: Encoder, u: NDArray[np.float32], quality: int) -> tuple[list[Packet], list[Latent]]:
+    """u (B, N, h, w) -> the images' bitstreams at a quality, and what they say."""
     v, z = encoder.latents(u, encoder.bundle.position(quality))
-    coded = (encoder.codec.encode(one_v, one_z, quality) for one_v, one_z in zip(v, z, strict=True))
-    h, w = z.shape[2:]
-    return [Bitstream(encoder.bundle.fingerprint, quality, h, w, b_v, b_z) for b_v, b_z in coded], z
+    grid = z.shape[2], z.shape[3]
+    other = None if list(grid) == list(encoder.bundle.manifest.codec.get("grid", grid)) else grid
+    latents = [Latent(one_v, one_z, grid, quality) for one_v, one_z in zip(v, z, strict=True)]
+    payloads = (encoder.frames.encode(latent) for latent in latents)
+    frames = (Frame(FrameType.I, quality, True, True, payload) for payload in payloads)
+    return [Packet(encoder.bundle.fingerprint, frame, other) for frame in frames], latents
+
+
+def decoded(codec: LatentCodec, packets: Sequence[Packet], grid: tuple[int, int]) -> list[Latent]:
+    """What bitstreams of one grid say. Raises CorruptPayloadError."""
+    coded = [Coded(packet.frame.payload, grid, packet.frame.quality) for packet in packets]
+    out = []
+    for latent in FrameCodec(codec).decode(coded):
+        if isinstance(latent, CorruptPayloadError):
+            raise latent
+        out.append(latent)
+    return out
 
 
 def main_qualities(bundle: Bundle) -> list[int]:
@@ -108,6 +125,7 @@ class _Measuring:
         self._networks = {task: _network(bundle, task, folder, tasks) for task, folder in networks.items()}
         self._scoring = Scoring()
         self._sizes: dict[int, list[tuple[int, int, int]]] = {quality: [] for quality in qualities}
+        self._base_sizes: dict[int, list[int]] = {}
         self._exact = dict.fromkeys(qualities, 0)
         self._right: dict[str, dict[int, list[NDArray[np.bool_]]]] = {}
 
@@ -117,19 +135,36 @@ class _Measuring:
         targets = {task: self._targets(task, one, indices, x) for task, one in data.items()}
         u = self._encoder.features(x)
         for quality in self._qualities:
-            made, z = bitstreams(self._encoder, u, quality)
-            streams = []
-            for packed in (stream.pack() for stream in made):
-                stream = Bitstream.unpack(packed)
-                self._sizes[quality].append((len(packed), len(stream.b_v), len(stream.b_z)))
-                streams.append((stream.b_v, stream.b_z))
+            made, latents = bitstreams(self._encoder, u, quality)
+            received = []
+            for packet, latent in zip(made, latents, strict=True):
+                packed = packet.pack()
+                received.append(Packet.unpack(packed))
+                size = count_frame(packet.frame, latent, len(packed), self._encoder.frames, self._bundle)
+                self._sizes[quality].append((size.total, size.b_v, size.b_z))
+            back = decoded(self._model.codec, received, latents[0].grid)
+            self._exact[quality] += sum(
+                one.digest == two.digest for one, two in zip(back, latents, strict=True)
+            )
             levels = [quality] * len(indices)
-            h, w = z.shape[2:]
-            decoded = self._model.codec.decode_batch(streams, h, w, levels)
-            self._exact[quality] += int((decoded == z).all(axis=(1, 2, 3)).sum())
-            outputs = self._model.outputs(decoded, {task: range(len(indices)) for task in data}, levels)
+            z = np.stack([latent.z for latent in back if latent.z is not None])
+            outputs = self._model.outputs(z, {task: range(len(indices)) for task in data}, levels)
             for task, out in outputs.items():
                 self._count(task, quality, out, targets[task])
+            self._count_base(quality, back, targets)
+
+    def _count_base(
+        self, quality: int, latents: Sequence[Latent], targets: Mapping[str, list[Target]]
+    ) -> None:
+        """Answers what v alone can, as the task's name with BASE."""
+        v = np.stack([latent.v for latent in latents])
+        for task in sorted(self._model.base_tasks & targets.keys()):
+            out = self._model.base_output(task, v)
+            for target in targets[task]:
+                self._scoring.count(task + BASE, quality, out, target)
+            self._base_sizes.setdefault(quality, []).extend(
+                len(self._encoder.frames.encode(latent.base)) + PACKET_BYTES for latent in latents
+            )
 
     def _targets(
         self, task: str, data: Dataset, indices: NDArray[np.int64], x: NDArray[np.float32]
@@ -170,6 +205,7 @@ class _Measuring:
             bytes_max=max(sizes),
             bytes_v_mean=float(np.mean(v)),
             bytes_z_mean=float(np.mean(z)),
+            bytes_base_mean=float(np.mean(base)) if (base := self._base_sizes.get(quality)) else None,
             decoded_exactly=self._exact[quality],
             tasks=tasks,
             flips={} if lowest else {task: flips(hits, quality) for task, hits in self._right.items()},
