@@ -1,4 +1,4 @@
-"""Decodes bitstreams in a process of its own and prints the SHA-256 of all z.
+"""Decodes bitstreams in a process of its own and prints the SHA-256 of all latents: first frames I, then frames P.
 
     python decode_digest.py BUNDLE STREAMS BATCH numpy|torch THREADS
 
@@ -27,7 +27,8 @@ def join_streams(streams: list[bytes]) -> bytes:
 
 def main(bundle: str, streams: str, batch: str, backend: str, threads: str) -> None:
     from shared.bundle import Bundle
-    from shared.codec.bitstream import Bitstream
+    from shared.codec.frame import NAMED_BYTES, FrameType, Packet
+    from shared.codec.frame_codec import Coded, FrameCodec, Latent
     from shared.codec.latent_codec import LatentCodec
 
     chosen = None
@@ -38,14 +39,24 @@ def main(bundle: str, streams: str, batch: str, backend: str, threads: str) -> N
 
         torch.set_num_threads(int(threads))
         chosen = TorchBackend()
-    codec = LatentCodec(Bundle.open(bundle).entropy(), chosen)
-    unpacked = [Bitstream.unpack(data) for data in split_streams(Path(streams).read_bytes())]
+    opened = Bundle.open(bundle)
+    codec = FrameCodec(LatentCodec(opened.entropy(), chosen))
+    grid = tuple(opened.manifest.codec["grid"])
+    packets = [Packet.unpack(data) for data in split_streams(Path(streams).read_bytes())]
+    known: dict[bytes | None, Latent] = {}
     digest = hashlib.sha256()
-    for start in range(0, len(unpacked), int(batch)):
-        part = unpacked[start : start + int(batch)]
-        pairs, qualities = [(s.b_v, s.b_z) for s in part], [s.quality for s in part]
-        z = codec.decode_batch(pairs, part[0].h, part[0].w, qualities)
-        digest.update(z.astype("<i4").tobytes())
+    for given in (False, True):
+        chosen_type = FrameType.P if given else FrameType.I
+        mine = [packet for packet in packets if packet.frame.type is chosen_type]
+        for start in range(0, len(mine), int(batch)):
+            coded = [
+                Coded(p.frame.payload, grid, p.frame.quality, True, True, known.get(p.reference), given)
+                for p in mine[start : start + int(batch)]
+            ]
+            for latent in codec.decode(coded):
+                assert isinstance(latent, Latent), latent
+                known[latent.digest[:NAMED_BYTES]] = latent
+                digest.update(latent.digest)
     print(digest.hexdigest())
 
 
