@@ -6,6 +6,7 @@ from bench.latency.command import latency
 from bench.rate.command import rate
 from bench.rooms.command import rooms
 from bench.throughput.command import cloud
+from bench.wire.command import wire
 from train.commands.options import TrainTable
 
 app = TrainTable(help="Measure against targets and peers.", no_args_is_help=True)
@@ -15,3 +16,4 @@ app.command()(rooms)
 app.command()(rate)
 app.command()(latency)
 app.command()(cloud)
+app.command()(wire)

@@ -1,0 +1,1 @@
+"""Bytes on the link for each frame, both directions: unary calls and sessions, plain and over TLS."""

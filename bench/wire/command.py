@@ -1,0 +1,55 @@
+"""The options of `isthmus bench wire`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.files import refuse_foreign_folder
+from train.commands.options import Force
+
+SKIPPED, COUNTED, QUICK = 5, 50, 10
+
+
+def wire(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle's folder; default: the shipped one.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run folder of the results.")] = Path("runs/bench/wire"),
+    frames: Annotated[
+        int, typer.Option(min=1, max=900, help=f"Frames of each scene and way, after the first {SKIPPED}.")
+    ] = COUNTED,
+    quality: Annotated[int | None, typer.Option(min=0, max=100, help="Default: the bundle's own.")] = None,
+    hold: Annotated[
+        float | None, typer.Option(min=0, max=4, help="Sticky rounding; default: the edge's own.")
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls/--no-tls", help="Measure over TLS as well.")] = True,
+    quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} frames, without TLS.")] = False,
+    force: Force = False,
+) -> None:
+    """Measure what a frame costs on the link, both directions: unary calls and sessions, plain and over TLS."""
+    refuse_foreign_folder(out, ("results.json",), force=force)
+    from rich.console import Console
+
+    from bench.report.report import show
+    from bench.wire.wire import WirePlan, bench_wire
+    from bench.wire.wire_report import sections
+    from edge.settings import SessionSettings
+    from shared.bundle import default_bundle
+
+    plan = WirePlan(
+        bundle=bundle or default_bundle(),
+        out=out,
+        skipped=SKIPPED,
+        counted=QUICK if quick else frames,
+        quality=quality,
+        hold=SessionSettings().hold if hold is None else hold,
+        tls=tls and not quick,
+    )
+    measured = bench_wire(plan, shlex.join(["isthmus", *sys.argv[1:]]))
+    show(sections(measured), Console())
+    typer.echo(f"\n{out}: results.md, results.json")
