@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -136,21 +136,38 @@ class CameraSession:
     ) -> AsyncIterator[SessionAnswer]:
         """The answer to each image, in their order; the next images are read and sent meanwhile.
 
-        Raises what `analyze` raises, for the first image that cannot be answered.
+        Raises what `analyze` raises, for the first image that cannot be answered, and what `images` raises, once those
+        before are answered.
         """
+        each = _each(images)
         waiting: deque[asyncio.Task[SessionAnswer]] = deque()
+        coming: asyncio.Task[Source | Shot | None] | None = None
+        ended, failed = False, None
         try:
-            async for image in _each(images):
-                shot = image if isinstance(image, Shot) else Shot(image)
-                waiting.append(asyncio.create_task(self.analyze(shot.image, quality, shot.captured_at)))
-                while waiting and (waiting[0].done() or len(waiting) >= self._settings.in_flight_max):
+            while not ended or waiting:
+                if coming is None and not ended and len(waiting) < self._settings.in_flight_max:
+                    coming = asyncio.create_task(_next(each))
+                first = [task for task in (coming, *list(waiting)[:1]) if task is not None]
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+                if coming is not None and coming.done():
+                    failed = coming.exception()
+                    image, coming = None if failed else coming.result(), None
+                    if image is None:
+                        ended = True
+                    else:
+                        shot = image if isinstance(image, Shot) else Shot(image)
+                        answer = self.analyze(shot.image, quality, shot.captured_at)
+                        waiting.append(asyncio.create_task(answer))
+                while waiting and waiting[0].done():
                     yield await waiting.popleft()
-            while waiting:
-                yield await waiting.popleft()
+            if failed is not None:
+                raise failed
         finally:
-            for task in waiting:
+            left = [*waiting, *([coming] if coming else [])]
+            for task in left:
                 task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            await asyncio.gather(*left, return_exceptions=True)
+            await each.aclose()
 
     async def _send(
         self, front: Features, quality: int, captured_at: datetime | None, until: float
@@ -233,9 +250,14 @@ class CameraSession:
         return SessionAnswer(analysis, sent.frame.name, sent.number, reply.same_as, reply.missing)
 
 
+async def _next(each: AsyncGenerator[Source | Shot, None]) -> Source | Shot | None:
+    """None at the end."""
+    return await anext(each, None)
+
+
 async def _each(
     images: Iterable[Source | Shot] | AsyncIterable[Source | Shot],
-) -> AsyncIterator[Source | Shot]:
+) -> AsyncGenerator[Source | Shot, None]:
     if isinstance(images, AsyncIterable):
         async for image in images:
             yield image
@@ -245,5 +267,13 @@ async def _each(
     def following() -> Source | Shot | None:
         return next(each, None)
 
-    while (one := await asyncio.to_thread(following)) is not None:  # decoding a video takes time
+    while True:
+        working = asyncio.ensure_future(asyncio.to_thread(following))  # decoding a video takes time
+        try:
+            one = await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await asyncio.wait([working])  # what it reads from may be closed next
+            raise
+        if one is None:
+            return
         yield one

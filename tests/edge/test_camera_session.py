@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -305,6 +305,34 @@ async def test_images_that_come_when_they_come(make: Make) -> None:
     got = [one async for one in make().run(camera())]
     assert got[0].frame == "I"
     assert len(got) == 3
+
+
+async def test_an_answer_does_not_wait_for_the_next_image(make: Make) -> None:
+    answered = asyncio.Event()
+
+    async def camera() -> AsyncIterator[Image.Image]:
+        yield image()
+        await answered.wait()
+        yield image()
+
+    got = []
+    async for one in make().run(camera()):
+        got.append(one.frame)
+        answered.set()
+    assert got == ["I", "S"]
+
+
+async def test_a_camera_that_breaks(make: Make) -> None:
+    """What came before is answered, and then its error is the caller's."""
+
+    def camera() -> Iterator[Image.Image]:
+        yield image()
+        raise ImageError("the lens fell off")
+
+    run = make().run(camera())
+    assert (await anext(run)).frame == "I"
+    with pytest.raises(ImageError, match="lens"):
+        await anext(run)
 
 
 async def test_leaving_a_run_early_ends_what_is_in_flight(make: Make, cloud: Cloud) -> None:
