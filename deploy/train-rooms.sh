@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# Makes the bundle `rooms` from nothing: data, three networks, the joint codec, bundle, a task added later. Needs
-# `.[train]`.
+# Makes the bundle `rooms`: data, three networks, the joint codec, bundle, a task added later. Needs `.[train]`.
 #
 #   deploy/train-rooms.sh [WORK]                  WORK: runs/rooms by default; the bundle is WORK/bundle
+#   START=BUNDLE deploy/train-rooms.sh [WORK]     takes networks, analysis and the added task from an existing bundle,
+#                                                 and trains only what a codec finishes with
 #   COMPARE=1 deploy/train-rooms.sh [WORK]        also the codecs that `isthmus bench rooms WORK` compares with
 #
 # The normals' network learns to keep the image and the things in it in its feature, first as it is, then under noise.
 # The classifier and segmentation have its front: the camera computes one feature, and sends it once for all tasks.
+# The codec is trained without context first. Then its latents stay: the entropy model learns them with context, and v
+# learns to answer the class; frames learn from sequences; and what comes after the latent learns truly rounded ones.
 #
 # Can be killed at any time and started again: each step goes on where it stopped. Sizes for two CPU cores are those of
-# the shipped bundle; with a GPU, which nobody has tried yet, there are more steps of larger batches. What is compared is
-# trained alike, for fewer steps than the bundle; the priors also for as many as the bundle's codec before it went on.
+# the shipped bundle, which was made with START from the one before it; with a GPU, which nobody has tried yet, there
+# are more steps of larger batches. What is compared is trained alike, for fewer steps than the bundle; the priors also
+# for as many as the bundle's codec before it went on.
 set -euo pipefail
 work=${1:-runs/rooms}
 mkdir -p "$work"
@@ -33,24 +37,36 @@ segmentation=(--network "$work/segmentation" --lambda 14000 --distortion feature
 
 step() { printf '\n=== %s\n' "$*"; "$@"; }
 
-step isthmus rooms render "$data" --count 21000 --layers $layers
+count=21000
+if [ -n "${START:-}" ]; then count=13000; fi # enough for what is left to learn
+step isthmus rooms render "$data" --count $count --layers $layers
 step isthmus rooms render "$work/test" --first-seed 1000000000 --count 1000 --layers $layers
+step isthmus rooms render "$work/sequences" --first-seed 100000 --count 500 --frames 8 --motion mixed --layers image,category
 
-network() { # network NAME options
-    local name=$1
-    shift
-    step isthmus network train --data "$data" --out "$work/$name" --set network.feature_channels=16 --resume "$@"
-}
-network picture --task normals $(steps 4500) $dense --set appearance=0.5
-network things --task normals $(steps 3200) $dense --init "$work/picture" --set learning_rate=1.5e-3 \
-    --set appearance=0.3 --set category=0.3 --set noise=0.4
-network front --task normals $(steps 4000) $dense --init "$work/things" --set learning_rate=1.5e-3 \
-    --set appearance=0.3 --set category=0.3 --set noise=0.3
-network normals --task normals $(steps 800) $dense --init "$work/front" --set freeze=8 --set learning_rate=1e-3 \
-    --set noise=0.15
-network network --recipe "$(dirname "$0")/classifier.toml" $(steps 1000) --batch $wide --init "$work/front" \
-    --set freeze=8 --set noise=0.3
-network segmentation --task segmentation $(steps 3600) $dense --init "$work/front" --set freeze=8 --set noise=0.3
+if [ -n "${START:-}" ]; then
+    if [ ! -d "$work/recovered" ]; then step isthmus network recover "$START" --out "$work/recovered"; fi
+    for name in classification:network normals:normals segmentation:segmentation; do
+        ln -sfn "recovered/${name%%:*}" "$work/${name##*:}"
+    done
+    if [ ! -d "$work/bundle-codec" ]; then step isthmus codec recover "$START" --out "$work/bundle-codec"; fi
+    earlier=$START/tasks/segmentation
+else
+    network() { # network NAME options
+        local name=$1
+        shift
+        step isthmus network train --data "$data" --out "$work/$name" --set network.feature_channels=16 --resume "$@"
+    }
+    network picture --task normals $(steps 4500) $dense --set appearance=0.5
+    network things --task normals $(steps 3200) $dense --init "$work/picture" --set learning_rate=1.5e-3 \
+        --set appearance=0.3 --set category=0.3 --set noise=0.4
+    network front --task normals $(steps 4000) $dense --init "$work/things" --set learning_rate=1.5e-3 \
+        --set appearance=0.3 --set category=0.3 --set noise=0.3
+    network normals --task normals $(steps 800) $dense --init "$work/front" --set freeze=8 --set learning_rate=1e-3 \
+        --set noise=0.15
+    network network --recipe "$(dirname "$0")/classifier.toml" $(steps 1000) --batch $wide --init "$work/front" \
+        --set freeze=8 --set noise=0.3
+    network segmentation --task segmentation $(steps 3600) $dense --init "$work/front" --set freeze=8 --set noise=0.3
+fi
 
 codec() { # codec NAME options: one codec
     local name=$1
@@ -63,11 +79,29 @@ first() { # first NAME options: what the bundle's codec begins with, or one to c
     codec "$name" $(steps 6000) --set learning_rate=2e-3 --network "$work/network" --lambda 4000 --distortion distill \
         "${normals[@]}" --set "$wider" "$@"
 }
-first first
-codec bundle-codec $(steps 8000) --set learning_rate=1e-3 --set init="$work/first" --set distortion_first=0 \
-    --set rate_ramp=0 "${cls[@]}" "${normals[@]}" --set "$wider"
+if [ -z "${START:-}" ]; then
+    first first --context none
+    codec bundle-codec $(steps 8000) --set learning_rate=1e-3 --set init="$work/first" --set distortion_first=0 \
+        --set rate_ramp=0 "${cls[@]}" "${normals[@]}" --set "$wider" --context none
+fi
+finish() { # finish NAME INIT what options: one of the runs that a codec finishes with
+    local name=$1 init=$2 trains=$3
+    shift 3
+    step isthmus codec train --data "$data" --out "$work/$name" --features "$work/features" --set init="$work/$init" \
+        --set trains=$trains --base classification --set "extractor=[96,160]" --set "$wider" --set crop=6 --resume "$@"
+}
+entropy() { # entropy NAME INIT options
+    local name=$1 init=$2
+    shift 2
+    finish "$name" "$init" entropy "${cls[@]}" "${normals[@]}" --batch 32 "$@"
+}
+entropy entropy-first bundle-codec $(steps 1400) --set learning_rate=2e-3
+entropy entropy entropy-first $(steps 1700) --set learning_rate=1.5e-3 --set base_lambda=1000 --set balance=0.2
+step isthmus codec frames "$work/entropy" --data "$work/sequences" --out "$work/frames" $(steps 900) --resume
+finish synthesis frames/codec synthesis $(steps 2600) --batch 16 --set learning_rate=8e-4 "${cls[@]}" \
+    --network "$work/normals" --lambda 14000 --distortion task-hint
 if [ ! -d "$work/bundle" ]; then
-    step isthmus bundle build "$work/bundle-codec" --default-quality 96 --data "$data" --out "$work/bundle" --name rooms \
+    step isthmus bundle build "$work/synthesis" --default-quality 90 --data "$data" --out "$work/bundle" --name rooms \
         --licence Apache-2.0
 fi
 later() { # later NAME options: a run for the task that comes later
@@ -77,8 +111,12 @@ later() { # later NAME options: a run for the task that comes later
         --distortion task-hint --set crop=6 --set width=2 --features "$work/features" --resume "$@"
 }
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
-    later task $(steps 2600) --set learning_rate=2e-3
-    later task-longer $(steps 5000) --set learning_rate=1e-3 --set init="$work/task/task"
+    if [ -n "${START:-}" ]; then
+        later task-longer $(steps 900) --set learning_rate=6e-4 --set init="$earlier"
+    else
+        later task $(steps 2600) --set learning_rate=2e-3
+        later task-longer $(steps 5000) --set learning_rate=1e-3 --set init="$work/task/task"
+    fi
     step isthmus task add "$work/bundle" "$work/task-longer/task"
 fi
 networks=(--network "$work/network" --network "$work/normals" --network "$work/segmentation")
@@ -88,7 +126,7 @@ if [ -n "${COMPARE:-}" ]; then
     compared() { # compared NAME options
         local name=$1
         shift
-        codec "$name" $(steps 1000) --set learning_rate=2e-3 "$@"
+        codec "$name" $(steps 1000) --set learning_rate=2e-3 --context none "$@"
     }
     compared codec "${cls[@]}" "${normals[@]}" --set "$scales"
     compared only-classification "${cls[@]}" --set "$scales"

@@ -10,7 +10,9 @@ the second answers and no stream.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,9 @@ from train.codec.teacher_cache import features_of
 from train.data.feature_cache import CachedArrays
 from train.loop.journal import Scalars
 from train.loop.schedule import batch_indices
+from train.loop.scores import Scores
+
+SHOWN = 64  # images of a validation that only shows
 
 
 class _Finishing(CodecTraining):
@@ -80,7 +85,17 @@ class EntropyTraining(_Finishing):
 
 
 class SynthesisTraining(_Finishing):
-    """Everything after the latent."""
+    """Everything after the latent.
+
+    Validations show the tasks' metrics on few images, and do not choose the weights: those of the last step are kept.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.plan = replace(self.plan, better=None)
+
+    def validate(self) -> Scores:
+        return self._evaluate(SHOWN)
 
     def _learning(self) -> list[nn.Module]:
         return [self.model.codec.core.reconstruction, self.model.codec.separation, *self.model.heads]

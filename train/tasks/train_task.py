@@ -107,7 +107,7 @@ class TaskTraining(Training[NDArray[np.int64], Scores]):
         config = config.model_copy(update={"scaled": not reference_cut(self.card)})
         self.model = TrainableHead(Head(tail, self.card.task, feature), config, log_inverse)
         if recipe.init is not None:
-            load_reconstruction(self.model, self.bundle, Path(recipe.init))
+            load_reconstruction(self.model, Path(recipe.init))
         self.crop = crop_for(self.model.head, recipe.crop) if recipe.distortion != "feature" else None
         self.size = len(training)
         self.positions = _positions(self.bundle, self.size * (2 if recipe.flips else 1), recipe.seed)

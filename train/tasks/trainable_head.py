@@ -19,7 +19,7 @@ from cloud.networks.transforms import FeatureReconstruction, Scaling, initialise
 from shared.bundle import CLOUD, ONNX, TAIL, TASK, WEIGHTS, AddedTask, Bundle, Task
 from shared.errors import DataError
 from shared.files import write_atomically
-from shared.sealed import FileEntry
+from shared.sealed import FileEntry, read_sealed
 from train.bundle.export import export_tail
 from train.codec.split_networks import Head
 
@@ -60,9 +60,16 @@ def reconstruction_of(bundle: Bundle, width: float) -> tuple[CodecConfig, Tensor
     )
 
 
-def load_reconstruction(model: TrainableHead, bundle: Bundle, folder: Path) -> None:
-    """Starts `model` from the reconstruction of a task folder. Raises DataError, BundleDamagedError."""
-    tensors = load_tensors(bundle.read_task(folder).read(folder)[WEIGHTS])
+def load_reconstruction(model: TrainableHead, folder: Path) -> None:
+    """Starts `model` from the reconstruction of a task folder, of this bundle or one with an edge like it.
+
+    Raises DataError, BundleDamagedError.
+    """
+    try:
+        added = read_sealed(folder / TASK, AddedTask, "task")
+    except FileNotFoundError:
+        raise DataError(f"no {TASK} in {folder}: this is not a task folder", setting="init") from None
+    tensors = load_tensors(added.read(folder)[WEIGHTS])
     own = {
         name.removeprefix(RECONSTRUCTION): t for name, t in tensors.items() if name.startswith(RECONSTRUCTION)
     }
