@@ -14,25 +14,31 @@ LinkKind = Literal["plain", "TLS"]
 
 
 class Way(Frozen):
-    """How frames travel. intra: every frame is of type I. Unary calls have neither replies nor types of frames."""
+    """How frames travel. intra: every frame is of type I. Unary calls have neither replies nor types of frames.
+
+    wait_ms: how long an answer that says little may wait for others; frames then follow at a camera's pace.
+    """
 
     name: str
     session: bool = True
     replies: Literal["all", "changes"] = "all"
     intra: bool = False
+    wait_ms: int = 0
 
 
 UNARY = Way(name="unary", session=False)
 ALL = Way(name="session, all", replies="all")
 CHANGES = Way(name="session, changes", replies="changes")
 INTRA = Way(name="session, I alone", replies="changes", intra=True)
-WAYS = (UNARY, ALL, CHANGES, INTRA)
+WAITING = Way(name="session, answers wait 1 s", replies="changes", wait_ms=1000)
+WAYS = (UNARY, ALL, CHANGES, INTRA, WAITING)
 
 
 class FrameCost(Frozen):
     """One frame on the link. frame: how it was sent. payload: b_v + b_z. up, down: all bytes that passed.
 
-    as_before: whether it was answered with no more than that.
+    as_before: whether it was answered with no more than that. Where answers wait, `up` and `down` are what passed until
+    the next frame, so only their means say something.
     """
 
     frame: str
@@ -65,12 +71,16 @@ class Course(Frozen):
 
 
 class Wire(Frozen):
-    """All that was measured. skipped: frames before each course counts. missing: why there is no TLS, or empty."""
+    """All that was measured. fps: the pace where answers wait. skipped: frames before each course counts.
+
+    missing: why there is no TLS, or empty.
+    """
 
     about: About
     bundle: str
     quality: int
     hold: float
+    fps: float
     sticky: bool
     predicts: bool
     skipped: int

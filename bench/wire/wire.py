@@ -4,7 +4,8 @@
                                  edge's client -> TLS -> counting proxy -> TLS -> the same       TLS
 
 One frame at a time: the next is sent once the last is answered and nothing passes any more, so that each byte belongs
-to a frame. The first frames are left out: they open the session, and have nothing to refer to.
+to a frame. Where answers may wait, frames follow at a camera's pace instead, and what passes until the next one counts
+for each. The first frames are left out: they open the session, and have nothing to refer to.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 from rich.progress import Progress
@@ -26,12 +31,14 @@ from bench.wire.results import PERSON, STILL, WAYS, Course, FrameCost, LinkKind,
 from bench.wire.scenes import FPS, png_of, scenes
 from bench.wire.tls import tls_link, tls_missing
 from bench.wire.wire_report import write_wire
-from edge.client import Client
+from edge.client import Client, grpc_transport
 from edge.session import CameraSession
+from edge.session_stream import SessionStream
 from edge.settings import CloudLink, SessionSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.process.child_process import ISTHMUS, server
+from shared.session_packets import SessionOpen, new_session
 from shared.types import Wanted, new_request_id
 
 QUIET_S = 0.01
@@ -51,7 +58,60 @@ class WirePlan:
     counted: int
     quality: int | None = None
     hold: float = SessionSettings().hold
+    fps: float = FPS
     tls: bool = True
+
+
+class Mark(NamedTuple):
+    """All that has passed at one time: bytes, and of them by type of HTTP/2 frame."""
+
+    up: int
+    down: int
+    http2: tuple[Counter[str], Counter[str]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One course, to be run."""
+
+    plan: WirePlan
+    encoder: Encoder
+    way: Way
+    scene: str
+    link: LinkKind
+    proxy: CountingProxy
+
+    def mark(self) -> Mark:
+        up, down = self.proxy.up, self.proxy.down
+        return Mark(up.size, down.size, (up.frames.copy(), down.frames.copy()))
+
+    def course(self, marks: Sequence[Mark], answers: Sequence[tuple[str, bool, int]]) -> Course:
+        """What was measured. marks: before each image and after the last. answers: as `Ask` gives them."""
+        skipped = self.plan.skipped
+        costs = [
+            FrameCost(
+                frame=frame,
+                as_before=as_before,
+                payload=payload,
+                up=after.up - before.up,
+                down=after.down - before.down,
+            )
+            for (before, after), (frame, as_before, payload) in zip(pairwise(marks), answers, strict=True)
+        ]
+        spent = [last - first for first, last in zip(marks[skipped].http2, marks[-1].http2, strict=True)]
+        up, down = (
+            {name: size / (len(costs) - skipped) for name, size in sorted(one.items())} for one in spent
+        )
+        return Course(
+            way=self.way,
+            scene=self.scene,
+            link=self.link,
+            opening_up=costs[0].up,
+            opening_down=costs[0].down,
+            frames=tuple(costs[skipped:]),
+            http2_up=up,
+            http2_down=down,
+        )
 
 
 # One image and when it was captured -> how it was sent, whether the answer was "as before", and b_v + b_z.
@@ -73,6 +133,7 @@ def bench_wire(plan: WirePlan, command: str) -> Wire:
         bundle=encoder.bundle.manifest.name,
         quality=encoder.bundle.quality(plan.quality),
         hold=plan.hold,
+        fps=plan.fps,
         sticky=encoder.sticky,
         predicts=encoder.frames.predicts,
         skipped=plan.skipped,
@@ -106,55 +167,49 @@ async def _all_courses(
                 else:
                     proxy = await stack.enter_async_context(counting_proxy(address))
                     near = proxy.address
-                opened = _session if way.session else _unary
-                ask = await stack.enter_async_context(opened(plan, encoder, way, near))
-                courses.append(await run_course(plan.skipped, images[scene], way, scene, link, proxy, ask))
+                run = Run(plan, encoder, way, scene, link, proxy)
+                opened = _paced if way.wait_ms else _session if way.session else _unary
+                ask = await stack.enter_async_context(opened(run, near))
+                course = run_paced if way.wait_ms else run_course
+                courses.append(await course(run, images[scene], ask))
     return courses
 
 
-async def run_course(
-    skipped: int,
-    images: Sequence[Image.Image],
-    way: Way,
-    scene: str,
-    link: LinkKind,
-    proxy: CountingProxy,
-    ask: Ask,
-) -> Course:
-    """Sends the images of a scene one by one. Of the HTTP/2 frames, only those of counted images count."""
-    frames: list[FrameCost] = []
-    opening, before = (0, 0), (Counter[str](), Counter[str]())
+async def run_course(run: Run, images: Sequence[Image.Image], ask: Ask) -> Course:
+    """Sends the images of a scene one by one, each once the last is answered and nothing passes any more."""
+    marks, answers = [run.mark()], []
     for number, image in enumerate(images):
-        up, down = proxy.up.size, proxy.down.size
-        if number == skipped:
-            before = proxy.up.frames.copy(), proxy.down.frames.copy()
-        frame, as_before, payload = await ask(image, STARTED_AT + timedelta(seconds=number / FPS))
-        await proxy.quiet(QUIET_S)
-        up, down = proxy.up.size - up, proxy.down.size - down
-        if number == 0:
-            opening = up, down
-        if number >= skipped:
-            frames.append(FrameCost(frame=frame, as_before=as_before, payload=payload, up=up, down=down))
-    spent = [way.frames - old for way, old in zip((proxy.up, proxy.down), before, strict=True)]
-    return Course(
-        way=way,
-        scene=scene,
-        link=link,
-        opening_up=opening[0],
-        opening_down=opening[1],
-        frames=tuple(frames),
-        http2_up={name: size / len(frames) for name, size in sorted(spent[0].items())},
-        http2_down={name: size / len(frames) for name, size in sorted(spent[1].items())},
-    )
+        answers.append(await ask(image, _captured_at(number)))
+        await run.proxy.quiet(QUIET_S)
+        marks.append(run.mark())
+    return run.course(marks, answers)
+
+
+async def run_paced(run: Run, images: Sequence[Image.Image], ask: Ask) -> Course:
+    """Sends the images of a scene at a camera's pace, whether or not the ones before are answered."""
+    now, began = asyncio.get_running_loop().time, asyncio.get_running_loop().time()
+    marks, answers = [], []
+    for number, image in enumerate(images):
+        await asyncio.sleep(began + number / run.plan.fps - now())
+        marks.append(run.mark())
+        answers.append(asyncio.create_task(ask(image, _captured_at(number))))
+    await asyncio.sleep(began + len(images) / run.plan.fps - now())
+    marks.append(run.mark())
+    return run.course(marks, await asyncio.gather(*answers))
+
+
+def _captured_at(number: int) -> datetime:
+    return STARTED_AT + timedelta(seconds=number / FPS)
 
 
 @asynccontextmanager
-async def _session(plan: WirePlan, encoder: Encoder, way: Way, address: str) -> AsyncIterator[Ask]:
+async def _session(run: Run, address: str) -> AsyncIterator[Ask]:
     """Asks in a session of the edge's own client."""
+    plan, way = run.plan, run.way
     settings = SessionSettings(
         hold=plan.hold, intra_every_s=ALWAYS_S if way.intra else NEVER_S, replies=way.replies
     )
-    async with CameraSession(encoder, _link(address), settings, camera=CAMERA) as session:
+    async with CameraSession(run.encoder, _link(address), settings, camera=CAMERA) as session:
 
         async def ask(image: Image.Image, captured_at: datetime) -> tuple[str, bool, int]:
             answer = await session.analyze(image, plan.quality, captured_at)
@@ -165,12 +220,41 @@ async def _session(plan: WirePlan, encoder: Encoder, way: Way, address: str) -> 
 
 
 @asynccontextmanager
-async def _unary(plan: WirePlan, encoder: Encoder, _: Way, address: str) -> AsyncIterator[Ask]:
+async def _paced(run: Run, address: str) -> AsyncIterator[Ask]:
+    """Asks in one stream of the edge's own client, whose answers may wait."""
+    encoder, hold = run.encoder, 0.5 + run.plan.hold
+    quality, grid = encoder.bundle.quality(run.plan.quality), encoder.bundle.manifest.codec["grid"]
+    opened = SessionOpen(
+        fingerprint=bytes.fromhex(encoder.bundle.manifest.fingerprint),
+        session=new_session(),
+        camera=CAMERA,
+        grid=grid,
+        replies=run.way.replies,
+        answers_wait_ms=run.way.wait_ms,
+    )
+    transport = grpc_transport(_link(address))
+    with ThreadPoolExecutor(1) as encoding:
+        stream = SessionStream(transport.open_session(), opened, encoder.frames, encoding, NEVER_S)
+
+        async def ask(image: Image.Image, captured_at: datetime) -> tuple[str, bool, int]:
+            front = await asyncio.get_running_loop().run_in_executor(encoding, encoder.read, image)
+            reply = await stream.ask(partial(encoder.latent, front.u, hold=hold), quality, captured_at)
+            return reply.sent.frame.name, reply.same_as is not None, len(reply.sent.frame.payload)
+
+        try:
+            yield ask
+        finally:
+            await stream.close()
+            await transport.close()
+
+
+@asynccontextmanager
+async def _unary(run: Run, address: str) -> AsyncIterator[Ask]:
     """Asks by a call for each image, of the edge's own client."""
     async with Client(_link(address), CAMERA) as client:
 
         async def ask(image: Image.Image, captured_at: datetime) -> tuple[str, bool, int]:
-            encoded = encoder.encode(png_of(image), plan.quality)
+            encoded = run.encoder.encode(png_of(image), run.plan.quality)
             await client.analyze(new_request_id(), encoded.data, Wanted(), captured_at=captured_at)
             return encoded.packet.frame.name, False, encoded.bytes.b_v + encoded.bytes.b_z
 

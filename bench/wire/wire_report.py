@@ -9,7 +9,19 @@ from pathlib import Path
 
 from bench.report.report import markdown
 from bench.report.sections import Section, Target, judge, targets
-from bench.wire.results import ALL, CHANGES, INTRA, STILL, WAYS, FrameCost, LinkKind, Means, Wire
+from bench.wire.results import (
+    ALL,
+    CHANGES,
+    INTRA,
+    REPEATED,
+    STILL,
+    WAITING,
+    WAYS,
+    FrameCost,
+    LinkKind,
+    Means,
+    Wire,
+)
 from shared.files import write_atomically
 
 UP_MAX, AS_BEFORE_MAX, BOTH_MAX = 30, 30, 60
@@ -42,6 +54,8 @@ def _types(wire: Wire) -> Section:
         f"{wire.skipped}, each with its capture time, of all three scenes. `above` is everything that passed up beside "
         "b_v + b_z: container, protobuf, gRPC, HTTP/2, and TLS where it is on. What TCP and IP add, 40 to 66 bytes a "
         "segment, is not counted.",
+        f"{WAITING.name}: frames follow at {wire.fps:g} a second whether or not those before are answered, and what "
+        "passes until the next counts for each. In all other ways the next is sent once the last is answered.",
         "TLS (1.3, HTTP/2) is ended by relays on both sides of the counting proxy, with a certificate that is thrown "
         "away; the ends themselves speak none yet.",
     ]
@@ -61,18 +75,30 @@ def _types(wire: Wire) -> Section:
 
 
 def _targets(wire: Wire) -> list[Target]:
-    up = f"<= {UP_MAX} bytes"
+    """Of sessions whose answers come at once; and of those whose answers wait, where frames cannot be told apart, means
+    of the scene that is all of one type."""
+    up, down, both = f"<= {UP_MAX} bytes", f"<= {AS_BEFORE_MAX} bytes", f"<= {BOTH_MAX} bytes"
     found = []
     for frame in ("I", "P", "S"):
-        what = f"session, frames {frame}: up above b_v + b_z"
         frames = [one for one in wire.frames("plain", ways=SESSIONS) if one.frame == frame]
+        what = f"session, frames {frame}: up above b_v + b_z"
         found.append(_judged(what, up, frames, lambda means: means.above, UP_MAX))
     before = [one for one in wire.frames("plain", ways=SESSIONS) if one.as_before]
     what = "session: down for an answer as before"
-    found.append(_judged(what, f"<= {AS_BEFORE_MAX} bytes", before, lambda means: means.down, AS_BEFORE_MAX))
-    still = wire.frames("plain", ways=[CHANGES], scenes=[STILL])
-    what = "session, still room: all bytes, both ways"
-    found.append(_judged(what, f"<= {BOTH_MAX} bytes", still, lambda means: means.both, BOTH_MAX))
+    found.append(_judged(what, down, before, lambda means: means.down, AS_BEFORE_MAX))
+    same = [
+        one
+        for one in wire.frames("plain", ways=[WAITING], scenes=[REPEATED])
+        if one.frame == "S" and one.as_before
+    ]
+    what = f"{WAITING.name}, frames S: up above b_v + b_z"
+    found.append(_judged(what, up, same, lambda means: means.above, UP_MAX))
+    what = f"{WAITING.name}: down for an answer as before"
+    found.append(_judged(what, down, same, lambda means: means.down, AS_BEFORE_MAX))
+    for way in (CHANGES, WAITING):
+        still = wire.frames("plain", ways=[way], scenes=[STILL])
+        what = f"{way.name}, still room: all bytes, both ways"
+        found.append(_judged(what, both, still, lambda means: means.both, BOTH_MAX))
     return found
 
 
@@ -132,8 +158,8 @@ def _http2(wire: Wire) -> Section:
         notes=(
             "Mean bytes a frame of the still room, without TLS; each type with its 9-byte headers. DATA holds 5 bytes "
             "of gRPC and the message. A keepalive ping of 17 bytes each way follows once a minute.",
-            "gRPC announces both windows, the connection's and the stream's, with every message: 26 bytes each way. "
-            "No option of it saves them, so no message costs less than 40, and a target of 30 cannot be met over it.",
+            "gRPC announces both windows, the connection's and the stream's, with a message that follows one received: "
+            "26 bytes each way, which no option of it saves. So a message that answers another costs 40 at least.",
         ),
     )
 

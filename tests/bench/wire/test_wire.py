@@ -89,6 +89,11 @@ def test_quick_on_a_bundle_that_predicts(tmp_path: Path, tiny_bundle: Path) -> N
     assert {one["frame"] for one in unary} == {one["frame"] for one in alone} == {"I"}
     assert {(one["frame"], one["payload"], one["as_before"]) for one in same} == {("S", 0, True)}
     assert len(unary) == len(same) == 10
+    waiting = courses["session, answers wait 1 s", "the same picture"]["frames"]
+    assert {(one["frame"], one["payload"], one["as_before"]) for one in waiting} == {("S", 0, True)}
+    assert sum(one["up"] + one["down"] for one in waiting) < 0.7 * sum(
+        one["up"] + one["down"] for one in same
+    )
     for one in unary + same + alone:
         assert one["up"] > one["payload"] + 14  # at least the headers of HTTP/2 and gRPC
     assert max(one["up"] + one["down"] for one in same) < min(one["up"] + one["down"] for one in unary) / 3
@@ -96,7 +101,7 @@ def test_quick_on_a_bundle_that_predicts(tmp_path: Path, tiny_bundle: Path) -> N
         for way, key in (("up", "http2_up"), ("down", "http2_down")):
             mean = sum(one[way] for one in course["frames"]) / len(course["frames"])
             assert sum(course[key].values()) == pytest.approx(mean)
-    assert [target["met"] for target in results["targets"]].count(None) < 3
+    assert [target["met"] for target in results["targets"]].count(None) <= 3
     text = (tmp_path / "run" / "results.md").read_text()
     assert "### HTTP/2 frames" in text
     assert "No TLS: left out." in text
