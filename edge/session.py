@@ -213,6 +213,7 @@ class CameraSession:
                 grid=(h, w),
                 wanted=self._wanted,
                 replies=self._settings.replies,
+                answers_wait_ms=self._settings.answers_wait_ms,
             )
             self._stream = SessionStream(
                 self._transport.open_session(),

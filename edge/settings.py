@@ -69,6 +69,12 @@ class SessionSettings(Section):
         le=64,
         description="frames of a session that the cloud works on at once; with more than 4 it may miss references",
     )
+    answers_wait_ms: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="how long an answer 'as before' may wait for others, to save bytes; its place in flight is kept",
+    )
     sessions_max: int = Field(
         default=16,
         ge=1,

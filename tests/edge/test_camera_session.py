@@ -38,6 +38,7 @@ from shared.session_packets import (
     SentFrame,
 )
 from shared.types import TaskQuery, Wanted
+from shared.wire import analyzer_pb2 as pb
 from support.levels import write_levels
 from support.service import until
 from support.session_cloud import TASK, Cloud, Stream, result
@@ -261,6 +262,23 @@ async def test_no_replies_are_wanted(make: Make, cloud: Cloud) -> None:
     [stream] = cloud.streams
     assert stream.opened is not None
     assert stream.opened.replies == "none"
+
+
+async def test_answers_that_wait_for_each_other(make: Make, cloud: Cloud) -> None:
+    """One message answers three frames; each caller gets its own."""
+    session = make(answers_wait_ms=1000)
+    cloud.act = lambda stream, frame: Answered(result(1)) if frame.number == 1 else None
+    await session.analyze(image())
+    tasks = [asyncio.create_task(session.analyze(image())) for _ in range(3)]
+    [stream] = cloud.streams
+    await until(lambda: len(stream.sent) == 4)
+    assert stream.opened is not None
+    assert stream.opened.answers_wait_ms == 1000
+    answer = pb.FrameAnswer(number=4, same_as=1, also=2)
+    stream.answers.put_nowait(pb.SessionResponse(answer=answer))
+    got = await asyncio.gather(*tasks)
+    assert sorted(one.number for one in got) == [2, 3, 4]
+    assert all((one.frame, one.same_as, one.analysis.results) == ("S", 1, result(1)) for one in got)
 
 
 async def test_as_a_frame_that_is_not_known(make: Make, cloud: Cloud) -> None:
