@@ -7,6 +7,7 @@ over several files reports each file's error itself, through `shared.process.cli
 
 from __future__ import annotations
 
+import os
 import sys
 from pkgutil import extend_path
 
@@ -136,6 +137,10 @@ def _refuse_old_name(words: list[str]) -> None:
 
 def _group(name: str, words: list[str]) -> Any:
     """Puts together the commands of a group's modules. Raises DataError if a part that is needed is absent."""
+    if name == "edge":
+        # Before numpy is imported. Its threads wait for each other while other programs have the cores: coding an image
+        # took 0.7 ms with one, and 8 ms with two on two busy cores.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     table = CommandTable(name=name, help=GROUPS[name].help, no_args_is_help=True)
     absent = None
     for module in GROUPS[name].modules:

@@ -142,6 +142,30 @@ isthmus.main()
     assert told.startswith("demo runs from a clone of the repository: pip install")
 
 
+@pytest.mark.parametrize(
+    ("group", "given", "threads"), [("edge", None, "1"), ("edge", "3", "3"), ("cloud", None, "None")]
+)
+def test_an_edge_leaves_the_cores_to_others(group: str, given: str | None, threads: str) -> None:
+    """numpy reads the variable when it is imported, so it must not be imported before."""
+    code = f"""
+import sys, os
+class Watches:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            print(os.environ.get("OPENBLAS_NUM_THREADS"))
+sys.meta_path.insert(0, Watches())
+sys.argv = ["isthmus", {group!r}, "serve", "--print-config"]
+import isthmus
+isthmus.main()
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    environment |= {"OPENBLAS_NUM_THREADS": given} if given else {}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120, env=environment
+    )
+    assert done.stdout.splitlines()[0] == threads, done.stderr
+
+
 def test_a_module_of_ours_that_is_missing_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "shared.process.inspect", None)
     with pytest.raises(ModuleNotFoundError):
