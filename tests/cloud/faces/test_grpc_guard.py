@@ -16,9 +16,15 @@ from shared.process.ready import Ready
 from shared.wire import analyzer_pb2 as pb
 
 NO_MESSAGE = b"\xff\xff\xff"
-UNARY = ("isthmus.v1.Analyzer/Analyze", "isthmus.v1.Analyzer/Describe", "grpc.health.v1.Health/Check")
+UNARY = (
+    "isthmus.v1.Analyzer/Analyze",
+    "isthmus.v1.Analyzer/Describe",
+    "isthmus.v1.Analyzer/Refine",
+    "grpc.health.v1.Health/Check",
+)
 STREAMS = (
     "isthmus.v1.Analyzer/AnalyzeStream",
+    "isthmus.v1.Analyzer/AnalyzeSession",
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 )
 
