@@ -9,7 +9,7 @@
 # The normals' network learns to keep the image and the things in it in its feature, first as it is, then under noise.
 # The classifier and segmentation have its front: the camera computes one feature, and sends it once for all tasks.
 # The codec is trained without context first. Then its latents stay: the entropy model learns them with context, and v
-# learns to answer the class; frames learn from sequences; and what comes after the latent learns truly rounded ones.
+# learns to answer the class, and frames learn from sequences. (`trains=synthesis` was tried and did not help: docs/LOG.md.)
 #
 # Can be killed at any time and started again: each step goes on where it stopped. Sizes for two CPU cores are those of
 # the shipped bundle, which was made with START from the one before it; with a GPU, which nobody has tried yet, there
@@ -98,10 +98,8 @@ entropy() { # entropy NAME INIT options
 entropy entropy-first bundle-codec $(steps 1400) --set learning_rate=2e-3
 entropy entropy entropy-first $(steps 1700) --set learning_rate=1.5e-3 --set base_lambda=1000 --set balance=0.2
 step isthmus codec frames "$work/entropy" --data "$work/sequences" --out "$work/frames" $(steps 900) --resume
-finish synthesis frames/codec synthesis $(steps 2600) --batch 16 --set learning_rate=8e-4 "${cls[@]}" \
-    --network "$work/normals" --lambda 14000 --distortion task-hint
 if [ ! -d "$work/bundle" ]; then
-    step isthmus bundle build "$work/synthesis" --default-quality 90 --data "$data" --out "$work/bundle" --name rooms \
+    step isthmus bundle build "$work/frames/codec" --default-quality 90 --data "$data" --out "$work/bundle" --name rooms \
         --licence Apache-2.0
 fi
 later() { # later NAME options: a run for the task that comes later

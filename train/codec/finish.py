@@ -108,6 +108,7 @@ class SynthesisTraining(_Finishing):
 
     def loss(self, batch: CodecBatch, step: int) -> tuple[Tensor, Scalars]:
         model, recipe = self.model, self.recipe
+        model.eval()  # batch normalisations keep what they have measured
         z, position, scale = self._latents(batch)
         given = batch.inputs[1:]
         y_hat = model.codec.core.reconstruct(z, position, model.codec.grid)
