@@ -96,10 +96,12 @@ entropy() { # entropy NAME INIT options
     finish "$name" "$init" entropy "${cls[@]}" "${normals[@]}" --batch 32 "$@"
 }
 entropy entropy-first bundle-codec $(steps 1400) --set learning_rate=2e-3
-entropy entropy entropy-first $(steps 1700) --set learning_rate=1.5e-3 --set base_lambda=1000 --set balance=0.2
-step isthmus codec frames "$work/entropy" --data "$work/sequences" --out "$work/frames" $(steps 900) --resume
+entropy entropy-second entropy-first $(steps 1700) --set learning_rate=1.5e-3 --set base_lambda=1000 --set balance=0.2
+entropy entropy entropy-second $(steps 2400) --set learning_rate=2e-3 --set base_lambda=700 --set balance=0.2 \
+    --set "context_hidden=[96,96]"
+step isthmus codec frames "$work/entropy" --data "$work/sequences" --out "$work/frames" $(steps 1200) --resume
 if [ ! -d "$work/bundle" ]; then
-    step isthmus bundle build "$work/frames/codec" --default-quality 90 --data "$data" --out "$work/bundle" --name rooms \
+    step isthmus bundle build "$work/frames/codec" --default-quality 96 --data "$data" --out "$work/bundle" --name rooms \
         --licence Apache-2.0
 fi
 later() { # later NAME options: a run for the task that comes later
