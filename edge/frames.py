@@ -73,6 +73,7 @@ class FrameEncoder:
         self._codec, self._key, self._intra_every_s = codec, key, intra_every_s
         self._number = 0  # of the last frame
         self._intra_at_s: float | None = None
+        self._intra_bytes: dict[int, int] = {}  # of the last frame I at each quality
         self._kept: OrderedDict[int, NextFrame] = OrderedDict()
         self._references: OrderedDict[int, NextFrame] = OrderedDict()  # by number, the last used at the end
 
@@ -134,13 +135,22 @@ class FrameEncoder:
             return _Option(Frame(FrameType.S, whole.quality, False, False, b""), known)
         if self.base_only:
             return self._option(FrameType.I, whole.base, True)
-        options = [self._option(FrameType.I, whole, True)]
-        if known is not None and self._codec.predicts:
-            with_its_v = Latent(known.v, whole.z, whole.grid, whole.quality)
-            options.append(self._option(FrameType.P, with_its_v, False, known))
-            if not np.array_equal(known.v, whole.v):
-                options.append(self._option(FrameType.P, whole, True, known))
-        return min(options, key=lambda option: len(option.frame.payload))  # the first of equal ones
+        if known is None or not self._codec.predicts:
+            return self._intra(whole)
+        with_its_v = Latent(known.v, whole.z, whole.grid, whole.quality)
+        options = [self._option(FrameType.P, with_its_v, False, known)]
+        # Each coding takes milliseconds, so what can hardly be shorter is not tried.
+        size, v_bytes = len(options[0].frame.payload), self._codec.v_bytes(whole.v, whole.quality)
+        if size > v_bytes and not np.array_equal(known.v, whole.v):
+            options.append(self._option(FrameType.P, whole, True, known))
+        if 2 * size > self._intra_bytes.get(whole.quality, 0):
+            options.append(self._intra(whole))
+        return min(reversed(options), key=lambda option: len(option.frame.payload))
+
+    def _intra(self, whole: Latent) -> _Option:
+        option = self._option(FrameType.I, whole, True)
+        self._intra_bytes[whole.quality] = len(option.frame.payload)
+        return option
 
     def _is_as(self, whole: Latent, known: Latent) -> bool:
         if known.z is None:
