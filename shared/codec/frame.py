@@ -23,10 +23,10 @@ In a session (`Frame.pack`) everything that holds for all frames is agreed on be
     2         check: the first bytes of SHA-256 over the session's key (32), the frame's number (4, little endian), the
               reference's digest (32; absent without one), and all bytes before the check
 
-That is 4 bytes beside the payload, 3 in all for S. Damage that TCP does not notice passes the check of a frame I once in
-65,536 times, and that of a frame P or S, for which a receiver tries up to eight references, once in 8,192; with TLS
-below, it does not come this far. A frame with a reference that the receiver does not hold cannot be
-distinguished from a damaged one, and both are answered the same way.
+That is 4 bytes beside the payload, 3 in all for S. Damage that TCP does not notice passes the check of a frame I once
+in 65,536 times, and that of a frame P or S, for which a receiver tries up to eight references, once in 8,192; with TLS
+below, it does not come this far. A frame with a reference that the receiver does not hold cannot be distinguished from
+a damaged one, and both are answered the same way.
 
 By itself, in a file, an archive or a unary request (`Packet.pack`):
 
