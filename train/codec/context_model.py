@@ -106,8 +106,9 @@ class ContextNetworks(nn.Module):
 
     @property
     def passes(self) -> Passes:
-        if self._passes is None or not np.array_equal(self._passes.slices, self.slices.cpu().numpy()):
-            self._passes = Passes(self.slices.cpu().numpy())
+        slices = self.slices.cpu().numpy()
+        if self._passes is None or not np.array_equal(self._passes.slices, slices):
+            self._passes = Passes(slices.copy())  # the tensor's own memory would change under it
         return self._passes
 
     @torch.no_grad()

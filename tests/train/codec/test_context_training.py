@@ -17,7 +17,7 @@ from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.encoder import Encoder
 from shared.types import TaskQuery
 from support.untrained import random_network
-from train.codec.context_model import heavy_tailed_bits, upper_tail
+from train.codec.context_model import ContextNetworks, heavy_tailed_bits, upper_tail
 from train.codec.entropy_model import CHANGE_SCALE_MAX, CHANGE_SCALE_MIN
 from train.codec.integer_tables import change_tables
 from train.codec.split_networks import load_run
@@ -171,6 +171,17 @@ def test_the_base_answers_from_v(place: Path, bundle: Bundle) -> None:
     wanted = float_model.base(torch.from_numpy(v).float()).argmax(1).tolist()
     assert [a["classification"].top[0].index for a in (answers[0], answers[2])] == [wanted[0], wanted[2]]
     assert answers[1] == {}
+
+
+def test_channels_divided_anew_are_coded_in_their_new_passes() -> None:
+    networks = ContextNetworks(np.array([0, 0, 1, 1]), (4,))
+    assert [one.own.tolist() for one in networks.passes.all[::2]] == [[0, 1], [2, 3]]
+    networks.start(torch.tensor([1, 0, 1, 0]))
+    assert [one.own.tolist() for one in networks.passes.all[::2]] == [[1, 3], [0, 2]]
+    loaded = ContextNetworks(np.array([0, 0, 1, 1]), (4,))
+    assert loaded.passes.all[0].own.tolist() == [0, 1]
+    loaded.load_state_dict(networks.state_dict())
+    assert loaded.passes.all[0].own.tolist() == [1, 3]
 
 
 def test_heavy_tails_are_those_of_students_t() -> None:
