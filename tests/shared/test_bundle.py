@@ -239,7 +239,9 @@ def test_other_format(tmp_path: Path, number: object) -> None:
         raw.clear()
         raw["format"] = number
 
-    with pytest.raises(BundleDamagedError, match=f"has bundle format {number}; this release reads format 2 and 3"):
+    with pytest.raises(
+        BundleDamagedError, match=f"has bundle format {number}; this release reads format 2 and 3"
+    ):
         Bundle.open(write(tmp_path / "bundle", change=change))
 
 

@@ -149,6 +149,7 @@ class CodecTraining(Training[CodecBatch, Scores]):
         core = self.model.codec.core
         if core.context is not None:
             core.context.networks["inter"].requires_grad_(False)
+            core.predictor.requires_grad_(False)  # the context predicts in its place
 
     @torch.no_grad()
     def _measure_context(self) -> None:

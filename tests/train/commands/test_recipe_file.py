@@ -182,6 +182,7 @@ def test_the_examples_are_what_holds_by_default():
     example, plain = split("codec.toml", codec_command.DEFAULTS)
     assert all(part["lambda"] == codec_command.LAMBDA for part in example["parts"])
     plain |= {"data": example["data"], "parts": example["parts"], "qualities": spread(len(plain["scales"]))}
+    plain["context"] = "slices"  # the command's default for the codebook
     assert CodecRecipe.model_validate(example) == CodecRecipe.model_validate(plain)
 
 
