@@ -6,6 +6,7 @@ from bench.latency.command import latency
 from bench.rate.command import rate
 from bench.rooms.command import rooms
 from bench.throughput.command import cloud
+from bench.video.command import video
 from bench.wire.command import wire
 from train.commands.options import TrainTable
 
@@ -17,3 +18,4 @@ app.command()(rate)
 app.command()(latency)
 app.command()(cloud)
 app.command()(wire)
+app.command()(video)

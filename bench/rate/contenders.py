@@ -22,7 +22,7 @@ from bench.codecs.feature_codecs import Features, SentFeatures, send_hevc, send_
 from bench.codecs.hevc import HEVC_PRESET
 from bench.codecs.image_codecs import ImageCodec
 from bench.codecs.vvc import VVC_PRESET, vvc_missing
-from bench.rate.networks import TaskNetworks
+from bench.networks import TaskNetworks
 from bench.report.rate_results import Family
 from train.codec.split_networks import as_map
 

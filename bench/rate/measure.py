@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from rich.progress import track
 
+from bench.networks import TaskNetworks
 from bench.rate.contenders import Contender
-from bench.rate.networks import TaskNetworks
 from bench.report.rate_results import ContenderResult, Setting
 from train.data.dataset import Dataset, in_order
 from train.kinds import TRAINING_KINDS

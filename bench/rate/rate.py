@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from bench.codecs.image_codecs import IMAGE_CODECS, LOSSLESS
+from bench.networks import TaskNetworks
 from bench.rate.codec_contenders import IsthmusContender, LearnedContender
 from bench.rate.comparison import Comparison
 from bench.rate.contenders import (
@@ -28,7 +29,6 @@ from bench.rate.contenders import (
 )
 from bench.rate.findings import findings
 from bench.rate.measure import measure_contender
-from bench.rate.networks import TaskNetworks
 from bench.rate.rate_report import write_report
 from bench.report.cache import cached
 from bench.report.rate_results import ContenderResult

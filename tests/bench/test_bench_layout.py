@@ -6,12 +6,12 @@ import ast
 from pathlib import Path
 
 BENCH = Path(__file__).parents[2] / "bench"
-SHARED = ("bench.codecs", "bench.report", "bench.link")
+SHARED = ("bench.codecs", "bench.report", "bench.link", "bench.networks")
 ROOMS = sorted(path.name for path in BENCH.iterdir() if (path / "__init__.py").exists())
 
 
 def test_no_room_imports_anothers_internals() -> None:
-    assert {"codecs", "latency", "rate", "rooms", "throughput"} <= set(ROOMS)
+    assert {"codecs", "latency", "rate", "rooms", "throughput", "video", "wire"} <= set(ROOMS)
     found = []
     for room in ROOMS:
         allowed = ("bench.report",) if room == "report" else (f"bench.{room}", *SHARED)

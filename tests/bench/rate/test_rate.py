@@ -18,10 +18,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bench.codecs.image_codecs import IMAGE_CODECS
+from bench.networks import TaskNetworks
 from bench.rate import rate as rate_module
 from bench.rate.codec_contenders import STEPS, IsthmusContender, ladder
 from bench.rate.contenders import raw_contender
-from bench.rate.networks import TaskNetworks
 from shared.bundle import Bundle
 from shared.errors import DataError
 from support.untrained import SIZE, random_network, random_run

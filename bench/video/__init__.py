@@ -1,0 +1,1 @@
+"""Bytes a second against task quality, for sequences of rooms and clips of fixed cameras."""
