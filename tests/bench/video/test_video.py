@@ -1,0 +1,113 @@
+"""`isthmus bench video` on small random networks from end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from support.processes import refused, run_here
+from support.untrained import SIZE, random_network, random_run
+from support.videos import scene, write_video
+from train.bundle.build import build
+from train.data.room_set import RoomSet
+from train.rooms import write_rooms
+
+TASKS = ("classification", "normals")
+FRAMES, SEQUENCES = 4, 2
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("video")
+    write_rooms(work / "single", range(10**9, 10**9 + 3), height=SIZE, width=SIZE, layers=("image",))
+    sequences = {"layers": ("image", "category", "normals"), "frames": FRAMES, "fps": 5.0}
+    seeds = range(10**9, 10**9 + SEQUENCES)
+    write_rooms(work / "static", seeds, height=SIZE, width=SIZE, motion="static", **sequences)
+    write_rooms(work / "larger", seeds[:1], height=128, width=128, motion="static", **sequences)
+    write_video(work / "door.mp4", scene(6), 5)
+    networks = [random_network(work / task, task) for task in TASKS]
+    random_run(work / "codec", networks, context=True)
+    build(work / "codec", work / "bundle", "rooms", RoomSet(work / "single"))
+    return work
+
+
+def options(work: Path, *data: str) -> list[str]:
+    networks = [f"--network={work / task}" for task in TASKS]
+    return ["bench", "video", str(work / "bundle"), *networks, *(f"--data={work / one}" for one in data)]
+
+
+@pytest.fixture(scope="module")
+def results(work: Path) -> dict:
+    flags = ("--quick", "--device", "cpu", "--out", work / "run")
+    done = run_here(*options(work, "static", "door.mp4"), *flags)
+    assert done.returncode == 0, done.stderr
+    return json.loads((work / "run" / "results.json").read_text())
+
+
+def test_every_contender_on_every_footage(work: Path, results: dict) -> None:
+    assert [(one["name"], one["kind"], one["motion"]) for one in results["footage"]] == [
+        ("static", "rooms", "static"),
+        ("door", "clip", ""),
+    ]
+    rooms, clip = results["footage"]
+    assert (rooms["sequences"], rooms["frames"], rooms["labelled"]) == (2, 8, sorted(TASKS))
+    assert (clip["sequences"], clip["frames"], clip["labelled"]) == (1, 6, [])
+    for one in results["footage"]:
+        assert [result["family"] for result in one["results"]] == ["isthmus", "video", "feature", "image"]
+        for result in one["results"]:
+            for setting in result["settings"]:
+                assert set(setting["metrics"]) == set(TASKS)
+                count = one["sequences"]
+                whole = (setting["first"] * count + setting["rest"] * (one["frames"] - count)) / one["frames"]
+                assert setting["mean"] == pytest.approx(whole)
+    assert clip["plain"]["classification"]["top1"] == 1
+    assert (work / "run" / "video.png").read_bytes().startswith(b"\x89PNG")
+    assert "### static: 8 frames of 2 at 5 a second" in (work / "run" / "results.md").read_text()
+
+
+def test_a_session_costs_less_than_frames_alone_and_holding_still_less(results: dict) -> None:
+    settings = {one["name"]["text"]: one for one in results["footage"][0]["results"][0]["settings"]}
+    alone, *holds = (
+        settings[f"quality {results['quality']}, {how}"] for how in ("I alone", "hold 0", "hold 0.3")
+    )
+    assert results["sticky"]
+    assert results["predicts"]
+    assert alone["kinds"] == {"I": 8}
+    assert all(one["kinds"]["I"] < 8 for one in holds)
+    assert alone["mean"] > holds[0]["mean"] >= holds[1]["mean"]
+    targets = {one["what"]: one for one in results["targets"]}
+    assert targets["static: bytes a frame, all tasks"]["met"] in (True, False)
+    assert len(targets) == 4
+
+
+def test_what_was_measured_is_not_measured_again(work: Path, results: dict) -> None:
+    part = work / "run" / "parts" / "static-x265-of-the-picture.json"
+    record = json.loads(part.read_text())
+    record["measured"]["about"] = "as it was kept"
+    part.write_text(json.dumps(record))
+    done = run_here(*options(work, "static", "door.mp4"), "--quick", "--device", "cpu", "--out", work / "run")
+    assert done.returncode == 0, done.stderr
+    again = json.loads((work / "run" / "results.json").read_text())
+    assert again["footage"][0]["results"][1]["about"] == "as it was kept"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (("single",), "holds single rooms; render with --frames 2 or more (--data)"),
+        (("larger",), f"has images of another size than the bundle's {SIZE} x {SIZE} (--data)"),
+        (("static", "static"), "two of the data sets are called static; rename one (--data)"),
+        (("nothing.mp4",), "no such file"),
+    ],
+)
+def test_data_that_cannot_be_measured(work: Path, data: tuple[str, ...], message: str) -> None:
+    assert message in refused(*options(work, *data), "--out", work / "refused", status=2)
+
+
+def test_holds_that_cannot_be(work: Path) -> None:
+    line = refused(*options(work, "static"), "--out", work / "refused", "--hold", "0,x", status=2)
+    assert line == "'0,x': give numbers from 0 to 4, comma-separated (--hold)"
