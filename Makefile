@@ -16,7 +16,7 @@ test:  ## the normal suite
 	$(PYTHON) -m pytest
 
 .PHONY: test-slow
-test-slow:  ## what takes minutes: 100,000 damaged streams, 2,000 rooms
+test-slow:  ## what takes minutes: 100,000 damaged streams, 1,000,000 frames on a bad link, 2,000 rooms
 	$(PYTHON) -m pytest -m slow
 
 .PHONY: lint
