@@ -146,7 +146,8 @@ class Simulation:
 
     def _started(self) -> Cloud:
         machine = self._random.choice(sorted(self._codecs))
-        return Cloud(machine, self._codecs[machine], self._random.choice(BATCHES), self._random)
+        batch = BATCHES[self.events["the cloud starts anew"] % len(BATCHES)]
+        return Cloud(machine, self._codecs[machine], batch, self._random)
 
     def _break_something(self, tick: int) -> None:
         random = self._random
@@ -311,9 +312,9 @@ def _same(one: Latent, other: Latent) -> bool:
     return same_z and np.array_equal(one.v, other.v)
 
 
-def _state(session: Session) -> tuple[object, ...]:
-    """What a frame of another session must not change."""
-    return [held.digest for held in session.references], session.last_base()
+def _state(session: Session) -> list[bytes]:
+    """What a frame of another session must not change: the references in the order of their use."""
+    return [held.digest for held in session.references]
 
 
 def main() -> int:
