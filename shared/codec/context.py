@@ -49,18 +49,8 @@ Indices = NDArray[np.intp]
 Array = Any  # numpy's or torch's
 
 
-class Operations(NamedTuple):
-    """What numpy and torch name differently. pad: adds a border of one zero cell to (B, n, h, w)."""
-
-    cat: Callable[[Sequence[Array]], Array]
-    pad: Callable[[Array], Array]
-
-
-def _pad(planes: Array) -> Array:
-    return np.pad(planes, ((0, 0), (0, 0), (1, 1), (1, 1)))
-
-
-NUMPY = Operations(np.concatenate, _pad)
+# Joins arrays along their first axis, which numpy and torch name differently.
+Join = Callable[[Sequence[Array]], Array]
 
 
 @dataclass(frozen=True)
@@ -136,13 +126,13 @@ class Passes:
         return np.repeat(np.array([reach for _, reach in parts], np.int64), [count for count, _ in parts])
 
     def intra_inputs(
-        self, which: Pass, cells: Cells, maps: Array, padded: Array, ops: Operations = NUMPY
+        self, which: Pass, cells: Cells, maps: Array, padded: Array, join: Join = np.concatenate
     ) -> Array:
         """x (K, M). maps: (B, n, h * w). padded: z clipped to Z_REACH, (B, n, (h + 2) * (w + 2)), its border 0.
 
         Elements that no earlier pass has settled are not read.
         """
-        return ops.cat([_columns(maps[:, :, cells.at][:, :, None]), *self._around(which, cells, padded)])
+        return join([_columns(maps[:, :, cells.at][:, :, None]), *self._around(which, cells, padded)])
 
     def inter_inputs(
         self,
@@ -152,7 +142,7 @@ class Passes:
         reference: Array,
         padded: Array,
         activity: Array,
-        ops: Operations = NUMPY,
+        join: Join = np.concatenate,
     ) -> Array:
         """x (K, M). maps: (B, n, h * w). reference: (B, n, h * w), clipped to Z_REACH.
 
@@ -165,7 +155,7 @@ class Passes:
         parts = [_columns(maps[:, :, cells.at][:, :, None])]
         parts += [_columns(reference[:, which.own][:, :, cells.at][:, :, None])]
         parts += [*self._around(which, cells, padded), _columns(around), _columns(whole)]
-        return ops.cat(parts)
+        return join(parts)
 
     def _around(self, which: Pass, cells: Cells, padded: Array) -> list[Array]:
         """Lower slices at the nine cells around, and where the other half is known the own slice at its four."""
@@ -279,7 +269,8 @@ class ContextModel:
         """Whether a frame can be coded given another one."""
         return "inter" in self._networks
 
-    def bounds(self) -> dict[str, Layer]:
+    @property
+    def layers(self) -> dict[str, Layer]:
         """Every layer by its name."""
         return {
             f"{kind}.{number}.{name}": layer

@@ -146,7 +146,7 @@ class LatentCodec:
 
     def bounds(self) -> dict[str, tuple[int, str]]:
         """Each layer's proven largest partial sum, and the float type that it therefore runs in."""
-        context = self.context.bounds() if self.context else {}
+        context = self.context.layers if self.context else {}
         return self.path.bounds() | {name: layer.proven for name, layer in context.items()}
 
     def encode(self, v: Ints, z: Ints, quality: int | None = None) -> tuple[bytes, bytes]:

@@ -117,7 +117,7 @@ def _entropy_fields(bundle: Bundle) -> Iterator[Field]:
     """The integers, and the proven bounds of their sums. Raises BundleDamagedError."""
     tensors = bundle.entropy()
     try:
-        bounds = LatentCodec(tensors).path.bounds()
+        bounds = LatentCodec(tensors).bounds()
     except (KeyError, ValueError) as error:
         raise BundleDamagedError(f"{bundle.path}: the integers do not make a codec: {error}") from None
     for name, tensor in sorted(tensors.items()):

@@ -74,8 +74,10 @@ class CodecRecipe(Frozen):
     prior: Prior = "codebook"
     hyper: Literal[1, 2] = 1
     context: Literal["none", "slices"] = "none"
-    context_hidden: tuple[int, ...] = (64, 64)
-    extractor: tuple[int, int] | None = Field(None, description="hidden widths of the hyperprior's extractor")
+    context_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
+    extractor: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="hidden widths of the hyperprior's extractor"
+    )
     base: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
     base_lambda: float = Field(3000.0, gt=0)
     trains: Literal["all", "entropy", "synthesis"] = "all"

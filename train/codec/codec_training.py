@@ -179,6 +179,8 @@ class CodecTraining(Training[CodecBatch, Scores]):
         return self.model.codec.core.z_of(u, position).round(), position
 
     def rates(self) -> list[tuple[list[nn.Parameter], float]]:
+        if self.recipe.entropy_rate == 1.0:
+            return super().rates()  # in one group, as in checkpoints made before there was this setting
         entropy = [
             p for m in entropy_modules(self.model.codec.core) for p in m.parameters() if p.requires_grad
         ]

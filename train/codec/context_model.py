@@ -21,14 +21,20 @@ from shared.codec.context import (
     Z_REACH,
     Cells,
     Kind,
-    Operations,
     Pass,
     Passes,
     cells_of,
     rows_to_images,
 )
 
-OPERATIONS = Operations(lambda parts: torch.cat(list(parts)), lambda planes: F.pad(planes, (1, 1, 1, 1)))
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts))
+
+
+def _padded(planes: Tensor) -> Tensor:
+    """(B, n, h, w) with a border of one zero cell, (B, n, (h + 2) * (w + 2))."""
+    return F.pad(planes, (1, 1, 1, 1)).flatten(2)
 
 
 class PassNetwork(nn.Module):
@@ -129,14 +135,14 @@ class ContextNetworks(nn.Module):
         cells = cells_of(h, w, which.half)
         maps = latents.maps.reshape(images, n, h * w)
         if latents.reference is None:
-            seen = OPERATIONS.pad(latents.z.clip(-Z_REACH, Z_REACH)).reshape(images, n, -1)
-            return cells, self.passes.intra_inputs(which, cells, maps, seen, OPERATIONS)
+            seen = _padded(latents.z.clip(-Z_REACH, Z_REACH))
+            return cells, self.passes.intra_inputs(which, cells, maps, seen, _join)
         reference = latents.reference
         change = (latents.z - reference).clip(-CHANGE_REACH, CHANGE_REACH)
-        seen = OPERATIONS.pad(change).reshape(images, n, -1)
+        seen = _padded(change)
         activity = self.passes.activity(which, h, w, seen)
         known = reference.clip(-Z_REACH, Z_REACH).reshape(images, n, h * w)
-        return cells, self.passes.inter_inputs(which, cells, maps, known, seen, activity, OPERATIONS)
+        return cells, self.passes.inter_inputs(which, cells, maps, known, seen, activity, _join)
 
     @torch.no_grad()
     def measure(self, latents: Latents) -> None:

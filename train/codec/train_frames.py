@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -55,8 +55,8 @@ class FramesRecipe(Frozen):
     steps: int = Field(1500, ge=1)
     batch: int = Field(32, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
-    holds: tuple[float, ...] = Field((0.0, 0.15, 0.3), min_length=1)
-    lags: tuple[int, ...] = Field((1, 2), min_length=1)
+    holds: tuple[Annotated[float, Field(ge=0, le=100)], ...] = Field((0.0, 0.15, 0.3), min_length=1)
+    lags: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2), min_length=1)
     holdout: int = Field(50, ge=1)
     seed: Seed = 0
 
@@ -89,7 +89,8 @@ class FramesTraining(Training[FramesBatch, Scores]):
         self.frames = data.frames
         if self.frames < 1 + max(recipe.lags):
             raise DataError(
-                f"{data.frames} frames a sequence in {recipe.data}; it takes {1 + max(recipe.lags)} or more",
+                f"{recipe.data} has sequences of length {data.frames}; they need {1 + max(recipe.lags)} frames or more "
+                "(isthmus rooms render --frames)",
                 setting="data",
             )
         self.count = len(data) // self.frames - recipe.holdout

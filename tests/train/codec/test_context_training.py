@@ -15,6 +15,7 @@ from isthmus import app
 from shared.bundle import Bundle
 from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.encoder import Encoder
+from shared.errors import DataError
 from shared.types import TaskQuery
 from support.untrained import random_network
 from train.codec.context_model import ContextNetworks, heavy_tailed_bits, upper_tail
@@ -171,6 +172,29 @@ def test_the_base_answers_from_v(place: Path, bundle: Bundle) -> None:
     wanted = float_model.base(torch.from_numpy(v).float()).argmax(1).tolist()
     assert [a["classification"].top[0].index for a in (answers[0], answers[2])] == [wanted[0], wanted[2]]
     assert answers[1] == {}
+
+
+def test_inspect_states_the_bound_of_every_layer(bundle: Bundle) -> None:
+    from shared.process.inspect import inspect_bundle
+
+    names = {field.name for field in inspect_bundle(bundle).fields}
+    assert {"exact.intra.0.mean", "exact.inter.7.scale", "exact.codebook"} <= names
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        ("holds=[-1]", "holds"),
+        ("lags=[0]", "lags"),
+        ("lags=[9]", "sequences of length 3; they need 10 frames"),
+    ],
+)
+def test_frames_refuses_what_it_cannot_do(place: Path, tmp_path: Path, setting: str, wrong: str) -> None:
+    command = f"codec frames {place}/entropy --data {place}/frames --out {tmp_path}/out --set {setting}"
+    done = CliRunner().invoke(app, command.split())
+    assert isinstance(done.exception, DataError)
+    assert wrong in str(done.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_channels_divided_anew_are_coded_in_their_new_passes() -> None:
