@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -179,3 +181,32 @@ def test_digests_differ_with_every_part() -> None:
     ]
     assert len({one.digest, *(other.digest for other in others)}) == 6
     assert Latent(one.v.copy(), one.z.copy(), one.grid, 50).digest == one.digest
+
+
+# First bytes and SHA-256 of the payloads of one pair of latents: what is coded must not change unnoticed.
+GOLDEN = {
+    "I": "be7bcafffe26d165 33982b58e8f71e40",
+    "I base": "be7bcafffe26d165 0f41ea309098c38c",
+    "I refinement": "fffffffffe000000 ae7ff4729237323c",
+    "P": "000030ffff41fec1 7845b7c5cd55ebbd",
+    "P with its own v": "418433fffe0fdf13 7a2703b21259d129",
+}
+
+
+def payloads() -> dict[str, bytes]:
+    first = latent(21, (3, 4), wild=0.05)
+    second = changed(changed(changed(first, 22, share=0.5), 23), 24, share=0.5)
+    as_first = Latent(first.v, second.z, first.grid, 50)
+    return {
+        "I": CODEC.encode(first),
+        "I base": CODEC.encode(first.base),
+        "I refinement": CODEC.encode(first, own_v=False),
+        "P": CODEC.encode(as_first, own_v=False, given=first),
+        "P with its own v": CODEC.encode(second, given=first),
+    }
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_payloads(name: str) -> None:
+    payload = payloads()[name]
+    assert f"{payload[:8].hex()} {hashlib.sha256(payload).hexdigest()[:16]}" == GOLDEN[name]
