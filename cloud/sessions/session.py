@@ -206,11 +206,9 @@ class Session:
 
     def _reference(self, number: int, sent: Sent) -> Held | None:
         """The one reference that is meant."""
-        frame, fitting = sent.frame, []
-        for held in self._eligible(frame):
-            if sent.fits(self._key, number, held.digest):
-                fitting.append(held)
-        return fitting[0] if len(fitting) == 1 else None
+        eligible = {held.digest: held for held in self._eligible(sent.frame)}
+        digest = sent.reference_among(self._key, number, eligible)
+        return None if digest is None else eligible[digest]
 
     def _eligible(self, frame: Frame) -> Iterable[Held]:
         """The references that such a frame can have: for S any, for others of its quality, a base for a refinement."""

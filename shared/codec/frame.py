@@ -199,8 +199,9 @@ class Sent:
         )
 
     def reference_among(self, key: bytes, number: int, digests: Iterable[bytes]) -> bytes | None:
-        """The first digest for which the check holds; None if it is none of them."""
-        return next((digest for digest in digests if self.fits(key, number, digest)), None)
+        """The digest for which the check holds; None if it holds for none of them, or by chance for several."""
+        fitting = {digest for digest in digests if self.fits(key, number, digest)}
+        return fitting.pop() if len(fitting) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,13 @@ def test_a_flipped_bit_is_noticed_as_often_as_two_bytes_can(one: Frame, data: st
     assert not sent.fits(KEY, 1, named(one))
 
 
+def test_a_reference_that_is_not_certain_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = Sent.unpack(frame(KINDS[3]).pack(KEY, 7, ONE))
+    assert sent.reference_among(KEY, 7, [ONE, ONE]) == ONE
+    monkeypatch.setattr("shared.codec.frame._check", lambda *_: sent.data[-2:])
+    assert sent.reference_among(KEY, 7, [ONE, OTHER]) is None
+
+
 grids = st.none() | st.tuples(st.integers(1, 100), st.integers(1, 100))
 
 
