@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # What must have happened in 10,000 frames; it happened about twice as often or more.
 LEAST = {
