@@ -1,0 +1,340 @@
+"""Frames on their way to the cloud, kept on disk until they are acknowledged. Knows no image, no link and no cloud.
+
+    put (synced to the disk: from here on the frame is accepted) -> lease -> acknowledge, or give back
+
+Each record is a frame I, which decodes without any other, so whichever are dropped, the rest can be read. Its request
+id is made here, once: sent again after any restart of either side, the frame is recorded by the cloud once. Leases live
+in memory; after a kill there are none.
+
+- bytes: each record counts with its data and ROW_BYTES. Beyond `bytes_max` the policy decides: "drop-oldest",
+  "drop-newest", or "stop": nothing is taken until there is room again. What is leased is not dropped.
+- age: records spooled longer ago are dropped, by a clock that no time server moves while the process runs.
+- A record whose check does not hold is dropped and counted. A file that SQLite cannot read is set aside as
+  spool.sqlite3.damaged-N, named, counted, and a new one begins.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from edge.spool.records import Ids, NewFrame, Spooled, spooled_of
+from edge.spool.store import FILE, Store, is_damage, set_aside
+from shared.errors import DataError
+
+log = logging.getLogger("isthmus.edge.spool")
+
+Full = Literal["drop-oldest", "drop-newest", "stop"]
+Order = Literal["oldest", "newest"]
+LOCK = "spool.lock"
+BYTES_MIN = 64 << 10
+REPORT_EVERY_S = 60.0
+_SANE_US = 1_577_836_800_000_000  # 2020: before, the box had no clock, and the age of its frames is unknown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SpoolState:
+    """What a spool holds now. age_s: of the oldest. drops: frames by reason, since it was opened.
+
+    damaged_files: those set aside since then. trouble: why the disk refused last; empty if it did not.
+    """
+
+    depth: int
+    bytes: int
+    age_s: float
+    drops: dict[str, int]
+    damaged_files: tuple[str, ...]
+    trouble: str
+
+
+class Spool:
+    """The frames of one box; one process at a time has its folder. Safe to use from several threads; close it.
+
+    path: the folder, made where it is absent, on a local disk. order: which frames are leased first. clock:
+    microseconds since 1970; the system's by default.
+
+    Once it is open, no method raises for what a disk does: frames that it does not take are dropped and counted.
+
+    Raises DataError where the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        bytes_max: int = 256 << 20,
+        age_max_s: float = 7 * 86_400.0,
+        full: Full = "drop-oldest",
+        order: Order = "oldest",
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.path, self.full, self.order = Path(path), full, order
+        self.bytes_max, self._age_max_us = bytes_max, int(age_max_s * 1e6)
+        self._clock = clock or steady_clock()
+        self._mutex = threading.RLock()
+        self._leased: set[str] = set()
+        self._settled: set[str] = set()  # no longer wanted, and still in the file where the disk refused
+        self._drops: Counter[str] = Counter()
+        self._damaged: list[str] = []
+        self._trouble, self._reported_at = "", -REPORT_EVERY_S
+        self._store: Store | None = None
+        self._ids = Ids()
+        self._lock = -1
+        try:
+            self._lock = _locked(self.path)
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise DataError(f"cannot keep a spool in {self.path}: {_reason(error)}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        with self._mutex:
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def put(self, frames: Sequence[NewFrame]) -> list[str | None]:
+        """Keeps frames, in one transaction. They are on the disk when this returns.
+
+        Returns the request id of each, None for one that was not taken. That is counted as dropped, unless the policy
+        is "stop" and the spool full: then the frame is still the caller's.
+        """
+        with self._mutex:
+            nothing: list[str | None] = []
+            taken = self._guarded(lambda: self._put(frames), nothing)
+            if len(taken) < len(frames):
+                self._drops["disk"] += len(frames)
+                return [None] * len(frames)
+            return taken
+
+    def lease(self, count: int, bundles: Collection[str] | None = None) -> list[Spooled]:
+        """The next frames that nobody has, at most `count`. They are the caller's until they are acknowledged, given
+        back or dropped. bundles: fingerprints of those that can be sent now; None for any."""
+        with self._mutex:
+            self._tidy()
+            nothing: list[Spooled] = []
+            return self._guarded(lambda: self._lease(count, bundles), nothing)
+
+    def give_back(self, ids: Iterable[str]) -> None:
+        """Ends leases; the frames are leased again later."""
+        with self._mutex:
+            self._leased.difference_update(ids)
+
+    def acknowledge(self, ids: Iterable[str]) -> None:
+        """The cloud has these frames: they leave the spool. An id that is not here is left out."""
+        with self._mutex:
+            self._settled.update(ids)
+            self._guarded(self._settle, None)
+
+    def drop(self, ids: Collection[str], reason: str) -> None:
+        """Gives frames up, counted by reason."""
+        with self._mutex:
+            self._drops[reason] += len(ids)
+            self.acknowledge(ids)
+
+    def origins(self, source: str) -> list[str]:
+        """The files of a source whose frames are here."""
+        with self._mutex:
+            nothing: list[str] = []
+            return self._guarded(lambda: self._opened().origins(source), nothing)
+
+    @property
+    def depth(self) -> int:
+        """Frames in it."""
+        return self._store.count if self._store else 0
+
+    def has_room(self, cost: int) -> bool:
+        """Whether a frame that costs so much can be taken without dropping another."""
+        return self._store is not None and self._store.cost + cost <= self.bytes_max
+
+    def state(self) -> SpoolState:
+        with self._mutex:
+            self._tidy()
+            oldest = self._guarded(lambda: self._opened().oldest_us(_SANE_US), None)
+            age_s = 0.0 if oldest is None else max(self._clock() - oldest, 0) / 1e6
+            size = self._store.cost if self._store else 0
+            drops, damaged = dict(self._drops), tuple(self._damaged)
+            return SpoolState(self.depth, size, age_s, drops, damaged, self._trouble)
+
+    # What follows runs under the mutex, and raises sqlite3.Error and OSError unless `_guarded` calls it.
+
+    def _put(self, frames: Sequence[NewFrame]) -> list[str | None]:
+        self._drop_aged()
+        store, drops = self._opened(), Counter[str]()
+        taken: list[str | None] = []
+        needed = sum(one.cost for one in frames)
+        short = store.disk_short(needed)
+        if short and (self.full != "drop-oldest" or store.cost < needed):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with store.transaction():
+            if self.full == "drop-oldest":
+                drops["oldest"] = self._evict(store, needed, short)
+            for frame in frames:
+                if store.cost + frame.cost > self.bytes_max:
+                    # With "stop" the caller keeps it, unless it will never fit.
+                    drops["newest"] += self.full != "stop" or frame.cost > self.bytes_max
+                    taken.append(None)
+                    continue
+                now = self._clock()
+                one = Spooled(self._ids.next(now), frame, now)
+                store.insert(one)
+                taken.append(one.id)
+        self._drops.update(+drops)
+        self._trouble = ""
+        return taken
+
+    def _evict(self, store: Store, needed: int, disk_short: bool) -> int:
+        """Deletes the oldest frames that nobody has, until so many bytes fit. Returns how many went."""
+        excess = store.cost + min(needed, self.bytes_max) - self.bytes_max
+        if disk_short:
+            excess = max(excess, 2 * needed)
+        found = []
+        if excess > 0:
+            for id_, cost in store.oldest():
+                if id_ not in self._leased:
+                    found.append(id_)
+                    excess -= cost
+                if excess <= 0:
+                    break
+        return store.delete(found)
+
+    def _lease(self, count: int, bundles: Collection[str] | None) -> list[Spooled]:
+        store, found, damaged = self._opened(), list[Spooled](), list[int]()
+        # Those that are leased may all be among the first.
+        limit = count + len(self._leased) + len(self._settled)
+        for place, row in store.rows(self.order == "newest", bundles, limit):
+            if len(found) == count:
+                break
+            if row[0] in self._leased or row[0] in self._settled:
+                continue
+            try:
+                found.append(spooled_of(row))
+            except (ValueError, OverflowError):
+                log.error("%s: frame %s is damaged, and dropped", self.path / FILE, row[0])
+                damaged.append(place)
+        if damaged:
+            with store.transaction():
+                store.delete_at(damaged)
+            self._drops["damaged"] += len(damaged)
+        self._leased.update(one.id for one in found)
+        return found
+
+    def _tidy(self) -> None:
+        self._guarded(self._settle, None)
+        self._guarded(self._drop_aged, None)
+
+    def _settle(self) -> None:
+        """Deletes what is no longer wanted."""
+        if self._settled:
+            store = self._opened()
+            with store.transaction():
+                store.delete(self._settled)
+            self._leased -= self._settled
+            self._settled.clear()
+            self._trouble = ""
+
+    def _drop_aged(self) -> None:
+        store = self._opened()
+        aged = set(store.aged(_SANE_US, self._clock() - self._age_max_us)) - self._leased - self._settled
+        if aged:
+            with store.transaction():
+                store.delete(aged)
+            self._drops["age"] += len(aged)
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            self._open()
+        assert self._store is not None
+        return self._store
+
+    def _open(self) -> None:
+        """Opens the file; a damaged one is set aside first."""
+        try:
+            self._store = Store(self.path)
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            self._set_aside(error)
+            self._store = Store(self.path)
+        self._ids = Ids(self._store.last_id())
+
+    def _set_aside(self, error: sqlite3.Error) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+        name = set_aside(self.path)
+        self._damaged.append(name)
+        log.error("%s is damaged (%s); it is set aside as %s, and a new spool begins", FILE, error, name)
+        self._leased.clear()
+        self._settled.clear()
+
+    def _guarded(self, work: Callable[[], T], otherwise: T) -> T:
+        """The result of some work on the file, or `otherwise` where the disk refuses twice."""
+        for _ in range(2):
+            try:
+                done = work()
+            except (sqlite3.Error, OSError, DataError) as error:
+                with suppress(sqlite3.Error, OSError, DataError):
+                    self._recover(error)
+            else:
+                return done
+        return otherwise
+
+    def _recover(self, error: Exception) -> None:
+        """Makes a second attempt worth while: damage begins a new file, and a full disk gets back what the log took."""
+        self._trouble = f"the disk refused: {_reason(error)}"
+        now = time.monotonic()
+        if now - self._reported_at >= REPORT_EVERY_S:
+            log.error("%s: %s", self.path, self._trouble)
+            self._reported_at = now
+        if isinstance(error, sqlite3.Error) and is_damage(error):
+            self._set_aside(error)
+            self._open()
+        elif self._store is not None:
+            self._store.empty_log()
+
+
+def steady_clock() -> Callable[[], int]:
+    """The time of day in microseconds since 1970, as it was when this was called, counted on from there."""
+    start_us = time.time_ns() // 1000 - time.monotonic_ns() // 1000
+    return lambda: start_us + time.monotonic_ns() // 1000
+
+
+def _locked(path: Path) -> int:
+    """The open lock of a spool's folder, which is made. Raises OSError, or DataError if another process has it."""
+    path.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise DataError(f"{path} is the spool of another process; each box needs its own") from None
+    return lock
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else f"{FILE}: {error}"
