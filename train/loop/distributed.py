@@ -12,6 +12,7 @@ so several processes take the steps of one:
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
 import os
@@ -83,6 +84,7 @@ class Workers:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets each process
         self._fabric = _fabric_for(device, "32-true" if precision == "32" else precision, all_used)
         self._fabric.launch()
+        _leave_at_exit()
         self.rank, self.size, self.device = (
             self._fabric.global_rank,
             self._fabric.world_size,
@@ -217,6 +219,20 @@ def _fabric_for(device: torch.device, precision: Any, all_used: bool) -> Fabric:
         strategy=DDPStrategy(find_unused_parameters=not all_used, timeout=PATIENCE),
         precision=precision,
     )
+
+
+def _leave_at_exit() -> None:
+    """Ends the process group before the interpreter goes: its threads may hold Python objects, and a thread that needs
+    the interpreter's lock after that is unwound through C++ that cannot be ("terminate called without an active
+    exception", SIGABRT). Fabric does this for NCCL only."""
+    if torch.distributed.is_initialized():
+        atexit.unregister(_leave)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _check_meeting_point() -> None:

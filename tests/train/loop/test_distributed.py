@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[3]
 STEPS = 20
 # With noise that the model draws, and a mean over unequally many things in each process: what a codec's loss needs.
 NOISY = """
+import atexit
 import sys
 from pathlib import Path
 import numpy as np
@@ -38,6 +39,8 @@ from train.loop.schedule import Schedule
 from train.loop.scores import Scores
 
 training.LOG_EVERY = 1
+# Registered first, so called last: a process group that outlives the interpreter can abort the process.
+atexit.register(lambda: print("group", torch.distributed.is_initialized(), flush=True))
 workers = Workers(torch.device("cpu"), all_used=False)
 
 class Noisy(training.Training):
@@ -159,6 +162,7 @@ def test_noise_and_means_over_unequal_parts_are_those_of_one_process(tmp_path):
     for processes in (0, 2):
         done = start(processes, str(program), str(tmp_path / f"run{processes}"))
         assert done.returncode == 0, done.stderr
+        assert done.stdout.count("group False") == max(processes, 1), done.stdout
     same(tmp_path / "run0", tmp_path / "run2")
 
 
