@@ -42,7 +42,9 @@ GROUPS = {
     "edge": Group(
         "The camera side: encode images, analyze them, serve the local HTTP API.", ("edge.commands",)
     ),
-    "cloud": Group("The server side: serve gRPC and HTTP, decode bitstreams, replay.", ("cloud.commands",)),
+    "cloud": Group(
+        "The server side: serve gRPC and HTTP, tokens, decode bitstreams, replay.", ("cloud.commands",)
+    ),
     "rooms": Group("Render labelled indoor scenes to train on.", ("train.commands.rooms",)),
     "network": Group("Train, import, list and recover task networks.", ("train.commands.network",)),
     "codec": Group("Train a codec for the features of networks.", ("train.commands.codec",)),
@@ -145,7 +147,9 @@ def _group(name: str, words: list[str]) -> Any:
     absent = None
     for module in GROUPS[name].modules:
         try:
-            table.registered_commands += importlib.import_module(module).app.registered_commands
+            part = importlib.import_module(module).app
+            table.registered_commands += part.registered_commands
+            table.registered_groups += part.registered_groups
         except ModuleNotFoundError as error:
             absent = error
     group = typer.main.get_group(table)

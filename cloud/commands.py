@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cloud.token_commands import app as tokens_app
 from shared.bundle import Bundle, default_bundle
 from shared.errors import IsthmusError
 from shared.process.cli import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from cloud.settings import EngineSettings
 
 app = CommandTable(no_args_is_help=True, help="The server side: bytes -> answers.")
+app.add_typer(tokens_app, name="token")
 
 DeviceOption = Annotated[
     str, typer.Option(envvar="ISTHMUS_DEVICE", help="torch's name of the device: cpu, cuda")
@@ -78,8 +80,21 @@ DeadlineMsOption = Annotated[
     int | None,
     typer.Option(min=1, max=HOUR_MS, help="the most that a request may take; 30000 by default"),
 ]
-AdminTokenFileOption = Annotated[
-    Path | None, typer.Option(help="holds the token of POST /admin/reload; without a token no such call")
+TokensOption = Annotated[
+    Path | None, typer.Option(help="file of tokens; ~/.local/state/isthmus/tokens.json by default")
+]
+TokenFileOption = Annotated[
+    Path | None, typer.Option(help="holds one more token, which may do everything; with it none is made")
+]
+InsecureOption = Annotated[
+    bool | None, typer.Option("--insecure", help="ask nobody for a token, also beyond this machine")
+]
+CertificateOption = Annotated[
+    Path | None, typer.Option(help="PEM, with its chain: TLS on both ports; read again when it changes")
+]
+KeyOption = Annotated[Path | None, typer.Option(help="PEM, the certificate's key")]
+ClientCaOption = Annotated[
+    Path | None, typer.Option(help="PEM, who signs the edges' certificates; gRPC then asks each for one")
 ]
 ArchiveOption = Annotated[
     Path | None, typer.Option(help="folder that keeps the bitstreams; without it nothing is kept")
@@ -108,7 +123,12 @@ def serve(
     batch_wait_ms: BatchWaitMsOption = None,
     queue_max: QueueMaxOption = None,
     deadline_ms: DeadlineMsOption = None,
-    admin_token_file: AdminTokenFileOption = None,
+    tokens: TokensOption = None,
+    token_file: TokenFileOption = None,
+    insecure: InsecureOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    tls_client_ca: ClientCaOption = None,
     archive: ArchiveOption = None,
     archive_bytes_max: ArchiveBytesMaxOption = None,
     archive_age_max_days: ArchiveAgeMaxDaysOption = None,
@@ -133,7 +153,12 @@ def serve(
         "pipeline.batch_wait_ms": ("--batch-wait-ms", batch_wait_ms),
         "pipeline.queue_max": ("--queue-max", queue_max),
         "pipeline.deadline_ms": ("--deadline-ms", deadline_ms),
-        "admin.token_file": ("--admin-token-file", admin_token_file),
+        "auth.tokens": ("--tokens", tokens),
+        "auth.token_file": ("--token-file", token_file),
+        "auth.insecure": ("--insecure", insecure),
+        "tls.certificate": ("--tls-certificate", tls_certificate),
+        "tls.key": ("--tls-key", tls_key),
+        "tls.client_ca": ("--tls-client-ca", tls_client_ca),
         "archive.folder": ("--archive", archive),
         "archive.bytes_max": ("--archive-bytes-max", archive_bytes_max),
         "archive.age_max_days": ("--archive-age-max-days", archive_age_max_days),

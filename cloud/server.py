@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from cloud.admission import make_gate, make_tls
 from cloud.archive.archive import Archive
 from cloud.archive.late_archive import LateArchive
 from cloud.engine.load import load
@@ -39,21 +40,30 @@ class CloudServer:
     """The parts of one process. Must be made and run in one event loop."""
 
     def __init__(self, bundle: Bundle, settings: CloudSettings) -> None:
-        """Binds both ports. Raises RequestError, also for an admin token that cannot be used."""
+        """Binds both ports. Raises RequestError, also for tokens and certificates that cannot be used."""
         self._bundle, self._settings = bundle, settings
         self._pipeline: Ready[Pipeline] = Ready("the server")
         self._watch: Ready[TaskWatch] = Ready("the server")
         self._archive = _archive(settings.archive)
-        token = settings.admin.read_token()
-        app = build_app(self._pipeline, settings.http, self._watch, token, self._troubles)
-        self._http = HttpServer(app, settings.host, settings.http, settings.drain_ms)
-        self._grpc = GrpcServer(self._pipeline, settings.host, settings.grpc, settings.sessions.open_max)
+        self._tls, self._gate = make_tls(settings), make_gate(settings)
+        app = build_app(
+            self._pipeline, settings.http, self._watch, self._troubles, self._gate, settings.auth.origins
+        )
+        self._http = HttpServer(app, settings.host, settings.http, settings.drain_ms, self._tls)
+        self._grpc = GrpcServer(
+            self._pipeline, settings.host, settings.grpc, settings.sessions.open_max, self._gate, self._tls
+        )
 
     async def run(self) -> None:
         stop = stop_signal()
         await self._grpc.start()
         http_task = asyncio.create_task(self._http.serve())
-        announce("listening", grpc=self._grpc.address, http=self._http.address)
+        announce(
+            "listening",
+            grpc=self._grpc.address,
+            http=self._http.address,
+            **({"tls": True} if self._tls else {}),
+        )
         log.info("listening: gRPC on %s, HTTP on %s", self._grpc.address, self._http.address)
         loading = asyncio.create_task(self._load_and_watch())
         waits = {http_task, loading, asyncio.create_task(stop.wait())}
@@ -111,7 +121,7 @@ class CloudServer:
 
     def _troubles(self) -> dict[str, str]:
         """Why optional parts do not work now, by the part's name."""
-        troubles: dict[str, str] = {}
+        troubles: dict[str, str] = {"tokens": "their file cannot be read"} if self._gate.trouble else {}
         if self._archive is not None and self._archive.trouble:
             troubles["archive"] = self._archive.trouble
         if (watch := self._watch.value) is not None:

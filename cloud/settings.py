@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from shared.bundle import default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.process.config import THREADS_MAX, HttpSettings, Section, ServerSettings
+from shared.process.tls import TlsFiles
 
-ADMIN_TOKEN_MIN = 16  # characters
+TOKEN_MIN = 16  # characters
 ARCHIVE_BYTES_MIN = 1 << 20
 
 
@@ -119,42 +121,108 @@ class TaskSettings(Section):
     )
 
 
-class AdminSettings(Section):
-    """Owner: `cloud.faces.http_face`, for POST /admin/reload."""
+class AuthSettings(Section):
+    """Owner: `cloud.admission`."""
 
+    tokens: Path | None = Field(
+        default=None,
+        description="file of tokens, as `isthmus cloud token` writes it; by default tokens.json in "
+        "~/.local/state/isthmus. Where there is none, a server that is not on loopback makes it, with one token",
+    )
     token: SecretStr | None = Field(
         default=None,
-        description="what the call asks for, 16 characters or more; without a token there is no such call",
+        description="one more token, 16 characters or more, which may do everything; with it none is made",
     )
     token_file: Path | None = Field(
-        default=None, description="file that holds the token; it goes before `token`"
+        default=None, description="file that holds that token; it goes before `token`"
+    )
+    insecure: bool = Field(
+        default=False,
+        description="ask nobody for a token; calls of administration stay closed beyond loopback",
+    )
+    attempts_per_minute: int = Field(
+        default=10, ge=1, le=10_000, description="failed attempts of one address, before it has to wait"
+    )
+    cors_origins: str = Field(
+        default="",
+        description="origins of web pages elsewhere that may call, separated by commas; none by default",
     )
 
     @field_validator("token")
     @classmethod
     def _is_long_enough(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and (short := _too_short(token.get_secret_value())):
-            raise ValueError(short)
+        if token is not None and (wrong := _unusable(token.get_secret_value())):
+            raise ValueError(wrong)
         return token
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: str) -> str:
+        for origin in _split(origins):
+            if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+", origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; write it as https://fleet.example.org, without a path"
+                )
+        return origins
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        return _split(self.cors_origins)
+
     def read_token(self) -> str | None:
-        """The token. Raises RequestError if its file cannot be read or holds a short one."""
+        """The given token. Raises RequestError if its file cannot be read or holds a short one."""
         if self.token_file is None:
             return self.token.get_secret_value() if self.token else None
         try:
             token = self.token_file.read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"cannot read the admin token from {self.token_file}: {error}") from None
-        if short := _too_short(token):
-            raise RequestError(f"{self.token_file}: {short}")
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise RequestError(f"cannot read the token from {self.token_file}: {reason}") from None
+        if wrong := _unusable(token):
+            raise RequestError(f"{self.token_file}: {wrong}")
         return token
 
 
-def _too_short(token: str) -> str:
-    """What is wrong with a token's length; empty if nothing is."""
-    if len(token) >= ADMIN_TOKEN_MIN:
-        return ""
-    return f"the admin token has {len(token)} characters, not {ADMIN_TOKEN_MIN} or more"
+class TlsSettings(Section):
+    """Owner: `shared.process.tls`. Both ports, or neither."""
+
+    certificate: Path | None = Field(
+        default=None,
+        description="PEM file of the server's certificate with its chain; read again when it changes",
+    )
+    key: Path | None = Field(default=None, description="PEM file of its key, without a passphrase")
+    client_ca: Path | None = Field(
+        default=None,
+        description="PEM file of who signs the edges' certificates: gRPC asks each client for one, whose names are "
+        "the cameras that it may send; over HTTP a token does as well",
+    )
+
+    def model_post_init(self, _: Any) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key are given together; one of them is missing")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca needs a certificate and a key of the server too")
+
+    def files(self) -> TlsFiles | None:
+        """None without TLS."""
+        if self.certificate is None or self.key is None:
+            return None
+        return TlsFiles(self.certificate, self.key, self.client_ca)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _unusable(token: str) -> str:
+    """What is wrong with a given token; empty if nothing is."""
+    if len(token) < TOKEN_MIN:
+        return (
+            f"the token has {len(token)} characters, not {TOKEN_MIN} or more; openssl rand -hex 32 makes one"
+        )
+    if not re.fullmatch(r"[!-~]+", token):
+        return "the token has a space or another character that no header carries; openssl rand -hex 32 makes one"
+    return ""
 
 
 class CloudSettings(ServerSettings):
@@ -174,7 +242,8 @@ class CloudSettings(ServerSettings):
     sessions: SessionSettings = SessionSettings()
     archive: ArchiveSettings = ArchiveSettings()
     tasks: TaskSettings = TaskSettings()
-    admin: AdminSettings = AdminSettings()
+    auth: AuthSettings = AuthSettings()
+    tls: TlsSettings = TlsSettings()
 
     @classmethod
     def variables(cls) -> dict[str, str]:

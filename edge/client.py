@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from edge.cloud_status import error_of
+from edge.credentials import Bearer, client_pems
 from edge.settings import CloudLink
 from shared.errors import CloudUnreachableError, DeadlineError
 from shared.types import Analysis, BundleInfo, Wanted
@@ -26,6 +27,9 @@ NOBODY_THERE = (
     "failed to connect",
     "DNS resolution failed",
 )  # how gRPC begins when no server took the connection
+
+
+Metadata = grpc.aio.Metadata | None
 
 
 class Transport(Protocol):
@@ -59,8 +63,8 @@ def channel_options(message_bytes_max: int, answer_bytes_max: int) -> list[tuple
 class GrpcSessionCall:
     """One AnalyzeSession on a channel. Its methods raise what `Transport` raises."""
 
-    def __init__(self, stub: AnalyzerStub) -> None:
-        self._call = stub.AnalyzeSession()
+    def __init__(self, stub: AnalyzerStub, metadata: Metadata = None) -> None:
+        self._call = stub.AnalyzeSession(metadata=metadata)
 
     async def send(self, message: pb.SessionRequest) -> None:
         try:
@@ -83,27 +87,39 @@ class GrpcSessionCall:
 
 
 class GrpcTransport:
-    """One channel to a cloud. address: host:port. message_bytes_max, answer_bytes_max: the largest message each way."""
+    """One channel to the cloud of a link. Raises RequestError for a token or certificates that cannot be used."""
 
-    def __init__(self, address: str, message_bytes_max: int, answer_bytes_max: int) -> None:
-        options = channel_options(message_bytes_max, answer_bytes_max)
-        self._channel = grpc.aio.insecure_channel(address, options=options)
+    def __init__(self, link: CloudLink) -> None:
+        options = channel_options(link.message_bytes_max, link.answer_bytes_max)
+        self._bearer, pems = Bearer(link), client_pems(link)
+        if pems is None:
+            self._channel = grpc.aio.insecure_channel(link.address, options=options)
+        else:
+            credentials = grpc.ssl_channel_credentials(pems.ca, pems.key, pems.certificate)
+            self._channel = grpc.aio.secure_channel(link.address, credentials, options=options)
         self._stub = AnalyzerStub(self._channel)
 
     async def analyze(self, request: pb.AnalyzeRequest, timeout_s: float) -> pb.AnalyzeResponse:
         try:
-            return await self._stub.Analyze(request, timeout=timeout_s)
+            return await self._stub.Analyze(request, timeout=timeout_s, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise error_of(error.code(), error.details() or "") from None
 
     async def describe(self, timeout_s: float) -> pb.DescribeResponse:
         try:
-            return await self._stub.Describe(pb.DescribeRequest(), timeout=timeout_s)
+            return await self._stub.Describe(
+                pb.DescribeRequest(), timeout=timeout_s, metadata=self._metadata()
+            )
         except grpc.aio.AioRpcError as error:
             raise error_of(error.code(), error.details() or "") from None
 
     def open_session(self) -> GrpcSessionCall:
-        return GrpcSessionCall(self._stub)
+        return GrpcSessionCall(self._stub, self._metadata())
+
+    def _metadata(self) -> Metadata:
+        """What goes with each call: the token as it is now."""
+        header = self._bearer.header()
+        return None if header is None else grpc.aio.Metadata(("authorization", header))
 
     async def close(self) -> None:
         await self._channel.close()
@@ -175,8 +191,8 @@ class Client:
 
 
 def grpc_transport(settings: CloudLink) -> GrpcTransport:
-    """A channel to the cloud of these settings."""
-    return GrpcTransport(settings.address, settings.message_bytes_max, settings.answer_bytes_max)
+    """A channel to the cloud of these settings. Raises RequestError as `GrpcTransport`."""
+    return GrpcTransport(settings)
 
 
 def unreachable(settings: CloudLink, error: Exception, attempts: int) -> CloudUnreachableError:
@@ -185,6 +201,8 @@ def unreachable(settings: CloudLink, error: Exception, attempts: int) -> CloudUn
     cloud, reason = settings.address, str(error)
     if reason.startswith(NOBODY_THERE):
         hint = "is `isthmus cloud serve` running there?"
+        if "handshake" in reason.lower():
+            hint = "somebody is there, and TLS fails: see tls, ca, certificate and key, and the server's certificate"
         return CloudUnreachableError(
             f"the cloud at {cloud} cannot be reached (tried {times}): {reason}; {hint}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -71,6 +72,30 @@ BytesMaxOption = Annotated[
 CloudOption = Annotated[str, typer.Option(envvar="ISTHMUS_CLOUD", help="the cloud's gRPC, HOST:PORT")]
 DeadlineOption = Annotated[
     int, typer.Option(min=1, max=HOUR_MS, help="for one request to the cloud, repeats included")
+]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="ISTHMUS_CLOUD_TOKEN_FILE",
+        help="holds the token for the cloud; ISTHMUS_CLOUD_TOKEN may hold the token itself",
+    ),
+]
+TlsOption = Annotated[
+    bool,
+    typer.Option(
+        "--tls", envvar="ISTHMUS_CLOUD_TLS", help="speak TLS to the cloud, and trust whom this machine trusts"
+    ),
+]
+CaOption = Annotated[
+    Path | None,
+    typer.Option(envvar="ISTHMUS_CLOUD_CA", help="PEM, who signs the cloud's certificate; means --tls"),
+]
+CertificateOption = Annotated[
+    Path | None,
+    typer.Option(envvar="ISTHMUS_CLOUD_CERTIFICATE", help="PEM, this edge's own certificate; means --tls"),
+]
+KeyOption = Annotated[
+    Path | None, typer.Option(envvar="ISTHMUS_CLOUD_KEY", help="PEM, the certificate's key")
 ]
 CameraOption = Annotated[
     str, typer.Option(envvar="ISTHMUS_CAMERA", help="the camera's name, for a cloud that keeps what it gets")
@@ -159,6 +184,11 @@ def analyze(
     threads: ThreadsOption = 1,
     deadline_ms: DeadlineOption = 10_000,
     camera: CameraOption = "",
+    token_file: TokenFileOption = None,
+    tls: TlsOption = False,
+    ca: CaOption = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
     captured_from: CapturedFromOption = "exif",
     fps: FpsOption = None,
     hold: HoldOption = None,
@@ -172,7 +202,16 @@ def analyze(
     from edge.settings import CloudLink
 
     wanted = wanted_of(task, top_k, maps)
-    link = CloudLink.of(address=cloud, deadline_ms=deadline_ms)
+    link = CloudLink.of(
+        address=cloud,
+        deadline_ms=deadline_ms,
+        token=os.environ.get("ISTHMUS_CLOUD_TOKEN") or None,
+        token_file=token_file,
+        tls=tls,
+        ca=ca,
+        certificate=certificate,
+        key=key,
+    )
     check_camera(camera)
     clip = _clip(images, fps, hold, bytes_max)
     encoder = _encoder(bundle, threads)
@@ -222,6 +261,20 @@ def serve(
     camera: Annotated[
         str | None, typer.Option(help="the camera's name, for images whose request brings none")
     ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="holds the token for the cloud; ISTHMUS_CLOUD_TOKEN may hold it itself"),
+    ] = None,
+    tls: Annotated[
+        bool | None, typer.Option("--tls", help="speak TLS to the cloud, and trust whom this machine trusts")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="PEM, who signs the cloud's certificate; means --tls")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="PEM, this edge's own certificate; means --tls")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM, the certificate's key")] = None,
 ) -> None:
     """Serve POST /analyze on this box. Prints where it listens, and when it is ready, as JSON lines on stdout.
 
@@ -241,6 +294,11 @@ def serve(
         "http.port": ("--port", port),
         "cloud.address": ("--cloud", cloud),
         "cloud.deadline_ms": ("--deadline-ms", deadline_ms),
+        "cloud.token_file": ("--token-file", token_file),
+        "cloud.tls": ("--tls", tls),
+        "cloud.ca": ("--ca", ca),
+        "cloud.certificate": ("--certificate", certificate),
+        "cloud.key": ("--key", key),
         "encoder.threads": ("--threads", threads),
     }
     loaded = load_settings(EdgeSettings, config, flags)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from shared.bundle import default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
@@ -31,6 +32,31 @@ class CloudLink(Section):
         default=MAX_STREAM_BYTES + 65_536, ge=1, description="size of a message to the cloud"
     )
     answer_bytes_max: int = Field(default=256 << 20, ge=1, description="size of a message from the cloud")
+    token: SecretStr | None = Field(default=None, description="what the cloud's `token add` printed")
+    token_file: Path | None = Field(
+        default=None,
+        description="file that holds the token, read again when it changes; it goes before `token`",
+    )
+    tls: bool = Field(
+        default=False,
+        description="speak TLS, and trust whom this machine trusts; ca and certificate mean it too",
+    )
+    ca: Path | None = Field(
+        default=None,
+        description="PEM file of who signs the cloud's certificate, in place of whom this machine trusts",
+    )
+    certificate: Path | None = Field(
+        default=None, description="PEM file of this edge's own certificate, for a cloud that asks for one"
+    )
+    key: Path | None = Field(default=None, description="PEM file of its key, without a passphrase")
+
+    def model_post_init(self, _: Any) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key are given together; one of them is missing")
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.tls or self.ca is not None or self.certificate is not None
 
     @field_validator("address")
     @classmethod

@@ -23,11 +23,11 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 @contextmanager
-def writing_atomically(path: str | Path) -> Iterator[IO[bytes]]:
+def writing_atomically(path: str | Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """A file that becomes `path` when the block is left, and nothing where it is left by an error.
 
-    Of a symbolic link the target is written. Raises OSError, also where `path` is there and no regular file: renaming
-    over a device or a pipe would destroy it.
+    mode: its permissions. Of a symbolic link the target is written. Raises OSError, also where `path` is there and no
+    regular file: renaming over a device or a pipe would destroy it.
     """
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
@@ -39,7 +39,7 @@ def writing_atomically(path: str | Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from other users
+        os.chmod(temporary, mode)  # mkstemp's 0600 would hide most files from other users
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -59,7 +59,7 @@ class ReadableMessages(grpc.aio.ServerInterceptor):
             except Exception:  # protobuf's class for it differs between its implementations
                 return _Unreadable()
 
-        name = _behaviour_name(handler)
+        name = behaviour_name(handler)
         checked = _checked(getattr(handler, name), method, handler.request_streaming)
         return handler._replace(request_deserializer=deserialize, **{name: checked})
 
@@ -116,7 +116,7 @@ class StreamLimit(grpc.aio.ServerInterceptor):
         if handler is None or not handler.response_streaming:
             return handler
         method = str(handler_call_details.method)
-        name = _behaviour_name(handler)
+        name = behaviour_name(handler)
         return handler._replace(**{name: self._limited(getattr(handler, name), method)})
 
     def _limited(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
@@ -160,7 +160,7 @@ class RunningCalls(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or not str(handler_call_details.method).startswith(self._prefix):
             return handler
-        name = _behaviour_name(handler)
+        name = behaviour_name(handler)
         return handler._replace(**{name: self._counted(getattr(handler, name))})
 
     async def end(self) -> None:
@@ -193,7 +193,7 @@ class RunningCalls(grpc.aio.ServerInterceptor):
         context.add_done_callback(leave)  # type: ignore[arg-type]  # its class in the stubs is no Protocol
 
 
-def _behaviour_name(handler: Any) -> str:
+def behaviour_name(handler: Any) -> str:
     """The field of a method handler that holds its behaviour, for example "unary_stream"."""
     kinds = {False: "unary", True: "stream"}
     return f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"

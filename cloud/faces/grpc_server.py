@@ -8,18 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from cloud.faces.grpc_access import AccessInterceptor
 from cloud.faces.grpc_face import Servicer
 from cloud.faces.grpc_guard import ReadableMessages, RunningCalls, StreamLimit
 from cloud.pipeline import Pipeline
 from cloud.settings import GrpcSettings
 from shared.errors import RequestError
+from shared.process.auth import Gate
 from shared.process.process import address_of, listen
 from shared.process.ready import Ready
 from shared.process.sockets import close_connections, connections_allowed
+from shared.process.tls import Certificates, ServerTls
 from shared.wire import analyzer_pb2
 from shared.wire.analyzer_pb2_grpc import add_AnalyzerServicer_to_server
 
@@ -54,11 +58,19 @@ def server_options(message_bytes_max: int, connections_max: int, head_ms: int) -
 class GrpcServer:
     """gRPC on a port of its own: the Analyzer, health and reflection. Must be made in a running event loop.
 
-    port 0 takes a free one. sessions_max: open at once. Raises RequestError if the address cannot be bound.
+    port 0 takes a free one. sessions_max: open at once. gate: decides who may call; everybody without one.
+
+    Raises RequestError if the address cannot be bound.
     """
 
     def __init__(
-        self, ready: Ready[Pipeline], host: str, settings: GrpcSettings, sessions_max: int = 128
+        self,
+        ready: Ready[Pipeline],
+        host: str,
+        settings: GrpcSettings,
+        sessions_max: int = 128,
+        gate: Gate | None = None,
+        tls: ServerTls | None = None,
     ) -> None:
         self._calls = RunningCalls(SERVICE)
         self._server = grpc.aio.server(
@@ -69,6 +81,7 @@ class GrpcServer:
             ),
             interceptors=[
                 self._calls,
+                AccessInterceptor(gate or Gate()),
                 StreamLimit(settings.streams_max, {SESSIONS: sessions_max}),
                 ReadableMessages(),
             ],
@@ -81,7 +94,7 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        self._port = _bind(self._server, host, settings.port)
+        self._port = _bind(self._server, host, settings.port, tls)
         self.address = address_of(host, self._port)
 
     async def start(self) -> None:
@@ -112,12 +125,38 @@ class GrpcServer:
             await self._health.set(name, status)
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def _bind(server: grpc.aio.Server, host: str, port: int, tls: ServerTls | None) -> int:
     """The bound port. Raises RequestError."""
     # Tried first, because gRPC reports a taken port in lines of its own on stderr, and without the reason.
     listen(host, port).close()
     address = address_of(host, port)
     try:
-        return server.add_insecure_port(address)
+        if tls is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, _credentials(tls))
     except RuntimeError:
         raise RequestError(f"cannot listen on {address}") from None
+
+
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
+    """Credentials that follow the files. Where there is a client CA, each client has to have a certificate."""
+    first = tls.current()
+    sent = first.number
+
+    def newest() -> grpc.ServerCertificateConfiguration | None:  # for each handshake, in a thread of gRPC's
+        nonlocal sent
+        now = tls.current()
+        if now.number == sent:
+            return None
+        sent = now.number
+        return _configuration(now)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(first),
+        newest,  # type: ignore[arg-type]  # the stubs lack its None: nothing new
+        require_client_authentication=first.client_ca is not None,
+    )
+
+
+def _configuration(now: Certificates) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(now.key, now.certificate)], now.client_ca)

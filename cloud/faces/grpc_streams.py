@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from cloud.faces.grpc_guard import Context, abort
-from shared.errors import DeadlineError, IsthmusError, NotReadyError, RequestError
+from shared.errors import DeadlineError, IsthmusError, NotReadyError
 
 Answer = TypeVar("Answer")
 Request = TypeVar("Request")
@@ -147,15 +147,16 @@ async def for_each(
 ) -> None:
     """Starts `work`, which ends with `Stream.answer`, on each request as there are places, and waits for all.
 
-    Raises RequestError for bytes that are no message, once everything before them is answered.
+    Raises what reading raised (RequestError for bytes that are no message, UnauthorizedError for a revoked token) once
+    everything before it is answered.
     """
-    unreadable: RequestError | None = None
+    unreadable: IsthmusError | None = None
     async with asyncio.TaskGroup() as group:
         try:
             async for request in requests:
                 await stream.enter()
                 group.create_task(work(request))
-        except RequestError as error:  # raising it here would cancel the requests that run
+        except IsthmusError as error:  # raising it here would cancel the requests that run
             unreadable = error
     if unreadable is not None:
         raise unreadable

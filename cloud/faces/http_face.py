@@ -5,12 +5,10 @@ A client without an edge sends its image here; it is encoded in the server as an
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from cloud.pipeline import Pipeline
 from cloud.task_watch import Reloaded, TaskWatch
@@ -27,9 +25,10 @@ from shared.errors import (
     PayloadTooLargeError,
     RequestError,
     StreamTooLargeError,
-    UnauthorizedError,
     UnknownTaskError,
 )
+from shared.process.access import needs
+from shared.process.auth import Gate, caller
 from shared.process.config import HttpSettings
 from shared.process.http import (
     add_health,
@@ -43,6 +42,7 @@ from shared.process.http import (
     while_connected,
     with_vectors,
 )
+from shared.process.http_access import access_guard, describe_access
 from shared.process.http_parameters import AnalyzeParameters, analyze_parameters, no_query
 from shared.types import Analysis, BundleInfo
 
@@ -65,19 +65,21 @@ def build_app(
     pipeline: Callable[[], Pipeline],
     settings: HttpSettings,
     watch: Callable[[], TaskWatch] | None = None,
-    admin_token: str | None = None,
     troubles: Callable[[], dict[str, str]] = dict,
+    gate: Gate | None = None,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The cloud's HTTP API.
 
-    pipeline: returns the pipeline, or raises NotReadyError while there is none. watch: likewise, for the admin call,
-    which exists if there is an admin token. troubles: see `add_health`.
+    pipeline: returns the pipeline, or raises NotReadyError while there is none. watch: likewise, for the admin call.
+    troubles: see `add_health`. gate: decides who may call; everybody without one. cors_origins: see `access_guard`.
     """
     app = create_app(
         "Isthmus cloud",
         "Answers vision tasks from a few hundred bytes an image.",
         settings.requests_max,
         settings.bodies_bytes_max,
+        inside=access_guard(gate or Gate(), cors_origins),
     )
     add_health(app, pipeline, troubles)
 
@@ -90,11 +92,13 @@ def build_app(
         responses={422: ANSWERS[422], 503: ANSWERS[503]},
         dependencies=[Depends(no_query)],
     )
+    @needs("analyze", "admin")
     async def bundles() -> list[BundleInfo]:
         return [pipeline().info()]
 
-    if watch is not None and admin_token is not None:
-        _add_admin(app, watch, admin_token)
+    if watch is not None:
+        _add_admin(app, watch)
+    describe_access(app)
     return app
 
 
@@ -107,12 +111,14 @@ def _add_analyze(app: FastAPI, pipeline: Callable[[], Pipeline], settings: HttpS
         response_model_exclude_none=True,
         openapi_extra=body_doc("image/*", MEDIA_TYPE),
     )
+    @needs("analyze")
     async def analyze(
         request: Request,
         parameters: Annotated[AnalyzeParameters, Depends(analyze_parameters)],
     ) -> Analysis:
         """The body is the file as it is (no multipart). A bitstream has its own quality, so `quality` and `bytes_max`
         apply to images only."""
+        caller().check_camera(parameters.camera)
         ready = pipeline()
         request_id = request.state.request_id
         if media_type(request, MEDIA_TYPE) == MEDIA_TYPE:
@@ -138,17 +144,14 @@ def _add_analyze(app: FastAPI, pipeline: Callable[[], Pipeline], settings: HttpS
         return with_vectors(await while_connected(request, work), parameters.vectors)
 
 
-def _add_admin(app: FastAPI, watch: Callable[[], TaskWatch], token: str) -> None:
+def _add_admin(app: FastAPI, watch: Callable[[], TaskWatch]) -> None:
     @app.post(
         "/admin/reload",
         tags=["admin"],
         summary="Load the tasks added to the bundle's folder, and drop the removed ones, now",
-        responses={401: problem_doc(UnauthorizedError), 422: ANSWERS[422], 503: ANSWERS[503]},
+        responses={422: ANSWERS[422], 503: ANSWERS[503]},
         dependencies=[Depends(no_query)],
     )
-    async def reload(
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
-    ) -> Reloaded:
-        if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
-            raise UnauthorizedError("this call needs the header Authorization: Bearer, and the admin token")
+    @needs("admin")
+    async def reload() -> Reloaded:
         return await watch().look(again=True)

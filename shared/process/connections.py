@@ -25,8 +25,11 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from shared.process.tls import certificate_names
+
 log = logging.getLogger("isthmus.http")
 
+CERTIFICATE_NAMES = "client_certificate_names"  # of the extension "tls" in a request's scope
 FREED_AT_ONCE = 16  # connections closed when the process has no descriptor left
 WARN_EVERY_S = 60.0
 
@@ -107,6 +110,9 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        names = certificate_names(transport.get_extra_info("ssl_object"))
+        if names is not None:
+            self.app = _with_certificate(self.app, names)
         self._enter(State.HEAD)
         self._connections.enter(self)
 
@@ -161,6 +167,16 @@ class Connection(H11Protocol):
         if state is not State.BUSY:
             seconds = self._connections.keep_alive_s if state is State.IDLE else self._connections.head_s
             self._end = self.loop.call_later(seconds, self.abort)
+
+
+def _with_certificate(app: Any, names: tuple[str, ...]) -> Any:
+    """The application, which finds the names of the client's certificate in the scope of each request."""
+
+    async def named(scope: Any, receive: Any, send: Any) -> None:
+        scope.setdefault("extensions", {}).setdefault("tls", {})[CERTIFICATE_NAMES] = names
+        await app(scope, receive, send)
+
+    return named
 
 
 def report_accept_failures(loop: asyncio.AbstractEventLoop, connections: Connections) -> None:

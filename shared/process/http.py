@@ -15,7 +15,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, Literal, TypeVar
 
@@ -24,6 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,6 +39,8 @@ from shared.errors import (
     exit_of,
 )
 from shared.kinds.classification import ClassificationResult, ClassScore
+from shared.process.access import public
+from shared.process.security_headers import add_security_headers
 from shared.types import (
     Analysis,
     ByteCount,
@@ -111,10 +114,13 @@ class BodyShare:
 
     def __init__(self, budget: BodyBudget) -> None:
         self.budget, self._held = budget, 0
+        self.meter: Callable[[int], None] | None = None  # counts bytes for whoever sends them
 
     def take(self, size: int) -> None:
         """Raises OverloadedError."""
         self.budget.check(size)
+        if self.meter is not None:
+            self.meter(size)
         self.budget.held += size
         self._held += size
 
@@ -123,11 +129,19 @@ class BodyShare:
         self._held = 0
 
 
-def create_app(title: str, summary: str, requests_max: int, bodies_bytes_max: int, **options: Any) -> FastAPI:
+def create_app(
+    title: str,
+    summary: str,
+    requests_max: int,
+    bodies_bytes_max: int,
+    inside: Sequence[Middleware] = (),
+    **options: Any,
+) -> FastAPI:
     """A FastAPI app whose every answer has a request id and whose every error is a problem.
 
     requests_max: analyses at once; more are answered 429 before their body is read. bodies_bytes_max: their bodies
-    together; one that does not fit is answered 429.
+    together; one that does not fit is answered 429. inside: middleware between `RequestGuard` and the routes, the
+    outermost first.
     """
     app = FastAPI(title=title, summary=summary, version="1", **options)
 
@@ -151,6 +165,8 @@ def create_app(title: str, summary: str, requests_max: int, bodies_bytes_max: in
     app.add_exception_handler(IsthmusError, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, routed)
+    for one in reversed(inside):
+        app.add_middleware(one.cls, *one.args, **one.kwargs)
     app.add_middleware(RequestGuard, requests_max=requests_max, budget=BodyBudget(bodies_bytes_max))
     return app
 
@@ -174,7 +190,9 @@ class RequestGuard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                add_security_headers(headers, scope)
             await send(message)
 
         async def refuse(error: Exception, detail: str) -> None:
@@ -297,6 +315,7 @@ def add_health(
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["health"], summary="Is the process alive?")
+    @public
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
@@ -308,6 +327,7 @@ def add_health(
         response_model_exclude_none=True,
         responses={503: problem_doc(NotReadyError)},
     )
+    @public
     async def readyz() -> Readiness:
         check_ready()
         return Readiness(troubles=troubles() or None)

@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from typing import Any, cast
@@ -27,6 +28,7 @@ from shared.errors import RequestError
 from shared.process.config import HttpSettings
 from shared.process.connections import Connection, Connections, report_accept_failures
 from shared.process.sockets import connections_allowed
+from shared.process.tls import ServerTls
 
 BACKLOG = 256  # connections that wait in the kernel
 
@@ -76,7 +78,9 @@ class HttpServer:
     drain_ms: how long requests that run at `stop` may take. Raises RequestError if the address cannot be bound.
     """
 
-    def __init__(self, app: ASGIApp, host: str, settings: HttpSettings, drain_ms: int) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, settings: HttpSettings, drain_ms: int, tls: ServerTls | None = None
+    ) -> None:
         self._socket = listen(host, settings.port)
         self.address = address_of(host, self._socket.getsockname()[1])
         self.connections = Connections(
@@ -85,6 +89,8 @@ class HttpServer:
             settings.keep_alive_ms / 1e3,
         )
         self._server = _Server(
+            tls.http_context() if tls else None,
+            settings.head_ms / 1e3,
             uvicorn.Config(
                 app,
                 # uvicorn calls it like a class, once for each connection.
@@ -97,7 +103,7 @@ class HttpServer:
                 timeout_graceful_shutdown=-(-drain_ms // 1000),
                 server_header=False,
                 h11_max_incomplete_event_size=16_384,
-            )
+            ),
         )
 
     async def serve(self) -> None:
@@ -110,7 +116,36 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
+    """tls: None for plain HTTP. handshake_s: a client's time for its part of TLS."""
+
+    def __init__(self, tls: ssl.SSLContext | None, handshake_s: float, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._tls, self._handshake_s = tls, handshake_s
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         # The process has one handler for all of its servers; uvicorn would also end it with the signal's status.
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._tls is None:
+            await super().startup(sockets)
+            return
+        # uvicorn makes its own TLS context, once, and leaves a silent client 60 s.
+        await super().startup([])
+        loop = asyncio.get_running_loop()
+        for one in sockets or ():
+            server = await loop.create_server(
+                self._connection,
+                sock=one,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._handshake_s,
+                backlog=BACKLOG,
+            )
+            self.servers.append(server)
+
+    def _connection(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = cast(Any, self.config.http_protocol_class)(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made

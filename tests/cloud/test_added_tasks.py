@@ -24,12 +24,13 @@ from cloud.engine.bundle_model import CloudModel
 from cloud.engine.load import load
 from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
-from cloud.settings import AdminSettings, PipelineSettings
+from cloud.settings import AuthSettings, PipelineSettings
 from cloud.task_folders import add_task, remove_task
 from cloud.task_watch import TaskWatch
 from shared.bundle import TASK, TASKS, WEIGHTS, AddedTask, Bundle
 from shared.codec.bitstream import MEDIA_TYPE
 from shared.errors import BundleDamagedError, RequestError, UnknownTaskError
+from shared.process.auth import Gate
 from shared.process.config import HttpSettings
 from shared.types import Analysis, TaskQuery, TaskResult, Wanted
 from shared.wire import analyzer_pb2 as pb
@@ -41,7 +42,7 @@ from support.tasks import write_task
 
 ALL = Wanted()
 MOOD = Wanted(tasks=(TaskQuery(name="mood"),))
-TOKEN = "a token of the tests"
+TOKEN = "a-token-of-the-tests"
 STREAM = {"Content-Type": MEDIA_TYPE}
 
 
@@ -333,8 +334,9 @@ async def running(own: Path) -> AsyncIterator[Running]:
     loaded = await asyncio.to_thread(load, bundle)
     pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
     watch = TaskWatch(pipeline, loaded.model)
-    app = build_app(lambda: pipeline, HttpSettings(), lambda: watch, TOKEN)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
+    app = build_app(lambda: pipeline, HttpSettings(), lambda: watch, gate=Gate(given=TOKEN))
+    transport, headers = httpx.ASGITransport(app), {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://cloud", headers=headers) as http:
         yield Running(pipeline, watch, http)
     await pipeline.close()
 
@@ -459,7 +461,7 @@ async def test_the_admin_call_looks_again_at_what_was_refused(
         patched.setattr("shared.bundle.read_checked", lambda *a: _raise(BundleDamagedError("unreadable")))
         assert "unreadable" in (await running.watch.look()).refused["mood"]
     assert list((await running.watch.look()).refused) == ["mood"]
-    answer = await running.http.post("/admin/reload", headers={"Authorization": f"Bearer {TOKEN}"})
+    answer = await running.http.post("/admin/reload")
     assert answer.json()["refused"] == {}
     assert len(running.pipeline.info().tasks) == 2
 
@@ -543,12 +545,12 @@ async def test_the_admin_call_needs_its_token_and_takes_up_what_is_there(
 ) -> None:
     add_task(own, mood)
     shutil.copytree(mood, own / TASKS / "temper")
-    for headers in ({}, {"Authorization": "Bearer nope"}, {"Authorization": f"Basic {TOKEN}"}):
-        answer = await running.http.post("/admin/reload", headers=headers)
+    for wrong in ("", "Bearer nope", f"Basic {TOKEN}"):
+        answer = await running.http.post("/admin/reload", headers={"Authorization": wrong})
         problem(answer, 401)
         assert answer.headers["www-authenticate"] == "Bearer"
     assert len(running.pipeline.info().tasks) == 1
-    answer = await running.http.post("/admin/reload", headers={"Authorization": f"Bearer {TOKEN}"})
+    answer = await running.http.post("/admin/reload")
     assert answer.status_code == 200, answer.text
     assert [task["name"] for task in answer.json()["bundle"]["tasks"]] == ["classification", "mood"]
     assert "holds the task 'mood'" in answer.json()["refused"]["temper"]
@@ -556,18 +558,12 @@ async def test_the_admin_call_needs_its_token_and_takes_up_what_is_there(
     assert described[0]["tasks"] == answer.json()["bundle"]["tasks"]
 
 
-async def test_without_a_token_there_is_no_admin_call(running: Running) -> None:
-    app = build_app(lambda: running.pipeline, HttpSettings(), lambda: running.watch)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
-        problem(await http.post("/admin/reload", headers={"Authorization": "Bearer "}), 404)
-
-
 def test_a_token_that_is_none(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("short\n")
     serve = ("cloud", "serve", "--bundle", tiny_bundle, "--grpc-port", "0", "--http-port", "0")
-    assert "16 or more" in refused(*serve, "--admin-token-file", tmp_path / "token", status=2)
-    assert "cannot read" in refused(*serve, "--admin-token-file", tmp_path / "none", status=2)
-    assert TOKEN not in repr(AdminSettings(token=TOKEN))
+    assert "16 or more" in refused(*serve, "--token-file", tmp_path / "token", status=2)
+    assert "cannot read" in refused(*serve, "--token-file", tmp_path / "none", status=2)
+    assert TOKEN not in repr(AuthSettings(token=TOKEN))
 
 
 @dataclass

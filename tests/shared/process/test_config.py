@@ -33,7 +33,7 @@ VARIABLES = {
         "ISTHMUS_HTTP_PORT": "http.port",
         "ISTHMUS_DEVICE": "engine.device",
         "ISTHMUS_ARCHIVE": "archive.folder",
-        "ISTHMUS_ADMIN_TOKEN": "admin.token",
+        "ISTHMUS_AUTH_TOKEN": "auth.token",
     },
     "edge": {
         "ISTHMUS_BUNDLE": "bundle",
@@ -132,8 +132,10 @@ def test_a_mistake_in_a_variable_or_a_flag_names_it(tmp_path: Path) -> None:
 
 
 def test_a_short_token_is_not_shown() -> None:
-    text = mistake(CloudSettings, environment={"ISTHMUS_ADMIN_TOKEN": "secret"})
-    assert text == "ISTHMUS_ADMIN_TOKEN: the admin token has 6 characters, not 16 or more"
+    text = mistake(CloudSettings, environment={"ISTHMUS_AUTH_TOKEN": "secret"})
+    assert text == (
+        "ISTHMUS_AUTH_TOKEN: the token has 6 characters, not 16 or more; openssl rand -hex 32 makes one"
+    )
 
 
 @pytest.mark.parametrize("address", ["", "cloud", "cloud:", ":1", "cloud:0", "cloud:65536", "cloud:x"])
@@ -167,7 +169,7 @@ def test_the_archives_smallest_size_is_the_archives() -> None:
 def test_print_config_shows_what_holds_and_hides_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = written(tmp_path, f"[pipeline]\nqueue_max = 7\n[admin]\ntoken = '{TOKEN}'\n")
+    file = written(tmp_path, f"[pipeline]\nqueue_max = 7\n[auth]\ntoken = '{TOKEN}'\n")
     done = run_here("cloud", "serve", "--config", file, "--grpc-port", "0", "--print-config")
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout

@@ -1,0 +1,168 @@
+"""Who may call each gRPC method: one table, decided by `shared.process.auth`. A method that is not in it is closed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+import grpc.aio
+
+from cloud.faces.grpc_guard import Context, Continuation, abort, behaviour_name
+from shared.errors import IsthmusError, PermissionDeniedError, UnauthorizedError
+from shared.process.access import ANY, PUBLIC, Access, access
+from shared.process.auth import Caller, Credentials, Gate, set_caller
+
+_SERVICE = "/isthmus.v1.Analyzer/"
+_HEALTH = "/grpc.health.v1.Health/"
+_HEADER = "authorization"
+_CERTIFICATE_NAMES = ("x509_subject_alternative_name", "x509_common_name")
+
+CameraOf = Callable[[Any], "str | None"]
+
+
+@dataclass(frozen=True)
+class MethodAccess:
+    """camera: the camera that a message is about; None where this message names none."""
+
+    needed: Access
+    camera: CameraOf | None = None
+
+
+def _own(message: Any) -> str | None:
+    camera: str | None = getattr(
+        message, "camera", None
+    )  # what could not be read has none, and is refused later
+    return camera
+
+
+def _of_open(message: Any) -> str | None:
+    """A session names its camera in its first message."""
+    opened = hasattr(message, "WhichOneof") and message.WhichOneof("message") == "open"
+    return message.open.camera if opened else None
+
+
+METHODS: dict[str, MethodAccess] = {
+    f"{_SERVICE}Analyze": MethodAccess(access("analyze"), _own),
+    f"{_SERVICE}AnalyzeStream": MethodAccess(access("analyze"), _own),
+    f"{_SERVICE}AnalyzeSession": MethodAccess(access("analyze"), _of_open),
+    f"{_SERVICE}Refine": MethodAccess(access("analyze"), _own),
+    f"{_SERVICE}Describe": MethodAccess(access("analyze", "admin")),
+    f"{_HEALTH}Check": MethodAccess(PUBLIC),
+    f"{_HEALTH}List": MethodAccess(ANY),  # the library has the method and no code for it
+    f"{_HEALTH}Watch": MethodAccess(PUBLIC),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": MethodAccess(ANY),
+}
+
+
+class AccessInterceptor(grpc.aio.ServerInterceptor):
+    """Lets a call through to its method as the gate decides. Sets `caller()` and holds the caller's rates.
+
+    Of a stream each message is checked: one whose token is revoked meanwhile ends it. Messages beyond a rate are read
+    later, not refused.
+    """
+
+    def __init__(self, gate: Gate, methods: Mapping[str, MethodAccess] | None = None) -> None:
+        self._gate = gate
+        self._methods = METHODS if methods is None else methods
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = self._methods.get(str(handler_call_details.method))
+        if method is not None and method.needed.is_public:
+            return handler
+        name = behaviour_name(handler)
+        return handler._replace(
+            **{name: self._guarded(getattr(handler, name), method, handler.request_streaming)}
+        )
+
+    def _guarded(
+        self, behaviour: Callable[..., Any], method: MethodAccess | None, request_streaming: bool
+    ) -> Callable[..., Any]:
+        async def prepared(request: Any, context: Context) -> Any:
+            """What the method is called with, once the caller is admitted. Ends the call where nobody is."""
+            try:
+                admitted = await self._admit(context, method)
+                camera_of = method.camera if method else None
+                if request_streaming:
+                    return _each(request, admitted, camera_of)
+                _check_camera(request, admitted, camera_of)
+                admitted.charge(1, _size(request))
+                return request
+            except IsthmusError as error:
+                await abort(context, error)
+
+        async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
+            async for answer in behaviour(await prepared(request, context), context):
+                yield answer
+
+        async def answer(request: Any, context: Context) -> Any:
+            return await behaviour(await prepared(request, context), context)
+
+        # grpc.aio distinguishes the two in the same way.
+        return answers if inspect.isasyncgenfunction(behaviour) else answer
+
+    async def _admit(self, context: Context, method: MethodAccess | None) -> Caller:
+        admitted = await self._gate.admit(credentials_of(context), method.needed if method else ANY)
+        if method is None:
+            raise PermissionDeniedError("this call is closed: no scope opens it")
+        set_caller(admitted)
+        return admitted
+
+
+async def _each(
+    requests: AsyncIterator[Any], admitted: Caller, camera_of: CameraOf | None
+) -> AsyncIterator[Any]:
+    """The messages of a stream. Raises UnauthorizedError, PermissionDeniedError or NotReadyError."""
+    async for request in requests:
+        admitted.check()
+        _check_camera(request, admitted, camera_of)
+        await admitted.wait(1, _size(request))
+        yield request
+
+
+def _check_camera(request: Any, admitted: Caller, camera_of: CameraOf | None) -> None:
+    camera = camera_of(request) if camera_of else None
+    if camera is not None:
+        admitted.check_camera(camera)
+
+
+def _size(request: Any) -> int:
+    """Bytes of a message; 0 for what could not be read."""
+    return int(request.ByteSize()) if hasattr(request, "ByteSize") else 0
+
+
+def credentials_of(context: Context) -> Credentials:
+    """Raises UnauthorizedError for metadata that hold no bearer token."""
+    given = [value for key, value in context.invocation_metadata() or () if key == _HEADER]
+    token = None
+    if given:
+        kind, _, token = str(given[0]).partition(" ")
+        token = token.strip()
+        if len(given) > 1 or kind.lower() != "bearer" or not token:
+            raise UnauthorizedError("the metadata hold `authorization` once, as: Bearer TOKEN")
+    return Credentials(token, _certificate(context), _address_of(context.peer()))
+
+
+def _certificate(context: Context) -> tuple[str, ...] | None:
+    """The names of the client's certificate, alternative ones first; None where it sent none."""
+    found = context.auth_context()
+    if not found.get("x509_pem_cert"):
+        return None
+    values = [value for key in _CERTIFICATE_NAMES for value in found.get(key, ())]
+    return tuple(dict.fromkeys(value.decode("utf-8", "replace") for value in values))
+
+
+def _address_of(peer: str) -> str:
+    """ "ipv4:127.0.0.1:5000" -> "127.0.0.1"; "ipv6:%5B::1%5D:5000" -> "::1"."""
+    kind, _, rest = unquote(peer).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return peer
+    return rest.rpartition(":")[0].strip("[]")
