@@ -92,19 +92,21 @@ def _labelled_piece(
 
 @torch.no_grad()
 def crop_for(head: Head, cells: int | None) -> int | None:
-    """`cells`, or None for a head that takes whole maps only: tracing may fix the size of its map."""
+    """`cells`, or None for a head that takes whole maps only: tracing may fix the size of its map, or of one inside."""
     if cells is None or not KINDS[head.kind].mapped:
         return cells
     channels, height, width = head.feature
     training = head.training
     head.eval()
+    high, wide = min(cells, height), min(cells, width)
     try:
-        head(torch.zeros(1, channels, min(cells, height), min(cells, width)), light=True)
+        whole = head(torch.zeros(1, channels, height, width), light=True).shape[2:]
+        piece = head(torch.zeros(1, channels, high, wide), light=True).shape[2:]
     except RuntimeError:
         return None
     finally:
         head.train(training)
-    return cells
+    return cells if (piece[0] * height, piece[1] * width) == (whole[0] * high, whole[1] * wide) else None
 
 
 def _piece(y: Tensor, cells: int) -> tuple[slice, slice]:

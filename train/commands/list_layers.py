@@ -48,7 +48,8 @@ def show(network: str, size: str | None, every: bool) -> None:
 def _loaded(spec: NetworkSpec) -> tuple[nn.Module, Preprocess, tuple[type[nn.Module], ...]]:
     """A network, how its images are prepared, and the modules that count as one layer. Raises DataError."""
     if is_external(spec.network):  # its layers do not depend on its weights
-        return make(spec.network, {}).eval(), preprocess_of(spec), ()
+        own = make(spec.network, {}).eval()
+        return own, preprocess_of(spec, own), ()
     module, card = load_network_spec(spec)
     blocks = (
         () if is_external(card.network) else (nn.Sequential,)

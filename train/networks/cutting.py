@@ -105,13 +105,15 @@ class Traced:
     def layer(self, where: int | str) -> Layer:
         """A layer by number or name; "input" and "output" are the first and the last. Raises DataError.
 
-        Digits are a number, even where a layer's name consists of digits.
+        The name of a module that holds layers stands for its last one, as "blocks.3" for "blocks.3.1.add". Digits are
+        a number, even where a layer's name consists of digits.
         """
         if where == OUTPUT:
             return self.layers[-1]
         by_number = {str(layer.number): layer for layer in self.layers}
         by_name = {layer.name: layer for layer in self.layers}
-        if found := by_number.get(str(where)) or by_name.get(str(where)):
+        within = {str(where): layer for layer in self.layers if layer.name.startswith(f"{where}.")}
+        if found := by_number.get(str(where)) or by_name.get(str(where)) or within.get(str(where)):
             return found
         raise DataError(
             f"the network has no layer {where!r}; it has 0..{len(self.layers) - 1}, from {INPUT} to "

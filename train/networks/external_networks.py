@@ -1,7 +1,13 @@
 """Networks that are not the reference ones: torchvision's by name, a user's own as "package.module:factory".
 
 A factory is called without arguments and returns a torch.nn.Module whose input is (B, 3, H, W). Nothing is downloaded
-unless the weights "DEFAULT" are asked for.
+unless the weights "DEFAULT" are asked for. What a user's own module may have besides, so that nobody has to give it:
+
+    preprocess             dict: keys of a Preprocess, such as mean and std; without them, ImageNet's
+    multiple_of            int: its images' height and width are multiples of it
+    task                   str: the kind of its output, where that is a map
+    labels                 tuple of str: the names of its outputs
+    published_weights()    its state dict, for the weights "DEFAULT"
 """
 
 from __future__ import annotations
@@ -120,11 +126,11 @@ def load_weights(network: nn.Module, name: str, weights: str) -> None:
     """Loads trained weights into a network that `make` made. Raises DataError.
 
     weights: a file (safetensors, or a state dict as torch.save writes it), "DEFAULT" for those that torchvision
-    publishes, which are downloaded, or "none".
+    publishes, which are downloaded, or that a module of one's own names, or "none".
     """
     if weights == NO_WEIGHTS:
         return
-    state = _published(name) if weights == PUBLISHED_WEIGHTS else _read(Path(weights))
+    state = _published(name, network) if weights == PUBLISHED_WEIGHTS else _read(Path(weights))
     if name.startswith(TORCHVISION):
         own = network.state_dict()
         state = {key: value for key, value in state.items() if key in own or not key.startswith(_AUXILIARY)}
@@ -138,12 +144,16 @@ def load_weights(network: nn.Module, name: str, weights: str) -> None:
         ) from None
 
 
-def _published(name: str) -> dict[str, Any]:
+def _published(name: str, network: nn.Module) -> dict[str, Any]:
     if not name.startswith(TORCHVISION):
-        raise DataError(
-            f"{PUBLISHED_WEIGHTS} is for torchvision's networks; the weights of {name} are a file or {NO_WEIGHTS}",
-            setting="weights",
-        )
+        own = getattr(network, "published_weights", None)
+        if own is None:
+            raise DataError(
+                f"{PUBLISHED_WEIGHTS} is for torchvision's networks; the weights of {name} are a file or "
+                f"{NO_WEIGHTS}",
+                setting="weights",
+            )
+        return dict(own())
     published = _published_weights(name)
     if published is None:
         raise DataError(f"torchvision publishes no weights for {name}", setting="weights")
@@ -179,8 +189,11 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def published_preprocess(name: str) -> dict[str, Any]:
-    """How torchvision prepares images for a classifier of its own: the keys of a Preprocess; empty for others."""
+def published_preprocess(name: str, network: nn.Module) -> dict[str, Any]:
+    """How a network's images are prepared: keys of a Preprocess, as torchvision publishes them for a classifier or
+    the module itself has them; empty where neither does."""
+    if not name.startswith(TORCHVISION):
+        return dict(getattr(network, "preprocess", {}))
     published = _published_weights(name)
     how = published.transforms() if published is not None else None
     if how is None or len(getattr(how, "crop_size", ())) != 1:
@@ -196,8 +209,10 @@ def published_preprocess(name: str) -> dict[str, Any]:
     }
 
 
-def published_labels(name: str) -> tuple[str, ...]:
-    """The class names of torchvision's own weights; empty for others."""
+def published_labels(name: str, network: nn.Module) -> tuple[str, ...]:
+    """The class names of torchvision's own weights, or those that the module has; empty for others."""
+    if not name.startswith(TORCHVISION):
+        return tuple(getattr(network, "labels", ()))
     published = _published_weights(name)
     return tuple(published.meta.get("categories", ())) if published is not None else ()
 

@@ -93,15 +93,15 @@ def _load_external(spec: NetworkSpec, seed: int) -> tuple[nn.Module, NetworkCard
             setting="weights",
         )
     load_weights(network, spec.network, spec.weights or NO_WEIGHTS)
-    preprocess = preprocess_of(spec)
+    preprocess = preprocess_of(spec, network)
     output = Traced(network, preprocess.height, preprocess.width).layers[-1].shape
-    task = spec.task or _task_of(spec.network, output)
+    task = spec.task or _task_of(spec.network, network, output)
     return network, NetworkCard(
         network=spec.network,
         task=task,
         config=config,
         split=spec.split,
-        labels=_labels(spec, task, output, labels),
+        labels=_labels(spec, task, output, labels or published_labels(spec.network, network)),
         preprocess=preprocess,
         recipe=spec.model_dump(mode="json"),
         figures={},
@@ -153,21 +153,32 @@ def reference_cut(card: NetworkCard) -> bool:
     return not is_external(card.network) and str(card.split).isdecimal()
 
 
-def preprocess_of(spec: NetworkSpec) -> Preprocess:
+def preprocess_of(spec: NetworkSpec, network: nn.Module) -> Preprocess:
     """How a network's images are prepared. Raises DataError."""
-    known = published_preprocess(spec.network)
+    known = published_preprocess(spec.network, network)
     if spec.size is not None:
         height, width = size_of(spec.size)
         known |= {"height": height, "width": width, "resize": None}
-    if not known:
+    if not {"height", "width"} <= known.keys():
         raise DataError(f"{spec.network}: give the size of its images, HEIGHTxWIDTH", setting="size")
     try:
-        return Preprocess.model_validate(known)
+        preprocess = Preprocess.model_validate(known)
     except ValidationError as error:
-        raise DataError(f"{spec.size}: {error.errors()[0]['msg']}", setting="size") from None
+        raise DataError(f"{spec.network}: {error.errors()[0]['msg']}", setting="size") from None
+    multiple = getattr(network, "multiple_of", 1)
+    if preprocess.height % multiple or preprocess.width % multiple:
+        raise DataError(
+            f"{spec.network} takes images whose height and width are multiples of {multiple}, "
+            f"not {preprocess.height}x{preprocess.width}",
+            setting="size",
+        )
+    return preprocess
 
 
-def _task_of(name: str, output: tuple[int, ...]) -> NetworkTask:
+def _task_of(name: str, network: nn.Module, output: tuple[int, ...]) -> NetworkTask:
+    own = getattr(network, "task", None)
+    if own in KINDS:
+        return str(own)
     if _is_vector(output):
         return DEFAULT_TASK
     maps = ", ".join(kind.name for kind in KINDS.values() if kind.mapped)
@@ -182,7 +193,8 @@ def _labels(
     output: tuple[int, ...],
     given: tuple[str, ...],
 ) -> tuple[str, ...]:
-    """A name for each output; none for a vector's numbers. given: those of the user's file. Raises DataError."""
+    """A name for each output; none for a vector's numbers. given: those that the user or the network names. Raises
+    DataError."""
     # A vector may have two axes of length 1 behind it, as a map of one pixel would.
     fits = len(output) == 3 if KINDS[task].mapped else _is_vector(output)
     if not fits:
@@ -191,8 +203,8 @@ def _labels(
     if not KINDS[task].named:
         labels: tuple[str, ...] = known.rooms.names if known.rooms is not None else ()
     else:
-        labels = given or published_labels(spec.network)
-        if not given and len(labels) != output[0]:
+        labels = given
+        if len(labels) != output[0] and not spec.labels:
             labels = tuple(f"class {i}" for i in range(output[0]))
     if labels and len(labels) != output[0]:
         raise DataError(f"{spec.network} has {output[0]} outputs for {len(labels)} labels", setting="labels")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.codec.distortion import distortion
+from train.codec.distortion import crop_for, distortion
 from train.codec.split_networks import Head
 
 
@@ -52,3 +52,22 @@ def test_a_tail_that_makes_maps_of_one_size_is_held_against_all_labels():
     head = Head(nn.Sequential(nn.Upsample((16, 16)), nn.Identity()), "segmentation", (5, 8, 8))
     y = one_hot(classes, 5)
     assert float(distortion("task", head, head, y, y, truth, 3).max()) < 1e-6
+
+
+class Inner(nn.Module):
+    """Enlarges its map to `size` inside, and to 32 x 32 from 8 x 8 in any case."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def forward(self, y):
+        if self.size is not None:
+            y = nn.functional.interpolate(y, size=self.size)
+        return nn.functional.interpolate(y, scale_factor=32 // (8 if self.size is None else self.size[0]))
+
+
+def test_a_tail_that_fixes_a_map_inside_is_given_whole_maps():
+    assert crop_for(Head(Inner(None), "segmentation", (3, 8, 8)), 4) == 4
+    assert crop_for(Head(Inner((16, 16)), "segmentation", (3, 8, 8)), 4) is None
+    assert crop_for(Head(Inner((16, 16)), "segmentation", (3, 8, 8)), None) is None
