@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from train.kinds.label_form import LabelForm
+
+# Before torch is imported. Where two processes test on two cores, two threads in each would wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["support.serving_fixtures"]
 
