@@ -271,6 +271,7 @@ NAME_KINDS = (
     "train/rooms/",  # layers of a rendered room
     "train/networks/network_folder.py",  # what a file means that says nothing
     "train/networks/network_recipe.py",
+    "train/networks/deeplab.py",  # what these networks answer
     "train/commands/network.py",
     "bench/rooms/",  # the three networks of the shipped bundle
     "bench/latency/inputs.py",
