@@ -147,7 +147,11 @@ class Pipeline:
             update={"read_ms": edge.read_ms, "front_ms": edge.front_ms, "code_ms": edge.code_ms}
         )
         return analysis.model_copy(
-            update={"times": times, "warnings": (*encoded.warnings, *analysis.warnings)}
+            update={
+                "times": times,
+                "warnings": (*encoded.warnings, *analysis.warnings),
+                "view": encoded.view,
+            }
         )
 
     def _desk(self, settings: SessionSettings) -> Desk:

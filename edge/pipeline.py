@@ -70,6 +70,7 @@ class Pipeline:
                 "times": times,
                 "bytes": encoded.bytes,
                 "warnings": (*encoded.warnings, *answer.warnings),
+                "view": encoded.view,
             }
         )
 

@@ -247,6 +247,7 @@ class CameraSession:
             times=times,
             captured_at=captured_at,
             warnings=front.warnings,
+            view=front.view,
         )
         return SessionAnswer(analysis, sent.frame.name, sent.number, reply.same_as, reply.missing)
 

@@ -34,6 +34,7 @@ from shared.codec.bitstream import FINGERPRINT_BYTES
 from shared.codec.latent_codec import Levels, fingerprint, levels_of
 from shared.errors import BundleDamagedError, BundleNotFoundError, UnknownTaskError
 from shared.kinds import KINDS
+from shared.placement import Fit
 from shared.sealed import FileEntry, Sealed, read_checked, read_sealed
 from shared.types import BundleInfo, Frozen, TaskInfo, TaskKind
 
@@ -77,8 +78,10 @@ class Preprocess(Frozen):
 
     height: int = Field(ge=1, le=4096)
     width: int = Field(ge=1, le=4096)
-    fit: Literal["crop", "stretch"] = Field(
-        "crop", description="crop: scale until it covers, cut the middle; stretch: ignore the aspect"
+    fit: Fit = Field(
+        "crop",
+        description="crop: scale until it covers, cut the middle; stretch: ignore the aspect; letterbox: scale until "
+        "all of it fits, bars of the mean colour around it",
     )
     mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="of RGB in 0..1")
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -87,8 +90,8 @@ class Preprocess(Frozen):
 
     @model_validator(mode="after")
     def _covers(self) -> Preprocess:
-        if self.resize is not None and self.fit == "stretch":
-            raise ValueError("resize goes with fit crop; stretch leaves nothing to cut")
+        if self.resize is not None and self.fit != "crop":
+            raise ValueError(f"resize goes with fit crop; {self.fit} leaves nothing to cut")
         if self.resize is not None and self.resize < max(self.height, self.width):
             raise ValueError(
                 f"resize {self.resize} is smaller than the cut of {self.height} x {self.width} pixels"

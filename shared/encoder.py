@@ -27,7 +27,8 @@ from shared.codec.frame import Frame, FrameType, Packet
 from shared.codec.frame_codec import FrameCodec, Latent
 from shared.codec.latent_codec import LatentCodec
 from shared.errors import BundleDamagedError, BundleError, RequestError
-from shared.image import fit, read_image, to_input
+from shared.image import fit, read_image, to_input, view_of
+from shared.placement import View
 from shared.types import ByteCount, Times
 
 NEVER = -1.0  # hold: z is rounded whatever the reference
@@ -38,7 +39,7 @@ class Encoded:
     """One encoded image.
 
     data: the packed bitstream. latent: what it says. times: read, front and code. warnings: flaws of the file in spite
-    of which it was read.
+    of which it was read. view: see `shared.image.view_of`.
     """
 
     data: bytes
@@ -47,6 +48,7 @@ class Encoded:
     bytes: ByteCount
     times: Times
     warnings: tuple[str, ...] = ()
+    view: View | None = None
 
     @property
     def quality(self) -> int:
@@ -55,11 +57,12 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """One image after the front. u: (1, N, h, w). times: read and front. warnings: as of `Encoded`."""
+    """One image after the front. u: (1, N, h, w). times: read and front. warnings, view: see `Encoded`."""
 
     u: NDArray[np.float32]
     times: Times
     warnings: tuple[str, ...] = ()
+    view: View | None = None
 
 
 class Encoder:
@@ -107,7 +110,7 @@ class Encoder:
         times = front.times.model_copy(update={"code_ms": (time.perf_counter() - started) * 1e3})
         frame = made.packet.frame
         sizes = count_frame(frame, made.latent, len(made.data), self.frames, self.bundle)
-        return Encoded(made.data, made.packet, made.latent, sizes, times, front.warnings)
+        return Encoded(made.data, made.packet, made.latent, sizes, times, front.warnings, front.view)
 
     def read(self, source: str | Path | bytes | Image.Image, name: str | None = None) -> Features:
         """Reads an image file, or its bytes, or takes an RGB image, and runs the front.
@@ -122,7 +125,7 @@ class Encoder:
         read = time.perf_counter()
         u = self.features(x[None])
         times = Times(read_ms=(read - started) * 1e3, front_ms=(time.perf_counter() - read) * 1e3)
-        return Features(u, times, tuple(warnings))
+        return Features(u, times, tuple(warnings), view_of(image.size, preprocess))
 
     def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """u (B, N, h, w), which is z before gain and rounding, of the network's input (B, 3, H, W)."""

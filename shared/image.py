@@ -25,8 +25,10 @@ from shared.bundle import Preprocess
 from shared.errors import DataError, ImageError, ImageTooLargeError, NotAnImageError
 from shared.image_depth import to_eight_bits
 from shared.jpeg_end import read_without_end
+from shared.placement import View, letterbox, placed
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
+UNLABELLED_CLASS = 255  # of a map of classes: a pixel that nobody labelled
 MAX_PIXELS = 25_000_000
 MAX_FILE_BYTES = 32 << 20
 
@@ -174,28 +176,49 @@ def _too_large(name: str, size: str) -> ImageTooLargeError:
 
 
 def fit(image: Image.Image, preprocess: Preprocess) -> Image.Image:
-    """The image scaled (antialiased) and cropped to the network's size. The edge and training both call this."""
+    """The image at the network's size, scaled (antialiased) as its preprocess says; bars have the mean colour. The edge
+    and training both call this."""
     bicubic = preprocess.interpolation == "bicubic"
-    return _fitted(image, preprocess, Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR)
+    resampling = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+    mean = tuple(min(255, max(0, round(255 * value))) for value in preprocess.mean)
+    return _fitted(image, preprocess, resampling, mean)
 
 
 def fit_map(labels: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
-    """Labels of an image, fitted as `fit` fits the image: each from the nearest pixel.
+    """Labels of an image, fitted as `fit` fits the image: each from the nearest pixel. In bars nothing is labelled.
 
     labels: (H, W) or (H, W, 3) of bytes, signed or not, or (H, W) float32.
     """
+    bar = UNLABELLED_CLASS if labels.dtype == np.uint8 else 0
     values = labels.view(np.uint8) if labels.dtype == np.int8 else labels  # Pillow has no signed bytes
-    fitted = _fitted(Image.fromarray(values), preprocess, Image.Resampling.NEAREST)
+    fitted = _fitted(Image.fromarray(values), preprocess, Image.Resampling.NEAREST, bar)
     return np.asarray(fitted).view(labels.dtype)
 
 
-def _fitted(image: Image.Image, preprocess: Preprocess, resampling: Image.Resampling) -> Image.Image:
+def view_of(image: tuple[int, int], preprocess: Preprocess) -> View | None:
+    """Which part of an image of that width and height `fit` keeps, and where; None: all of it, everywhere."""
+    size = (preprocess.width, preprocess.height)
+    view = placed(image, size, preprocess.fit, preprocess.resize).view(image, size)
+    return None if view.whole else view
+
+
+def _fitted(
+    image: Image.Image,
+    preprocess: Preprocess,
+    resampling: Image.Resampling,
+    bar: float | tuple[int, ...],
+) -> Image.Image:
     size = (preprocess.width, preprocess.height)
     if preprocess.resize is None:
         if image.size == size:
             return image
         if preprocess.fit == "stretch":
             return image.resize(size, resampling)
+        if preprocess.fit == "letterbox":
+            left, top, right, bottom = letterbox(image.size, size)
+            canvas = Image.new(image.mode, size, bar)
+            canvas.paste(image.resize((right - left, bottom - top), resampling), (left, top))
+            return canvas
         return ImageOps.fit(image, size, resampling)
     scaled = _scaled(image.size, preprocess.resize)
     left, top, right, bottom = _middle(scaled, size)

@@ -17,6 +17,7 @@ from shared.frozen import Frozen as Frozen
 from shared.frozen import Share as Share
 from shared.kinds import KINDS
 from shared.kinds.kind import Result
+from shared.placement import View
 from shared.times import Moment
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -154,6 +155,11 @@ class Analysis(Frozen):
     warnings: tuple[str, ...] = Field(
         default=(),
         description="for people: what may be wrong with this answer although it was given; their wording may change",
+    )
+    view: View | None = Field(
+        default=None,
+        description="where the image was read: which part of it the networks saw, and where maps show that; absent or "
+        "null where all of it fills the maps, or where a bitstream came without its image",
     )
 
 

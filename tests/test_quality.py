@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
@@ -116,6 +118,21 @@ async def test_http_quality(http: httpx.AsyncClient, recording: Recording) -> No
         sizes.append(analysis.bytes.total)
     assert recording.qualities == (10, 30, 55, 80)
     assert sizes == sorted(set(sizes))
+
+
+async def test_http_view(http: httpx.AsyncClient) -> None:
+    """An image of another shape is answered with the part of it that was seen; one of the networks' shape is not."""
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (300, 100)).save(buffer, "PNG")
+    answer = (await http.post("/analyze", content=buffer.getvalue(), headers=IMAGE)).json()
+    assert answer["view"] == {
+        "width": 300,
+        "height": 100,
+        "seen": [100, 0, 200, 100],
+        "fills": [0, 0, 1, 1],
+    }
+    square = (await http.post("/analyze", content=png(0), headers=IMAGE)).json()
+    assert square.get("view") is None
 
 
 async def test_http_bytes_max(http: httpx.AsyncClient) -> None:

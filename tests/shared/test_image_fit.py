@@ -38,7 +38,7 @@ def test_fit_stretch_keeps_all() -> None:
     assert made[:, 6:].min() == 255
 
 
-@pytest.mark.parametrize("how", ["crop", "stretch"])
+@pytest.mark.parametrize("how", ["crop", "stretch"])  # of a letterbox: test_placement
 def test_fit_sizes(how: str) -> None:
     for size in ((1, 1), (1, 500), (333, 7), (16, 16), (32, 16)):
         made = fit(Image.new("RGB", size, (9, 8, 7)), preprocess(32, 16, how))
@@ -97,6 +97,7 @@ def test_a_long_narrow_image_is_not_blown_up() -> None:
     [
         ({"resize": 39}, "resize 39 is smaller than the cut of 24 x 40 pixels"),
         ({"resize": 64, "fit": "stretch"}, "stretch leaves nothing to cut"),
+        ({"resize": 64, "fit": "letterbox"}, "letterbox leaves nothing to cut"),
         ({"interpolation": "lanczos"}, "interpolation"),
     ],
 )

@@ -178,6 +178,10 @@ def import_(
         ),
     ] = None,
     size: Annotated[str | None, Size] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(help="how images of other shapes become that size: crop, stretch or letterbox"),
+    ] = None,
     labels: Annotated[str | None, typer.Option(help="file with the name of each class, one a line")] = None,
     force: Force = False,
 ) -> None:
@@ -190,7 +194,7 @@ def import_(
 
     if not is_external(network) and not learns_without_labels(task):
         raise DataError(f"{network!r} is neither torchvision:NAME nor package.module:factory")
-    given = {"split": split, "weights": weights, "task": task, "size": size, "labels": labels}
+    given = {"split": split, "weights": weights, "task": task, "size": size, "fit": fit, "labels": labels}
     try:
         spec = NetworkSpec.model_validate({"network": network, **given})
     except ValidationError as error:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORE = 255  # the class of a pixel, or the value of one of several labels, that nobody labelled
+from shared.image import UNLABELLED_CLASS
+
+IGNORE = UNLABELLED_CLASS  # the class of a pixel, or the value of one of several labels, that nobody labelled
 
 
 @dataclass(frozen=True)

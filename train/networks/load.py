@@ -21,6 +21,7 @@ from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.image import size_of
 from shared.kinds import KINDS
+from shared.placement import Fit
 from shared.types import Frozen
 from train.kinds import TRAINING_KINDS
 from train.networks.cutting import Traced
@@ -44,6 +45,7 @@ class NetworkSpec(Frozen):
     weights: a file, "DEFAULT" or "none". For torchvision's networks there is no default.
     task: the meaning of its output; by default classification where that is a vector.
     size: HxW of its images, where they differ from torchvision's own.
+    fit: how images of other shapes become that size; None: as the network says, or cropped.
     labels: a file with the names of the classes, one a line.
     split: layer after which it is cut.
     options: settings of its kind of task.
@@ -54,6 +56,7 @@ class NetworkSpec(Frozen):
     weights: str | None = None
     task: NetworkTask | None = None
     size: str | None = Field(None, description="HxW")
+    fit: Fit | None = None
     labels: str | None = None
     options: dict[str, Any] = Field(default_factory=dict, description="of the kind of task")
 
@@ -67,7 +70,7 @@ def load_network_spec(spec: NetworkSpec, seed: int = 0) -> tuple[nn.Module, Netw
 
 
 def _load_folder(spec: NetworkSpec) -> tuple[nn.Module, NetworkCard]:
-    for setting in ("weights", "task", "size", "labels"):
+    for setting in ("weights", "task", "size", "fit", "labels"):
         allowed = setting == "task" and learns_without_labels(spec.task)
         if getattr(spec, setting) is not None and not allowed:
             raise DataError(
@@ -159,6 +162,8 @@ def preprocess_of(spec: NetworkSpec, network: nn.Module) -> Preprocess:
     if spec.size is not None:
         height, width = size_of(spec.size)
         known |= {"height": height, "width": width, "resize": None}
+    if spec.fit is not None:
+        known |= {"fit": spec.fit, "resize": None}
     if not {"height", "width"} <= known.keys():
         raise DataError(f"{spec.network}: give the size of its images, HEIGHTxWIDTH", setting="size")
     try:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from shared.errors import DataError
-from support.strangers import SIDE
+from support.strangers import BRANCHED, SIDE
 from train.codec.teacher_cache import network_inputs
 from train.networks.load import NetworkSpec, cut, load_network_spec
 
@@ -48,3 +48,8 @@ def test_a_network_without_weights_is_drawn_from_the_seed(tmp_path: Path) -> Non
     torch.manual_seed(6)
     assert network_inputs([spec], [load_network_spec(spec, 3)[0]]) == first
     assert network_inputs([spec], [load_network_spec(spec, 4)[0]]) != first
+
+
+def test_a_network_is_imported_with_a_letterbox() -> None:
+    spec = NetworkSpec.model_validate({**BRANCHED, "fit": "letterbox"})
+    assert load_network_spec(spec)[1].preprocess.fit == "letterbox"
