@@ -102,6 +102,25 @@ def test_mixed_precision_computes_layers_in_bfloat16_and_leaves_what_opts_out(tm
     assert Workers(torch.device("cpu")).precision == "32"
 
 
+def test_a_checkpoint_from_before_there_were_rates_goes_on_as_one_with_them(tmp_path):
+    ended = []
+    for older in (False, True):
+        out = tmp_path / f"older-{older}"
+        climb(Run(out, {}), [0.5], 3, "max")
+        state = torch.load(out / "checkpoint.pt", weights_only=True)
+        (group,) = state["optimiser"]["param_groups"]
+        assert group["multiple"] == 1.0
+        if older:
+            del group["multiple"]
+            torch.save(state, out / "checkpoint.pt")
+        climb(Run(out, {}, resume=True), [0.9], 5, "max")
+        last = torch.load(out / "checkpoint.pt", weights_only=True)
+        assert last["step"] == 5
+        assert not torch.equal(last["model"]["weight"], state["model"]["weight"])
+        ended.append(last["model"]["weight"])
+    assert torch.equal(*ended)
+
+
 def test_a_resumed_run_that_starts_at_step_0_says_why(tmp_path, capsys):
     run = Run(tmp_path / "run", {}, resume=True)
     climb(run, [0.5], 1, "max")
