@@ -58,6 +58,8 @@ class CodecRecipe(Frozen):
         reconstruction, separation and the networks' tails, on truly rounded latents, with everything before z and in
         the streams as in `init`.
     entropy_rate: learning rate of the entropy model, as a multiple.
+    rate: whether what predicts z learns from z under "noise", or from z "rounded", as it is sent. The latter is for a
+        codec that goes on: at first most elements are rounded to 0, and there is little to learn from.
     """
 
     data: str
@@ -82,6 +84,7 @@ class CodecRecipe(Frozen):
     base_lambda: float = Field(3000.0, gt=0)
     trains: Literal["all", "entropy", "synthesis"] = "all"
     entropy_rate: float = Field(1.0, gt=0)
+    rate: Literal["noise", "rounded"] = "noise"
     form: Literal["rd", "dr"] = "rd"
     steps: int = Field(ge=1)
     batch: int = Field(64, ge=1)
@@ -106,6 +109,8 @@ class CodecRecipe(Frozen):
                 raise ValueError(f"{name} must ascend")
         if self.context != "none" and self.prior != "codebook":
             raise ValueError(f"the prior {self.prior} takes no context; use context none")
+        if self.rate != "noise" and self.prior != "codebook":
+            raise ValueError(f"the prior {self.prior} learns from noise; use rate noise")
         if self.trains != "all" and (self.init is None or self.train_all):
             raise ValueError(f"trains {self.trains} needs the run of a codec as init, and frozen networks")
         if min(self.scales) <= 0 or not 0 <= min(self.qualities) <= max(self.qualities) <= 100:

@@ -83,6 +83,7 @@ class CodecTraining(Training[CodecBatch, Scores]):
         self.preprocess = networks[0].card.preprocess
         torch.manual_seed(recipe.seed)
         self.model = model = SplitNetworks(networks, recipe)
+        model.codec.core.rounds = recipe.rate == "rounded"
         if model.codec.core.gains is not None:
             model.codec.core.gains.start(recipe.scales)
         if recipe.init is not None:
@@ -158,9 +159,10 @@ class CodecTraining(Training[CodecBatch, Scores]):
         if core.context is None or bool(core.context.measured):
             return
         z, position = self._sample_latents()
-        core.context.start(
-            torch.from_numpy(slices_by_energy(z.square().mean((0, 2, 3)), core.config.context))
-        )
+        if not core.context.trained("intra"):  # a bundle's has its slices
+            core.context.start(
+                torch.from_numpy(slices_by_energy(z.square().mean((0, 2, 3)), core.config.context))
+            )
         v = core.extract(z).round()
         core.context.measure(Latents(z, core.maps(v, z.shape[2], z.shape[3])))
         if position is not None:

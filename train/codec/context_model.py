@@ -105,10 +105,9 @@ class ContextNetworks(nn.Module):
         )
         self.start(self.slices)
 
-    @property
-    def inter_trained(self) -> bool:
-        """Whether the kind inter has learned, which begins by measuring its inputs."""
-        return any(not bool((network.deviation == 1).all()) for network in self.of_kind("inter"))
+    def trained(self, kind: Kind) -> bool:
+        """Whether networks of this kind have learned: at the start scales depend on nothing."""
+        return any(bool(network.log_scale.weight.any()) for network in self.of_kind(kind))
 
     @property
     def passes(self) -> Passes:

@@ -86,9 +86,11 @@ class FeatureCodec(nn.Module):
 
     position (B,): the level of each image; None if there is only one.
     noise(x): uniform in 0..1, shaped like x. Where several processes train, each takes its share of one draw.
+    rounds: what predicts z learns from z rounded, and only z's own gradient comes from noise.
     """
 
     noise: Callable[[Tensor], Tensor]
+    rounds = False
     context: ContextNetworks | None
 
     def __init__(self, channels: int, config: CodecConfig) -> None:
@@ -231,7 +233,11 @@ class FeatureCodec(nn.Module):
             # No gradient through what is known: it would make z serve its own prediction.
             mean, log_scale = self.context(Latents(z_hat.detach(), self.maps(v_hat, h, w)))
             mean, log_scale = on_grid(mean), bounded_log_scale(log_scale)
-        return Rate(self.latent_bits(z_rate, mean, log_scale), self.hyper_bits(v_rate, position), v_hat)
+        bits_z = self.latent_bits(z_rate, mean, log_scale)
+        if noisy and self.rounds:
+            known = self.latent_bits(z_rate, mean.detach(), log_scale.detach())
+            bits_z = self.latent_bits(z_hat.detach(), mean, log_scale) + known - known.detach()
+        return Rate(bits_z, self.hyper_bits(v_rate, position), v_hat)
 
     def forward(self, y: Tensor, position: Tensor | None = None) -> Coded:
         # Mixed precision ends here: 16 bits are too few for a probability.

@@ -1,7 +1,7 @@
 """What a trained codec finishes with, in runs of their own: its entropy model, and what comes after the latent.
 
     EntropyTraining     H_z + H_v (+ d_base) of latents that stay as they are, bit by bit
-    SynthesisTraining   sum_k lambda_k d_k of truly rounded latents: reconstruction, separation, inverse gains and tails
+    SynthesisTraining   sum_k lambda_k d_k of truly rounded latents: reconstruction, separation and tails
 
 Both read u, what the edge makes of an image, from a cache. The first changes streams and no answer, but the base's;
 the second answers and no stream.
@@ -85,7 +85,7 @@ class EntropyTraining(_Finishing):
 
 
 class SynthesisTraining(_Finishing):
-    """Everything after the latent.
+    """Everything after the latent but the inverse gains, which tasks read that have been added to a bundle.
 
     Validations show the tasks' metrics on few images, and do not choose the weights: those of the last step are kept.
     """
@@ -99,12 +99,6 @@ class SynthesisTraining(_Finishing):
 
     def _learning(self) -> list[nn.Module]:
         return [self.model.codec.core.reconstruction, self.model.codec.separation, *self.model.heads]
-
-    def _freeze(self) -> None:
-        super()._freeze()
-        gains = self.model.codec.core.gains
-        if gains is not None:
-            gains.log_inverse.requires_grad_(True)
 
     def loss(self, batch: CodecBatch, step: int) -> tuple[Tensor, Scalars]:
         model, recipe = self.model, self.recipe

@@ -26,7 +26,7 @@ from train.codec.fixed_point import MEAN_REACH, BitWidths, Tensors, rounded, rou
 from train.codec.integer_tables import change_tables
 
 WIDTHS = BitWidths(weight_bits=18, activation_bits=15)
-_SCALES: dict[Kind, tuple[float, float]] = {
+SCALES: dict[Kind, tuple[float, float]] = {
     "intra": (SCALE_MIN, SCALE_MAX),
     "inter": (CHANGE_SCALE_MIN, CHANGE_SCALE_MAX),
 }
@@ -50,7 +50,7 @@ def context_tensors(codec: FeatureCodec, sample: Sample, map_fraction: int) -> T
     assert context is not None
     out: Tensors = {SLICES: context.slices.cpu().numpy().astype(np.int64)}
     maps = codec.maps(sample.v, sample.z.shape[2], sample.z.shape[3])
-    kinds: tuple[Kind, ...] = ("intra", "inter") if context.inter_trained else ("intra",)
+    kinds: tuple[Kind, ...] = ("intra", "inter") if context.trained("inter") else ("intra",)
     for kind in kinds:
         # Without frames, a latent is calibrated against its neighbour in the sample: more differs than ever will.
         reference = None
@@ -61,7 +61,7 @@ def context_tensors(codec: FeatureCodec, sample: Sample, map_fraction: int) -> T
             x = context.inputs(one, latents)[1].double()
             fractions = np.zeros(len(x), np.int64)
             fractions[: codec.config.latent_channels] = map_fraction
-            _network(out, f"{kind}.{one.number}", network, x, fractions, _SCALES[kind])
+            _network(out, f"{kind}.{one.number}", network, x, fractions, SCALES[kind])
     if "inter" in kinds:
         out |= {f"p.tables.{part}": array for part, array in change_tables().items()}
     return out

@@ -112,7 +112,7 @@ class FramesTraining(Training[FramesBatch, Scores]):
     def _measure(self) -> None:
         context = self.core.context
         assert context is not None
-        if not context.inter_trained:  # most elements stay
+        if not context.trained("inter"):  # most elements stay
             for network in context.of_kind("inter"):
                 network.log_scale.bias.fill_(START_LOG_SCALE)
         rows = np.linspace(0, self.count - 1, min(self.count, 64)).astype(np.int64)

@@ -158,13 +158,14 @@ def recover(
 ) -> None:
     """Recover a bundle's codec as a run, to train it further.
 
-    Its entropy model starts anew: a bundle holds only that one's integers.
+    Without a context its entropy model starts anew.
     """
     from shared.bundle import Bundle
     from train.codec.from_bundle import recover_codec
 
-    recover_codec(Bundle.open(bundle), out)
-    typer.echo(f"{out}: the codec of {bundle}; its entropy model is not trained (--set init={out})")
+    known = recover_codec(Bundle.open(bundle), out)
+    model = "with its entropy model" if known else "its entropy model untrained"
+    typer.echo(f"{out}: the codec of {bundle}, {model} (--set init={out})")
 
 
 def _parts(flags: Mapping[str, list[Any]], count: int) -> list[dict[str, Any]]:
