@@ -55,6 +55,16 @@ PrintConfigOption = Annotated[
 
 # The options of `serve` have no defaults here: those of the settings hold.
 ServedBundle = Annotated[Path | None, typer.Option(help="the bundle's folder; the shipped one by default")]
+BundlesOption = Annotated[
+    Path | None, typer.Option(help="a folder with one folder for each bundle; then --bundle is not used")
+]
+DefaultOption = Annotated[
+    str | None,
+    typer.Option(help="folder, name or fingerprint of the bundle for plain images; the newest by default"),
+]
+BundlesBytesMaxOption = Annotated[
+    int | None, typer.Option(min=1, max=1 << 50, help="memory of loaded bundles, roughly; 4 GiB by default")
+]
 HostOption = Annotated[str | None, typer.Option(help="address to listen on; 127.0.0.1 by default")]
 GrpcPortOption = Annotated[
     int | None, typer.Option(min=0, max=PORT_MAX, help="gRPC; 0 takes a free port; 50051 by default")
@@ -114,6 +124,9 @@ def serve(
     config: ConfigOption = None,
     print_config: PrintConfigOption = False,
     bundle: ServedBundle = None,
+    bundles: BundlesOption = None,
+    default: DefaultOption = None,
+    bundles_bytes_max: BundlesBytesMaxOption = None,
     host: HostOption = None,
     grpc_port: GrpcPortOption = None,
     http_port: HttpPortOption = None,
@@ -144,6 +157,9 @@ def serve(
 
     flags = {
         "bundle": ("--bundle", bundle),
+        "shelf.folder": ("--bundles", bundles),
+        "shelf.default": ("--default", default),
+        "shelf.bytes_max": ("--bundles-bytes-max", bundles_bytes_max),
         "host": ("--host", host),
         "grpc.port": ("--grpc-port", grpc_port),
         "http.port": ("--http-port", http_port),

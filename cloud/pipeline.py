@@ -1,12 +1,13 @@
 """From a packet to its answers: the cloud's whole way, top to bottom. Knows neither gRPC nor HTTP.
 
-    bytes -> of which version? -> is it of this bundle? -> which tasks?          (cloud.requests, at once)
+    bytes -> of which version? -> of which bundle? -> which tasks?               (cloud.requests, cloud.shelf)
           -> queue -> a batch of one latent grid                                 (cloud.engine.batcher)
           -> decode -> z -> CloudModel.answer -> results                         (cloud.engine.batch_work, in a thread)
           -> Analysis, cached by its request id; the bytes go to the archive, where there is one
 
-An image that is sent to the cloud itself goes through the same `Encoder` as on an edge, and then the same way. Frames
-of sessions (cloud.sessions) join at the queue.
+A request takes its bundle once, by the fingerprint in its bytes, and ends with it. An image that is sent to the cloud
+itself goes through the default bundle's `Encoder`, as on an edge, and then the same way. Frames of sessions
+(cloud.sessions) join at the queue.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cloud.answer_cache import AnswerCache
-from cloud.engine.batch_work import Done, Job, Model, Served, base_tasks_of, work
+from cloud.engine.batch_work import Done, Job, Served, base_tasks_of, work
 from cloud.engine.batcher import Batcher, within
-from cloud.requests import RecordSink, count_frame, queries_of, read_request
+from cloud.requests import Bundles, RecordSink, count_frame, queries_of, read_request, unpack
 from cloud.sessions.live import Desk, Engine
 from cloud.sessions.session import SessionLimits
 from cloud.settings import PipelineSettings, SessionSettings
-from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
+from shared.codec.frame import Packet
 from shared.codec.frame_codec import Coded, FrameCodec
-from shared.encoder import Encoder, count_bytes
+from shared.encoder import count_bytes
 from shared.times import captured_at_number
 from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted, check_camera, check_request_id
 
 
 @dataclass(frozen=True)
 class _Request:
-    """One bitstream to answer; the fields are those of `Pipeline.analyze`."""
+    """One bitstream to answer; the fields are those of `Pipeline.analyze`. stream: what its bytes say."""
 
     data: bytes
+    stream: Bitstream | Packet
     wanted: Wanted
     request_id: str
     camera: str
@@ -45,7 +47,7 @@ class _Request:
 
 
 class Pipeline:
-    """One loaded bundle, ready to answer. Must be made and used in one event loop.
+    """Bundles, ready to answer. Must be made and used in one event loop.
 
     archive: gets each bitstream that was answered, once for all repeats of a request; None keeps nothing.
     sessions: the desk at which sessions are opened; their frames share batches with everything else.
@@ -53,15 +55,12 @@ class Pipeline:
 
     def __init__(
         self,
-        bundle: Bundle,
-        model: Model,
-        encoder: Encoder,
+        bundles: Bundles,
         settings: PipelineSettings,
         archive: RecordSink | None = None,
         sessions: SessionSettings | None = None,
     ) -> None:
-        self._served = Served(bundle, model)
-        self.encoder, self.settings = encoder, settings
+        self.bundles, self.settings = bundles, settings
         self._archive = archive
         self._deadline_s = settings.deadline_ms / 1e3
         self._batcher: Batcher[Job, Done] = Batcher(
@@ -76,21 +75,13 @@ class Pipeline:
         self.sessions = self._desk(sessions or SessionSettings())
 
     @property
-    def bundle(self) -> Bundle:
-        """The bundle that the next request is answered with."""
-        return self._served.bundle
-
-    def swap(self, bundle: Bundle, model: Model) -> None:
-        """Serves the same bundle with other added tasks from the next request on; those that run end as they began."""
-        self._served = Served(bundle, model)
-
-    @property
     def waiting(self) -> int:
         """Images in the queue."""
         return self._batcher.waiting
 
-    def info(self) -> BundleInfo:
-        return self.bundle.info()
+    def infos(self) -> list[BundleInfo]:
+        """What can be asked for; first the bundle that answers images."""
+        return self.bundles.infos()
 
     async def analyze(
         self,
@@ -111,9 +102,10 @@ class Pipeline:
         """
         check_request_id(request_id)
         check_camera(camera)
-        request = _Request(data, wanted, request_id, camera, captured_at, datetime.now(UTC))
-        async with within(deadline_s, self._deadline_s):
-            return await self._answer(request, self._served)
+        stream = unpack(data)
+        request = _Request(data, stream, wanted, request_id, camera, captured_at, datetime.now(UTC))
+        async with within(deadline_s, self._deadline_s), self.bundles.use(stream.fingerprint) as served:
+            return await self._answer(request, served)
 
     async def analyze_image(
         self,
@@ -133,14 +125,16 @@ class Pipeline:
         """
         check_request_id(request_id)
         check_camera(camera)
-        served = self._served
-        queries_of(served.bundle, wanted)  # an unknown task is refused before the work of encoding
         received_at = datetime.now(UTC)
         loop = asyncio.get_running_loop()
-        async with within(None, self._deadline_s):
-            encode = self.encoder.encode
+        async with within(None, self._deadline_s), self.bundles.use_default() as served:
+            queries_of(served.bundle, wanted)  # an unknown task is refused before the work of encoding
+            assert served.encoder is not None  # as for every bundle of a server
+            encode = served.encoder.encode
             encoded = await loop.run_in_executor(self._encoding, encode, image, quality, bytes_max)
-            request = _Request(encoded.data, wanted, request_id, camera, captured_at, received_at)
+            request = _Request(
+                encoded.data, encoded.packet, wanted, request_id, camera, captured_at, received_at
+            )
             analysis = await self._answer(request, served)
         edge = encoded.times
         times = analysis.times.model_copy(
@@ -156,7 +150,7 @@ class Pipeline:
 
     def _desk(self, settings: SessionSettings) -> Desk:
         engine = Engine(
-            lambda: self._served,
+            self.bundles.use,
             self._batcher.submit,
             self._archive,
             self._deadline_s,
@@ -173,7 +167,7 @@ class Pipeline:
     async def _answer(self, request: _Request, served: Served) -> Analysis:
         """The answer to a request, computed once for all its repeats."""
         base_tasks, cells_max = base_tasks_of(served.model), self.settings.grid_cells_max
-        asked = read_request(request.data, request.wanted, served.bundle, base_tasks, cells_max)
+        asked = read_request(request.stream, request.wanted, served.bundle, base_tasks, cells_max)
 
         async def compute() -> Analysis:
             done, queue_ms = await self._batcher.submit(Job(asked.source, asked.queries, served))

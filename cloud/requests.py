@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from cloud.engine.batch_work import Served
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame import MAGIC_2, Packet
 from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.errors import BundleMismatchError, RequestError, StreamTooLargeError
 from shared.kinds import KINDS
-from shared.types import ByteCount, TaskQuery, Wanted
+from shared.types import BundleInfo, ByteCount, TaskQuery, Wanted
+
+
+class Bundles(Protocol):
+    """What the pipeline needs of `cloud.shelf.shelf.Shelf`."""
+
+    def use(self, mark: bytes) -> AbstractAsyncContextManager[Served]:
+        """mark: as in a bitstream's header. Raises BundleMismatchError or NotReadyError."""
+
+    def use_default(self) -> AbstractAsyncContextManager[Served]:
+        """Raises NotReadyError."""
+
+    def infos(self) -> list[BundleInfo]:
+        """The default first."""
 
 
 class RecordSink(Protocol):
@@ -56,31 +71,34 @@ def base_warnings(missing: tuple[str, ...]) -> tuple[str, ...]:
     return (f"only the base of this image was sent; tasks that need the rest: {', '.join(missing)}",)
 
 
+def unpack(data: bytes) -> Bitstream | Packet:
+    """A request's bytes, of either version. Raises BitstreamError or a subclass."""
+    return Packet.unpack(data) if data[:1] == bytes([MAGIC_2]) else Bitstream.unpack(data)
+
+
 def read_request(
-    data: bytes, wanted: Wanted, bundle: Bundle, base_tasks: Collection[str], cells_max: int
+    stream: Bitstream | Packet, wanted: Wanted, bundle: Bundle, base_tasks: Collection[str], cells_max: int
 ) -> Asked:
-    """Parses and checks a request's bytes, and says what to answer.
+    """Checks a request's bytes, and says what to answer.
 
     base_tasks: those that a base alone answers. cells_max: of a latent grid.
 
-    Raises BitstreamError or a subclass, BundleMismatchError, UnknownTaskError, or RequestError.
+    Raises StreamTooLargeError, BundleMismatchError, UnknownTaskError, or RequestError.
     """
-    if data[:1] == bytes([MAGIC_2]):
-        source = _read_packet(data, bundle)
+    if isinstance(stream, Packet):
+        source = _read_packet(stream, bundle)
         check_grid(source.grid, bundle, cells_max)
         if not source.has_z:
             queries, missing = split_for_base(queries_of(bundle, wanted), base_tasks)
             check_base(queries, missing, wanted)
             return Asked(source, queries, missing)
         return Asked(source, queries_of(bundle, wanted))
-    stream = Bitstream.unpack(data)
     _check_bundle(stream.fingerprint, stream.quality, bundle)
     check_grid((stream.h, stream.w), bundle, cells_max)
     return Asked(stream, queries_of(bundle, wanted))
 
 
-def _read_packet(data: bytes, bundle: Bundle) -> Coded:
-    packet = Packet.unpack(data)
+def _read_packet(packet: Packet, bundle: Bundle) -> Coded:
     frame = packet.frame
     _check_bundle(packet.fingerprint, frame.quality, bundle)
     if frame.needs_reference:

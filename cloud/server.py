@@ -1,28 +1,32 @@
 """One cloud process: gRPC and HTTP over one pipeline, from open ports to a clean end.
 
-    ports open -> "listening" -> the bundle loads in a thread; meanwhile UNAVAILABLE and 503 are answered
-               -> warm-up -> "ready", health SERVING; from here on tasks added to the bundle are loaded
+    ports open -> "listening" -> a bundle loads in a thread; meanwhile UNAVAILABLE and 503 are answered
+               -> warm-up -> "ready", health SERVING; from here on bundles and added tasks are kept as on the disk
                -> SIGTERM: new requests get UNAVAILABLE and 503, running ones are finished -> exit
 
-Inference needs the bundle and the two ports. Everything else is optional: an archive whose disk is full or task folders
-that cannot be read are logged and reported by /readyz, and the server serves without them.
+Inference needs one bundle and the two ports. Everything else is optional: an archive whose disk is full, other bundles
+or task folders that cannot be read are logged and reported by /readyz, and the server serves without them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from pathlib import Path
 
 from cloud.admission import make_gate, make_tls
 from cloud.archive.archive import Archive
 from cloud.archive.late_archive import LateArchive
-from cloud.engine.load import load
+from cloud.engine.load import Loaded, load
 from cloud.faces.grpc_server import GrpcServer
 from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
-from cloud.settings import ArchiveSettings, CloudSettings
-from cloud.task_watch import TaskWatch
+from cloud.settings import ArchiveSettings, CloudSettings, EngineSettings
+from cloud.shelf.keeper import Keeper
+from cloud.shelf.shelf import Shelf
 from shared.bundle import Bundle
+from shared.errors import RequestError
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
 
@@ -31,23 +35,24 @@ log = logging.getLogger("isthmus.cloud")
 
 async def serve(settings: CloudSettings) -> None:
     """Runs until SIGTERM or SIGINT. Raises BundleError, or RequestError if a port cannot be bound."""
-    # The first scan loads added tasks, so a damaged or vanishing one cannot stop start-up.
-    server = CloudServer(Bundle.open_without_added(settings.bundle), settings)
-    await server.run()
+    await CloudServer(_source(settings), settings).run()
 
 
 class CloudServer:
     """The parts of one process. Must be made and run in one event loop."""
 
-    def __init__(self, bundle: Bundle, settings: CloudSettings) -> None:
-        """Binds both ports. Raises RequestError, also for tokens and certificates that cannot be used."""
-        self._bundle, self._settings = bundle, settings
+    def __init__(self, source: Bundle | Path, settings: CloudSettings) -> None:
+        """Binds both ports. source: a bundle, or a folder of bundles.
+
+        Raises RequestError, also for tokens and certificates that cannot be used.
+        """
+        self._source, self._settings = source, settings
         self._pipeline: Ready[Pipeline] = Ready("the server")
-        self._watch: Ready[TaskWatch] = Ready("the server")
+        self._keeper: Ready[Keeper] = Ready("the server")
         self._archive = _archive(settings.archive)
         self._tls, self._gate = make_tls(settings), make_gate(settings)
         app = build_app(
-            self._pipeline, settings.http, self._watch, self._troubles, self._gate, settings.auth.origins
+            self._pipeline, settings.http, self._keeper, self._troubles, self._gate, settings.auth.origins
         )
         self._http = HttpServer(app, settings.host, settings.http, settings.drain_ms, self._tls)
         self._grpc = GrpcServer(
@@ -80,7 +85,7 @@ class CloudServer:
     async def _end(self, http_task: asyncio.Task[None]) -> None:
         """Refuses what is new, finishes what runs, and closes in the order of the flow."""
         pipeline = self._pipeline.empty()
-        self._watch.empty()
+        self._keeper.empty()
         self._http.stop()
         grpc_end = self._grpc.end(self._settings.drain_ms / 1e3)
         await asyncio.gather(grpc_end, http_task, return_exceptions=True)
@@ -90,32 +95,26 @@ class CloudServer:
             await self._archive.close()
 
     async def _load_and_watch(self) -> None:
-        settings, engine = self._settings, self._settings.engine
-        log.info("loading %s", settings.bundle)
+        settings = self._settings
+        log.info("loading %s", self._source.path if isinstance(self._source, Bundle) else self._source)
         if self._archive is not None:
             await self._archive.open()
-        loaded = await asyncio.to_thread(
-            load, self._bundle, engine.device, engine.threads, engine.encode_threads
+        shelf = Shelf(
+            _loader(settings.engine),
+            settings.shelf.bytes_max,
+            settings.shelf.default,
+            settings.pipeline.queue_max,
         )
-        pipeline = Pipeline(
-            self._bundle,
-            loaded.model,
-            loaded.encoder,
-            settings.pipeline,
-            self._archive,
-            settings.sessions,
-        )
-        watch = TaskWatch(pipeline, loaded.model)
-        await watch.look()
-        self._pipeline.fill(pipeline)
-        self._watch.fill(watch)
+        keeper = Keeper(shelf, self._source, settings.shelf.default)
+        await keeper.begin(self._poll)
+        self._pipeline.fill(Pipeline(shelf, settings.pipeline, self._archive, settings.sessions))
+        self._keeper.fill(keeper)
         await self._grpc.serving()
         announce("ready", **({"troubles": troubles} if (troubles := self._troubles()) else {}))
-        log.info(
-            "ready: bundle %s, fingerprint %s", self._bundle.manifest.name, self._bundle.fingerprint.hex()
-        )
+        names = (f"{info.name}, fingerprint {info.fingerprint}" for info in shelf.infos())
+        log.info("ready: bundle %s", "; ".join(names))
         async with asyncio.TaskGroup() as group:
-            group.create_task(watch.run(lambda: asyncio.sleep(settings.tasks.poll_ms / 1e3)))
+            group.create_task(keeper.run(self._poll))
             if self._archive is not None:
                 group.create_task(self._archive.keep_trying())
 
@@ -124,9 +123,29 @@ class CloudServer:
         troubles: dict[str, str] = {"tokens": "their file cannot be read"} if self._gate.trouble else {}
         if self._archive is not None and self._archive.trouble:
             troubles["archive"] = self._archive.trouble
-        if (watch := self._watch.value) is not None:
-            troubles |= {f"tasks/{name}": why for name, why in watch.refused.items()}
+        if (keeper := self._keeper.value) is not None:
+            troubles |= keeper.troubles
         return troubles
+
+    async def _poll(self) -> None:
+        await asyncio.sleep(self._settings.tasks.poll_ms / 1e3)
+
+
+def _source(settings: CloudSettings) -> Bundle | Path:
+    """Where bundles come from. Raises BundleError, or RequestError for a folder that is none."""
+    folder = settings.shelf.folder
+    if folder is None:
+        # The first look loads added tasks, so a damaged or vanishing one cannot stop start-up.
+        return Bundle.open_without_added(settings.bundle)
+    if not folder.is_dir():
+        raise RequestError(
+            f"there is no folder {folder}; it holds one folder for each bundle", setting="shelf.folder"
+        )
+    return folder
+
+
+def _loader(engine: EngineSettings) -> Callable[[Bundle], Loaded]:
+    return lambda bundle: load(bundle, engine.device, engine.threads, engine.encode_threads)
 
 
 def _archive(settings: ArchiveSettings) -> LateArchive | None:

@@ -113,11 +113,33 @@ class ArchiveSettings(Section):
     age_max_days: float = Field(default=30.0, ge=0.001, description="older records are deleted")
 
 
+class ShelfSettings(Section):
+    """Owner: `cloud.shelf`."""
+
+    folder: Path | None = Field(
+        default=None,
+        description="holds one folder for each bundle; all are served, and `bundle` is not used. Bundles may come, "
+        "change and go while the server runs",
+    )
+    bytes_max: int = Field(
+        default=4 << 30,
+        ge=1,
+        description="memory of loaded bundles, roughly; beyond it those least recently used are unloaded until they "
+        "are needed. One may always be loaded, and one more while it is checked",
+    )
+    default: str = Field(
+        default="",
+        description="folder, name or fingerprint of the bundle for images that are sent as they are; empty: the newest",
+    )
+
+
 class TaskSettings(Section):
-    """Owner: `cloud.task_watch`."""
+    """Owner: `cloud.shelf.keeper`."""
 
     poll_ms: int = Field(
-        default=1000, ge=1, description="how often the bundle's folder is scanned for added and removed tasks"
+        default=1000,
+        ge=1,
+        description="how often the disk is scanned for bundles and tasks that came or went",
     )
 
 
@@ -241,10 +263,15 @@ class CloudSettings(ServerSettings):
     pipeline: PipelineSettings = PipelineSettings()
     sessions: SessionSettings = SessionSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    shelf: ShelfSettings = ShelfSettings()
     tasks: TaskSettings = TaskSettings()
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()
 
     @classmethod
     def variables(cls) -> dict[str, str]:
-        return {"engine.device": "ISTHMUS_DEVICE", "archive.folder": "ISTHMUS_ARCHIVE"}
+        return {
+            "engine.device": "ISTHMUS_DEVICE",
+            "archive.folder": "ISTHMUS_ARCHIVE",
+            "shelf.folder": "ISTHMUS_BUNDLES",
+        }

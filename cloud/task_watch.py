@@ -1,6 +1,6 @@
 """Keeps a running server's added tasks equal to the folders of its bundle.
 
-BUNDLE/tasks has changed -> what is new is loaded in a thread -> swapped into the pipeline between two batches
+BUNDLE/tasks has changed -> what is new is loaded in a thread -> `model` is another one, from the next request on
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cloud.pipeline import Pipeline
 from shared.bundle import MANIFEST, TAIL, TASK, TASKS, WEIGHTS, task_folders
 from shared.errors import BundleDamagedError
 from shared.types import BundleInfo, Frozen
@@ -54,14 +53,14 @@ def _stat(folder: Path) -> tuple[int, ...]:
 
 
 class TaskWatch:
-    """Keeps a pipeline's added tasks as its bundle's folder has them.
+    """Keeps a model's added tasks as its bundle's folder has them.
 
     A folder that cannot be loaded is logged once, with the reason, and changes nothing else: a task that is served
-    already is served on. model: the one that the pipeline serves.
+    already is served on. model: the one to serve; replaced, never changed.
     """
 
-    def __init__(self, pipeline: Pipeline, model: CloudModel) -> None:
-        self._pipeline, self._model = pipeline, model
+    def __init__(self, model: CloudModel) -> None:
+        self.model = model
         self._path = model.bundle.path
         self._seen: Stamp | None = None
         self._refused: dict[str, str] = {}
@@ -89,11 +88,10 @@ class TaskWatch:
             except (
                 Exception
             ) as error:  # the outermost boundary: the server goes on with the tasks that it has
-                model, stamp = self._model, None
+                model, stamp = self.model, None
                 refused = {TASKS: f"unexpected {type(error).__name__}: {error}"}
-            if model is not self._model:
-                self._model = model
-                self._pipeline.swap(model.bundle, model)
+            if model is not self.model:
+                self.model = model
                 log.info("tasks now: %s", ", ".join(task.name for task in model.bundle.tasks))
             for name, reason in refused.items():
                 if self._refused.get(name) != reason:
@@ -105,7 +103,7 @@ class TaskWatch:
         """Blocking: the model for what lies on the disk, why a folder is not in it, and the stamp of what was read; it
         is taken first, so that what changes meanwhile is found by the next look. Changes nothing: `look` may be
         cancelled before it swaps."""
-        model = self._model
+        model = self.model
         try:
             stamp = _stamp(self._path)
         except BundleDamagedError as error:

@@ -6,6 +6,7 @@ and what to do; it is shown to users as it is, on one line.
     IsthmusError
       RequestError              a request that does not make sense
         UnknownTaskError
+        UnknownBundleError      no bundle of that fingerprint is served
         UnknownCameraError      no session of that camera is open
         FrameGoneError          the frame that is wanted is no longer there
         PayloadTooLargeError
@@ -73,6 +74,12 @@ class RequestError(IsthmusError): ...
 class UnknownTaskError(RequestError):
     def __init__(self, task: str, known: list[str]) -> None:
         super().__init__(f"unknown task {task!r}; this bundle answers: {', '.join(known)}")
+
+
+class UnknownBundleError(RequestError):
+    def __init__(self, fingerprint: str, known: list[str]) -> None:
+        listed = ", ".join(known) or "none"
+        super().__init__(f"no bundle with the fingerprint {fingerprint} is served; there are: {listed}")
 
 
 class UnknownCameraError(RequestError):
@@ -195,6 +202,7 @@ class Exit:
 EXITS: dict[type[Exception], Exit] = {
     RequestError: Exit("INVALID_ARGUMENT", 422, "Invalid request"),
     UnknownTaskError: Exit("NOT_FOUND", 404, "Unknown task"),
+    UnknownBundleError: Exit("NOT_FOUND", 404, "Unknown bundle"),
     UnknownCameraError: Exit("NOT_FOUND", 404, "Unknown camera"),
     FrameGoneError: Exit("ABORTED", 409, "Frame no longer there"),
     PayloadTooLargeError: Exit("RESOURCE_EXHAUSTED", 413, "Request too large"),

@@ -34,7 +34,7 @@ from shared.types import Analysis, Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
 from support.levels import write_levels
-from support.service import GatedModel, png, problem
+from support.service import GatedModel, OneBundle, png, problem
 
 IMAGE = {"Content-Type": "image/png"}
 
@@ -62,7 +62,7 @@ class ToPipeline:
         )
 
     async def describe(self, timeout_s: float) -> pb.DescribeResponse:
-        return convert.describe_message([self.pipeline.info()])
+        return convert.describe_message([self.pipeline.infos()[0]])
 
     async def close(self) -> None:
         pass
@@ -86,7 +86,7 @@ def recording(levels_encoder: Encoder) -> Recording:
 @pytest.fixture
 async def cloud(levels_encoder: Encoder, recording: Recording) -> AsyncIterator[CloudPipeline]:
     bundle = levels_encoder.bundle
-    pipeline = CloudPipeline(bundle, recording, levels_encoder, PipelineSettings())
+    pipeline = CloudPipeline(OneBundle(bundle, recording, levels_encoder), PipelineSettings())
     yield pipeline
     await pipeline.close()
 
@@ -182,7 +182,7 @@ async def test_a_stream_of_a_quality_that_the_bundle_has_not(
 
 
 async def test_described(cloud: CloudPipeline) -> None:
-    message = convert.describe_message([cloud.info()])
+    message = convert.describe_message([cloud.infos()[0]])
     [info] = convert.bundles_of(message)
     assert (info.qualities, info.default_quality) == ((10, 30, 80), 30)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.codec.latent_codec import LatentCodec
 from shared.errors import CorruptPayloadError
 from shared.types import TaskQuery, TaskResult
+
+if TYPE_CHECKING:
+    from shared.encoder import Encoder
 
 Results = dict[str, TaskResult]
 T = TypeVar("T")
@@ -67,11 +70,13 @@ def base_tasks_of(model: Model) -> frozenset[str]:
 class Served:
     """A bundle with the tasks that it has at one time, and the model that answers them.
 
-    A request takes it once, when it comes, and ends with it, whatever is swapped meanwhile.
+    A request takes it once, when it comes, and ends with it, whatever is swapped meanwhile. encoder: for images that
+    come as they are; None where none do.
     """
 
     bundle: Bundle
     model: Model
+    encoder: Encoder | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ class Analyzer(Protocol):
     @property
     def sessions(self) -> Desk: ...
 
-    def info(self) -> BundleInfo: ...
+    def infos(self) -> list[BundleInfo]: ...
 
     async def analyze(
         self,
@@ -101,7 +101,7 @@ class Servicer(AnalyzerServicer):
         self, request: pb.DescribeRequest, context: Context
     ) -> pb.DescribeResponse:
         try:
-            return convert.describe_message([self._analyzer().info()])
+            return convert.describe_message(self._analyzer().infos())
         except Exception as error:  # the outermost boundary of a call: any error becomes a status
             await abort(context, error)
             raise

@@ -72,7 +72,7 @@ class SessionCalls:
             raise RequestError("a session begins with a SessionOpen; this one begins with something else")
         opened = sessions.open_of(first.open)
         writers: list[sessions.ReplyWriter] = []  # one, once the session is open
-        live = desk.open(opened, lambda asked: stream.push(writers[0].message(asked)))
+        live = await desk.open(opened, lambda asked: stream.push(writers[0].message(asked)))
         try:
             context.set_compression(_COMPRESSIONS[opened.compression])
             writers.append(sessions.ReplyWriter(live.tasks))

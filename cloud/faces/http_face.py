@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Path, Request
 
 from cloud.pipeline import Pipeline
-from cloud.task_watch import Reloaded, TaskWatch
+from cloud.shelf.keeper import Keeper, Looked
+from cloud.shelf.slot import BundleState
 from shared.codec.bitstream import MAX_STREAM_BYTES, MEDIA_TYPE
 from shared.errors import (
     BitstreamError,
@@ -25,6 +26,7 @@ from shared.errors import (
     PayloadTooLargeError,
     RequestError,
     StreamTooLargeError,
+    UnknownBundleError,
     UnknownTaskError,
 )
 from shared.process.access import needs
@@ -61,18 +63,22 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
+Fingerprint = Annotated[str, Path(pattern="^[0-9a-f]{8,64}$", description="8 or more first hex digits")]
+
+
 def build_app(
     pipeline: Callable[[], Pipeline],
     settings: HttpSettings,
-    watch: Callable[[], TaskWatch] | None = None,
+    keeper: Callable[[], Keeper] | None = None,
     troubles: Callable[[], dict[str, str]] = dict,
     gate: Gate | None = None,
     cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The cloud's HTTP API.
 
-    pipeline: returns the pipeline, or raises NotReadyError while there is none. watch: likewise, for the admin call.
-    troubles: see `add_health`. gate: decides who may call; everybody without one. cors_origins: see `access_guard`.
+    pipeline: returns the pipeline, or raises NotReadyError while there is none. keeper: likewise, for what is asked and
+    said of bundles. troubles: see `add_health`. gate: decides who may call; everybody without one. cors_origins: see
+    `access_guard`.
     """
     app = create_app(
         "Isthmus cloud",
@@ -94,10 +100,11 @@ def build_app(
     )
     @needs("analyze", "admin")
     async def bundles() -> list[BundleInfo]:
-        return [pipeline().info()]
+        return pipeline().infos()
 
-    if watch is not None:
-        _add_admin(app, watch)
+    if keeper is not None:
+        _add_bundles(app, keeper)
+        _add_admin(app, keeper)
     describe_access(app)
     return app
 
@@ -144,14 +151,52 @@ def _add_analyze(app: FastAPI, pipeline: Callable[[], Pipeline], settings: HttpS
         return with_vectors(await while_connected(request, work), parameters.vectors)
 
 
-def _add_admin(app: FastAPI, watch: Callable[[], TaskWatch]) -> None:
-    @app.post(
-        "/admin/reload",
-        tags=["admin"],
-        summary="Load the tasks added to the bundle's folder, and drop the removed ones, now",
+def _add_bundles(app: FastAPI, keeper: Callable[[], Keeper]) -> None:
+    @app.get(
+        "/bundles",
+        tags=["describe"],
+        summary="The folders of bundles: what is loaded, what is used, what is refused and why",
         responses={422: ANSWERS[422], 503: ANSWERS[503]},
         dependencies=[Depends(no_query)],
     )
+    @needs("analyze", "admin")
+    async def states() -> list[BundleState]:
+        return keeper().states()
+
+
+def _add_admin(app: FastAPI, keeper: Callable[[], Keeper]) -> None:
+    asked: dict[str, Any] = {"tags": ["admin"], "dependencies": [Depends(no_query)]}
+    problems: dict[int | str, dict[str, Any]] = {422: ANSWERS[422], 503: ANSWERS[503]}
+    unknown = problems | {404: problem_doc(UnknownBundleError)}
+
+    @app.post(
+        "/admin/reload",
+        summary="Look at the folders of bundles and added tasks now, also at what was refused",
+        responses=problems,
+        **asked,
+    )
     @needs("admin")
-    async def reload() -> Reloaded:
-        return await watch().look(again=True)
+    async def reload() -> Looked:
+        return await keeper().look(again=True)
+
+    @app.post(
+        "/admin/bundles/{fingerprint}/load",
+        summary="Load a bundle before a request needs it",
+        responses=unknown,
+        **asked,
+    )
+    @needs("admin")
+    async def load(fingerprint: Fingerprint) -> BundleState:
+        await keeper().shelf.load(fingerprint)
+        return keeper().shelf.state(fingerprint)
+
+    @app.post(
+        "/admin/bundles/{fingerprint}/unload",
+        summary="Unload a bundle; the next request that needs it loads it again",
+        responses=unknown,
+        **asked,
+    )
+    @needs("admin")
+    async def unload(fingerprint: Fingerprint) -> BundleState:
+        keeper().shelf.unload(fingerprint)
+        return keeper().shelf.state(fingerprint)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -19,6 +20,7 @@ from cloud.engine.batcher import within
 from cloud.requests import RecordSink, check_grid, count_frame, own_grid, queries_of, split_for_base
 from cloud.sessions.session import FrameJob, Session, SessionCodec, SessionLimits, Settled
 from shared.bundle import Bundle
+from shared.codec.bitstream import FINGERPRINT_BYTES
 from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.errors import (
     BundleMismatchError,
@@ -39,11 +41,11 @@ log = logging.getLogger("isthmus.cloud.sessions")
 class Engine:
     """What sessions need of the pipeline.
 
-    served: what the next frame is answered with. submit: a job's result, and its wait in ms. deadline_s, cells_max: the
-    most that a frame may take, and cells of a grid.
+    use: what a frame is answered with, by the bundle's fingerprint in headers, for as long as the frame runs. submit: a
+    job's result, and its wait in ms. deadline_s, cells_max: the most that a frame may take, and cells of a grid.
     """
 
-    served: Callable[[], Served]
+    use: Callable[[bytes], AbstractAsyncContextManager[Served]]
     submit: Callable[[Job], Awaitable[tuple[Done, float]]]
     archive: RecordSink | None
     deadline_s: float
@@ -77,20 +79,21 @@ class _Asked:
 class LiveSession:
     """One open session. ask: sends a RefineAsked to its edge. Close it.
 
-    tasks: those that it answers, in the order of results. base_tasks: names of those that a base answers.
+    It holds no model: its bundle may be unloaded between two frames. served: what it is opened with. tasks: those that
+    it answers, in the order of results. base_tasks: names of those that a base answers.
     """
 
     def __init__(
         self,
         opened: SessionOpen,
+        served: Served,
         engine: Engine,
         limits: SessionLimits,
         ask: Callable[[RefineAsked], None],
     ) -> None:
         """Raises BundleMismatchError, StreamTooLargeError, UnknownTaskError or RequestError."""
         self.opened, self._engine, self._ask = opened, engine, ask
-        served = self._served = engine.served()
-        bundle = served.bundle
+        bundle = self._bundle = served.bundle
         if opened.fingerprint.hex() != bundle.manifest.fingerprint:
             raise BundleMismatchError(opened.fingerprint.hex(), bundle.manifest.fingerprint)
         check_grid(opened.grid, bundle, engine.cells_max)
@@ -101,8 +104,8 @@ class LiveSession:
         self.bundle = bundle.manifest.name
         self.tasks: tuple[TaskInfo, ...] = tuple(infos[query.name] for query in self._queries)
         self.base_tasks = tuple(query.name for query in answered)
-        self._codec = FrameCodec(served.model.codec)
-        knows = SessionCodec(bundle.quality, own_grid(bundle), self._codec.predicts)
+        predicts = FrameCodec(served.model.codec).predicts
+        knows = SessionCodec(bundle.quality, own_grid(bundle), predicts)
         self.session = Session(opened, knows, limits)
         self._base_captured: tuple[bytes, datetime | None] = (b"", None)
         self._refined: Refined | None = None  # the last
@@ -111,16 +114,18 @@ class LiveSession:
     async def frame(self, sent: SentFrame) -> FrameReply | None:
         """The answer to a frame; None for a repeat of one that is in work.
 
-        Raises NotReadyError if the bundle's tasks have changed, so that a session has to be opened anew.
+        Raises NotReadyError if the bundle or its tasks have changed, so that a session has to be opened anew, or if
+        it cannot be loaded now.
         """
-        served, received_at = self._current(), datetime.now(UTC)
-        given = self.session.receive(sent.number, sent.data)
-        if isinstance(given, FrameJob):
-            return await self._work(sent, given, served, received_at)
-        if given is None:
-            return None
-        count = _count_nothing(len(sent.data), served.bundle)
-        return self._reply(sent, given, received_at, count, Times())
+        received_at = datetime.now(UTC)
+        async with self._use() as served:
+            given = self.session.receive(sent.number, sent.data)
+            if isinstance(given, FrameJob):
+                return await self._work(sent, given, served, received_at)
+            if given is None:
+                return None
+            count = _count_nothing(len(sent.data), served.bundle)
+            return self._reply(sent, given, received_at, count, Times())
 
     def declined(self, number: int) -> None:
         """The edge no longer has the frame of that number, whose refinement was asked."""
@@ -158,16 +163,27 @@ class LiveSession:
         for asked in self._refining.values():
             asked.fail(FrameGoneError("the camera's session has ended"))
 
-    def _current(self) -> Served:
-        """What frames are answered with now. Raises NotReadyError."""
-        served, before = self._engine.served(), self._served
-        if served is not before:
-            if served.bundle.manifest.fingerprint != before.bundle.manifest.fingerprint or any(
-                _version(served.bundle, query) != _version(before.bundle, query) for query in self._queries
-            ):
-                raise NotReadyError("the bundle's tasks have changed; open the session again")
-            self._served = served
-        return served
+    @asynccontextmanager
+    async def _use(self) -> AsyncIterator[Served]:
+        """What a frame is answered with. Raises NotReadyError."""
+        async with AsyncExitStack() as stack:
+            try:
+                served = await stack.enter_async_context(self._engine.use(self._bundle.fingerprint))
+            except BundleMismatchError:
+                raise NotReadyError("the bundle is no longer served; open the session again") from None
+            self._check_same(served.bundle)
+            yield served
+
+    def _check_same(self, bundle: Bundle) -> None:
+        """Raises NotReadyError unless the bundle answers the session's tasks as the one did that it began with."""
+        before = self._bundle
+        if bundle is before:
+            return
+        if bundle.manifest.fingerprint != before.manifest.fingerprint or any(
+            _version(bundle, query) != _version(before, query) for query in self._queries
+        ):
+            raise NotReadyError("the bundle's tasks have changed; open the session again")
+        self._bundle = bundle
 
     async def _work(
         self, sent: SentFrame, job: FrameJob, served: Served, received_at: datetime
@@ -192,7 +208,8 @@ class LiveSession:
         settled = self.session.settle(job, done.latent, answer if asked else None)
         count = _count_nothing(len(sent.data), served.bundle)
         if isinstance(job.source, Coded) and (self.opened.details or job.refines):
-            count = count_frame(job.source, done.latent, len(sent.data), self._codec, served.bundle)
+            codec = FrameCodec(served.model.codec)
+            count = count_frame(job.source, done.latent, len(sent.data), codec, served.bundle)
         if job.is_base:
             self._base_captured = done.latent.digest, sent.captured_at
         if job.refines is not None:
@@ -239,12 +256,16 @@ class Desk:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, opened: SessionOpen, ask: Callable[[RefineAsked], None]) -> LiveSession:
-        """A session, counted until it is closed with `close`. Raises what LiveSession raises, or OverloadedError."""
-        if len(self._open) >= self._sessions_max:
-            raise OverloadedError(f"{self._sessions_max} sessions are open already; try again later")
-        live = LiveSession(opened, self._engine, self.limits, ask)
-        self._open[live] = None
+    async def open(self, opened: SessionOpen, ask: Callable[[RefineAsked], None]) -> LiveSession:
+        """A session, counted until it is closed with `close`.
+
+        Raises what LiveSession raises, OverloadedError, or NotReadyError if its bundle cannot be loaded now.
+        """
+        async with self._engine.use(opened.fingerprint[:FINGERPRINT_BYTES]) as served:
+            if len(self._open) >= self._sessions_max:
+                raise OverloadedError(f"{self._sessions_max} sessions are open already; try again later")
+            live = LiveSession(opened, served, self._engine, self.limits, ask)
+            self._open[live] = None
         return live
 
     def close(self, live: LiveSession) -> None:
@@ -262,11 +283,14 @@ class Desk:
         live = next((one for one in reversed(self._open) if one.opened.camera == camera), None)
         if live is None:
             raise UnknownCameraError(camera)
-        served = self._engine.served()
-        queries = queries_of(served.bundle, wanted)
+        mark = live.opened.fingerprint[:FINGERPRINT_BYTES]
         async with within(deadline_s, self._engine.deadline_s):
+            async with self._engine.use(mark) as served:
+                queries_of(served.bundle, wanted)  # an unknown task is refused before the camera is asked
             refined = await live.refined()
-            done, queue_ms = await self._engine.submit(Job(refined.latent, queries, served))
+            async with self._engine.use(mark) as served:
+                queries = queries_of(served.bundle, wanted)
+                done, queue_ms = await self._engine.submit(Job(refined.latent, queries, served))
         return Analysis(
             request_id=live.opened.request_id(refined.number),
             bundle=served.bundle.manifest.name,

@@ -25,8 +25,9 @@ from cloud.engine.load import load
 from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
 from cloud.settings import AuthSettings, PipelineSettings
+from cloud.shelf.keeper import Keeper
+from cloud.shelf.shelf import Shelf
 from cloud.task_folders import add_task, remove_task
-from cloud.task_watch import TaskWatch
 from shared.bundle import TASK, TASKS, WEIGHTS, AddedTask, Bundle
 from shared.codec.bitstream import MEDIA_TYPE
 from shared.errors import BundleDamagedError, RequestError, UnknownTaskError
@@ -37,7 +38,7 @@ from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 from support.processes import refused, run_here, server
-from support.service import problem, until
+from support.service import OneBundle, problem, until
 from support.tasks import write_task
 
 ALL = Wanted()
@@ -323,21 +324,25 @@ def test_an_added_task_runs_for_those_who_ask_and_leaves_the_others_as_they_were
 @dataclass
 class Running:
     pipeline: Pipeline
-    watch: TaskWatch
+    watch: Keeper
     http: httpx.AsyncClient
+
+
+async def _never() -> None:
+    raise AssertionError("a bundle that is named has nothing to wait for")
 
 
 @pytest.fixture
 async def running(own: Path) -> AsyncIterator[Running]:
     settings = PipelineSettings(batch_wait_ms=0, deadline_ms=20_000)
-    bundle = Bundle.open(own)
-    loaded = await asyncio.to_thread(load, bundle)
-    pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
-    watch = TaskWatch(pipeline, loaded.model)
-    app = build_app(lambda: pipeline, HttpSettings(), lambda: watch, gate=Gate(given=TOKEN))
+    shelf = Shelf(load, 1 << 30)
+    keeper = Keeper(shelf, Bundle.open_without_added(own))
+    await keeper.begin(_never)
+    pipeline = Pipeline(shelf, settings)
+    app = build_app(lambda: pipeline, HttpSettings(), lambda: keeper, gate=Gate(given=TOKEN))
     transport, headers = httpx.ASGITransport(app), {"Authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://cloud", headers=headers) as http:
-        yield Running(pipeline, watch, http)
+        yield Running(pipeline, keeper, http)
     await pipeline.close()
 
 
@@ -358,7 +363,7 @@ async def test_a_task_comes_and_goes(running: Running, own: Path, mood: Path, pa
     assert await pipeline.analyze(packed[0], ALL, "a") == before
     remove_task(own, "mood")
     await running.watch.look()
-    assert pipeline.info() == Bundle.open(own).info()
+    assert pipeline.infos()[0] == Bundle.open(own).info()
     with pytest.raises(UnknownTaskError):
         await pipeline.analyze(packed[0], MOOD, "d")
     assert (await pipeline.analyze(packed[0], ALL, "e")).results == before.results
@@ -367,10 +372,12 @@ async def test_a_task_comes_and_goes(running: Running, own: Path, mood: Path, pa
 async def test_a_look_at_nothing_new_loads_nothing(running: Running, own: Path, mood: Path) -> None:
     add_task(own, mood)
     await running.watch.look()
-    served = running.pipeline._served
+    async with running.pipeline.bundles.use_default() as served:
+        pass
     for _ in range(3):
         await running.watch.look()
-    assert running.pipeline._served is served
+    async with running.pipeline.bundles.use_default() as after:
+        assert after is served
 
 
 async def test_a_task_of_the_same_name_takes_the_others_place(
@@ -439,7 +446,7 @@ async def test_a_folder_that_cannot_be_loaded_is_logged_once(
     add_task(own, tmp_path / "bad")
     assert (await running.watch.look()).refused == {}
     assert add_task_by_hand.is_dir()
-    assert len(running.pipeline.info().tasks) == 4
+    assert len(running.pipeline.infos()[0].tasks) == 4
 
 
 async def test_a_task_that_fails_for_a_reason_that_passes_is_tried_again(
@@ -450,7 +457,7 @@ async def test_a_task_that_fails_for_a_reason_that_passes_is_tried_again(
         patched.setattr(CloudModel, "with_added", lambda self, added: 1 / 0)
         assert "ZeroDivisionError" in (await running.watch.look()).refused["mood"]
     assert (await running.watch.look()).refused == {}
-    assert len(running.pipeline.info().tasks) == 2
+    assert len(running.pipeline.infos()[0].tasks) == 2
 
 
 async def test_the_admin_call_looks_again_at_what_was_refused(
@@ -463,7 +470,7 @@ async def test_the_admin_call_looks_again_at_what_was_refused(
     assert list((await running.watch.look()).refused) == ["mood"]
     answer = await running.http.post("/admin/reload")
     assert answer.json()["refused"] == {}
-    assert len(running.pipeline.info().tasks) == 2
+    assert len(running.pipeline.infos()[0].tasks) == 2
 
 
 def _raise(error: Exception) -> None:
@@ -496,7 +503,7 @@ async def test_a_look_that_is_given_up_hides_nothing_from_the_next(
     given_up.cancel()
     await asyncio.gather(given_up, return_exceptions=True)
     assert len((await running.watch.look()).bundle.tasks) == 2
-    assert len(running.pipeline.info().tasks) == 2
+    assert len(running.pipeline.infos()[0].tasks) == 2
 
 
 async def test_the_watch_outlives_an_error_that_nobody_thought_of(
@@ -516,7 +523,7 @@ async def test_the_watch_outlives_an_error_that_nobody_thought_of(
     assert "ZeroDivisionError" in caplog.text
     add_task(own, mood)
     await tick()
-    assert len(running.pipeline.info().tasks) == 2
+    assert len(running.pipeline.infos()[0].tasks) == 2
     ran.cancel()
 
 
@@ -537,7 +544,7 @@ async def test_tasks_that_cannot_be_listed_end_nothing(
     add_task(own, mood)
     await running.watch.look()
     assert running.watch.refused == {}
-    assert len(running.pipeline.info().tasks) == 2
+    assert len(running.pipeline.infos()[0].tasks) == 2
 
 
 async def test_the_admin_call_needs_its_token_and_takes_up_what_is_there(
@@ -549,7 +556,7 @@ async def test_the_admin_call_needs_its_token_and_takes_up_what_is_there(
         answer = await running.http.post("/admin/reload", headers={"Authorization": wrong})
         problem(answer, 401)
         assert answer.headers["www-authenticate"] == "Bearer"
-    assert len(running.pipeline.info().tasks) == 1
+    assert len(running.pipeline.infos()[0].tasks) == 1
     answer = await running.http.post("/admin/reload")
     assert answer.status_code == 200, answer.text
     assert [task["name"] for task in answer.json()["bundle"]["tasks"]] == ["classification", "mood"]
@@ -691,7 +698,7 @@ async def test_a_task_answers_bytes_that_were_archived_before_it(
     settings = PipelineSettings(deadline_ms=20_000)
     bundle = Bundle.open(own)
     loaded = await asyncio.to_thread(load, bundle)
-    pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings)
+    pipeline = Pipeline(OneBundle(bundle, loaded.model, loaded.encoder), settings)
     for i, line in enumerate(lines):
         [result] = (await pipeline.analyze(packed[i], MOOD, f"n{i}")).results.values()
         assert [best["label"] for best in line["result"]["top"]] == [best.label for best in result.top]

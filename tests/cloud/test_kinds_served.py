@@ -38,7 +38,7 @@ from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 from support.processes import run_here
-from support.service import png, problem
+from support.service import OneBundle, png, problem
 from support.tasks import LABELS, write_task
 
 IMAGE = {"Content-Type": "image/png"}
@@ -103,7 +103,9 @@ def loaded(path: Path) -> Any:
 
 @pytest.fixture
 async def cloud(path: Path, loaded: Any) -> AsyncIterator[Pipeline]:
-    pipeline = Pipeline(Bundle.open(path), loaded.model, loaded.encoder, PipelineSettings(batch_wait_ms=0))
+    pipeline = Pipeline(
+        OneBundle(Bundle.open(path), loaded.model, loaded.encoder), PipelineSettings(batch_wait_ms=0)
+    )
     yield pipeline
     await pipeline.close()
 

@@ -39,7 +39,7 @@ from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 from support.processes import refused, run_here
-from support.service import png, problem
+from support.service import OneBundle, png, problem
 from support.tasks import LABELS, write_task
 
 IMAGE = {"Content-Type": "image/png"}
@@ -63,7 +63,7 @@ def loaded(dense: Path) -> Loaded:
 @pytest.fixture
 async def cloud(dense: Path, loaded: Loaded) -> AsyncIterator[Pipeline]:
     settings = PipelineSettings(batch_wait_ms=0)
-    pipeline = Pipeline(Bundle.open(dense), loaded.model, loaded.encoder, settings)
+    pipeline = Pipeline(OneBundle(Bundle.open(dense), loaded.model, loaded.encoder), settings)
     yield pipeline
     await pipeline.close()
 
@@ -149,7 +149,7 @@ async def test_a_task_says_its_own_maps_over_grpc(server: tuple[str, AnalyzerStu
 
 async def test_a_batch_gives_each_what_it_asked(dense: Path, loaded: Loaded, cloud: Pipeline) -> None:
     settings = PipelineSettings(batch_wait_ms=20_000, batch_max=2)
-    batching = Pipeline(Bundle.open(dense), loaded.model, loaded.encoder, settings)
+    batching = Pipeline(OneBundle(Bundle.open(dense), loaded.model, loaded.encoder), settings)
     asks = [
         (TaskQuery(name="things", maps="png"),),
         (TaskQuery(name="things"), TaskQuery(name="shape", maps="arrays")),
@@ -170,9 +170,8 @@ async def test_a_map_of_more_classes_than_it_can_hold(dense: Path, loaded: Loade
     bundle = Bundle.open(dense)
     many = bundle.task("things").model_copy(update={"labels": tuple(map(str, range(257)))})
     manifest = bundle.manifest.model_copy(update={"tasks": (many,)})
-    pipeline = Pipeline(
-        replace(bundle, manifest=manifest, added=()), loaded.model, loaded.encoder, PipelineSettings()
-    )
+    changed = replace(bundle, manifest=manifest, added=())
+    pipeline = Pipeline(OneBundle(changed, loaded.model, loaded.encoder), PipelineSettings())
     with pytest.raises(RequestError, match="257 classes"):
         await pipeline.analyze(stream, Wanted(maps="png"), "a")
     assert "things" in (await pipeline.analyze(stream, Wanted(), "a")).results

@@ -27,7 +27,7 @@ from shared.errors import (
     UnknownTaskError,
 )
 from shared.types import Analysis, Wanted
-from support.service import GatedBaseModel
+from support.service import GatedBaseModel, OneBundle
 from support.tasks import write_task
 
 ALL = Wanted()
@@ -81,7 +81,7 @@ def model(encoder: Encoder) -> GatedBaseModel:
 async def pipeline(
     added: Bundle, encoder: Encoder, model: GatedBaseModel, settings: PipelineSettings
 ) -> AsyncIterator[Pipeline]:
-    made = Pipeline(added, model, encoder, settings)
+    made = Pipeline(OneBundle(added, model, encoder), settings)
     yield made
     model.gate.set()
     await made.close()

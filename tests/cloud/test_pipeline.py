@@ -78,8 +78,8 @@ async def test_a_swap_of_bundles_leaves_running_requests_with_theirs(
     await asyncio.to_thread(model.entered.wait, 30)
     # Another bundle altogether: another name and another fingerprint.
     manifest = bundle.manifest.model_copy(update={"name": "next", "fingerprint": "00" * 32})
-    pipeline.swap(Bundle(bundle.path, manifest), model)
-    assert pipeline.info().name == "next"
+    pipeline.bundles.swap(Bundle(bundle.path, manifest), model)
+    assert pipeline.infos()[0].name == "next"
     model.gate.set()
     analysis = await running
     assert (analysis.bundle, analysis.fingerprint) == (bundle.manifest.name, bundle.fingerprint.hex())

@@ -53,7 +53,7 @@ class ToPipeline:
         )
 
     async def describe(self, timeout_s: float) -> pb.DescribeResponse:
-        return convert.describe_message([self.pipeline.info()])
+        return convert.describe_message([self.pipeline.infos()[0]])
 
     async def close(self) -> None:
         pass

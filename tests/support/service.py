@@ -7,16 +7,21 @@ import io
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cloud.engine.batch_work import Model, Served
+from shared.bundle import Bundle
 from shared.codec.latent_codec import LatentCodec
+from shared.encoder import Encoder
+from shared.errors import BundleMismatchError
 from shared.kinds.classification import ClassificationResult, ClassScore
-from shared.types import TaskQuery
+from shared.types import BundleInfo, TaskQuery
 
 LABELS = ("red", "green", "blue")
 
@@ -60,6 +65,30 @@ class GatedBaseModel(GatedModel):
         assert v.ndim == 2
         self.bases.append(len(v))
         return [{query.name: _result(query.top_k) for query in picture} for picture in queries]
+
+
+class OneBundle:
+    """A shelf (`cloud.requests.Bundles`) of one bundle that is loaded already."""
+
+    def __init__(self, bundle: Bundle, model: Model, encoder: Encoder | None = None) -> None:
+        self.served = Served(bundle, model, encoder)
+
+    def swap(self, bundle: Bundle, model: Model) -> None:
+        """Serves another one from the next request on."""
+        self.served = Served(bundle, model, self.served.encoder)
+
+    @asynccontextmanager
+    async def use(self, mark: bytes) -> AsyncIterator[Served]:
+        if mark != self.served.bundle.fingerprint:
+            raise BundleMismatchError(mark.hex(), self.served.bundle.fingerprint.hex())
+        yield self.served
+
+    @asynccontextmanager
+    async def use_default(self) -> AsyncIterator[Served]:
+        yield self.served
+
+    def infos(self) -> list[BundleInfo]:
+        return [self.served.bundle.info()]
 
 
 def _result(top_k: int) -> ClassificationResult:

@@ -17,7 +17,7 @@ from cloud.settings import PipelineSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub, add_AnalyzerServicer_to_server
-from support.service import GatedModel, png
+from support.service import GatedModel, OneBundle, png
 from support.streams import version_1
 
 
@@ -79,7 +79,7 @@ def make_pipeline(
 
     @asynccontextmanager
     async def make(**changed: Any) -> AsyncIterator[Pipeline]:
-        pipeline = Pipeline(bundle, model, encoder, settings.model_copy(update=changed))
+        pipeline = Pipeline(OneBundle(bundle, model, encoder), settings.model_copy(update=changed))
         try:
             yield pipeline
         finally:

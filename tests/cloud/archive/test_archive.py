@@ -29,7 +29,7 @@ from shared.errors import DataError
 from shared.types import Wanted
 from support.archives import LONG_S, NOON, archive_at, at, locked, on_disk, put, record, wait_until
 from support.processes import ROOT, refused
-from support.service import GatedModel
+from support.service import GatedModel, OneBundle
 
 
 def test_what_was_kept_comes_back_in_order_of_time(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ async def test_a_disk_that_stands_still_costs_records_and_no_request(
     packed: list[bytes],
 ) -> None:
     with archive_at(tmp_path, queue_max=2) as archive:
-        pipeline = Pipeline(bundle, model, encoder, settings, archive)
+        pipeline = Pipeline(OneBundle(bundle, model, encoder), settings, archive)
         try:
             with locked(tmp_path):
                 for i in range(20):

@@ -37,7 +37,7 @@ from shared.process.config import HttpSettings
 from shared.types import Analysis, TaskQuery, TaskResult
 from support.archives import NOON, archive_at, at, put, record
 from support.processes import refused, run_here
-from support.service import GatedModel
+from support.service import GatedModel, OneBundle
 
 STREAM = {"Content-Type": MEDIA_TYPE}
 
@@ -51,7 +51,7 @@ async def test_a_replay_gives_the_answers_that_were_served(
     loaded = await asyncio.to_thread(load, bundle)
     served: dict[str, Analysis] = {}
     with archive_at(tmp_path / "kept") as archive:
-        pipeline = Pipeline(bundle, loaded.model, loaded.encoder, settings, archive)
+        pipeline = Pipeline(OneBundle(bundle, loaded.model, loaded.encoder), settings, archive)
         app = build_app(lambda: pipeline, HttpSettings())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
             for i, data in enumerate(packed):

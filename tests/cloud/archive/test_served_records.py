@@ -26,7 +26,7 @@ from shared.types import Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 from support.archives import archive_at
-from support.service import GatedModel, problem
+from support.service import GatedModel, OneBundle, problem
 
 STREAM = {"Content-Type": MEDIA_TYPE}
 
@@ -41,7 +41,7 @@ def test_only_what_was_answered_is_kept_and_once(
     packed_1: list[bytes],
 ) -> None:
     async def use(archive: Archive) -> None:
-        pipeline = Pipeline(bundle, model, encoder, settings, archive)
+        pipeline = Pipeline(OneBundle(bundle, model, encoder), settings, archive)
         for _ in range(2):
             await pipeline.analyze(packed[0], Wanted(), "twice", camera="door")
         damaged = replace(Bitstream.unpack(packed_1[1]), b_v=b"\xff" * 40).pack()
@@ -72,7 +72,7 @@ async def test_the_name_of_the_camera_over_grpc_and_http(
     make_grpc_server: Any,
 ) -> None:
     with archive_at(tmp_path) as archive:
-        pipeline = Pipeline(bundle, model, encoder, settings, archive)
+        pipeline = Pipeline(OneBundle(bundle, model, encoder), settings, archive)
         async with make_grpc_server(lambda: pipeline) as (address, stub):
             async with Client(CloudLink(address=address), "own") as client:
                 await client.analyze("edge", packed[0], Wanted())

@@ -293,7 +293,7 @@ async def test_idle_streams_shut_nobody_out(pipeline: Pipeline) -> None:
         # Each method's refused ones come to an end by themselves; the others stay open.
         await until(lambda: sum(call.done() for call in opened) == 260 - 2 * settings.streams_max)
         assert {await call.code() for call in opened if call.done()} == {Code.RESOURCE_EXHAUSTED}
-        assert convert.bundles_of(await stub.Describe(pb.DescribeRequest())) == [pipeline.info()]
+        assert convert.bundles_of(await stub.Describe(pb.DescribeRequest())) == [pipeline.infos()[0]]
         await health.Check(HealthCheckRequest())
         # A place is free again once its stream has ended.
         still = [call for call in opened if not call.done()]

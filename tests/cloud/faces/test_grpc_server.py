@@ -149,7 +149,7 @@ async def test_connections_are_bounded(serve: Serve, pipeline: Pipeline) -> None
         # Once they have gone there is room again.
         async with grpc.aio.insecure_channel(server.address) as channel:
             call = AnalyzerStub(channel).Describe(pb.DescribeRequest(), timeout=20, wait_for_ready=True)
-            assert (await call).bundles[0].name == pipeline.info().name
+            assert (await call).bundles[0].name == pipeline.infos()[0].name
 
 
 async def test_no_call_is_cancelled_by_the_end_of_a_server(

@@ -41,7 +41,7 @@ from shared.types import TaskQuery, Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert, sessions
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
-from support.service import GatedBaseModel, until
+from support.service import GatedBaseModel, OneBundle, until
 from support.session_ends import GRID, QUALITY, EdgeEnd, changed_latent, random_latent, small_codec
 from support.tasks import write_task
 
@@ -112,7 +112,7 @@ def model(codec: FrameCodec) -> LatentModel:
 async def pipeline(
     served: Bundle, encoder: Encoder, model: LatentModel, settings: PipelineSettings, sink: Sink
 ) -> AsyncIterator[Pipeline]:
-    made = Pipeline(served, model, encoder, settings, sink, SessionSettings(open_max=3))
+    made = Pipeline(OneBundle(served, model, encoder), settings, sink, SessionSettings(open_max=3))
     yield made
     model.gate.set()
     await made.close()
@@ -259,7 +259,7 @@ async def test_policies_and_details(stub: AnalyzerStub, codec: FrameCodec, serve
 @pytest.mark.parametrize(
     ("fields", "code", "text"),
     [
-        ({"fingerprint": b"\xde" * 32}, Code.FAILED_PRECONDITION, "de" * 32),
+        ({"fingerprint": b"\xde" * 32}, Code.FAILED_PRECONDITION, "bundle dededede"),
         ({"grid": (60, 60)}, Code.INVALID_ARGUMENT, "60 x 60"),
         ({"wanted": Wanted.same(["nope"], 1)}, Code.NOT_FOUND, "nope"),
         ({"wanted": Wanted.same(["mood", "mood"], 1)}, Code.INVALID_ARGUMENT, "twice"),
@@ -442,7 +442,7 @@ async def test_tasks_that_change_end_a_session_and_others_do_not(
     all_tasks = Client(stub, codec, opening(served, session=b"\1" * 16))
     await one.open()
     await all_tasks.open()
-    pipeline.swap(served.without_added("mood"), model)
+    pipeline.bundles.swap(served.without_added("mood"), model)
     assert label(await one.ask(1, one.frames.intra(1, latent))) == room(latent)
     await all_tasks.send(1, all_tasks.frames.intra(1, latent))
     error = await refused(all_tasks.call.read())
@@ -459,7 +459,7 @@ async def test_answers_are_compressed_as_the_open_says(
     labels = tuple(f"label number {i}" for i in range(200))
     first = served.manifest.tasks[0].model_copy(update={"labels": labels})
     manifest = served.manifest.model_copy(update={"tasks": (first,)})
-    pipeline.swap(Bundle(served.path, manifest), model)
+    pipeline.bundles.swap(Bundle(served.path, manifest), model)
     options = [("grpc.per_message_decompression", 0)]  # messages come as they are on the wire
     async with grpc.aio.insecure_channel(server.address, options=options) as channel:
         call = channel.stream_stream("/isthmus.v1.Analyzer/AnalyzeSession")()

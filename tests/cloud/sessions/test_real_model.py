@@ -21,14 +21,14 @@ from shared.session_packets import Answered, FrameReply, SentFrame, SessionOpen
 from shared.types import Wanted
 from shared.wire import sessions
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
-from support.service import png
+from support.service import OneBundle, png
 from support.session_ends import EdgeEnd
 
 
 @pytest.fixture
 async def pipeline(bundle: Bundle, settings: PipelineSettings) -> AsyncIterator[Pipeline]:
     loaded = load(bundle, "cpu", None, 1)
-    made = Pipeline(bundle, loaded.model, loaded.encoder, settings)
+    made = Pipeline(OneBundle(bundle, loaded.model, loaded.encoder), settings)
     yield made
     await made.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from shared.encoder import Encoded, Encoder
 from shared.process.config import HttpSettings
 from shared.process.process import HttpServer
 from shared.wire import analyzer_pb2 as pb
-from support.service import GatedModel, png, until
+from support.service import GatedModel, OneBundle, png, until
 
 
 class GatedEncoder:
@@ -107,7 +108,9 @@ async def test_a_bitstream_is_not_batched(
 async def test_the_cloud_neither_encodes_an_image_in_its_queue_nor_decodes_the_one_that_it_encodes(
     pipeline: CloudPipeline, gated: GatedEncoder, model: GatedModel
 ) -> None:
-    pipeline.encoder = gated  # type: ignore[assignment]
+    one = pipeline.bundles
+    assert isinstance(one, OneBundle)
+    one.served = replace(one.served, encoder=gated)  # type: ignore[arg-type]
     async with serving(cloud_app(lambda: pipeline, HttpSettings())) as server:
         leave_first = await send(server, png(0))
         await asyncio.to_thread(gated.entered.wait, 30)
