@@ -40,7 +40,8 @@ class Group(NamedTuple):
 
 GROUPS = {
     "edge": Group(
-        "The camera side: encode images, analyze them, serve the local HTTP API.", ("edge.commands",)
+        "The camera side: encode images, analyze them, serve the local HTTP API.",
+        ("edge.commands", "edge.fetch_commands"),
     ),
     "cloud": Group(
         "The server side: serve gRPC and HTTP, tokens, decode bitstreams, replay.", ("cloud.commands",)
@@ -53,7 +54,8 @@ GROUPS = {
         ("train.commands.task", "cloud.task_commands"),
     ),
     "bundle": Group(
-        "Build bundles, inspect and evaluate them.", ("train.commands.bundle", "shared.process.inspect")
+        "Build bundles, sign, inspect and evaluate them.",
+        ("train.commands.bundle", "shared.process.inspect", "shared.process.signing_commands"),
     ),
     "bench": Group("Measure bundles and codecs against targets and peers.", ("bench.commands",)),
 }

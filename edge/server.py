@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-
-from PIL import Image
 
 from edge.api import build_app
 from edge.client import Client, grpc_transport
 from edge.pipeline import Pipeline, SessionLink
 from edge.settings import EdgeSettings
+from edge.trust import load
 from shared.bundle import Bundle
-from shared.encoder import Encoder
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
 
 log = logging.getLogger("isthmus.edge")
-
-
-def load(bundle: Bundle, threads: int) -> Encoder:
-    """An encoder that has encoded one grey image. Blocks. Raises BundleError."""
-    encoder = Encoder(bundle, threads)
-    size = bundle.manifest.preprocess
-    grey = io.BytesIO()
-    Image.new("RGB", (size.width, size.height), "grey").save(grey, "PNG")
-    encoder.encode(grey.getvalue())
-    return encoder
 
 
 async def serve(settings: EdgeSettings) -> None:

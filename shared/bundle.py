@@ -1,6 +1,7 @@
 """The bundle: the one folder that is deployed. Reads and checks it; knows neither torch nor ONNX.
 
     manifest.json         a `Manifest`, with the SHA-256 of every other file and of itself
+    model.sig             the manifest's signature (`shared.signing`), or none
     edge.onnx             edge: image -> u, which is z before gain and rounding (fronts, fusion, transform)
     extractor.onnx        edge: u and the position of a quality among the levels -> v and z (gain, rounding, extractor)
     entropy.safetensors   both: the integers of the exact path and of the tables
@@ -39,6 +40,7 @@ from shared.sealed import FileEntry, Sealed, read_checked, read_sealed
 from shared.types import BundleInfo, Frozen, TaskInfo, TaskKind
 
 MANIFEST = "manifest.json"
+SIGNATURE = "model.sig"
 EDGE = "edge.onnx"
 EXTRACTOR = "extractor.onnx"
 ENTROPY = "entropy.safetensors"

@@ -29,6 +29,7 @@ and what to do; it is shown to users as it is, on one line.
       BundleError               the bundle on disk
         BundleNotFoundError
         BundleDamagedError
+        BundleUnsignedError     not signed, or not by the key that is trusted here
       DataError                 data sets, checkpoints, recipes
       OverloadedError           a limit on requests, bodies, streams or the queue is reached (HTTP 429)
       NotReadyError             the server is still loading
@@ -159,6 +160,9 @@ class BundleNotFoundError(BundleError): ...
 
 
 class BundleDamagedError(BundleError): ...
+
+
+class BundleUnsignedError(BundleError): ...
 
 
 class DataError(IsthmusError): ...

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Path, Request
+from fastapi import Depends, FastAPI, Request
 
+from cloud.faces.http_bundles import Fingerprint, add_bundles
 from cloud.pipeline import Pipeline
 from cloud.shelf.keeper import Keeper, Looked
 from cloud.shelf.slot import BundleState
@@ -63,9 +64,6 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-Fingerprint = Annotated[str, Path(pattern="^[0-9a-f]{8,64}$", description="8 or more first hex digits")]
-
-
 def build_app(
     pipeline: Callable[[], Pipeline],
     settings: HttpSettings,
@@ -103,7 +101,7 @@ def build_app(
         return pipeline().infos()
 
     if keeper is not None:
-        _add_bundles(app, keeper)
+        add_bundles(app, keeper)
         _add_admin(app, keeper)
     describe_access(app)
     return app
@@ -149,19 +147,6 @@ def _add_analyze(app: FastAPI, pipeline: Callable[[], Pipeline], settings: HttpS
                 parameters.captured_at,
             )
         return with_vectors(await while_connected(request, work), parameters.vectors)
-
-
-def _add_bundles(app: FastAPI, keeper: Callable[[], Keeper]) -> None:
-    @app.get(
-        "/bundles",
-        tags=["describe"],
-        summary="The folders of bundles: what is loaded, what is used, what is refused and why",
-        responses={422: ANSWERS[422], 503: ANSWERS[503]},
-        dependencies=[Depends(no_query)],
-    )
-    @needs("analyze", "admin")
-    async def states() -> list[BundleState]:
-        return keeper().states()
 
 
 def _add_admin(app: FastAPI, keeper: Callable[[], Keeper]) -> None:
