@@ -19,8 +19,9 @@ from support.processes import refused, server
 from support.service import png, problem
 from support.shelves import variant, variants
 
-TOKEN = "a token of the tests"
+TOKEN = "a-token-of-the-tests-that-is-long"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
+CALL = grpc.aio.Metadata(("authorization", f"Bearer {TOKEN}"))
 
 
 async def test_one_server_of_many_bundles(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -29,23 +30,23 @@ async def test_one_server_of_many_bundles(tiny_bundle: Path, tmp_path: Path) -> 
     (tmp_path / "token").write_text(TOKEN)
     packed = [Encoder(Bundle.open(folder / f"b{i}")).encode(png(0)).data for i in range(3)]
     serve = ("cloud", "serve", "--bundles", folder, "--default", "b0", "--grpc-port", "0", "--http-port", "0")
-    with server(*serve, "--bundles-bytes-max", "1", "--admin-token-file", tmp_path / "token") as cloud:
+    with server(*serve, "--bundles-bytes-max", "1", "--token-file", tmp_path / "token") as cloud:
         ports = await asyncio.to_thread(cloud.event, "listening")
         await asyncio.to_thread(cloud.event, "ready")
         async with (
             grpc.aio.insecure_channel(ports["grpc"]) as channel,
-            httpx.AsyncClient(base_url=f"http://{ports['http']}", timeout=60) as http,
+            httpx.AsyncClient(base_url=f"http://{ports['http']}", timeout=60, headers=ADMIN) as http,
         ):
             stub = AnalyzerStub(channel)
 
             async def ask(data: bytes, name: str) -> str:
                 request = pb.AnalyzeRequest(bitstream=data, request_id=name)
-                return (await stub.Analyze(request, timeout=60)).bundle
+                return (await stub.Analyze(request, timeout=60, metadata=CALL)).bundle
 
             async def bundles() -> dict[str, Any]:
                 return {state["folder"]: state for state in (await http.get("/bundles")).json()}
 
-            answer = await http.post("/admin/reload", headers=ADMIN)
+            answer = await http.post("/admin/reload")
             assert answer.status_code == 200, answer.text
             assert answer.json()["refused"] == {}
             # Room for one: each that is asked makes room for the next.
@@ -53,7 +54,7 @@ async def test_one_server_of_many_bundles(tiny_bundle: Path, tmp_path: Path) -> 
             assert names == ["b0", "b1", "b2", "b0", "b1", "b2"]
             image = await http.post("/analyze", content=png(0), headers={"Content-Type": "image/png"})
             assert image.json()["bundle"] == "b0"
-            described = convert.bundles_of(await stub.Describe(pb.DescribeRequest()))
+            described = convert.bundles_of(await stub.Describe(pb.DescribeRequest(), metadata=CALL))
             assert [bundle.name for bundle in described] == ["b0", "b1", "b2"]
             assert [bundle["name"] for bundle in (await http.get("/v1/bundles")).json()] == ["b0", "b1", "b2"]
             known = await bundles()
@@ -63,7 +64,7 @@ async def test_one_server_of_many_bundles(tiny_bundle: Path, tmp_path: Path) -> 
             variant(tiny_bundle, folder / "b3", 3)
             (folder / "bad").mkdir()
             shutil.rmtree(folder / "b2")
-            looked = (await http.post("/admin/reload", headers=ADMIN)).json()
+            looked = (await http.post("/admin/reload")).json()
             assert list(looked["refused"]) == ["bad"]
             assert sorted(await bundles()) == ["b0", "b1", "b3", "bad"]
             assert "bundles/bad" in (await http.get("/readyz")).json()["troubles"]
@@ -72,12 +73,13 @@ async def test_one_server_of_many_bundles(tiny_bundle: Path, tmp_path: Path) -> 
             )
             assert "is loaded" in problem(gone, 409)["detail"]
             mark = known["b1"]["fingerprint"]
-            loaded = (await http.post(f"/admin/bundles/{mark}/load", headers=ADMIN)).json()
+            loaded = (await http.post(f"/admin/bundles/{mark}/load")).json()
             assert (loaded["name"], loaded["state"]) == ("b1", "loaded")
-            unloaded = (await http.post(f"/admin/bundles/{mark[:8]}/unload", headers=ADMIN)).json()
+            unloaded = (await http.post(f"/admin/bundles/{mark[:8]}/unload")).json()
             assert (unloaded["name"], unloaded["state"]) == ("b1", "on disk")
-            problem(await http.post("/admin/bundles/00000000/load", headers=ADMIN), 404)
-            problem(await http.post("/admin/bundles/xyz/load", headers=ADMIN), 422)
+            problem(await http.post("/admin/bundles/00000000/load"), 404)
+            problem(await http.post("/admin/bundles/xyz/load"), 422)
+            del http.headers["authorization"]
             problem(await http.post(f"/admin/bundles/{mark}/load"), 401)
         assert await asyncio.to_thread(cloud.stop) == 0
 
