@@ -106,6 +106,19 @@ KeyOption = Annotated[Path | None, typer.Option(help="PEM, the certificate's key
 ClientCaOption = Annotated[
     Path | None, typer.Option(help="PEM, who signs the edges' certificates; gRPC then asks each for one")
 ]
+LogFormatOption = Annotated[
+    Literal["text", "json"] | None, typer.Option(help="of lines on standard error; text by default")
+]
+LogLevelOption = Annotated[
+    Literal["debug", "info", "warning", "error"] | None,
+    typer.Option(help="the least that is logged; info by default, debug has a line a request"),
+]
+OtlpEndpointOption = Annotated[
+    str | None, typer.Option(help="where traces go, OTLP over HTTP: http://localhost:4318; none by default")
+]
+MetricsCamerasOption = Annotated[
+    bool | None, typer.Option("--metrics-cameras", help="show cameras by name at /metrics, too")
+]
 ArchiveOption = Annotated[
     Path | None, typer.Option(help="folder that keeps the bitstreams; without it nothing is kept")
 ]
@@ -145,15 +158,18 @@ def serve(
     archive: ArchiveOption = None,
     archive_bytes_max: ArchiveBytesMaxOption = None,
     archive_age_max_days: ArchiveAgeMaxDaysOption = None,
+    log_format: LogFormatOption = None,
+    log_level: LogLevelOption = None,
+    metrics_cameras: MetricsCamerasOption = None,
+    otlp_endpoint: OtlpEndpointOption = None,
 ) -> None:
     """Serve gRPC and HTTP. Prints where it listens, and when it is ready, as JSON lines on stdout.
 
     A flag goes before its environment variable (ISTHMUS_...), that before the file, that before the default.
     """
-    from cloud.server import serve as serve_cloud
     from cloud.settings import CloudSettings
     from shared.process.config import load_settings, print_and_leave
-    from shared.process.process import log_to_stderr
+    from shared.process.logs import start_logging
 
     flags = {
         "bundle": ("--bundle", bundle),
@@ -178,11 +194,18 @@ def serve(
         "archive.folder": ("--archive", archive),
         "archive.bytes_max": ("--archive-bytes-max", archive_bytes_max),
         "archive.age_max_days": ("--archive-age-max-days", archive_age_max_days),
+        "log.format": ("--log-format", log_format),
+        "log.level": ("--log-level", log_level),
+        "metrics.cameras": ("--metrics-cameras", metrics_cameras),
+        "tracing.otlp_endpoint": ("--otlp-endpoint", otlp_endpoint),
     }
     loaded = load_settings(CloudSettings, config, flags)
     if print_config:
         print_and_leave(loaded)
-    log_to_stderr()
+    start_logging(loaded.settings.log)
+
+    from cloud.server import serve as serve_cloud  # brings gRPC, which logs from here on
+
     asyncio.run(serve_cloud(loaded.settings))
 
 

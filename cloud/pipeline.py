@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +23,7 @@ from datetime import UTC, datetime
 from cloud.answer_cache import AnswerCache
 from cloud.engine.batch_work import Done, Job, Served, base_tasks_of, work
 from cloud.engine.batcher import Batcher, within
+from cloud.observer import Observer, Unobserved, seeing
 from cloud.requests import Bundles, RecordSink, count_frame, queries_of, read_request, unpack
 from cloud.sessions.live import Desk, Engine
 from cloud.sessions.session import SessionLimits
@@ -29,6 +32,7 @@ from shared.codec.bitstream import Bitstream
 from shared.codec.frame import Packet
 from shared.codec.frame_codec import Coded, FrameCodec
 from shared.encoder import count_bytes
+from shared.process import tracing
 from shared.times import captured_at_number
 from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted, check_camera, check_request_id
 
@@ -51,6 +55,7 @@ class Pipeline:
 
     archive: gets each bitstream that was answered, once for all repeats of a request; None keeps nothing.
     sessions: the desk at which sessions are opened; their frames share batches with everything else.
+    observer: gets a report of each batch and each image.
     """
 
     def __init__(
@@ -59,12 +64,14 @@ class Pipeline:
         settings: PipelineSettings,
         archive: RecordSink | None = None,
         sessions: SessionSettings | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.bundles, self.settings = bundles, settings
+        self._observer = observer or Unobserved()
         self._archive = archive
         self._deadline_s = settings.deadline_ms / 1e3
         self._batcher: Batcher[Job, Done] = Batcher(
-            work,
+            self._work,
             key=lambda job: job.batch_key,
             batch_max=settings.batch_max,
             wait_ms=settings.batch_wait_ms,
@@ -100,12 +107,16 @@ class Pipeline:
         Raises BitstreamError or a subclass, BundleMismatchError, UnknownTaskError, RequestError, OverloadedError,
         NotReadyError or DeadlineError.
         """
-        check_request_id(request_id)
-        check_camera(camera)
-        stream = unpack(data)
-        request = _Request(data, stream, wanted, request_id, camera, captured_at, datetime.now(UTC))
-        async with within(deadline_s, self._deadline_s), self.bundles.use(stream.fingerprint) as served:
-            return await self._answer(request, served)
+        with seeing(self._observer, "bitstream", camera) as seen:
+            check_request_id(request_id)
+            check_camera(camera)
+            stream = unpack(data)
+            request = _Request(data, stream, wanted, request_id, camera, captured_at, datetime.now(UTC))
+            async with within(deadline_s, self._deadline_s), self.bundles.use(stream.fingerprint) as served:
+                seen.bundle = served.bundle
+                analysis = await self._answer(request, served)
+            seen.answered(analysis.bytes)
+            return analysis
 
     async def analyze_image(
         self,
@@ -123,19 +134,23 @@ class Pipeline:
 
         Raises what `analyze` raises, and ImageError or a subclass.
         """
-        check_request_id(request_id)
-        check_camera(camera)
-        received_at = datetime.now(UTC)
-        loop = asyncio.get_running_loop()
-        async with within(None, self._deadline_s), self.bundles.use_default() as served:
-            queries_of(served.bundle, wanted)  # an unknown task is refused before the work of encoding
-            assert served.encoder is not None  # as for every bundle of a server
-            encode = served.encoder.encode
-            encoded = await loop.run_in_executor(self._encoding, encode, image, quality, bytes_max)
-            request = _Request(
-                encoded.data, encoded.packet, wanted, request_id, camera, captured_at, received_at
-            )
-            analysis = await self._answer(request, served)
+        with seeing(self._observer, "image", camera) as seen:
+            check_request_id(request_id)
+            check_camera(camera)
+            received_at = datetime.now(UTC)
+            loop = asyncio.get_running_loop()
+            async with within(None, self._deadline_s), self.bundles.use_default() as served:
+                seen.bundle = served.bundle
+                queries_of(served.bundle, wanted)  # an unknown task is refused before the work of encoding
+                assert served.encoder is not None  # as for every bundle of a server
+                encode = served.encoder.encode
+                encoded = await loop.run_in_executor(self._encoding, encode, image, quality, bytes_max)
+                tracing.stages(time.perf_counter(), encoded.times.encoding)
+                request = _Request(
+                    encoded.data, encoded.packet, wanted, request_id, camera, captured_at, received_at
+                )
+                analysis = await self._answer(request, served)
+            seen.answered(analysis.bytes, encoded.times)
         edge = encoded.times
         times = analysis.times.model_copy(
             update={"read_ms": edge.read_ms, "front_ms": edge.front_ms, "code_ms": edge.code_ms}
@@ -151,10 +166,11 @@ class Pipeline:
     def _desk(self, settings: SessionSettings) -> Desk:
         engine = Engine(
             self.bundles.use,
-            self._batcher.submit,
+            self._submit,
             self._archive,
             self._deadline_s,
             self.settings.grid_cells_max,
+            self._observer,
         )
         limits = SessionLimits(settings.references_max, settings.references_bytes_max, settings.repeats_max)
         return Desk(engine, limits, settings.open_max)
@@ -164,13 +180,30 @@ class Pipeline:
         await self._batcher.close()
         self._encoding.shutdown()
 
+    def _work(self, jobs: Sequence[Job]) -> list[Done | Exception]:
+        outcomes = work(jobs)
+        self._observer.batch(jobs, outcomes)
+        return outcomes
+
+    async def _submit(self, job: Job) -> tuple[Done, float]:
+        done, queue_ms = await self._batcher.submit(job)
+        self._observer.queued(job, queue_ms, done)
+        spent_ms = {
+            "queue": queue_ms,
+            "decode": done.decode_ms,
+            "forward": done.tails_ms - done.postprocess_ms,
+            "postprocess": done.postprocess_ms,
+        }
+        tracing.stages(done.ended_s, spent_ms)
+        return done, queue_ms
+
     async def _answer(self, request: _Request, served: Served) -> Analysis:
         """The answer to a request, computed once for all its repeats."""
         base_tasks, cells_max = base_tasks_of(served.model), self.settings.grid_cells_max
         asked = read_request(request.stream, request.wanted, served.bundle, base_tasks, cells_max)
 
         async def compute() -> Analysis:
-            done, queue_ms = await self._batcher.submit(Job(asked.source, asked.queries, served))
+            done, queue_ms = await self._submit(Job(asked.source, asked.queries, served))
             if self._archive is not None:
                 self._archive.append(
                     request.camera, request.received_at, request.request_id, request.data, request.captured_at

@@ -21,6 +21,7 @@ from cloud.archive.late_archive import LateArchive
 from cloud.engine.load import Loaded, load
 from cloud.faces.grpc_server import GrpcServer
 from cloud.faces.http_face import build_app
+from cloud.metrics import CloudMetrics
 from cloud.pipeline import Pipeline
 from cloud.settings import ArchiveSettings, CloudSettings, EngineSettings
 from cloud.shelf.keeper import Keeper
@@ -29,13 +30,18 @@ from shared.bundle import Bundle
 from shared.errors import RequestError
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
+from shared.process.tracing import start_tracing, stop_tracing
 
 log = logging.getLogger("isthmus.cloud")
 
 
 async def serve(settings: CloudSettings) -> None:
     """Runs until SIGTERM or SIGINT. Raises BundleError, or RequestError if a port cannot be bound."""
-    await CloudServer(_source(settings), settings).run()
+    start_tracing(settings.tracing, "isthmus-cloud")
+    try:
+        await CloudServer(_source(settings), settings).run()
+    finally:
+        await asyncio.to_thread(stop_tracing)
 
 
 class CloudServer:
@@ -51,13 +57,33 @@ class CloudServer:
         self._keeper: Ready[Keeper] = Ready("the server")
         self._archive = _archive(settings.archive)
         self._tls, self._gate = make_tls(settings), make_gate(settings)
+        self._metrics = self._count(settings)
         app = build_app(
-            self._pipeline, settings.http, self._keeper, self._troubles, self._gate, settings.auth.origins
+            self._pipeline,
+            settings.http,
+            self._keeper,
+            self._troubles,
+            self._gate,
+            settings.auth.origins,
+            self._metrics,
         )
         self._http = HttpServer(app, settings.host, settings.http, settings.drain_ms, self._tls)
         self._grpc = GrpcServer(
-            self._pipeline, settings.host, settings.grpc, settings.sessions.open_max, self._gate, self._tls
+            self._pipeline,
+            settings.host,
+            settings.grpc,
+            settings.sessions.open_max,
+            self._gate,
+            self._tls,
+            self._metrics.requests,
         )
+
+    def _count(self, settings: CloudSettings) -> CloudMetrics:
+        metrics = CloudMetrics(settings.metrics, lambda: self._pipeline.value, self._troubles)
+        metrics.tokens(self._gate.refused)
+        if self._archive is not None:
+            metrics.archive(self._archive)
+        return metrics
 
     async def run(self) -> None:
         stop = stop_signal()
@@ -107,7 +133,9 @@ class CloudServer:
         )
         keeper = Keeper(shelf, self._source, settings.shelf.default)
         await keeper.begin(self._poll)
-        self._pipeline.fill(Pipeline(shelf, settings.pipeline, self._archive, settings.sessions))
+        self._metrics.bundles(shelf.states)
+        pipeline = Pipeline(shelf, settings.pipeline, self._archive, settings.sessions, self._metrics)
+        self._pipeline.fill(pipeline)
         self._keeper.fill(keeper)
         await self._grpc.serving()
         announce("ready", **({"troubles": troubles} if (troubles := self._troubles()) else {}))

@@ -11,7 +11,15 @@ from pydantic import Field, SecretStr, field_validator
 from shared.bundle import default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
-from shared.process.config import THREADS_MAX, HttpSettings, Section, ServerSettings
+from shared.process.config import (
+    THREADS_MAX,
+    HttpSettings,
+    LogSettings,
+    MetricsSettings,
+    Section,
+    ServerSettings,
+    TracingSettings,
+)
 from shared.process.tls import TlsFiles
 
 TOKEN_MIN = 16  # characters
@@ -267,6 +275,9 @@ class CloudSettings(ServerSettings):
     tasks: TaskSettings = TaskSettings()
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @classmethod
     def variables(cls) -> dict[str, str]:

@@ -36,6 +36,7 @@ from shared.process.http import (
     with_vectors,
 )
 from shared.process.http_parameters import AnalyzeParameters, analyze_parameters
+from shared.process.metrics import Metrics
 from shared.types import Analysis
 
 SESSION = (
@@ -62,13 +63,19 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(pipeline: Callable[[], Pipeline], settings: HttpSettings) -> FastAPI:
-    """The edge's HTTP API. pipeline: returns the pipeline, or raises NotReadyError while there is none."""
+def build_app(
+    pipeline: Callable[[], Pipeline], settings: HttpSettings, metrics: Metrics | None = None
+) -> FastAPI:
+    """The edge's HTTP API.
+
+    pipeline: returns the pipeline, or raises NotReadyError while there is none. metrics: see `create_app`.
+    """
     app = create_app(
         "Isthmus edge",
         "Encodes an image into a few hundred bytes and asks the cloud.",
         settings.requests_max,
         settings.bodies_bytes_max,
+        metrics=metrics,
     )
     add_health(app, pipeline)
 

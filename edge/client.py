@@ -17,6 +17,7 @@ from edge.cloud_status import error_of
 from edge.credentials import Bearer, client_pems
 from edge.settings import CloudLink
 from shared.errors import CloudUnreachableError, DeadlineError
+from shared.process import tracing
 from shared.types import Analysis, BundleInfo, Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
@@ -101,7 +102,8 @@ class GrpcTransport:
 
     async def analyze(self, request: pb.AnalyzeRequest, timeout_s: float) -> pb.AnalyzeResponse:
         try:
-            return await self._stub.Analyze(request, timeout=timeout_s, metadata=self._metadata())
+            with tracing.span("isthmus.v1.Analyzer/Analyze", "client"):
+                return await self._stub.Analyze(request, timeout=timeout_s, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise error_of(error.code(), error.details() or "") from None
 
@@ -117,9 +119,10 @@ class GrpcTransport:
         return GrpcSessionCall(self._stub, self._metadata())
 
     def _metadata(self) -> Metadata:
-        """What goes with each call: the token as it is now."""
+        """What goes with each call: the token as it is now, and the trace's context."""
         header = self._bearer.header()
-        return None if header is None else grpc.aio.Metadata(("authorization", header))
+        given = tracing.outgoing() if header is None else {"authorization": header, **tracing.outgoing()}
+        return grpc.aio.Metadata(*given.items()) if given else None
 
     async def close(self) -> None:
         await self._channel.close()

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from edge.serve_command import serve
 from shared.bundle import Bundle, default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.process.cli import (
     HOUR_MS,
-    PORT_MAX,
     STANDARD,
     THREADS_MAX,
     BundleOption,
@@ -231,81 +231,7 @@ def analyze(
     asyncio.run(_analyze(images, encoder, client, wanted, folder, quality, bytes_max, captured_from, as_json))
 
 
-@app.command()
-def serve(
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file; deploy/edge.toml shows every key")
-    ] = None,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="print the settings and where each comes from, and end")
-    ] = False,
-    cloud: Annotated[
-        str | None, typer.Option(help="the cloud's gRPC, HOST:PORT; 127.0.0.1:50051 by default")
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="address to listen on; 127.0.0.1 by default")] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=PORT_MAX, help="HTTP; 0 takes a free port; 8081 by default")
-    ] = None,
-    bundle: Annotated[
-        Path | None, typer.Option(help="the bundle's folder; the shipped one by default")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=THREADS_MAX, help="of ONNX Runtime; 1 by default")
-    ] = None,
-    deadline_ms: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=HOUR_MS, help="for a request to the cloud, repeats included; 10000 by default"
-        ),
-    ] = None,
-    camera: Annotated[
-        str | None, typer.Option(help="the camera's name, for images whose request brings none")
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(help="holds the token for the cloud; ISTHMUS_CLOUD_TOKEN may hold it itself"),
-    ] = None,
-    tls: Annotated[
-        bool | None, typer.Option("--tls", help="speak TLS to the cloud, and trust whom this machine trusts")
-    ] = None,
-    ca: Annotated[
-        Path | None, typer.Option(help="PEM, who signs the cloud's certificate; means --tls")
-    ] = None,
-    certificate: Annotated[
-        Path | None, typer.Option(help="PEM, this edge's own certificate; means --tls")
-    ] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM, the certificate's key")] = None,
-) -> None:
-    """Serve POST /analyze on this box. Prints where it listens, and when it is ready, as JSON lines on stdout.
-
-    A flag goes before its environment variable (ISTHMUS_...), that before the file, that before the default.
-    """
-    import asyncio
-
-    from edge.server import serve as serve_edge
-    from edge.settings import EdgeSettings
-    from shared.process.config import load_settings, print_and_leave
-    from shared.process.process import log_to_stderr
-
-    flags = {
-        "bundle": ("--bundle", bundle),
-        "host": ("--host", host),
-        "camera": ("--camera", camera),
-        "http.port": ("--port", port),
-        "cloud.address": ("--cloud", cloud),
-        "cloud.deadline_ms": ("--deadline-ms", deadline_ms),
-        "cloud.token_file": ("--token-file", token_file),
-        "cloud.tls": ("--tls", tls),
-        "cloud.ca": ("--ca", ca),
-        "cloud.certificate": ("--certificate", certificate),
-        "cloud.key": ("--key", key),
-        "encoder.threads": ("--threads", threads),
-    }
-    loaded = load_settings(EdgeSettings, config, flags)
-    if print_config:
-        print_and_leave(loaded)
-    log_to_stderr()
-    asyncio.run(serve_edge(loaded.settings))
+app.command()(serve)
 
 
 async def _analyze(

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from edge.client import Client
 from edge.client_sessions import ClientSessions
+from edge.observer import Observer, seeing
 from edge.session import CameraSession, SessionTransport
 from edge.settings import CloudLink, SessionSettings
 from shared.encoder import Encoder
 from shared.errors import RequestError
+from shared.process import tracing
 from shared.types import Analysis, Wanted
 
 
@@ -33,10 +35,19 @@ class SessionLink:
 
 
 class Pipeline:
-    """A loaded encoder and a client. Must be made and used in one event loop. sessions: None if it has none."""
+    """A loaded encoder and a client. Must be made and used in one event loop.
 
-    def __init__(self, encoder: Encoder, client: Client, sessions: SessionLink | None = None) -> None:
-        self.encoder, self.client = encoder, client
+    sessions: None if it has none. observer: gets a report of each image.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        client: Client,
+        sessions: SessionLink | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.encoder, self.client, self._observer = encoder, client, observer
         # One image at a time: an edge has few cores, and ONNX Runtime has its own threads.
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._sessions = None if sessions is None else self._client_sessions(sessions)
@@ -58,9 +69,25 @@ class Pipeline:
 
         Raises what `Encoder.encode` raises, RemoteError or a subclass, or OverloadedError.
         """
+        with seeing(self._observer, camera) as seen:
+            answer = await self._analyze(image, wanted, request_id, quality, bytes_max, camera, captured_at)
+            seen.answered(answer)
+            return answer
+
+    async def _analyze(
+        self,
+        image: str | Path | bytes,
+        wanted: Wanted,
+        request_id: str,
+        quality: int | None,
+        bytes_max: int | None,
+        camera: str,
+        captured_at: datetime | None,
+    ) -> Analysis:
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(self._encoding, self.encoder.encode, image, quality, bytes_max)
         sent = time.perf_counter()
+        tracing.stages(sent, encoded.times.encoding)
         answer = await self.client.analyze(request_id, encoded.data, wanted, camera, captured_at)
         edge = encoded.times.model_copy(update={"send_ms": (time.perf_counter() - sent) * 1e3})
         times = answer.times.model_copy(update=edge.model_dump(exclude_none=True))
@@ -89,13 +116,19 @@ class Pipeline:
         """
         if self._sessions is None:
             raise RequestError("this edge has no sessions; send the image without one")
-        async with self._sessions.use(session, wanted, camera) as one:
-            answer = await one.analyze(image, quality, captured_at)
+        with seeing(self._observer, camera) as seen:
+            async with self._sessions.use(session, wanted, camera) as one:
+                answer = await one.analyze(image, quality, captured_at)
+            seen.answered(answer.analysis, answer.frame)
         if not answer.missing:
             return answer.analysis
         text = f"only the base of this image was sent; tasks that need the rest: {', '.join(answer.missing)}"
         warnings = (*answer.analysis.warnings, text)
         return answer.analysis.model_copy(update={"warnings": warnings})
+
+    @property
+    def sessions_open(self) -> int:
+        return 0 if self._sessions is None else len(self._sessions)
 
     def _client_sessions(self, to: SessionLink) -> ClientSessions:
         def make(wanted: Wanted, camera: str) -> CameraSession:

@@ -7,12 +7,14 @@ import logging
 
 from edge.api import build_app
 from edge.client import Client, grpc_transport
+from edge.metrics import CountedTransport, EdgeMetrics
 from edge.pipeline import Pipeline, SessionLink
 from edge.settings import EdgeSettings
 from edge.trust import load
 from shared.bundle import Bundle
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
+from shared.process.tracing import start_tracing, stop_tracing
 
 log = logging.getLogger("isthmus.edge")
 
@@ -22,9 +24,18 @@ async def serve(settings: EdgeSettings) -> None:
 
     Ready means that this edge can encode; that its cloud is away is reported to each request (503), not by /readyz.
     """
-    bundle = Bundle.open(settings.bundle)
+    start_tracing(settings.tracing, "isthmus-edge")
+    try:
+        await _serve(Bundle.open(settings.bundle), settings)
+    finally:
+        await asyncio.to_thread(stop_tracing)
+
+
+async def _serve(bundle: Bundle, settings: EdgeSettings) -> None:
     ready: Ready[Pipeline] = Ready("the edge")
-    http = HttpServer(build_app(ready, settings.http), settings.host, settings.http, settings.drain_ms)
+    metrics = EdgeMetrics(settings.metrics, bundle, lambda: ready.value.sessions_open if ready.value else 0)
+    app = build_app(ready, settings.http, metrics)
+    http = HttpServer(app, settings.host, settings.http, settings.drain_ms)
     stop = stop_signal()
     http_task = asyncio.create_task(http.serve())
     announce("listening", http=http.address)
@@ -33,9 +44,9 @@ async def serve(settings: EdgeSettings) -> None:
     try:
         encoder = await asyncio.to_thread(load, bundle, settings.encoder.threads)
         transport = grpc_transport(settings.cloud)
-        client = Client(settings.cloud, settings.camera, transport)
+        client = Client(settings.cloud, settings.camera, CountedTransport(transport, metrics))
         sessions = SessionLink(settings.cloud, settings.session, transport, settings.camera)
-        pipeline = Pipeline(encoder, client, sessions)
+        pipeline = Pipeline(encoder, client, sessions, metrics)
         ready.fill(pipeline)
         announce("ready")
         log.info("ready: bundle %s; cloud %s", bundle.manifest.name, settings.cloud.address)

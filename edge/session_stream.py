@@ -20,6 +20,7 @@ from edge.cloud_status import error_of_frame
 from edge.frames import Extract, FrameEncoder, NextFrame
 from shared.codec.frame_codec import FrameCodec
 from shared.errors import CloudUnreachableError, DeadlineError, IsthmusError, RemoteError
+from shared.process import tracing
 from shared.session_packets import (
     Answered,
     FrameReply,
@@ -115,7 +116,9 @@ class SessionStream:
             at_s = self._loop.time()
             sent = await self._run(lambda: frames.next(extract, quality, at_s, intra))
             future, code_s = self._put(sent, captured_at), self._loop.time() - at_s
-        reply = await future
+        name = "AnalyzeSession frame"
+        with tracing.frame_span(self.opened.request_id(sent.number), name, "client", type=sent.frame.name):
+            reply = await future
         return replace(reply, code_ms=1e3 * code_s)
 
     async def close(self) -> None:

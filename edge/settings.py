@@ -10,7 +10,15 @@ from pydantic import Field, SecretStr, field_validator
 from shared.bundle import default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
-from shared.process.config import THREADS_MAX, HttpSettings, Section, ServerSettings
+from shared.process.config import (
+    THREADS_MAX,
+    HttpSettings,
+    LogSettings,
+    MetricsSettings,
+    Section,
+    ServerSettings,
+    TracingSettings,
+)
 from shared.session_packets import Replies
 from shared.types import check_camera
 
@@ -135,6 +143,9 @@ class EdgeSettings(ServerSettings):
     encoder: EncoderSettings = EncoderSettings()
     session: SessionSettings = SessionSettings()
     http: EdgeHttpSettings = EdgeHttpSettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @field_validator("camera")
     @classmethod

@@ -137,6 +137,11 @@ class Times(Frozen):
     decode_ms: float | None = Field(default=None, description="exact path and range coder, decoding")
     tails_ms: float | None = Field(default=None, description="reconstruction and tails, for the whole batch")
 
+    @property
+    def encoding(self) -> dict[str, float | None]:
+        """The stages of an encoder, in their order."""
+        return {"read": self.read_ms, "front": self.front_ms, "code": self.code_ms}
+
 
 class Analysis(Frozen):
     """The answer to one image."""

@@ -32,6 +32,14 @@ class LateArchive:
         """Why records are dropped now; empty while they are kept."""
         return self._why if self._archive is None else self._archive.trouble
 
+    def counts(self) -> dict[str, int]:
+        """Records so far, by what became of them: written, repeated, dropped."""
+        archive = self._archive
+        if archive is None:
+            return {"written": 0, "repeated": 0, "dropped": self._dropped}
+        dropped = archive.dropped + self._dropped
+        return {"written": archive.written, "repeated": archive.repeated, "dropped": dropped}
+
     def append(self, *arguments: Any, **options: Any) -> bool:
         """See `Archive.append`."""
         if self._archive is not None:
@@ -63,5 +71,5 @@ class LateArchive:
         if self._archive is None:
             return
         await asyncio.to_thread(self._archive.close)
-        counts = (self._archive.written, self._archive.repeated, self._archive.dropped + self._dropped)
+        counts = self.counts().values()
         log.info("archive %s: %d records written, %d repeated, %d dropped", self._archive.path, *counts)

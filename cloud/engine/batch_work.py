@@ -61,6 +61,13 @@ class BaseModel(Model, Protocol):
         """v (B, V) int32, queries of `base_tasks` and a quality per image -> one dict of results per image."""
 
 
+@runtime_checkable
+class TimedModel(Protocol):
+    """A model that knows how long it has spent, in all, on turning outputs of tails into results, in seconds."""
+
+    postprocess_s: float
+
+
 def base_tasks_of(model: Model) -> frozenset[str]:
     """Names of the tasks that a base alone answers."""
     return model.base_tasks if isinstance(model, BaseModel) else frozenset()
@@ -101,12 +108,18 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """latent: None if the job came as version 1, whose v nobody needs again."""
+    """latent: None if the job came as version 1, whose v nobody needs again.
+
+    Times are the whole batch's. postprocess_ms: the part of tails_ms that made results of outputs; 0 if unknown.
+    ended_s: when the batch was done, by time.perf_counter.
+    """
 
     latent: Latent | None
     results: Results
     decode_ms: float
     tails_ms: float
+    postprocess_ms: float = 0.0
+    ended_s: float = 0.0
 
 
 # z alone is of version 1.
@@ -119,15 +132,21 @@ def work(jobs: Sequence[Job]) -> list[Done | Exception]:
     model = jobs[0].served.model  # a batch has one key, and this is a part of it
     decoded = _decode(model.codec, jobs)
     between = time.perf_counter()
+    before_s = _postprocess_s(model)
     results = _answer(model, jobs, decoded)
     ended = time.perf_counter()
+    postprocess_ms = (_postprocess_s(model) - before_s) * 1e3
     decode_ms, tails_ms = (between - started) * 1e3, (ended - between) * 1e3
     return [
         one
         if isinstance(one, CorruptPayloadError)
-        else Done(one if isinstance(one, Latent) else None, given, decode_ms, tails_ms)
+        else Done(one if isinstance(one, Latent) else None, given, decode_ms, tails_ms, postprocess_ms, ended)
         for one, given in zip(decoded, results, strict=True)
     ]
+
+
+def _postprocess_s(model: Model) -> float:
+    return model.postprocess_s if isinstance(model, TimedModel) else 0.0
 
 
 def _decode(codec: LatentCodec, jobs: Sequence[Job]) -> list[_Decoded]:

@@ -12,6 +12,8 @@ from cloud.faces.grpc_session import SessionCalls
 from cloud.faces.grpc_streams import Stream, Streams, for_each
 from cloud.sessions.live import Desk
 from shared.errors import IsthmusError, RequestError
+from shared.process import tracing
+from shared.process.logs import about
 from shared.times import captured_at_of
 from shared.types import Analysis, BundleInfo, Wanted, new_request_id
 from shared.wire import analyzer_pb2 as pb
@@ -64,6 +66,7 @@ class Servicer(AnalyzerServicer):
     ) -> pb.AnalyzeResponse:
         try:
             request_id = request.request_id or new_request_id()
+            about(request_id)
             return await self._answer(request, request_id, context.time_remaining())
         except Exception as error:  # the outermost boundary of a call: any error becomes a status
             await abort(context, error)
@@ -125,12 +128,14 @@ class Servicer(AnalyzerServicer):
     async def _stream_answer(
         self, request: pb.AnalyzeRequest, deadline_s: float | None
     ) -> pb.AnalyzeStreamResponse:
+        about(request.request_id)
         try:
             if not request.request_id:
                 raise RequestError(
                     "a request of a stream needs a request id, so that its answer can be matched"
                 )
-            answer = await self._answer(request, request.request_id, deadline_s)
+            with tracing.span("AnalyzeStream element", "server"):
+                answer = await self._answer(request, request.request_id, deadline_s)
             return pb.AnalyzeStreamResponse(request_id=request.request_id, answer=answer)
         except Exception as error:  # the outermost boundary of an element: its error must not end the stream
             log_unexpected(error)

@@ -16,10 +16,12 @@ from grpc_reflection.v1alpha import reflection
 from cloud.faces.grpc_access import AccessInterceptor
 from cloud.faces.grpc_face import Servicer
 from cloud.faces.grpc_guard import ReadableMessages, RunningCalls, StreamLimit
+from cloud.faces.grpc_seen import CallsSeen
 from cloud.pipeline import Pipeline
 from cloud.settings import GrpcSettings
 from shared.errors import RequestError
 from shared.process.auth import Gate
+from shared.process.metrics import RequestMetrics
 from shared.process.process import address_of, listen
 from shared.process.ready import Ready
 from shared.process.sockets import close_connections, connections_allowed
@@ -58,7 +60,8 @@ def server_options(message_bytes_max: int, connections_max: int, head_ms: int) -
 class GrpcServer:
     """gRPC on a port of its own: the Analyzer, health and reflection. Must be made in a running event loop.
 
-    port 0 takes a free one. sessions_max: open at once. gate: decides who may call; everybody without one.
+    port 0 takes a free one. sessions_max: open at once. gate: decides who may call; everybody without one. requests:
+    counts the calls.
 
     Raises RequestError if the address cannot be bound.
     """
@@ -71,6 +74,7 @@ class GrpcServer:
         sessions_max: int = 128,
         gate: Gate | None = None,
         tls: ServerTls | None = None,
+        requests: RequestMetrics | None = None,
     ) -> None:
         self._calls = RunningCalls(SERVICE)
         self._server = grpc.aio.server(
@@ -80,6 +84,7 @@ class GrpcServer:
                 settings.head_ms,
             ),
             interceptors=[
+                *([] if requests is None else [CallsSeen(requests)]),
                 self._calls,
                 AccessInterceptor(gate or Gate()),
                 StreamLimit(settings.streams_max, {SESSIONS: sessions_max}),

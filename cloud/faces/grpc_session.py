@@ -12,6 +12,8 @@ from cloud.faces.grpc_guard import Context, abort
 from cloud.faces.grpc_streams import Stream, Streams, for_each
 from cloud.sessions.live import Desk, LiveSession
 from shared.errors import IsthmusError, NotReadyError, RequestError
+from shared.process import tracing
+from shared.process.logs import about
 from shared.session_packets import Compression, FrameReply, Received, SameAs, SentFrame, SessionReady
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert, sessions
@@ -101,8 +103,11 @@ class SessionCalls:
         answers = _Answers(stream, writer, live.opened.answers_wait_ms / 1e3, self._streams.requests_max // 2)
 
         async def one(sent: SentFrame) -> None:
+            request_id = live.opened.request_id(sent.number)
+            about(request_id)
             try:
-                reply = await live.frame(sent)
+                with tracing.frame_span(request_id, "AnalyzeSession frame", "server"):
+                    reply = await live.frame(sent)
             except NotReadyError as error:
                 answers.send(None)
                 stream.end(error)

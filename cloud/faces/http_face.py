@@ -47,6 +47,7 @@ from shared.process.http import (
 )
 from shared.process.http_access import access_guard, describe_access
 from shared.process.http_parameters import AnalyzeParameters, analyze_parameters, no_query
+from shared.process.metrics import Metrics
 from shared.types import Analysis, BundleInfo
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -71,12 +72,13 @@ def build_app(
     troubles: Callable[[], dict[str, str]] = dict,
     gate: Gate | None = None,
     cors_origins: Sequence[str] = (),
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """The cloud's HTTP API.
 
     pipeline: returns the pipeline, or raises NotReadyError while there is none. keeper: likewise, for what is asked and
     said of bundles. troubles: see `add_health`. gate: decides who may call; everybody without one. cors_origins: see
-    `access_guard`.
+    `access_guard`. metrics: see `create_app`.
     """
     app = create_app(
         "Isthmus cloud",
@@ -84,6 +86,7 @@ def build_app(
         settings.requests_max,
         settings.bodies_bytes_max,
         inside=access_guard(gate or Gate(), cors_origins),
+        metrics=metrics,
     )
     add_health(app, pipeline, troubles)
 

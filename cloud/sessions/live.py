@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 from cloud.engine.batch_work import Done, Job, Served, base_tasks_of
 from cloud.engine.batcher import within
+from cloud.observer import NEED_INTRA, Observer, Seen
 from cloud.requests import RecordSink, check_grid, count_frame, own_grid, queries_of, split_for_base
 from cloud.sessions.session import FrameJob, Session, SessionCodec, SessionLimits, Settled
 from shared.bundle import Bundle
@@ -31,7 +32,16 @@ from shared.errors import (
     RequestError,
     UnknownCameraError,
 )
-from shared.session_packets import Answered, FrameReply, RefineAsked, SentFrame, SessionOpen
+from shared.session_packets import (
+    Answered,
+    FrameReply,
+    NeedIntra,
+    Outcome,
+    RefineAsked,
+    Refused,
+    SentFrame,
+    SessionOpen,
+)
 from shared.types import Analysis, ByteCount, TaskInfo, TaskQuery, Times, Wanted
 
 log = logging.getLogger("isthmus.cloud.sessions")
@@ -43,6 +53,7 @@ class Engine:
 
     use: what a frame is answered with, by the bundle's fingerprint in headers, for as long as the frame runs. submit: a
     job's result, and its wait in ms. deadline_s, cells_max: the most that a frame may take, and cells of a grid.
+    observer: gets a report of each frame.
     """
 
     use: Callable[[bytes], AbstractAsyncContextManager[Served]]
@@ -50,6 +61,7 @@ class Engine:
     archive: RecordSink | None
     deadline_s: float
     cells_max: int
+    observer: Observer
 
 
 @dataclass(frozen=True)
@@ -199,7 +211,9 @@ class LiveSession:
                 log.error("unexpected error", exc_info=error)
             if job.refines is not None and job.refines in self._refining:
                 self._refining[job.refines].fail(error)
-            return FrameReply(sent.number, self.session.fail(job, error).outcome)
+            refused = self.session.fail(job, error).outcome
+            self._report(refused, None)
+            return FrameReply(sent.number, refused)
         except BaseException:
             self.session.fail(job, NotReadyError("the session has ended"))
             raise
@@ -207,7 +221,7 @@ class LiveSession:
         answer = Answered({query.name: done.results[query.name] for query in queries}, missing)
         settled = self.session.settle(job, done.latent, answer if asked else None)
         count = _count_nothing(len(sent.data), served.bundle)
-        if isinstance(job.source, Coded) and (self.opened.details or job.refines):
+        if isinstance(job.source, Coded):
             codec = FrameCodec(served.model.codec)
             count = count_frame(job.source, done.latent, len(sent.data), codec, served.bundle)
         if job.is_base:
@@ -230,9 +244,21 @@ class LiveSession:
                 sent.captured_at,
                 accepted.chunk,
             )
+        self._report(settled.outcome, count)
         if not self.opened.details:
             return FrameReply(sent.number, settled.outcome)
         return FrameReply(sent.number, settled.outcome, count, times)
+
+    def _report(self, outcome: Outcome, count: ByteCount | None) -> None:
+        """Reports a frame to whoever counts them."""
+        seen = Seen("frame", self.opened.camera, self._bundle)
+        if isinstance(outcome, Refused):
+            seen.failed(outcome.error)
+        elif isinstance(outcome, NeedIntra):
+            seen.outcome = NEED_INTRA
+        elif count is not None:
+            seen.answered(count)
+        self._engine.observer.image(seen)
 
     def _captured(self, job: FrameJob, sent: SentFrame) -> datetime | None:
         """When the image of a refinement was captured: its own time, or that of its base."""

@@ -16,9 +16,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -74,6 +74,47 @@ class HttpSettings(Section):
     def model_post_init(self, _: Any) -> None:
         if self.bodies_bytes_max < self.image_bytes_max:
             raise ValueError(f"bodies_bytes_max is {self.bodies_bytes_max}, less than image_bytes_max")
+
+
+class LogSettings(Section):
+    """Lines on standard error. Owner: `shared.process.logs`."""
+
+    format: Literal["text", "json"] = Field(default="text", description="json: one object a line")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least that is logged; debug has a line for each request"
+    )
+
+
+class MetricsSettings(Section):
+    """What GET /metrics shows. Owner: `shared.process.metrics`."""
+
+    cameras: bool = Field(
+        default=False,
+        description="series by camera too; their names are then seen by whoever reads the metrics",
+    )
+    cameras_max: int = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="cameras with series of their own; further ones count as other",
+    )
+
+
+class TracingSettings(Section):
+    """Traces by OpenTelemetry. Owner: `shared.process.tracing`."""
+
+    otlp_endpoint: str = Field(
+        default="",
+        description="base URL that takes OTLP over HTTP, such as http://localhost:4318; without it, and without "
+        "OTEL_EXPORTER_OTLP_ENDPOINT, there are no traces. Needs the extra `tracing`",
+    )
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_a_url(cls, url: str) -> str:
+        if url and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
+            raise ValueError(f"{url!r} is no address for traces; write it as http://localhost:4318")
+        return url
 
 
 class ServerSettings(BaseSettings):

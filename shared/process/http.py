@@ -40,6 +40,9 @@ from shared.errors import (
 )
 from shared.kinds.classification import ClassificationResult, ClassScore
 from shared.process.access import public
+from shared.process.http_seen import RequestsSeen, add_metrics
+from shared.process.logs import about
+from shared.process.metrics import Metrics
 from shared.process.security_headers import add_security_headers
 from shared.types import (
     Analysis,
@@ -135,13 +138,14 @@ def create_app(
     requests_max: int,
     bodies_bytes_max: int,
     inside: Sequence[Middleware] = (),
+    metrics: Metrics | None = None,
     **options: Any,
 ) -> FastAPI:
     """A FastAPI app whose every answer has a request id and whose every error is a problem.
 
     requests_max: analyses at once; more are answered 429 before their body is read. bodies_bytes_max: their bodies
     together; one that does not fit is answered 429. inside: middleware between `RequestGuard` and the routes, the
-    outermost first.
+    outermost first. metrics: counts the requests, and is read at GET /metrics.
     """
     app = FastAPI(title=title, summary=summary, version="1", **options)
 
@@ -168,6 +172,9 @@ def create_app(
     for one in reversed(inside):
         app.add_middleware(one.cls, *one.args, **one.kwargs)
     app.add_middleware(RequestGuard, requests_max=requests_max, budget=BodyBudget(bodies_bytes_max))
+    if metrics is not None:
+        app.add_middleware(RequestsSeen, requests=metrics.requests)
+        add_metrics(app, metrics)
     return app
 
 
@@ -206,6 +213,7 @@ class RequestGuard:
             return
         share = BodyShare(self._budget)
         scope.setdefault("state", {}).update(request_id=request_id, body=share)
+        about(request_id)
         limited = scope["method"] == "POST"  # health checks must be answered under load
         if limited and self._running >= self._requests_max:
             busy = OverloadedError(f"{self._requests_max} requests are being served already; try again later")
@@ -219,7 +227,7 @@ class RequestGuard:
         except (
             Exception
         ) as error:  # the outermost boundary of a request: logged here, returned without its internals
-            log.exception("request %s: unexpected error", request_id)
+            log.exception("unexpected error")
             if started:
                 raise  # the server cuts the connection, so that half an answer is not taken for a whole one
             await refuse(error, "internal error; the server's log has more under this request id")

@@ -12,12 +12,10 @@ import asyncio
 import contextlib
 import functools
 import json
-import logging
 import os
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -36,12 +34,6 @@ BACKLOG = 256  # connections that wait in the kernel
 def announce(event: str, **fields: Any) -> None:
     """Prints one JSON line on stdout, at once."""
     print(json.dumps({"event": event, **fields}), flush=True)
-
-
-def log_to_stderr() -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
 
 
 def stop_signal() -> asyncio.Event:

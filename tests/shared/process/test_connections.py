@@ -232,10 +232,12 @@ import asyncio, os, resource, socket, sys, urllib.request
 from fastapi import FastAPI
 from shared.process.config import HttpSettings
 from shared.process.http import add_health, create_app
-from shared.process.process import HttpServer, log_to_stderr
+from shared.process.config import LogSettings
+from shared.process.logs import start_logging
+from shared.process.process import HttpServer
 
 async def main():
-    log_to_stderr()
+    start_logging(LogSettings())
     app = create_app("test", "test", 4, 1 << 20)
     add_health(app, lambda: None)
     server = HttpServer(app, "127.0.0.1", HttpSettings(port=0, connections_max=1000, head_ms=60_000), 1000)
