@@ -43,6 +43,13 @@ proto:  ## generate shared/wire from the .proto
 demo:  ## a cloud and an edge on this machine, sample rooms through both
 	isthmus demo
 
+.PHONY: sbom
+sbom:  ## what is installed, as CycloneDX, into build/sbom.cdx.json
+	$(PYTHON) -m venv build/sbom-tool
+	build/sbom-tool/bin/pip install -q cyclonedx-bom==7.5.0
+	build/sbom-tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-format JSON --output-file build/sbom.cdx.json "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+
 .PHONY: clean
 clean:  ## remove what tests, tools and the demo leave behind (not runs/, not data/)
 	rm -rf isthmus-demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -102,16 +102,16 @@ class CloudMetrics(Metrics):
         self.gauge(
             "troubles", "Optional parts that do not work now; /readyz names them.", lambda: len(troubles())
         )
-        self.collect(self._loaded)
+        self.collect({"bundles_loaded": (), "bundle_info": BUNDLE}, self._loaded)
 
     def archive(self, archive: LateArchive) -> None:
         """Adds the archive's numbers."""
         self.gauge("archive_working", "1 while records are kept.", lambda: not archive.trouble)
-        self.collect(lambda prefix: _records(prefix, archive))
+        self.collect({"archive_records": ("outcome",)}, lambda prefix: _records(prefix, archive))
 
     def tokens(self, refused: Mapping[str, int]) -> None:
         """Adds what a gate refused. refused: calls so far, by a reason of a few words."""
-        self.collect(lambda prefix: _refusals(prefix, refused))
+        self.collect({"tokens_refused": ("reason",)}, lambda prefix: _refusals(prefix, refused))
 
     def batch(self, jobs: Sequence[Job], outcomes: Sequence[Done | Exception]) -> None:
         own = self._of(jobs[0].served.bundle)

@@ -18,6 +18,7 @@ from shared.process.metrics import Bounded, Metrics
 from shared.wire import analyzer_pb2 as pb
 
 STAGES = ("read", "front", "code", "send")
+BUNDLE = ("bundle", "fingerprint")
 QUALITIES = tuple(range(0, 101, 10))
 
 
@@ -51,7 +52,7 @@ class EdgeMetrics(Metrics):
         if self._cameras is not None:
             self._of_camera = self.counter("camera_images", "Images answered, by camera.", ("camera",))
         self.gauge("sessions_open", "Sessions of clients that are open.", sessions)
-        self.collect(self._info)
+        self.collect({"bundle_info": BUNDLE}, self._info)
 
     def attempt(self, status: str) -> None:
         """status: a name of gRPC's."""
@@ -75,9 +76,8 @@ class EdgeMetrics(Metrics):
             self._of_camera.labels(self._cameras(seen.camera)).inc()
 
     def _info(self, prefix: str) -> Iterable[Metric]:
-        labels = ("bundle", "fingerprint")
         info = GaugeMetricFamily(
-            f"{prefix}bundle_info", "1 for the bundle that images are coded with.", labels=labels
+            f"{prefix}bundle_info", "1 for the bundle that images are coded with.", labels=BUNDLE
         )
         info.add_metric((self._bundle.manifest.name, self._bundle.fingerprint.hex()), 1)
         yield info

@@ -10,7 +10,7 @@ or of its Prometheus, with names of its own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -48,35 +48,47 @@ class Bounded:
 class Metrics:
     """The metrics of one server, in a registry of its own: several servers of one process do not mix.
 
-    side: "cloud" or "edge", a part of every name. requests: what `RequestMetrics` counts.
+    side: "cloud" or "edge", a part of every name. requests: counts those of both protocols. labels: of each metric,
+    by its whole name without _total.
     """
 
     def __init__(self, side: str) -> None:
         self.registry = CollectorRegistry()
         self._prefix = f"isthmus_{side}_"
+        self.labels: dict[str, tuple[str, ...]] = {}
         self.requests = RequestMetrics(self)
         ProcessCollector(registry=self.registry)
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         """name: without prefix and _total."""
-        return Counter(self._prefix + name, text, labels, registry=self.registry)
+        return Counter(self._named(name, labels), text, labels, registry=self.registry)
 
     def histogram(
         self, name: str, text: str, labels: Sequence[str] = (), buckets: Sequence[float] = SECONDS
     ) -> Histogram:
-        return Histogram(self._prefix + name, text, labels, registry=self.registry, buckets=buckets)
+        return Histogram(self._named(name, labels), text, labels, registry=self.registry, buckets=buckets)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A number that is read when Prometheus asks, in another thread."""
-        Gauge(self._prefix + name, text, registry=self.registry).set_function(read)
+        Gauge(self._named(name), text, registry=self.registry).set_function(read)
 
     def labelled(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
         """A gauge that its owner sets."""
-        return Gauge(self._prefix + name, text, labels, registry=self.registry)
+        return Gauge(self._named(name, labels), text, labels, registry=self.registry)
 
-    def collect(self, read: Callable[[str], Iterable[Metric]]) -> None:
-        """Adds series that come and go. read: given the prefix of names, returns them when Prometheus asks."""
+    def collect(self, names: Mapping[str, Sequence[str]], read: Callable[[str], Iterable[Metric]]) -> None:
+        """Adds series that come and go.
+
+        names: what they are called, with their labels. read: given the prefix, returns them when Prometheus asks.
+        """
+        for name, labels in names.items():
+            self._named(name, labels)
         self.registry.register(_Reading(lambda: read(self._prefix)))
+
+    def _named(self, name: str, labels: Sequence[str] = ()) -> str:
+        whole = self._prefix + name
+        self.labels[whole] = tuple(labels)
+        return whole
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Everything that is counted, and its media type. accept: the request's header; OpenMetrics has exemplars."""
