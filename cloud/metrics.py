@@ -20,6 +20,7 @@ from cloud.archive.late_archive import LateArchive
 from cloud.engine.batch_work import Done, Job
 from cloud.observer import ANSWERED, Seen
 from cloud.pipeline import Pipeline
+from cloud.shelf.slot import BundleState
 from shared.bundle import Bundle
 from shared.codec.frame_codec import Latent
 from shared.process import tracing
@@ -28,6 +29,7 @@ from shared.process.metrics import OTHER, Bounded, Metrics
 from shared.types import TaskQuery, Times
 
 BUNDLE = ("bundle", "fingerprint")
+MARK_DIGITS = 8  # of a fingerprint, as bitstreams carry it
 BUNDLES_MAX = 64  # over the life of a process
 TASKS_MAX = 256
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -102,7 +104,16 @@ class CloudMetrics(Metrics):
         self.gauge(
             "troubles", "Optional parts that do not work now; /readyz names them.", lambda: len(troubles())
         )
-        self.collect({"bundles_loaded": (), "bundle_info": BUNDLE}, self._loaded)
+
+    def bundles(self, states: Callable[[], Sequence[BundleState]]) -> None:
+        """Adds what the shelf holds. states: of every bundle on it, loaded or not."""
+        names = {
+            "bundles_loaded": (),
+            "bundle_loaded": BUNDLE,
+            "bundle_memory_bytes": BUNDLE,
+            "bundle_loads": BUNDLE,
+        }
+        self.collect(names, lambda prefix: _shelf(prefix, states()))
 
     def archive(self, archive: LateArchive) -> None:
         """Adds the archive's numbers."""
@@ -137,6 +148,9 @@ class CloudMetrics(Metrics):
         self._of(job.served.bundle).stages["queue"].observe(queue_ms / 1e3, tracing.exemplar())
 
     def image(self, seen: Seen) -> None:
+        if seen.bundle is None:
+            self._images.labels("", "", seen.source, seen.outcome).inc()
+            return
         own = self._of(seen.bundle)
         self._images.labels(*own.labels, seen.source, seen.outcome).inc()
         if seen.bytes is not None:
@@ -156,6 +170,7 @@ class CloudMetrics(Metrics):
         counter.inc()
 
     def _of(self, bundle: Bundle) -> _OfBundle:
+        """The series of a bundle."""
         key = bundle.manifest.name, bundle.fingerprint
         own = self._known.get(key)
         return own if own is not None else self._new(bundle, key)
@@ -180,17 +195,6 @@ class CloudMetrics(Metrics):
         """A number of the pipeline; 0 while there is none."""
         pipeline = self._ready()
         return 0.0 if pipeline is None else float(number(pipeline))
-
-    def _loaded(self, prefix: str) -> Iterable[Metric]:
-        pipeline = self._ready()
-        bundles = [] if pipeline is None else [pipeline.bundle]
-        yield GaugeMetricFamily(
-            f"{prefix}bundles_loaded", "Bundles that requests are answered with.", len(bundles)
-        )
-        info = GaugeMetricFamily(f"{prefix}bundle_info", "1 for each loaded bundle.", labels=BUNDLE)
-        for bundle in bundles:
-            info.add_metric((bundle.manifest.name, bundle.fingerprint.hex()), 1)
-        yield info
 
 
 class _Cameras:
@@ -219,6 +223,27 @@ def _observe_encoding(own: _OfBundle, times: Times) -> None:
     for stage, spent_ms in times.encoding.items():
         if spent_ms is not None:
             own.stages[stage].observe(spent_ms / 1e3, tracing.exemplar())
+
+
+def _shelf(prefix: str, states: Sequence[BundleState]) -> Iterable[Metric]:
+    loaded = GaugeMetricFamily(
+        f"{prefix}bundle_loaded",
+        "1 if a bundle is loaded, 0 if a request would load it.",
+        labels=BUNDLE,
+    )
+    memory = GaugeMetricFamily(
+        f"{prefix}bundle_memory_bytes", "About the memory of a loaded bundle.", labels=BUNDLE
+    )
+    loads = CounterMetricFamily(f"{prefix}bundle_loads", "How often a bundle was loaded.", labels=BUNDLE)
+    for state in states:
+        labels = (state.name or "", (state.fingerprint or "")[:MARK_DIGITS])
+        is_loaded = state.state == "loaded"
+        loaded.add_metric(labels, is_loaded)
+        memory.add_metric(labels, (state.memory_bytes or 0) if is_loaded else 0)
+        loads.add_metric(labels, state.loads)
+    total = sum(state.state == "loaded" for state in states)
+    yield GaugeMetricFamily(f"{prefix}bundles_loaded", "Bundles that are loaded.", total)
+    yield from (loaded, memory, loads)
 
 
 def _refusals(prefix: str, refused: Mapping[str, int]) -> Iterable[Metric]:

@@ -41,8 +41,8 @@ class Observer(Protocol):
 class Seen:
     """One image and what became of it. outcome: ANSWERED, NEED_INTRA, GONE, or the gRPC code of its error.
 
-    bundle: None where the image was refused before one was found. bytes, encoding: None if unknown; encoding: the stages
-    of an image that was encoded here.
+    bundle: None where the image was refused before one was found. bytes, encoding: None if unknown; encoding: the
+    stages of an image that was encoded here.
     """
 
     source: Source

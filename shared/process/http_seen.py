@@ -85,6 +85,6 @@ def add_metrics(app: FastAPI, metrics: Metrics) -> None:
         responses=content,
     )
     @needs("metrics")
-    def read(request: Request) -> Response:  # in a thread: a thousand series take some 10 ms
+    async def read(request: Request) -> Response:  # in the event loop, whose numbers it reads; 2 ms
         body, kind = metrics.exposition(request.headers.get("accept", ""))
         return Response(body, media_type=kind)

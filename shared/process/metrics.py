@@ -69,7 +69,7 @@ class Metrics:
         return Histogram(self._named(name, labels), text, labels, registry=self.registry, buckets=buckets)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A number that is read when Prometheus asks, in another thread."""
+        """A number that is read when Prometheus asks."""
         Gauge(self._named(name), text, registry=self.registry).set_function(read)
 
     def labelled(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:

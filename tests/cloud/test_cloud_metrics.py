@@ -19,8 +19,9 @@ from cloud.faces.http_face import build_app
 from cloud.metrics import BUNDLES_MAX, CloudMetrics
 from cloud.observer import Seen
 from cloud.pipeline import Pipeline
-from cloud.requests import read_request
+from cloud.requests import read_request, unpack
 from cloud.settings import GrpcSettings, PipelineSettings
+from cloud.shelf.slot import BundleState
 from shared.bundle import Bundle
 from shared.codec.bitstream import MEDIA_TYPE
 from shared.encoder import Encoder
@@ -31,7 +32,7 @@ from shared.types import TaskQuery, Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 from support.exposition import Numbers
-from support.service import GatedModel, png, until
+from support.service import GatedModel, OneBundle, png, until
 from support.streams import version_1
 from support.tools import promtool
 
@@ -67,7 +68,7 @@ async def running(
 ) -> AsyncIterator[Running]:
     ready: Ready[Pipeline] = Ready("the server")
     metrics = CloudMetrics(shown, lambda: ready.value)
-    pipeline = Pipeline(bundle, model, encoder, settings, observer=metrics)
+    pipeline = Pipeline(OneBundle(bundle, model, encoder), settings, observer=metrics)
     ready.fill(pipeline)
     app = build_app(ready, HttpSettings(), metrics=metrics)
     server = GrpcServer(ready, "127.0.0.1", GrpcSettings(port=0), requests=metrics.requests)
@@ -117,8 +118,7 @@ async def test_calls_images_tasks_and_bytes(running: Running, packed: list[bytes
     assert sum(part.values()) == 2 * len(packed[0]) + len(packed[1])
     stages = {s: n("isthmus_cloud_stage_seconds_count", stage=s) for s in ("read", "queue", "forward")}
     assert stages == {"read": 1, "queue": 2, "forward": 2}
-    assert n("isthmus_cloud_bundles_loaded") == n("isthmus_cloud_ready") == 1
-    assert n("isthmus_cloud_bundle_info", fingerprint=running.pipeline.bundle.fingerprint.hex()) == 1
+    assert n("isthmus_cloud_ready") == 1
     assert "secret-id" not in n.text
     assert "front-door" not in n.text
 
@@ -176,7 +176,7 @@ async def test_many_bundles_stay_bounded(running: Running, bundle: Bundle) -> No
     for number in range(BUNDLES_MAX + 20):
         made = f"{number:08x}" + bundle.manifest.fingerprint[8:]
         manifest = bundle.manifest.model_copy(update={"fingerprint": made})
-        running.metrics.image(Seen("image", Bundle(bundle.path, manifest, ())))
+        running.metrics.image(Seen("image", bundle=Bundle(bundle.path, manifest, ())))
     n = running.numbers()
     assert len(n.labels("isthmus_cloud_images_total", "fingerprint")) == BUNDLES_MAX + 1
     assert n("isthmus_cloud_images_total", bundle=OTHER, fingerprint=OTHER) == 20
@@ -187,7 +187,7 @@ def test_forward_and_postprocess_are_the_tails_of_a_real_model(tiny_bundle: Path
     loaded = load(bundle, threads=1)
     encoded = loaded.encoder.encode(png(0))
     stream = version_1(loaded.encoder, encoded.latent)
-    source = read_request(stream, Wanted(), bundle, (), 1024).source
+    source = read_request(unpack(stream), Wanted(), bundle, (), 1024).source
     jobs = [Job(source, (TaskQuery(name="classification"),), Served(bundle, loaded.model))] * 3
     done = work(jobs)
     metrics = CloudMetrics(MetricsSettings(), lambda: None)
@@ -196,7 +196,21 @@ def test_forward_and_postprocess_are_the_tails_of_a_real_model(tiny_bundle: Path
     forward, after = (n("isthmus_cloud_stage_seconds_sum", stage=s) for s in ("forward", "postprocess"))
     assert 0 < after < forward + after == pytest.approx(done[0].tails_ms / 1e3)  # type: ignore[union-attr]
     assert n("isthmus_cloud_inferences_total") == 3
-    assert n("isthmus_cloud_ready") == n("isthmus_cloud_bundles_loaded") == 0
+    assert n("isthmus_cloud_ready") == 0
+
+
+def test_what_is_on_the_shelf(bundle: Bundle) -> None:
+    of = {"folder": "a", "name": "rooms", "fingerprint": "0123456789abcdef" * 4}
+    loaded = BundleState(state="loaded", loads=2, memory_bytes=1000, **of)
+    other = BundleState(state="on disk", loads=1, memory_bytes=500, **of | {"fingerprint": "f" * 64})
+    metrics = CloudMetrics(MetricsSettings(), lambda: None)
+    metrics.bundles(lambda: [loaded, other])
+    n = Numbers(metrics.exposition()[0].decode())
+    assert n("isthmus_cloud_bundles_loaded") == 1
+    assert n("isthmus_cloud_bundle_loaded", bundle="rooms", fingerprint="01234567") == 1
+    assert n("isthmus_cloud_bundle_loaded", fingerprint="ffffffff") == 0
+    assert n("isthmus_cloud_bundle_memory_bytes") == 1000
+    assert n("isthmus_cloud_bundle_loads_total", fingerprint="01234567") == 2
 
 
 async def test_names_are_as_prometheus_wants_them(running: Running, packed: list[bytes]) -> None:

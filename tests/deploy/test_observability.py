@@ -54,6 +54,7 @@ def exposed(bundle: Bundle) -> dict[str, set[str]]:
     cloud, edge = CloudMetrics(settings, lambda: None), EdgeMetrics(settings, bundle, lambda: 0)
     cloud.archive(LateArchive(lambda: 1 / 0))  # type: ignore[arg-type,return-value]  # never opened
     cloud.tokens({})
+    cloud.bundles(list)
     for metrics in (cloud, edge):
         shown = {family.name for family in metrics.registry.collect()}
         assert {name for name in shown if name.startswith("isthmus_")} == set(metrics.labels)

@@ -26,7 +26,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def app(metrics: Metrics) -> FastAPI:
-    app = create_app("test", "test", 4, 1 << 20, metrics)
+    app = create_app("test", "test", 4, 1 << 20, metrics=metrics)
 
     @app.get("/rooms/{name}")
     async def room(name: str) -> str:

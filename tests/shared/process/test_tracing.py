@@ -38,7 +38,7 @@ from shared.process.logs import JsonLines
 from shared.process.ready import Ready
 from shared.wire import analyzer_pb2 as pb
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
-from support.service import GatedModel, png, until
+from support.service import GatedModel, OneBundle, png, until
 from support.traced import Spans, traced
 
 pytest.importorskip("opentelemetry.sdk", reason="comes with '.[tracing]'")
@@ -68,7 +68,8 @@ async def pair(bundle: Bundle, encoder: Encoder, model: GatedModel) -> AsyncIter
     ready: Ready[CloudPipeline] = Ready("the server")
     made = Pair()
     made.metrics = CloudMetrics(MetricsSettings(), lambda: ready.value)
-    cloud = CloudPipeline(bundle, model, encoder, PipelineSettings(batch_wait_ms=0), observer=made.metrics)
+    settings = PipelineSettings(batch_wait_ms=0)
+    cloud = CloudPipeline(OneBundle(bundle, model, encoder), settings, observer=made.metrics)
     ready.fill(cloud)
     server = GrpcServer(ready, "127.0.0.1", GrpcSettings(port=0), requests=made.metrics.requests)
     await server.start()
