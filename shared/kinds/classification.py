@@ -11,6 +11,14 @@ from shared.frozen import Frozen
 from shared.kinds.kind import Kind, Result
 
 
+class ClassificationOptions(Frozen):
+    """temperature: outputs are divided by it before the softmax, so that scores are probabilities (`isthmus bundle
+    calibrate`). ids: an id for each label, such as WordNet's of ImageNet's classes."""
+
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    ids: tuple[str, ...] = ()
+
+
 class ClassScore(Frozen):
     """A class with its probability."""
 
@@ -38,6 +46,7 @@ def read_scores(message: Any) -> tuple[ClassScore, ...]:
 class Classification(Kind[ClassificationResult]):
     name = "classification"
     result = ClassificationResult
+    options = ClassificationOptions
     named = True
     columns = ("class", "score")
 

@@ -21,6 +21,7 @@ from shared.codec.latent_codec import LatentCodec
 from shared.encoder import Encoder, count_frame
 from shared.errors import CorruptPayloadError, DataError
 from shared.image import to_input
+from shared.kinds.classification import ClassificationOptions
 from shared.types import Frozen
 from train.codec.evaluate_codec import BASE
 from train.data.dataset import Dataset, in_order
@@ -122,7 +123,14 @@ class _Measuring:
     ) -> None:
         self._bundle, self._qualities = bundle, qualities
         self._encoder, self._model = Encoder(bundle, threads=2), CloudModel(bundle)
-        self._networks = {task: _network(bundle, task, folder, tasks) for task, folder in networks.items()}
+        self._networks = {
+            task: uncompressed_network(bundle, task, folder, tasks) for task, folder in networks.items()
+        }
+        self._temperatures = {
+            task.name: ClassificationOptions.model_validate(task.options).temperature
+            for task in bundle.tasks
+            if task.kind == "classification"
+        }
         self._scoring = Scoring()
         self._sizes: dict[int, list[tuple[int, int, int]]] = {quality: [] for quality in qualities}
         self._base_sizes: dict[int, list[int]] = {}
@@ -150,7 +158,7 @@ class _Measuring:
             z = np.stack([latent.z for latent in back if latent.z is not None])
             outputs = self._model.outputs(z, {task: range(len(indices)) for task in data}, levels)
             for task, out in outputs.items():
-                self._count(task, quality, out, targets[task])
+                self._count(task, quality, out / self._temperatures.get(task, 1.0), targets[task])
             self._count_base(quality, back, targets)
 
     def _count_base(
@@ -159,7 +167,7 @@ class _Measuring:
         """Answers what v alone can, as the task's name with BASE."""
         v = np.stack([latent.v for latent in latents])
         for task in sorted(self._model.base_tasks & targets.keys()):
-            out = self._model.base_output(task, v)
+            out = self._model.base_output(task, v) / self._temperatures.get(task, 1.0)
             for target in targets[task]:
                 self._scoring.count(task + BASE, quality, out, target)
             self._base_sizes.setdefault(quality, []).extend(
@@ -212,7 +220,7 @@ class _Measuring:
         )
 
 
-def _network(bundle: Bundle, task: str, folder: Path, tasks: Sequence[str]) -> nn.Module:
+def uncompressed_network(bundle: Bundle, task: str, folder: Path, tasks: Sequence[str]) -> nn.Module:
     """An uncompressed network for one of `tasks`. Raises DataError."""
     network, card = load_network(folder)
     if task not in tasks:

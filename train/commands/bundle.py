@@ -1,6 +1,7 @@
-"""`isthmus bundle build|evaluate`: make a bundle from a trained codec, and measure it.
+"""`isthmus bundle build|calibrate|evaluate`: make a bundle from a trained codec, and measure it.
 
 isthmus bundle build runs/codec --data data/rooms --out my-bundle
+isthmus bundle calibrate my-bundle --network runs/network --data data/rooms
 isthmus bundle evaluate my-bundle --network runs/network --data data/rooms-test
 """
 
@@ -157,6 +158,45 @@ def evaluate(
         typer.echo(line)
     if write:
         add_figures(bundle, {"evaluation": result.model_dump(mode="json")})
+
+
+@app.command()
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="the bundle")],
+    data: Data,
+    network: Annotated[
+        list[Path],
+        typer.Option(help="uncompressed network to compare with, for the task of its kind; repeatable"),
+    ],
+    count: Annotated[
+        int | None, typer.Option(help="only the first images of the set", min=1, max=COUNT_MAX)
+    ] = None,
+    damaged: DamagedFiles = "refuse",
+) -> None:
+    """Choose the temperature of a bundle's classes, so that their scores are probabilities; no labels are needed."""
+    from shared.bundle import Bundle
+    from train.bundle.calibrate import calibrate as choose
+    from train.data.open_dataset import open_datasets
+
+    opened = Bundle.open(bundle)
+    networks = _networks_by_kind(opened, network)
+    tasks = [task for task in opened.tasks if task.kind in networks]
+    datasets = open_datasets(
+        data,
+        [task.kind for task in tasks],
+        0,
+        count,
+        [False] * len(tasks),
+        preprocess=opened.manifest.preprocess,
+        damaged=damaged,
+        progress=progress_bar,
+    )
+    named = {task.name: dataset for task, dataset in zip(tasks, datasets, strict=True)}
+    for task, found in choose(opened, named, {task.name: networks[task.kind] for task in tasks}).items():
+        typer.echo(
+            f"{task}: temperature {found.temperature:.3f}; divergence from the uncompressed network "
+            f"{found.before:.4f} -> {found.after:.4f} on {found.images} images"
+        )
 
 
 def _networks_by_kind(bundle: Bundle, folders: Sequence[Path]) -> Mapping[str, Path]:

@@ -76,6 +76,11 @@ class EfficientNetLite0(nn.Module):
     def labels(self) -> tuple[str, ...]:
         return tuple(name for _, name in imagenet_classes())
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The WordNet ids of its classes."""
+        return {"ids": [wordnet_id for wordnet_id, _ in imagenet_classes()]}
+
     @staticmethod
     def published_weights() -> dict[str, Tensor]:
         """The state dict in the installed package. Raises DataError where it is not installed."""

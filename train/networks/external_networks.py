@@ -7,6 +7,7 @@ unless the weights "DEFAULT" are asked for. What a user's own module may have be
     multiple_of            int: its images' height and width are multiples of it
     task                   str: the kind of its output, where that is a map
     labels                 tuple of str: the names of its outputs
+    options                dict: of the kind of its output, such as an id for each class
     published_weights()    its state dict, for the weights "DEFAULT"
 """
 

@@ -108,7 +108,7 @@ def _load_external(spec: NetworkSpec, seed: int) -> tuple[nn.Module, NetworkCard
         preprocess=preprocess,
         recipe=spec.model_dump(mode="json"),
         figures={},
-        options=spec.options,
+        options=getattr(network, "options", {}) | spec.options,
     )
 
 

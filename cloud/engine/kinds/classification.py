@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cloud.engine.kinds.postprocess import Labels, Options, Postprocess, Shape, check_vector
-from shared.kinds.classification import ClassificationResult, ClassScore
+from shared.kinds.classification import ClassificationOptions, ClassificationResult, ClassScore
 from shared.types import TaskQuery
 
 
@@ -19,7 +19,8 @@ class Classification(Postprocess):
     def results(
         self, output: Tensor, labels: Labels, queries: Sequence[TaskQuery], options: Options
     ) -> list[ClassificationResult]:
-        scores = torch.softmax(output.flatten(1), 1)
+        temperature = ClassificationOptions.model_validate(options).temperature
+        scores = torch.softmax(output.flatten(1) / temperature, 1)
         return [ClassificationResult(top=top) for top in top_scores(scores, labels, queries)]
 
 

@@ -90,7 +90,7 @@ def test_embedding_against_sklearn() -> None:
 
 
 CASES: dict[str, Any] = {
-    "classification": (lambda r: r.integers(0, 4, 12), lambda r: r.integers(0, 4, 12)),
+    "classification": (lambda r: r.dirichlet(np.ones(4), 12), lambda r: r.integers(0, 4, 12)),
     "normals": (lambda r: r.normal(size=(12, 2, 2, 3)), lambda r: r.normal(size=(12, 2, 2, 3))),
     "segmentation": (lambda r: r.integers(0, 4, (12, 2, 2)), lambda r: r.integers(0, 4, (12, 2, 2))),
     "depth": (lambda r: r.uniform(1, 2, (12, 2, 2)), lambda r: r.uniform(1, 2, (12, 2, 2))),

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
+from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, top_k_accuracy_score
 
 from shared.errors import DataError
-from train.kinds.classification import Top1
+from train.kinds.classification import TopClasses
 from train.kinds.normals import AngularError, angles
 from train.kinds.segmentation import Confusion
 
@@ -28,14 +28,31 @@ def parts(size: int, random: np.random.Generator) -> list[slice]:
 
 @MANY
 @given(seed=seeds, size=st.integers(1, 60), classes=st.integers(2, 9))
-def test_top1_is_scikit_learns_accuracy(seed, size, classes):
+def test_top1_and_top5_are_scikit_learns(seed, size, classes):
     random = np.random.default_rng(seed)
-    predicted, truth = random.integers(0, classes, (2, size))
-    metric, other = Top1(), Top1()
+    truth = random.integers(0, classes, size)
+    predicted = random.dirichlet(np.ones(classes), size)
+    metric, other = TopClasses(), TopClasses()
     for i, part in enumerate(parts(size, random)):
         (metric, other)[i % 2].add(predicted[part], truth[part])
     metric.merge(other)
-    assert metric.values()["top1"] == pytest.approx(accuracy_score(truth, predicted))
+    assert metric.values()["top1"] == pytest.approx(accuracy_score(truth, predicted.argmax(1)))
+    if classes > 5:
+        wanted = top_k_accuracy_score(truth, predicted, k=5, labels=np.arange(classes))
+        assert metric.values()["top5"] == pytest.approx(wanted)
+
+
+def test_calibration_error_compares_scores_with_how_often_they_are_right():
+    """Half of what has the score 0.9 is right, and all of what has 0.7: (10 x 0.4 + 10 x 0.3) / 20."""
+    sure, unsure = np.tile([0.9, 0.1], (10, 1)), np.tile([0.3, 0.7], (10, 1))
+    metric = TopClasses()
+    metric.add(sure, np.repeat([0, 1], 5))
+    metric.add(unsure, np.ones(10, int))
+    assert metric.values()["calibration_error"] == pytest.approx(0.35)
+    honest = TopClasses()
+    honest.add(np.tile([0.8, 0.2], (10, 1)), np.array([0] * 8 + [1] * 2))
+    honest.add(np.tile([1.0, 0.0], (10, 1)), np.zeros(10, int))
+    assert honest.values()["calibration_error"] == pytest.approx(0)
 
 
 @MANY
@@ -130,10 +147,12 @@ def test_small_angles_survive_float32():
 
 def test_predictions_that_are_not_numbers_are_an_error():
     with pytest.raises(DataError, match="not numbers"):
+        TopClasses().add(np.full((2, 3), np.nan), np.ones(2, int))
+    with pytest.raises(DataError, match="not numbers"):
         AngularError().add(np.full((2, 3), np.nan), np.ones((2, 3)))
 
 
-@pytest.mark.parametrize("metric", [Top1(), AngularError(), Confusion(3)])
+@pytest.mark.parametrize("metric", [TopClasses(), AngularError(), Confusion(3)])
 def test_nothing_counted_is_an_error(metric):
     with pytest.raises(DataError, match="nothing to measure"):
         metric.values()
