@@ -170,7 +170,7 @@ def _two_processes(bundle: Path) -> Iterator[str]:
     """A cloud and an edge, ready; gives the edge's host:port. Both have ended when it is left, however it is left."""
     with ExitStack() as stack:
         stack.enter_context(_sigterm_as_interrupt())
-        ports = ("--grpc-port", "0", "--http-port", "0")
+        ports = ("--grpc-port", "0", "--http-port", "0", "--insecure")  # also where this user has made tokens
         cloud = stack.enter_context(
             server("cloud", [*ISTHMUS, "cloud", "serve", "--bundle", str(bundle), *ports])
         )

@@ -3,6 +3,9 @@
 #   docker build -f deploy/cloud.Dockerfile -t isthmus-cloud .        (from the repository root)
 #   docker run -p 127.0.0.1:8080:8080 -p 127.0.0.1:50051:50051 -v "$PWD/deploy/bundles/rooms:/bundle:ro" isthmus-cloud
 #
+# It listens on every address of the container, so it asks for a token: it makes one at each start and prints it in its
+# log, unless it is given one (-e ISTHMUS_AUTH_TOKEN=..., or --token-file on a volume). docs/access.md has more.
+#
 # The base image is pinned by tag. A digest is left out on purpose: none could be checked where this was written; add the
 # one that `docker buildx imagetools inspect` shows for what you have tested.
 FROM python:3.11.13-slim-bookworm AS build

@@ -101,7 +101,7 @@ class Testbed:
         networks: Sequence[str],
         whole: str,
     ) -> None:
-        ports = ("--host", link.host, "--grpc-port", "0", "--http-port", "0", "--threads", "1")
+        ports = ("--host", link.host, "--grpc-port", "0", "--http-port", "0", "--insecure", "--threads", "1")
         serve = [*link.cloud, *ISTHMUS, "cloud", "serve", "--bundle", str(bundle), *ports]
         cloud = stack.enter_context(server("cloud", serve))
         # Absolute paths, because this server runs where the code is.

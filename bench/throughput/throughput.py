@@ -136,7 +136,7 @@ def running(plan: ThroughputPlan, streams: Sequence[bytes]) -> Iterator[Service]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for i, data in enumerate(streams):
             (folder / f"{i:04}").write_bytes(data)
-        cloud = stack.enter_context(server("cloud", [*ISTHMUS, "cloud", "serve", *arguments]))
+        cloud = stack.enter_context(server("cloud", [*ISTHMUS, "cloud", "serve", "--insecure", *arguments]))
         address = cloud.wait_for("listening")["grpc"]
         command = module("bench.throughput.load_client", address, str(folder))
         client = stack.enter_context(server("load", command, cwd=ROOT))

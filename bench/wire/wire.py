@@ -123,7 +123,7 @@ def bench_wire(plan: WirePlan, command: str) -> Wire:
     encoder = Encoder(Bundle.open(plan.bundle))
     images = scenes(encoder.bundle, plan.skipped + plan.counted)
     missing = tls_missing() if plan.tls else "left out"
-    options = ("--bundle", str(plan.bundle.resolve()), "--grpc-port", "0", "--http-port", "0")
+    options = ("--bundle", str(plan.bundle.resolve()), "--grpc-port", "0", "--http-port", "0", "--insecure")
     with server("cloud", [*ISTHMUS, "cloud", "serve", *options]) as cloud:
         address = cloud.wait_for("listening")["grpc"]
         cloud.wait_for("ready")

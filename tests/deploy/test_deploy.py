@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from cloud.settings import CloudSettings
+from cloud.settings import AuthSettings, CloudSettings
 from edge.settings import EdgeSettings
 from shared.image import MAX_PIXELS
 
@@ -153,10 +153,29 @@ def test_commands_are_understood(name: str) -> None:
         assert any(mapping.endswith(f":{port}") for mapping in service["ports"])
     options = parsed(service["command"])
     assert options["host"] == "0.0.0.0"
-    [mount] = service["volumes"]
-    source, target, mode = mount.split(":")
+    bundle, token = (mount.split(":") for mount in service["volumes"])
+    source, target, mode = bundle
     assert (str(options["bundle"]), mode) == (target, "ro")
     assert (COMPOSE.parent / source).resolve() == ROOT / "deploy" / "bundles" / "rooms"
+    assert token == ["token", "/token", "ro"]
+    assert str(options["token_file"]) == "/token/token"
+
+
+def test_the_token_of_compose_is_made_once_for_both(tmp_path: Path) -> None:
+    service = compose()["services"]["token"]
+    assert service["volumes"] == ["token:/token"]
+    assert compose()["services"]["cloud"]["depends_on"]["token"] == {
+        "condition": "service_completed_successfully"
+    }
+    [script] = service["command"]
+    script = script.replace("/token/", f"{tmp_path}/")
+    for _ in range(2):
+        subprocess.run([sys.executable, *service["entrypoint"][1:], script], check=True, timeout=60)
+        token = (tmp_path / "token").read_text()
+        assert len(token) == 43
+        assert AuthSettings(token_file=tmp_path / "token").read_token() == token
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
+    assert (tmp_path / "token").stat().st_mode & 0o444 == 0o444  # the servers run as another user
 
 
 def test_the_edge_calls_the_cloud_where_it_listens() -> None:
@@ -168,9 +187,10 @@ def test_the_edge_calls_the_cloud_where_it_listens() -> None:
 
 def test_compose_services_are_hardened_and_local() -> None:
     for name, service in compose()["services"].items():
+        name = "cloud" if name == "token" else name  # the same image
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
         if "build" not in service:  # somebody else's: only with a profile, and always the same one
             assert service["profiles"]
             assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+", service["image"])

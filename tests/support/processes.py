@@ -126,5 +126,6 @@ def server(*arguments: str | Path) -> Iterator[Server]:
 
 
 def _env() -> dict[str, str]:
-    # Without the settings of whoever runs the tests; wide, so that no message is folded.
-    return {k: v for k, v in os.environ.items() if not k.startswith("ISTHMUS_")} | {"COLUMNS": "200"}
+    # Without the settings and tokens of whoever runs the tests; wide, so that no message is folded.
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("ISTHMUS_")}
+    return ours | {"COLUMNS": "200", "XDG_STATE_HOME": os.devnull}
