@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from cloud.shelf.keeper import Keeper
 from cloud.shelf.shelf import Shelf
 from shared.bundle import Bundle
 from shared.errors import RequestError
+from shared.process.limits import cpu_limit, threads_for
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
 from shared.process.tracing import start_tracing, stop_tracing
@@ -173,7 +175,9 @@ def _source(settings: CloudSettings) -> Bundle | Path:
 
 
 def _loader(engine: EngineSettings) -> Callable[[Bundle], Loaded]:
-    return lambda bundle: load(bundle, engine.device, engine.threads, engine.encode_threads)
+    # torch counts the machine's processors; in a container with a limit its threads would wait for each other.
+    threads = engine.threads or threads_for(cpu_limit(), os.cpu_count() or 1)
+    return lambda bundle: load(bundle, engine.device, threads, engine.encode_threads)
 
 
 def _archive(settings: ArchiveSettings) -> LateArchive | None:

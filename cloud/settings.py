@@ -52,7 +52,9 @@ class GrpcSettings(Section):
         default=None, ge=1, description="open connections; by default a quarter of the process's descriptors"
     )
     head_ms: int = Field(
-        default=10_000, ge=1, description="time for the HTTP/2 preface and settings of a new connection"
+        default=10_000,
+        ge=1,
+        description="time for the HTTP/2 preface and settings of a new connection, and for a call's message",
     )
 
     def model_post_init(self, _: Any) -> None:
@@ -65,7 +67,10 @@ class EngineSettings(Section):
 
     device: str = Field(default="cpu", min_length=1, description="torch's name of it: cpu, cuda")
     threads: int | None = Field(
-        default=None, ge=1, le=THREADS_MAX, description="threads of torch; its own choice by default"
+        default=None,
+        ge=1,
+        le=THREADS_MAX,
+        description="threads of torch; by default its own choice, or a container's limit of processors",
     )
     encode_threads: int = Field(
         default=1,

@@ -7,6 +7,7 @@ succeed, until its deadline or its attempts are used up. The cloud computes an i
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -14,7 +15,7 @@ import grpc
 import grpc.aio
 
 from edge.cloud_status import error_of
-from edge.credentials import Bearer, client_pems
+from edge.credentials import Bearer, ClientPems, client_pems
 from edge.settings import CloudLink
 from shared.errors import CloudUnreachableError, DeadlineError
 from shared.process import tracing
@@ -31,6 +32,7 @@ NOBODY_THERE = (
 
 
 Metadata = grpc.aio.Metadata | None
+ErrorOf = Callable[[grpc.aio.AioRpcError], Exception]
 
 
 class Transport(Protocol):
@@ -62,16 +64,19 @@ def channel_options(message_bytes_max: int, answer_bytes_max: int) -> list[tuple
 
 
 class GrpcSessionCall:
-    """One AnalyzeSession on a channel. Its methods raise what `Transport` raises."""
+    """One AnalyzeSession on a channel. Its methods raise what `Transport` raises.
 
-    def __init__(self, stub: AnalyzerStub, metadata: Metadata = None) -> None:
-        self._call = stub.AnalyzeSession(metadata=metadata)
+    error: the error for one of gRPC's.
+    """
+
+    def __init__(self, stub: AnalyzerStub, metadata: Metadata, error: ErrorOf) -> None:
+        self._call, self._error = stub.AnalyzeSession(metadata=metadata), error
 
     async def send(self, message: pb.SessionRequest) -> None:
         try:
             await self._call.write(message)
         except grpc.aio.AioRpcError as error:
-            raise error_of(error.code(), error.details() or "") from None
+            raise self._error(error) from None
         except asyncio.InvalidStateError:  # the call has ended; reading says why
             raise CloudUnreachableError("the cloud ended the session") from None
 
@@ -80,7 +85,7 @@ class GrpcSessionCall:
         try:
             message = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise error_of(error.code(), error.details() or "") from None
+            raise self._error(error) from None
         return message if isinstance(message, pb.SessionResponse) else None
 
     def cancel(self) -> None:
@@ -88,35 +93,53 @@ class GrpcSessionCall:
 
 
 class GrpcTransport:
-    """One channel to the cloud of a link. Raises RequestError for a token or certificates that cannot be used."""
+    """A channel to each address of a link; one of them is asked until it is away, then the next.
+
+    Raises RequestError for a token or certificates that cannot be used.
+    """
 
     def __init__(self, link: CloudLink) -> None:
         options = channel_options(link.message_bytes_max, link.answer_bytes_max)
         self._bearer, pems = Bearer(link), client_pems(link)
-        if pems is None:
-            self._channel = grpc.aio.insecure_channel(link.address, options=options)
-        else:
-            credentials = grpc.ssl_channel_credentials(pems.ca, pems.key, pems.certificate)
-            self._channel = grpc.aio.secure_channel(link.address, credentials, options=options)
-        self._stub = AnalyzerStub(self._channel)
+        self._channels = [_channel(address, pems, options) for address in link.addresses]
+        self._stubs = [AnalyzerStub(channel) for channel in self._channels]
+        self._asked = 0
 
     async def analyze(self, request: pb.AnalyzeRequest, timeout_s: float) -> pb.AnalyzeResponse:
+        stub, failed = self._next()
         try:
             with tracing.span("isthmus.v1.Analyzer/Analyze", "client"):
-                return await self._stub.Analyze(request, timeout=timeout_s, metadata=self._metadata())
+                return await stub.Analyze(request, timeout=timeout_s, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
-            raise error_of(error.code(), error.details() or "") from None
+            raise failed(error) from None
 
     async def describe(self, timeout_s: float) -> pb.DescribeResponse:
+        stub, failed = self._next()
         try:
-            return await self._stub.Describe(
-                pb.DescribeRequest(), timeout=timeout_s, metadata=self._metadata()
-            )
+            return await stub.Describe(pb.DescribeRequest(), timeout=timeout_s, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
-            raise error_of(error.code(), error.details() or "") from None
+            raise failed(error) from None
 
     def open_session(self) -> GrpcSessionCall:
-        return GrpcSessionCall(self._stub, self._metadata())
+        stub, failed = self._next()
+        return GrpcSessionCall(stub, self._metadata(), failed)
+
+    async def close(self) -> None:
+        for channel in self._channels:
+            await channel.close()
+
+    def _next(self) -> tuple[AnalyzerStub, ErrorOf]:
+        """The stub to ask, and what makes errors of its failures; one that is away is not asked next time."""
+        asked = self._asked
+
+        def failed(error: grpc.aio.AioRpcError) -> Exception:
+            found = error_of(error.code(), error.details() or "")
+            # Of calls at once that fail, only the first moves on.
+            if isinstance(found, CloudUnreachableError) and self._asked == asked:
+                self._asked = (asked + 1) % len(self._stubs)
+            return found
+
+        return self._stubs[asked], failed
 
     def _metadata(self) -> Metadata:
         """What goes with each call: the token as it is now, and the trace's context."""
@@ -124,14 +147,18 @@ class GrpcTransport:
         given = tracing.outgoing() if header is None else {"authorization": header, **tracing.outgoing()}
         return grpc.aio.Metadata(*given.items()) if given else None
 
-    async def close(self) -> None:
-        await self._channel.close()
+
+def _channel(address: str, pems: ClientPems | None, options: list[tuple[str, int]]) -> grpc.aio.Channel:
+    if pems is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    credentials = grpc.ssl_channel_credentials(pems.ca, pems.key, pems.certificate)
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 class Client:
     """A cloud, as the edge sees it. Must be made and used in one event loop; close it, or use `async with`.
 
-    camera: its name, for images that come without one. transport: in place of a gRPC channel to `settings.address`.
+    camera: its name, for images that come without one. transport: in place of gRPC channels to `settings.address`.
     """
 
     def __init__(self, settings: CloudLink, camera: str = "", transport: Transport | None = None) -> None:

@@ -78,8 +78,8 @@ def client_pems(link: CloudLink) -> ClientPems | None:
 
 
 def _warn_of_plain(link: CloudLink) -> None:
-    host = link.address.rpartition(":")[0].strip("[]")
-    if (link.token or link.token_file) and not is_loopback(host):
+    hosts = [address.rpartition(":")[0].strip("[]") for address in link.addresses]
+    if (link.token or link.token_file) and not all(is_loopback(host) for host in hosts):
         log.warning("no TLS to %s: the token crosses the network readable; set tls or ca", link.address)
 
 

@@ -26,7 +26,10 @@ from shared.types import check_camera
 class CloudLink(Section):
     """The edge's side of the way to its cloud. Owner: `edge.client`."""
 
-    address: str = Field(default="127.0.0.1:50051", description="the cloud's gRPC, HOST:PORT")
+    address: str = Field(
+        default="127.0.0.1:50051",
+        description="the cloud's gRPC, HOST:PORT; of several, separated by commas, the next is asked where one is away",
+    )
     deadline_ms: int = Field(
         default=10_000, ge=1, description="time for one request to the cloud, repeats included"
     )
@@ -69,10 +72,15 @@ class CloudLink(Section):
     @field_validator("address")
     @classmethod
     def _is_an_address(cls, address: str) -> str:
-        name, _, port = address.rpartition(":")
-        if "/" in name or not name or not port.isdecimal() or not 0 < int(port) < 65_536:
-            raise ValueError(f"{address!r} is no address of a cloud; give HOST:PORT (no http://)")
+        for one in address.split(","):
+            name, _, port = one.strip().rpartition(":")
+            if "/" in name or not name or not port.isdecimal() or not 0 < int(port) < 65_536:
+                raise ValueError(f"{one!r} is no address of a cloud; give HOST:PORT (no http://)")
         return address
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(one.strip() for one in self.address.split(","))
 
 
 class EncoderSettings(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,13 @@ import grpc
 import grpc.aio
 
 from cloud.faces.grpc_guard import Context, Continuation, abort, behaviour_name
-from shared.errors import IsthmusError, PermissionDeniedError, UnauthorizedError
+from shared.errors import (
+    DeadlineError,
+    IsthmusError,
+    PermissionDeniedError,
+    RequestError,
+    UnauthorizedError,
+)
 from shared.process.access import ANY, PUBLIC, Access, access
 from shared.process.auth import Caller, Credentials, Gate, set_caller
 
@@ -61,12 +68,15 @@ METHODS: dict[str, MethodAccess] = {
 class AccessInterceptor(grpc.aio.ServerInterceptor):
     """Lets a call through to its method as the gate decides. Sets `caller()` and holds the caller's rates.
 
-    Of a stream each message is checked: one whose token is revoked meanwhile ends it. Messages beyond a rate are read
-    later, not refused.
+    A caller is admitted before any message is read, and a method that takes one message waits `message_s` for it: so
+    strangers hold none of the server's calls. Of a stream each message is checked: one whose token is revoked meanwhile
+    ends it. Messages of a stream that are beyond a rate are read later, not refused.
     """
 
-    def __init__(self, gate: Gate, methods: Mapping[str, MethodAccess] | None = None) -> None:
-        self._gate = gate
+    def __init__(
+        self, gate: Gate, message_s: float = 10.0, methods: Mapping[str, MethodAccess] | None = None
+    ) -> None:
+        self._gate, self._message_s = gate, message_s
         self._methods = METHODS if methods is None else methods
 
     async def intercept_service(
@@ -76,45 +86,59 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = self._methods.get(str(handler_call_details.method))
-        if method is not None and method.needed.is_public:
-            return handler
         name = behaviour_name(handler)
-        return handler._replace(
-            **{name: self._guarded(getattr(handler, name), method, handler.request_streaming)}
-        )
+        guarded = self._guarded(getattr(handler, name), method, handler.request_streaming)
+        # gRPC reads the message of a unary call before it calls anybody; of a stream it reads none.
+        streaming = name.replace("unary_", "stream_", 1)
+        return handler._replace(**{"request_streaming": True, name: None, streaming: guarded})
 
     def _guarded(
         self, behaviour: Callable[..., Any], method: MethodAccess | None, request_streaming: bool
     ) -> Callable[..., Any]:
-        async def prepared(request: Any, context: Context) -> Any:
+        async def prepared(requests: AsyncIterator[Any], context: Context) -> Any:
             """What the method is called with, once the caller is admitted. Ends the call where nobody is."""
             try:
                 admitted = await self._admit(context, method)
                 camera_of = method.camera if method else None
                 if request_streaming:
-                    return _each(request, admitted, camera_of)
-                _check_camera(request, admitted, camera_of)
-                admitted.charge(1, _size(request))
+                    return requests if admitted is None else _each(requests, admitted, camera_of)
+                request = await self._one(requests)
+                if admitted is not None:
+                    _check_camera(request, admitted, camera_of)
+                    admitted.charge(1, _size(request))
                 return request
             except IsthmusError as error:
                 await abort(context, error)
 
-        async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
-            async for answer in behaviour(await prepared(request, context), context):
+        async def answers(requests: Any, context: Context) -> AsyncIterator[Any]:
+            async for answer in behaviour(await prepared(requests, context), context):
                 yield answer
 
-        async def answer(request: Any, context: Context) -> Any:
-            return await behaviour(await prepared(request, context), context)
+        async def answer(requests: Any, context: Context) -> Any:
+            return await behaviour(await prepared(requests, context), context)
 
         # grpc.aio distinguishes the two in the same way.
         return answers if inspect.isasyncgenfunction(behaviour) else answer
 
-    async def _admit(self, context: Context, method: MethodAccess | None) -> Caller:
+    async def _admit(self, context: Context, method: MethodAccess | None) -> Caller | None:
+        """None where everybody may call. Raises what `Gate.admit` raises."""
+        if method is not None and method.needed.is_public:
+            return None
         admitted = await self._gate.admit(credentials_of(context), method.needed if method else ANY)
         if method is None:
             raise PermissionDeniedError("this call is closed: no scope opens it")
         set_caller(admitted)
         return admitted
+
+    async def _one(self, requests: AsyncIterator[Any]) -> Any:
+        """The message of a call that takes one. Raises RequestError without one, DeadlineError where it is late."""
+        try:
+            async with asyncio.timeout(self._message_s):
+                return await anext(requests)
+        except StopAsyncIteration:
+            raise RequestError("the call has no message") from None
+        except TimeoutError:
+            raise DeadlineError(f"the call's message did not come within {self._message_s:g} s") from None
 
 
 async def _each(

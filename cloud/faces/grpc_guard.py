@@ -16,8 +16,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from shared.errors import IsthmusError, OverloadedError, RequestError
+from shared.errors import IsthmusError, OverloadedError, RequestError, exit_of
 from shared.wire import convert
+
+RETRY_HINT = "grpc-retry-pushback-ms"
 
 log = logging.getLogger("isthmus.cloud.grpc")
 
@@ -29,7 +31,13 @@ async def abort(context: Context, error: Exception) -> None:
     """Ends a call with an error's status; one that was not raised on purpose is logged and answered INTERNAL."""
     log_unexpected(error)
     code, text = convert.status_of(error)
-    await context.abort(code, text)
+    await context.abort(code, text, _hint(error))
+
+
+def _hint(error: Exception) -> tuple[tuple[str, str], ...]:
+    """When the call may be made again, as gRPC's own retries read it."""
+    seconds = exit_of(error).retry_after_s
+    return () if seconds is None else ((RETRY_HINT, str(1000 * seconds)),)
 
 
 def log_unexpected(error: Exception) -> None:

@@ -85,8 +85,8 @@ class GrpcServer:
             ),
             interceptors=[
                 *([] if requests is None else [CallsSeen(requests)]),
+                AccessInterceptor(gate or Gate(), settings.head_ms / 1e3),
                 self._calls,
-                AccessInterceptor(gate or Gate()),
                 StreamLimit(settings.streams_max, {SESSIONS: sessions_max}),
                 ReadableMessages(),
             ],

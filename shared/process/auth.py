@@ -91,6 +91,10 @@ class Caller:
             )
         self._gate.take(self.identity, requests, size)
 
+    def count(self, size: int) -> None:
+        """Counts bytes of a request that was let in. What is more than the rate is owed by the next one."""
+        self._gate.take(self.identity, 0, size)
+
     async def wait(self, requests: int, size: int) -> None:
         """Counts against the caller's rates, and waits as long as one is used up: for messages of an open stream."""
         while wait_s := self.wait_s(requests):

@@ -21,7 +21,7 @@ from shared.process.config import HttpSettings
 from shared.process.process import HttpServer
 from shared.process.ready import Ready
 from shared.process.tls import ServerTls
-from shared.process.tokens import Scope, TokenGrant, TokenReader, add_token
+from shared.process.tokens import Scope, TokenGrant, add_token
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,17 @@ def token_for(path: Path, name: str, *scopes: Scope, cameras: Sequence[str] = ("
 
 @asynccontextmanager
 async def locked(
-    pipeline: Pipeline, gate: Gate, tls: ServerTls | None = None, cors_origins: Sequence[str] = ()
+    pipeline: Pipeline,
+    gate: Gate,
+    tls: ServerTls | None = None,
+    cors_origins: Sequence[str] = (),
+    grpc_settings: GrpcSettings | None = None,
 ) -> AsyncIterator[Locked]:
     ready: Ready[Pipeline] = Ready("the server")
     ready.fill(pipeline)
     app = build_app(ready, HttpSettings(port=0), lambda: None, dict, gate, cors_origins)  # type: ignore[arg-type,return-value]
     http = HttpServer(app, "127.0.0.1", HttpSettings(port=0), 1000, tls)
-    rpc = GrpcServer(ready, "127.0.0.1", GrpcSettings(port=0), 128, gate, tls)
+    rpc = GrpcServer(ready, "127.0.0.1", grpc_settings or GrpcSettings(port=0), 128, gate, tls)
     serving = asyncio.create_task(http.serve())
     await rpc.start()
     await rpc.serving()
@@ -67,7 +71,3 @@ async def locked(
         http.stop()
         await rpc.end(1)
         await serving
-
-
-def reader(path: Path) -> TokenReader:
-    return TokenReader(path)

@@ -18,6 +18,7 @@ from cloud.faces.grpc_server import GrpcServer
 from cloud.pipeline import Pipeline
 from cloud.settings import GrpcSettings
 from edge.client import GrpcTransport
+from edge.settings import CloudLink
 from shared.bundle import Bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES, Bitstream
 from shared.errors import NotReadyError
@@ -274,7 +275,8 @@ async def test_an_answer_may_be_larger_than_any_request(
     )
     server = GrpcServer(filled(pipeline), "127.0.0.1", GrpcSettings(port=0, message_bytes_max=10_000))
     await server.start()
-    transport = GrpcTransport(server.address, 10_000, 100_000)
+    link = CloudLink(address=server.address, message_bytes_max=10_000, answer_bytes_max=100_000)
+    transport = GrpcTransport(link)
     try:
         assert len((await transport.analyze(request(packed[0]), 20)).bundle) == 50_000
     finally:
