@@ -37,8 +37,10 @@ class CallsSeen(grpc.aio.ServerInterceptor):
             return handler
         method = str(handler_call_details.method).removeprefix("/")
         name = behaviour_name(handler)
-        is_stream = handler.request_streaming or handler.response_streaming
-        return handler._replace(**{name: self._seen(getattr(handler, name), method, is_stream)})
+        # Behind `AccessInterceptor` every request is read as a stream is.
+        return handler._replace(
+            **{name: self._seen(getattr(handler, name), method, handler.response_streaming)}
+        )
 
     def _seen(self, behaviour: Callable[..., Any], method: str, is_stream: bool) -> Callable[..., Any]:
         @contextlib.contextmanager
