@@ -40,8 +40,8 @@ class Group(NamedTuple):
 
 GROUPS = {
     "edge": Group(
-        "The camera side: encode images, analyze them, serve the local HTTP API.",
-        ("edge.commands", "edge.fetch_commands"),
+        "The camera side: encode images, analyze them, serve the local HTTP API, run a camera box.",
+        ("edge.commands", "edge.fetch_commands", "edge.box.commands"),
     ),
     "cloud": Group(
         "The server side: serve gRPC and HTTP, tokens, decode bitstreams, replay.", ("cloud.commands",)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cloud.answer_cache import AnswerCache
+from cloud.archive.late_archive import archived
 from cloud.engine.batch_work import Done, Job, Served, base_tasks_of, work
 from cloud.engine.batcher import Batcher, within
 from cloud.observer import Observer, Unobserved, seeing
@@ -53,7 +54,8 @@ class _Request:
 class Pipeline:
     """Bundles, ready to answer. Must be made and used in one event loop.
 
-    archive: gets each bitstream that was answered, once for all repeats of a request; None keeps nothing.
+    archive: gets each bitstream that was answered, once for all repeats of a request; None keeps nothing. With
+    `archived_first` an answer waits until it is kept.
     sessions: the desk at which sessions are opened; their frames share batches with everything else.
     observer: gets a report of each batch and each image.
     """
@@ -205,9 +207,11 @@ class Pipeline:
         async def compute() -> Analysis:
             done, queue_ms = await self._submit(Job(asked.source, asked.queries, served))
             if self._archive is not None:
-                self._archive.append(
+                kept = self._archive.append(
                     request.camera, request.received_at, request.request_id, request.data, request.captured_at
                 )
+                if self.settings.archived_first:
+                    await archived(self._archive, kept)
             return Analysis(
                 request_id=request.request_id,
                 bundle=served.bundle.manifest.name,

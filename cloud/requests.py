@@ -50,6 +50,13 @@ class RecordSink(Protocol):
     ) -> bool:
         """Never waits and never raises. chunk: id of the frame I that this one's references go back to."""
 
+    @property
+    def trouble(self) -> str:
+        """Why the last records were not kept; empty if they were."""
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits until what was appended before is on the disk, or dropped. False: not within the time."""
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -99,6 +99,11 @@ class PipelineSettings(Section):
     )
     answers_kept: int = Field(default=1024, ge=1, description="answers remembered by request id")
     answers_bytes_max: int = Field(default=64 << 20, ge=1, description="memory that they take, roughly")
+    archived_first: bool = Field(
+        default=False,
+        description="an answer waits until its bitstream is on the disk of the archive; what is not kept is to be sent "
+        "again, so a camera box loses nothing when the cloud is killed",
+    )
 
 
 class SessionSettings(Section):

@@ -64,11 +64,15 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 def build_app(
-    pipeline: Callable[[], Pipeline], settings: HttpSettings, metrics: Metrics | None = None
+    pipeline: Callable[[], Pipeline],
+    settings: HttpSettings,
+    metrics: Metrics | None = None,
+    troubles: Callable[[], dict[str, str]] = dict,
 ) -> FastAPI:
     """The edge's HTTP API.
 
-    pipeline: returns the pipeline, or raises NotReadyError while there is none. metrics: see `create_app`.
+    pipeline: returns the pipeline, or raises NotReadyError while there is none. metrics: see `create_app`. troubles:
+    see `add_health`.
     """
     app = create_app(
         "Isthmus edge",
@@ -77,7 +81,7 @@ def build_app(
         settings.bodies_bytes_max,
         metrics=metrics,
     )
-    add_health(app, pipeline)
+    add_health(app, pipeline, troubles)
 
     @app.post(
         "/analyze",

@@ -85,13 +85,13 @@ class Encoder:
 
     def encode(
         self,
-        source: str | Path | bytes,
+        source: str | Path | bytes | Image.Image,
         quality: int | None = None,
         bytes_max: int | None = None,
         name: str | None = None,
         base_only: bool = False,
     ) -> Encoded:
-        """Encodes an image file, or its bytes, into a bitstream.
+        """Encodes an image file, or its bytes, or an RGB image, into a bitstream.
 
         quality: None for the bundle's default. bytes_max: largest size of the whole bitstream; the best quality that
         fits is used, up to `quality` if given. name: of the image, for messages. base_only: sends v alone, which

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from cloud.archive.archive import Archive
-from shared.errors import DataError
+from cloud.requests import RecordSink
+from shared.errors import DataError, NotReadyError
 
 log = logging.getLogger("isthmus.cloud.archive")
 
 RETRY_S = 5.0
+KEPT_S = 10.0  # that a record may take to the disk
 
 
 class LateArchive:
@@ -47,6 +49,10 @@ class LateArchive:
         self._dropped += 1
         return False
 
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """See `Archive.flush`."""
+        return self._archive is not None and self._archive.flush(timeout_s)
+
     async def open(self) -> bool:
         """One attempt; its failure is logged unless it is the same as the last one."""
         try:
@@ -73,3 +79,13 @@ class LateArchive:
         await asyncio.to_thread(self._archive.close)
         counts = self.counts().values()
         log.info("archive %s: %d records written, %d repeated, %d dropped", self._archive.path, *counts)
+
+
+async def archived(archive: RecordSink, accepted: bool) -> None:
+    """Returns once what was appended is on the disk. accepted: what `append` returned.
+
+    Raises NotReadyError where it was not kept, so that it is sent again.
+    """
+    kept = accepted and await asyncio.to_thread(archive.flush, KEPT_S)
+    if not kept or archive.trouble:
+        raise NotReadyError("the archive does not take what comes now; send the request again")

@@ -66,7 +66,8 @@ class Spool:
     path: the folder, made where it is absent, on a local disk. order: which frames are leased first. clock:
     microseconds since 1970; the system's by default.
 
-    Once it is open, no method raises for what a disk does: frames that it does not take are dropped and counted.
+    Once it is open, no method raises for what a disk does: frames that it does not take are dropped and counted, and
+    `trouble` says why; empty if it took the last ones.
 
     Raises DataError where the folder cannot be used.
     """
@@ -88,7 +89,7 @@ class Spool:
         self._settled: set[str] = set()  # no longer wanted, and still in the file where the disk refused
         self._drops: Counter[str] = Counter()
         self._damaged: list[str] = []
-        self._trouble, self._reported_at = "", -REPORT_EVERY_S
+        self.trouble, self._reported_at = "", -REPORT_EVERY_S
         self._store: Store | None = None
         self._ids = Ids()
         self._lock = -1
@@ -178,7 +179,7 @@ class Spool:
             age_s = 0.0 if oldest is None else max(self._clock() - oldest, 0) / 1e6
             size = self._store.cost if self._store else 0
             drops, damaged = dict(self._drops), tuple(self._damaged)
-            return SpoolState(self.depth, size, age_s, drops, damaged, self._trouble)
+            return SpoolState(self.depth, size, age_s, drops, damaged, self.trouble)
 
     # What follows runs under the mutex, and raises sqlite3.Error and OSError unless `_guarded` calls it.
 
@@ -204,7 +205,7 @@ class Spool:
                 store.insert(one)
                 taken.append(one.id)
         self._drops.update(+drops)
-        self._trouble = ""
+        self.trouble = ""
         return taken
 
     def _evict(self, store: Store, needed: int, disk_short: bool) -> int:
@@ -255,7 +256,7 @@ class Spool:
                 store.delete(self._settled)
             self._leased -= self._settled
             self._settled.clear()
-            self._trouble = ""
+            self.trouble = ""
 
     def _drop_aged(self) -> None:
         store = self._opened()
@@ -306,10 +307,10 @@ class Spool:
 
     def _recover(self, error: Exception) -> None:
         """Makes a second attempt worth while: damage begins a new file, and a full disk gets back what the log took."""
-        self._trouble = f"the disk refused: {_reason(error)}"
+        self.trouble = f"the disk refused: {_reason(error)}"
         now = time.monotonic()
         if now - self._reported_at >= REPORT_EVERY_S:
-            log.error("%s: %s", self.path, self._trouble)
+            log.error("%s: %s", self.path, self.trouble)
             self._reported_at = now
         if isinstance(error, sqlite3.Error) and is_damage(error):
             self._set_aside(error)

@@ -138,6 +138,11 @@ class ServerSettings(BaseSettings):
         """Environment variables whose names do not follow from their keys, by key."""
         return {}
 
+    @classmethod
+    def tables(cls) -> tuple[str, ...]:
+        """Names of tables in the file that are read by `read_tables`."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Loaded(Generic[S]):
@@ -198,6 +203,39 @@ def load_settings(
     return Loaded(cast(S, kind.model_construct(**dict(loaded))), places)
 
 
+def read_tables(file: Path, table: str, kind: type[C]) -> dict[str, C]:
+    """The sections [TABLE.NAME] of a file, by name. Raises RequestError, which begins with the place."""
+    try:
+        text = file.read_text("utf-8")
+        found = tomllib.loads(text).get(table, {})
+    except OSError as error:
+        raise RequestError(f"cannot read {file}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RequestError(f"{file} is not TOML: {error}") from None
+    if not isinstance(found, dict):
+        raise RequestError(f"{file}:{_line_of(text, table)}: {table} is a table; write [{table}.NAME]")
+    return {name: _read_table(kind, file, text, f"{table}.{name}", values) for name, values in found.items()}
+
+
+def _read_table(kind: type[C], file: Path, text: str, head: str, values: Any) -> C:
+    """Raises RequestError."""
+    if not isinstance(values, dict):
+        raise RequestError(
+            f"{file}:{_line_of(text, head)}: {head} is a section; its keys follow a line [{head}]"
+        )
+    for key in values:
+        if key not in kind.model_fields:
+            close = difflib.get_close_matches(key, kind.model_fields, 1, 0.5)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(kind.model_fields)}"
+            raise RequestError(f"{file}:{_line_of(text, f'{head}.{key}')}: [{head}] has no key {key}{hint}")
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join((head, *map(str, first["loc"][:1])))
+        raise RequestError(f"{file}:{_line_of(text, key)}: [{head}] {_explain(first)}") from None
+
+
 def print_and_leave(loaded: Loaded[Any]) -> None:
     """What `--print-config` does."""
     print(loaded.as_toml(), end="")
@@ -243,6 +281,7 @@ def _read(kind: type[ServerSettings], file: Path) -> tuple[dict[str, Any], dict[
         raise RequestError(f"cannot read {file}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RequestError(f"{file} is not TOML: {error}") from None
+    values = {name: value for name, value in values.items() if name not in kind.tables()}
     known = dict(leaves(kind))
     sections = {name for name, field in kind.model_fields.items() if _section(field)}
     places = {}
@@ -272,7 +311,7 @@ def _line_of(text: str, key: str) -> int:
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[\s*([^\]\s]+)\s*\]", line):
             section = header[1] + "."
-            if key.startswith(section):
+            if f"{key}.".startswith(section):
                 found = number
         elif (name := re.match(r"\s*([\w.\"-]+)\s*=", line)) and section + name[1].replace('"', "") == key:
             return number

@@ -1,0 +1,1 @@
+"""The camera box: sources, spool, link and sinks as one process."""

@@ -1,0 +1,123 @@
+"""`isthmus edge check`: tries everything that a box needs, and says of each whether it works. Changes nothing.
+
+bundle, spool's folder, cloud (and whether it has the bundle), then every source until its first image, all at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.box.settings import BoxConfig, SpoolSettings
+from edge.capture.messages import Message
+from edge.capture.settings import SourceSettings
+from edge.capture.source import Source
+from edge.client import Client
+from shared.bundle import Bundle
+from shared.errors import IsthmusError
+
+SOURCE_S = 30.0  # that a source may take until it has said something
+
+
+@dataclass(frozen=True)
+class Finding:
+    """what: was tried. good: whether it works. text: what was found, or what is wrong."""
+
+    what: str
+    good: bool
+    text: str
+
+
+async def check(config: BoxConfig) -> AsyncIterator[Finding]:
+    """Each finding as it is made. Raises nothing for what does not work."""
+    settings = config.settings
+    bundle: Bundle | None = None
+    try:
+        bundle = await asyncio.to_thread(Bundle.open, settings.bundle)
+        yield Finding("bundle", True, f"{bundle.manifest.name}, fingerprint {bundle.fingerprint.hex()}")
+    except IsthmusError as error:
+        yield Finding("bundle", False, str(error))
+    yield await asyncio.to_thread(_spool, settings.spool)
+    yield await _cloud(config, bundle)
+    tries = [asyncio.create_task(_source(*one)) for one in config.sources.items()]
+    if not tries:
+        yield Finding("sources", False, "there are none; add a table [sources.NAME]")
+    for each in asyncio.as_completed(tries):
+        yield await each
+
+
+def _spool(settings: SpoolSettings) -> Finding:
+    """Whether its folder can be written, and its disk has room."""
+    folder = settings.folder
+    try:
+        there = folder if folder.exists() else folder.absolute().parent
+        with tempfile.TemporaryFile(dir=there) as file:
+            started = time.perf_counter()
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+            sync_ms = 1e3 * (time.perf_counter() - started)
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Finding("spool", False, f"{folder} cannot be written: {error.strerror} (spool.folder)")
+    text = f"{folder}: {free >> 20} MiB free, a sync takes {sync_ms:.1f} ms"
+    if free < settings.bytes_max * 5 // 4:
+        return Finding("spool", False, f"{text}; too little for spool.bytes_max = {settings.bytes_max}")
+    return Finding("spool", True, text)
+
+
+async def _cloud(config: BoxConfig, bundle: Bundle | None) -> Finding:
+    link = config.settings.cloud
+    try:
+        async with Client(link) as client:
+            served = await client.describe()
+    except IsthmusError as error:
+        return Finding("cloud", False, f"{link.address}: {error} (cloud.address)")
+    theirs = ", ".join(f"{one.name} ({one.fingerprint})" for one in served)
+    if bundle is not None and bundle.fingerprint.hex() not in {one.fingerprint for one in served}:
+        return Finding("cloud", False, f"{link.address} serves {theirs}, and not the bundle of this box")
+    known = {task.name for one in served for task in one.tasks}
+    for name, source in config.sources.items():
+        missing = sorted(set(source.tasks) - known)
+        if missing:
+            text = f"{link.address} has no task {', '.join(missing)}, which [sources.{name}] wants"
+            return Finding("cloud", False, f"{text}; there are {', '.join(sorted(known))}")
+    return Finding("cloud", True, f"{link.address} serves {theirs}")
+
+
+async def _source(name: str, settings: SourceSettings) -> Finding:
+    """Runs a source until its first image, or its first trouble."""
+    what = f"source {name}"
+    if settings.kind == "folder":
+        writes = settings.after != "keep"
+        good = os.access(settings.url, os.R_OK | os.X_OK | os.W_OK * writes)
+        wrong = f"{settings.url} is no folder that can be read{' and written' * writes} (sources.{name}.url)"
+        return Finding(what, good, f"{Path(settings.url)} is there" if good else wrong)
+    source = Source(name, settings.model_copy(update={"motion": None, "schedule": ()}))
+    first: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+    async def accept(message: Message) -> None:
+        if not first.done():
+            first.set_result(message)
+
+    task = asyncio.create_task(source.run(accept))
+    try:
+        until = time.monotonic() + max(SOURCE_S, settings.stall_ms / 1e3)
+        while not first.done() and not source.state.trouble and time.monotonic() < until and not task.done():
+            await asyncio.sleep(0.02)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    if first.done() and (image := first.result().image) is not None:
+        return Finding(
+            what, True, f"{settings.place}: images of {image.width} x {image.height} as the front sees them"
+        )
+    return Finding(
+        what, False, f"{settings.place}: {source.state.trouble or 'no image came'} (sources.{name}.url)"
+    )

@@ -1,0 +1,91 @@
+"""Everything about a camera box that can be chosen, by owner; sources are tables of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from edge.capture.settings import NAME, SourceSettings
+from edge.settings import EdgeSettings
+from edge.sinks.settings import AnswerSettings, MqttSettings
+from edge.spool.spool import BYTES_MIN, Full, Order
+from shared.errors import RequestError
+from shared.process.config import Loaded, Section, load_settings, read_tables
+
+
+class SpoolSettings(Section):
+    """Owner: `edge.spool`."""
+
+    folder: Path = Field(
+        default=Path("isthmus-spool"), description="frames that the cloud has not acknowledged yet"
+    )
+    bytes_max: int = Field(
+        default=256 << 20, ge=BYTES_MIN, description="size of all frames; the files take up to a quarter more"
+    )
+    age_max_days: float = Field(default=7.0, gt=0, le=3650, description="older frames are dropped")
+    full: Full = Field(
+        default="drop-oldest",
+        description="what a full spool does: drop-oldest, drop-newest, or stop capturing",
+    )
+    order: Order = Field(default="oldest", description="which frames are sent first: oldest or newest")
+
+
+class RateSettings(Section):
+    """Bytes on the link. Owner: `edge.rate`."""
+
+    kbit_per_s: float | None = Field(
+        default=None, gt=0, description="budget of all cameras together, bytes sent up; no limit by default"
+    )
+    window_s: float = Field(default=10.0, ge=1, le=3600, description="over which the budget is an average")
+    overhead_bytes: int = Field(
+        default=113,
+        ge=0,
+        description="what a request takes on the link beside its bitstream, counted in the budget",
+    )
+    measured: bool = Field(
+        default=True, description="whether a link that is slower than the budget lowers the quality too"
+    )
+
+
+class BoxSettings(EdgeSettings):
+    """One camera box."""
+
+    spool: SpoolSettings = SpoolSettings()
+    rate: RateSettings = RateSettings()
+    answers: AnswerSettings = AnswerSettings()
+    mqtt: MqttSettings = MqttSettings()
+    watch_ms: int = Field(
+        default=1000, ge=10, description="how often this file is looked at for changed sources"
+    )
+
+    @classmethod
+    def tables(cls) -> tuple[str, ...]:
+        return ("sources",)
+
+
+@dataclass(frozen=True)
+class BoxConfig:
+    """What a box runs with. sources: by their names."""
+
+    loaded: Loaded[BoxSettings]
+    sources: dict[str, SourceSettings]
+
+    @property
+    def settings(self) -> BoxSettings:
+        return self.loaded.settings
+
+
+def load_box(file: Path, flags: Mapping[str, tuple[str, Any]]) -> BoxConfig:
+    """Raises RequestError, which names file, line and key."""
+    loaded = load_settings(BoxSettings, file, flags)
+    sources = read_tables(file, "sources", SourceSettings)
+    for name in sources:
+        if not NAME.fullmatch(name):
+            raise RequestError(
+                f"{file}: [sources.{name}]: a camera's name has 1 to 64 characters of A-Z a-z 0-9 _ . -"
+            )
+    return BoxConfig(loaded, sources)

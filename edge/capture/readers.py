@@ -1,0 +1,221 @@
+"""Images of each kind of source, in its own process: what PyAV decodes, files of a folder, what a URL returns.
+
+A reader yields `Shot`s for ever or to its end, and None where there is nothing now but all is well. It raises
+ImageError, RequestError, OSError or what PyAV raises; its process then ends, and the box starts it again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from edge.capture.gate import Pace
+from edge.capture_time import capture_time
+from edge.clips import IMAGES, Clip
+from shared.errors import ImageError, NotAnImageError, RequestError
+from shared.image import MAX_FILE_BYTES, MAX_PIXELS, read_image
+
+POLL_S = 0.2  # how often a folder is looked at
+GAP_S = 10.0  # of a video's clock: what is more is a jump
+UNWHOLE = ("~", ".tmp", ".part", ".partial", ".crdownload", ".filepart")
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """An image. load: its pixels, RGB; takes time. at_s: on a clock of the source. flaw: why it is not usable."""
+
+    load: Callable[[], Image.Image]
+    captured_at: datetime | None
+    at_s: float
+    origin: str = ""
+    flaw: str = ""
+
+
+Shots = Iterator[Shot | None]
+
+
+def read(settings: dict[str, Any], wait: Callable[[float], object]) -> Shots:
+    """The images of a source. settings: see `SourceSettings.to_child`. wait: sleeps, in seconds."""
+    kind = settings["kind"]
+    if kind == "folder":
+        return folder(Path(settings["url"]), settings["settle_ms"] / 1e3, set(settings["taken"]), wait)
+    if kind == "snapshot":
+        return snapshots(settings["url"], settings["fps"] or 1.0, settings["stall_ms"] / 2e3, wait)
+    if kind == "video":
+        return video(Path(settings["url"]), settings["loop"], settings["pace"] == "own", wait)
+    return stream(settings)
+
+
+def stream(settings: dict[str, Any]) -> Shots:
+    """A camera's, decoded as they come. The clock of the stream is not used: cameras' clocks jump and stand still."""
+    av = _av()
+    timeout_s = settings["stall_ms"] / 1e3
+    if settings["kind"] == "rtsp":
+        options = {"rtsp_transport": settings["transport"], "fflags": "nobuffer", "max_delay": "500000"}
+        container = av.open(settings["url"], options=options, timeout=timeout_s, **_hardware(settings))
+    else:
+        container = av.open(settings["url"], format="v4l2", timeout=timeout_s)
+    with container:
+        if not container.streams.video:
+            raise ImageError("the stream holds no video")
+        whole = False  # until a key frame has come, a picture is grey, or a smear
+        for frame in container.decode(video=0):
+            whole = whole or frame.key_frame
+            flaw = "" if whole and not frame.is_corrupt else "damaged"
+            yield Shot(_loader(frame), datetime.now(UTC), time.monotonic(), flaw=flaw)
+        raise ImageError("the stream has ended")
+
+
+def _av() -> Any:
+    """PyAV. Raises RequestError where it is not installed."""
+    try:
+        import av
+    except ModuleNotFoundError:
+        raise RequestError(
+            "PyAV, which reads cameras and videos, is not installed: pip install av, or this package with [video]"
+        ) from None
+    return av
+
+
+def _hardware(settings: dict[str, Any]) -> dict[str, Any]:
+    if not settings["hwaccel"]:
+        return {}
+    from av.codec.hwaccel import HWAccel
+
+    return {"hwaccel": HWAccel(settings["hwaccel"], allow_software_fallback=True)}
+
+
+def _loader(frame: Any) -> Callable[[], Image.Image]:
+    if frame.width * frame.height > MAX_PIXELS:
+        raise ImageError(
+            f"images of {frame.width} x {frame.height} pixels; at most {MAX_PIXELS // 10**6} megapixels"
+        )
+
+    def load() -> Image.Image:
+        image: Image.Image = frame.to_image()
+        return image
+
+    return load
+
+
+def video(path: Path, loop: bool, own_pace: bool, wait: Callable[[float], object]) -> Shots:
+    """A file's, once or for ever. own_pace: as its clock says. Capture times: if the file says when it began."""
+    began_s = time.monotonic()
+    ahead_s = 0.0  # of the first image of this round, to `began_s`
+    while True:
+        last_s = 0.0
+        with Clip(path, None) as clip:
+            for one in clip.images():
+                last_s = one.at_ms / 1e3
+                due_s = began_s + ahead_s + last_s
+                if own_pace:
+                    wait(max(due_s - time.monotonic(), 0))
+                started = None if loop else clip.started_at
+                captured_at = started + timedelta(seconds=last_s) if started else None
+                image = one.image
+                assert isinstance(image, Image.Image)
+                yield Shot(_held(image), captured_at, ahead_s + last_s)
+        ahead_s += last_s + 0.04
+        if (
+            own_pace and time.monotonic() - began_s - ahead_s > GAP_S
+        ):  # the machine is too slow, or was asleep
+            ahead_s = time.monotonic() - began_s
+        if not loop:
+            return
+
+
+def folder(path: Path, settle_s: float, taken: set[str], wait: Callable[[float], object]) -> Shots:
+    """Files of a folder, in the order of their times, once each. taken: names of files that were sent already.
+
+    A file counts as whole if it has not changed for `settle_s`. One that cannot be read is not read again until it has.
+    """
+    seen: dict[str, tuple[tuple[int, int], float]] = {}  # what a file was, and since when
+    done = dict.fromkeys(taken)
+    handed: dict[str, tuple[int, int] | None] = dict(done)
+    while True:
+        whole = []
+        names = set()
+        for file in path.iterdir():
+            if file.suffix.lower() not in IMAGES or file.name.startswith(".") or file.name.endswith(UNWHOLE):
+                continue
+            names.add(file.name)
+            found = _state(file)
+            if found is None or (file.name in handed and handed[file.name] in (None, found)):
+                continue
+            before, since_s = seen.get(file.name, (None, 0.0))
+            if before != found:
+                seen[file.name] = found, time.monotonic()
+            elif time.monotonic() - since_s >= settle_s:
+                whole.append((found[1], file.name, found))
+        for gone in (seen.keys() | handed.keys()) - names:
+            seen.pop(gone, None)
+            handed.pop(gone, None)
+        for _, name, found in sorted(whole):
+            handed[name] = found
+            yield _file(path / name)
+        if not whole:
+            yield None
+            wait(POLL_S)
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None for what is none, or has gone."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return (stat.st_size, stat.st_mtime_ns) if file.is_file() else None
+
+
+def _file(path: Path) -> Shot:
+    try:
+        image = read_image(path)
+    except ImageError as error:
+        return Shot(lambda: Image.new("RGB", (1, 1)), None, time.monotonic(), str(path), str(error))
+    return Shot(_held(image), capture_time(path, "mtime").captured_at, time.monotonic(), str(path))
+
+
+def _held(image: Image.Image) -> Callable[[], Image.Image]:
+    return lambda: image
+
+
+def snapshots(url: str, fps: float, timeout_s: float, wait: Callable[[float], object]) -> Shots:
+    """What a URL returns, asked for so often."""
+    import httpx
+
+    pace = Pace(fps)
+    with httpx.Client(timeout=timeout_s, follow_redirects=True) as client:
+        while True:
+            began_s = time.monotonic()
+            if pace.takes(began_s):
+                captured_at = datetime.now(UTC)
+                image = read_image(_body(client, url), "the snapshot")
+                yield Shot(_held(image), captured_at, began_s)
+            wait(min(1 / fps, 1.0) / 4)
+            yield None
+
+
+def _body(client: Any, url: str) -> bytes:
+    """Raises ImageError, or httpx's error."""
+    import httpx
+
+    try:
+        with client.stream("GET", url) as answer:
+            if answer.status_code != 200:
+                raise ImageError(f"the camera answers {answer.status_code} {answer.reason_phrase}")
+            data = bytearray()
+            for part in answer.iter_bytes():
+                data += part
+                if len(data) > MAX_FILE_BYTES:
+                    raise NotAnImageError(f"the camera's answer has more than {MAX_FILE_BYTES} bytes")
+            return bytes(data)
+    except httpx.HTTPError as error:
+        raise ImageError(f"the camera does not answer: {error or type(error).__name__}") from None
+    except httpx.InvalidURL as error:
+        raise RequestError(f"url: {error}") from None

@@ -1,0 +1,162 @@
+"""A box in this process with a cloud that is made up: from a folder to the sinks, and what it says about itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edge.link
+from edge.box.box import Box
+from edge.box.metrics import add_box_metrics
+from edge.box.settings import RateSettings
+from edge.box.status import status_of, troubles_of
+from edge.capture.settings import SourceSettings
+from edge.sinks.outputs import FileOutput
+from edge.sinks.sinks import Sinks
+from edge.spool.spool import Spool
+from shared.encoder import Encoder
+from shared.errors import CloudUnreachableError
+from shared.process.metrics import Metrics
+from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted
+from support.service import png
+
+
+class FakeCloud:
+    """Answers, unless it is away."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint, self.away = fingerprint, False
+        self.got: list[tuple[str, Wanted]] = []
+
+    async def analyze(
+        self, request_id: str, bitstream: bytes, wanted: Wanted, camera: str = "", captured_at: Any = None
+    ) -> Analysis:
+        self._check()
+        self.got.append((camera, wanted))
+        sizes = ByteCount(b_v=0, b_z=0, total=len(bitstream), bits_per_pixel=0)
+        return Analysis(
+            request_id=request_id,
+            bundle="b",
+            fingerprint=self.fingerprint,
+            quality=0,
+            results={},
+            bytes=sizes,
+            times=Times(),
+        )
+
+    async def describe(self) -> list[BundleInfo]:
+        self._check()
+        named = {"name": "b", "fingerprint": self.fingerprint, "tasks": ()}
+        return [BundleInfo(qualities=(0,), default_quality=0, **named)]
+
+    def _check(self) -> None:
+        if self.away:
+            raise CloudUnreachableError("nobody there")
+
+
+@asynccontextmanager
+async def box_at(path: Path, encoder: Encoder, **more: Any) -> AsyncIterator[tuple[Box, FakeCloud]]:
+    cloud = FakeCloud(encoder.bundle.fingerprint.hex())
+    sinks = Sinks([FileOutput(path / "answers.jsonl", 1 << 20, 2)])
+    box = Box(encoder, Spool(path / "spool", **more), cloud, sinks)
+    try:
+        yield box, cloud
+    finally:
+        await box.close()
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(90):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def inbox(path: Path, count: int, name: str = "in") -> Path:
+    folder = path / name
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(png(number))
+    return folder
+
+
+def of(folder: Path, **more: Any) -> SourceSettings:
+    return SourceSettings(kind="folder", url=str(folder), settle_ms=0, **more)
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge.link, "WAIT_MAX_S", 0.2)
+
+
+async def test_from_folders_to_the_sinks(tmp_path: Path, encoder: Encoder) -> None:
+    moved, deleted = inbox(tmp_path, 3), inbox(tmp_path, 2, "other")
+    async with box_at(tmp_path, encoder) as (box, cloud):
+        cloud.away = True
+        await box.use({"door": of(moved, tasks=("classification",)), "yard": of(deleted, after="delete")})
+        await until(lambda: box.spool.depth == 5)
+        assert len(list(moved.glob("*.png"))) == 3  # none leaves before the cloud has it
+        await until(lambda: box.link.trouble)
+        assert set(troubles_of(box)) == {"link"}
+        cloud.away = False
+        await until(lambda: box.sinks.all[0].delivered == 5 and box.spool.depth == 0)
+        assert sorted(one.name for one in (moved / "done").iterdir()) == ["0.png", "1.png", "2.png"]
+        assert list(deleted.iterdir()) == []
+        status = status_of(box)
+        assert status.sources["door"].accepted == 3
+        assert (status.link.sent, status.spool.depth, status.link.trouble) == (5, 0, "")
+        wanted = dict(cloud.got)
+        assert [task.name for task in wanted["door"].tasks] == ["classification"]
+        assert wanted["yard"].tasks == ()
+        metrics = Metrics("edge")
+        add_box_metrics(metrics, lambda: status_of(box))
+        text = metrics.exposition()[0].decode()
+        for line in (
+            'isthmus_edge_source_images_total{outcome="accepted",source="door"} 3.0',
+            "isthmus_edge_link_frames_total 5.0",
+            "isthmus_edge_spool_frames 0.0",
+            "isthmus_edge_link_up 1.0",
+        ):
+            assert line in text
+        # Sources come, change and go; the rest is not touched.
+        kept = box.sources["yard"]
+        third = inbox(tmp_path, 1, "third")
+        await box.use({"yard": kept.settings, "hall": of(third)})
+        assert set(box.sources) == {"yard", "hall"}
+        assert box.sources["yard"] is kept
+        await until(lambda: box.sinks.all[0].delivered == 6)
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    cameras = [json.loads(line)["camera"] for line in lines]
+    assert sorted(cameras) == ["door", "door", "door", "hall", "yard", "yard"]
+
+
+async def test_a_full_spool_stops_and_goes_on(tmp_path: Path, encoder: Encoder) -> None:
+    many = tuple(f"{'x' * 60}{number}" for number in range(40))  # a frame costs some 4,000 bytes
+    async with box_at(tmp_path, encoder, bytes_max=64 << 10, full="stop") as (box, cloud):
+        cloud.away = True
+        await box.use({"door": of(inbox(tmp_path, 40), tasks=many)})
+        await until(lambda: not box.spool.has_room(6000))
+        stopped = box.accepted["door"]
+        assert 5 < stopped < 40
+        assert box.spool.state().drops == {}
+        cloud.away = False
+        await until(lambda: box.accepted["door"] == 40 and box.spool.depth == 0)
+        assert box.drops == {}
+    assert len(cloud.got) == 40
+
+
+async def test_a_budget(tmp_path: Path, encoder: Encoder) -> None:
+    cloud = FakeCloud(encoder.bundle.fingerprint.hex())
+    rate = RateSettings(kbit_per_s=0.1, window_s=10)  # not even the lowest quality fits: images are given up
+    box = Box(encoder, Spool(tmp_path / "spool"), cloud, Sinks([]), rate=rate)
+    try:
+        await box.use({"door": of(inbox(tmp_path, 8))})
+        await until(lambda: box.accepted["door"] + box.drops["door", "budget"] == 8)
+        assert box.drops["door", "budget"] >= 6
+    finally:
+        await box.close()

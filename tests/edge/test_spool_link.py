@@ -1,0 +1,214 @@
+"""The link against a cloud that misbehaves: no frame is lost, none is taken for sent, and poison does not block it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edge.link
+from edge.link import Link
+from edge.spool.records import NewFrame, Spooled
+from edge.spool.spool import Spool
+from shared.errors import (
+    CloudUnreachableError,
+    DeadlineError,
+    IsthmusError,
+    OverloadedError,
+    RemoteError,
+    RemoteRejectedError,
+)
+from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted
+from support.service import until
+
+OURS = "01234567"
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge.link, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(edge.link, "WAIT_MAX_S", 0.01)
+    monkeypatch.setattr(edge.link, "LOOK_S", 0.01)
+
+
+class FakeCloud:
+    """Answers after the failures that stand in `failures`, by the bytes of a frame; `gate` holds answers back."""
+
+    def __init__(self, fingerprint: str = OURS) -> None:
+        self.fingerprint = fingerprint
+        self.away: IsthmusError | None = None
+        self.failures: dict[bytes, list[IsthmusError]] = {}
+        self.got: list[tuple[str, bytes, str]] = []
+        self.wanted: list[Wanted] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.in_work = self.most = 0
+
+    async def analyze(
+        self, request_id: str, bitstream: bytes, wanted: Wanted, camera: str = "", captured_at: Any = None
+    ) -> Analysis:
+        self.in_work += 1
+        self.most = max(self.most, self.in_work)
+        try:
+            await self.gate.wait()
+            await asyncio.sleep(0)
+            if self.away is not None:
+                raise self.away
+            if self.failures.get(bitstream):
+                raise self.failures[bitstream].pop(0)
+        finally:
+            self.in_work -= 1
+        self.got.append((request_id, bitstream, camera))
+        self.wanted.append(wanted)
+        sizes = ByteCount(b_v=0, b_z=0, total=len(bitstream), bits_per_pixel=0)
+        return Analysis(
+            request_id=request_id,
+            bundle="b",
+            fingerprint=OURS,
+            quality=0,
+            results={},
+            bytes=sizes,
+            times=Times(),
+            captured_at=captured_at,
+        )
+
+    async def describe(self) -> list[BundleInfo]:
+        if self.away is not None:
+            raise self.away
+        return [
+            BundleInfo(
+                name="theirs", fingerprint=self.fingerprint, qualities=(0,), default_quality=0, tasks=()
+            )
+        ]
+
+
+class Bench:
+    """A spool, a link, and what was answered."""
+
+    def __init__(self, spool: Spool, cloud: FakeCloud, in_flight_max: int) -> None:
+        self.spool, self.cloud = spool, cloud
+        self.answered: list[str] = []
+        self.disk = ThreadPoolExecutor(1)
+        self.link = Link(spool, cloud, in_flight_max, ("ours", OURS), self._answered, self.disk)
+
+    async def _answered(self, one: Spooled, answer: Analysis) -> None:
+        assert one.id == answer.request_id
+        self.answered.append(one.id)
+
+    async def empty(self) -> None:
+        await until(lambda: self.spool.depth == 0)
+
+
+def frames(count: int, bundle: str = OURS) -> list[NewFrame]:
+    return [NewFrame("door", bundle, bytes([i]), Wanted(top_k=3).model_dump_json()) for i in range(count)]
+
+
+@asynccontextmanager
+async def sending(path: Path, cloud: FakeCloud, in_flight_max: int = 4) -> AsyncIterator[Bench]:
+    with Spool(path) as spool:
+        bench = Bench(spool, cloud, in_flight_max)
+        task = asyncio.create_task(bench.link.run())
+        try:
+            yield bench
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            bench.disk.shutdown()
+
+
+async def test_frames_are_sent_in_order_with_a_bound(tmp_path: Path) -> None:
+    cloud = FakeCloud()
+    moment = datetime(2026, 11, 29, tzinfo=UTC)
+    async with sending(tmp_path, cloud) as bench:
+        cloud.gate.clear()
+        ids = bench.spool.put([*frames(20), NewFrame("yard", OURS, b"last", captured_at=moment)])
+        bench.link.wake()
+        await until(lambda: bench.link.in_flight == 4)
+        cloud.gate.set()
+        await bench.empty()
+    assert [one[0] for one in cloud.got] == ids == bench.answered
+    assert cloud.most == 4
+    assert cloud.got[-1][2] == "yard"
+    assert cloud.wanted[0] == Wanted(top_k=3)
+    assert (bench.link.sent, bench.link.bytes) == (21, 24)
+
+
+@pytest.mark.parametrize("error", [
+    CloudUnreachableError("away"), DeadlineError("late"), OverloadedError("full"), RemoteError("odd"),
+    RemoteRejectedError("UNAUTHENTICATED", "no token"), RemoteRejectedError("FAILED_PRECONDITION", "other bundle"),
+    RemoteRejectedError("INTERNAL", "failed"),
+])  # fmt: skip
+async def test_what_passes(tmp_path: Path, error: IsthmusError) -> None:
+    cloud = FakeCloud()
+    for data in (b"\0", b"\5", b"\6"):
+        cloud.failures[data] = [error] * 3
+    async with sending(tmp_path, cloud) as bench:
+        ids = bench.spool.put(frames(10))
+        await bench.empty()
+        assert bench.link.trouble == ""
+    assert Counter(one[0] for one in cloud.got) == Counter(ids)
+    assert bench.spool.state().drops == {}
+
+
+@pytest.mark.parametrize(("error", "reason"), [
+    (RemoteRejectedError("INVALID_ARGUMENT", "bad bytes"), "refused"),
+    (RemoteRejectedError("NOT_FOUND", "no such task"), "refused"),
+    (RemoteRejectedError("INTERNAL", "failed"), "failed"),
+    (RemoteError("unreadable"), "failed"),
+])  # fmt: skip
+async def test_poison_is_dropped_and_blocks_nothing(tmp_path: Path, error: IsthmusError, reason: str) -> None:
+    cloud = FakeCloud()
+    cloud.failures[b"\1"] = [error] * 100
+    async with sending(tmp_path, cloud) as bench:
+        ids = bench.spool.put(frames(10))
+        await bench.empty()
+        assert bench.spool.state().drops == {reason: 1}
+    assert sorted(one[0] for one in cloud.got) == sorted(str(one) for one in ids if one != ids[1])
+
+
+async def test_a_cloud_that_is_away_at_the_start_and_in_between(tmp_path: Path) -> None:
+    cloud = FakeCloud()
+    cloud.away = CloudUnreachableError("nobody there")
+    async with sending(tmp_path, cloud, 8) as bench:
+        ids = bench.spool.put(frames(30))
+        await until(lambda: bench.link.trouble == "nobody there")
+        assert bench.link.sent == 0
+        cloud.away = None
+        await until(lambda: bench.link.sent >= 5)
+        cloud.away = CloudUnreachableError("gone again")
+        await until(lambda: bench.link.trouble == "gone again" or bench.spool.depth == 0)
+        cloud.most = 0
+        cloud.away = None
+        await bench.empty()
+    assert Counter(one[0] for one in cloud.got) == Counter(ids)
+
+
+async def test_another_bundle_is_named_and_its_frames_wait(tmp_path: Path) -> None:
+    cloud = FakeCloud("89abcdef")
+    async with sending(tmp_path, cloud) as bench:
+        bench.spool.put([*frames(3), *frames(2, "89abcdef")])
+        await until(lambda: len(cloud.got) == 2)  # those of the bundle that the cloud has go through
+        await until(lambda: bool(bench.link.trouble))
+        for words in ("theirs (89abcdef)", "ours (01234567)"):
+            assert words in bench.link.trouble
+        assert bench.spool.depth == 3
+        cloud.fingerprint = OURS
+        await bench.empty()
+    assert len(cloud.got) == 5
+
+
+async def test_what_is_in_flight_at_the_end_stays(tmp_path: Path) -> None:
+    cloud = FakeCloud()
+    async with sending(tmp_path, cloud) as bench:
+        cloud.gate.clear()
+        ids = bench.spool.put(frames(6))
+        await until(lambda: cloud.in_work == 4)
+    with Spool(tmp_path) as spool:
+        assert [one.id for one in spool.lease(9)] == ids
