@@ -15,7 +15,8 @@ class CodecConfig(Frozen):
     """Sizes of a codec. A module's channels are its hidden ones; input and output follow from its neighbours.
 
     transform, strides: channels and strides of the transform's layers. grid: rows and columns of a codebook entry.
-    fusion, separation: channels of one subnet each; unused with a single feature. levels: number L of quality levels.
+    fusion, separation: channels of one subnet each; unused with a single feature. Without any, several features are
+    joined and taken apart as they are. levels: number L of quality levels.
     shortcut: adds a linear path beside each chain of convolutions. scaled: normalises each feature channel to mean 0
     and variance 1 first, and undoes it last. hyper: version of the hyperprior. Version 2 has an extractor that sees
     positions and sums over the grid instead of averaging, a predictor that starts with the codebook's combination as
@@ -68,6 +69,8 @@ class CodecConfig(Frozen):
 
     def with_stride(self, stride: int) -> CodecConfig:
         """Returns these sizes with another total stride; the second layer is strided first. Raises ValueError."""
+        if stride == self.stride:
+            return self
         halvings = stride.bit_length() - 1
         if stride < 1 or stride & (stride - 1) or halvings > len(self.strides):
             raise ValueError(
@@ -110,7 +113,8 @@ class CodecConfig(Frozen):
         return self.model_copy(update={"grid": (-(-height // self.stride), -(-width // self.stride))})
 
 
-# The method's worked example (an 8 x 4 x 4 feature: 256 x 256 pixels at stride 64), and the shipped bundle's sizes.
+# The method's worked example (an 8 x 4 x 4 feature: 256 x 256 pixels at stride 64); the sizes of the bundle `rooms`;
+# those of `photos`, for wide features in blocks of 2 x 2 cells, with most of the work in the linear path.
 PRESETS = {
     "reference": CodecConfig(),
     "small": CodecConfig(
@@ -127,6 +131,22 @@ PRESETS = {
         reconstruction=(96, 96, 64, 48),
         fusion=(48,),
         separation=(64, 48),
+        shortcut=True,
+    ),
+    "blocks": CodecConfig(
+        transform=(96, 96),
+        strides=(2, 1, 1),
+        latent_channels=256,
+        extractor=(64, 96),
+        extractor_linear=96,
+        hyper_size=48,
+        generator=(96, 128),
+        tau=64,
+        grid=(8, 8),
+        predictor=(64,),
+        reconstruction=(96, 48, 48),
+        fusion=(),
+        separation=(),
         shortcut=True,
     ),
 }

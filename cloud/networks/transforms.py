@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -132,15 +132,19 @@ class FeatureFusion(nn.Module):
         self.scalings = _scalings(features, config)
         several = len(features) > 1
         self.subnets = nn.ModuleList(
-            _with_skip(chain(f[0], config.fusion, f[0]), f[0], f[0], config) for f in features if several
+            _with_skip(chain(f[0], config.fusion, f[0]), f[0], f[0], config)
+            for f in features
+            if several and config.fusion
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         if self.scalings:
             features = [scaling(y) for scaling, y in zip(self.scalings, features, strict=True)]
-        if not self.subnets:
+        if len(features) == 1:
             return features[0]
-        parts = [subnet(y) for subnet, y in zip(self.subnets, features, strict=True)]
+        parts = features
+        if self.subnets:
+            parts = [subnet(y) for subnet, y in zip(self.subnets, features, strict=True)]
         return torch.cat([p if p.shape[2:] == self.grid else F.interpolate(p, self.grid) for p in parts], 1)
 
 
@@ -156,14 +160,16 @@ class FeatureSeparation(nn.Module):
         self.subnets = nn.ModuleList(
             _with_skip(chain(channels, config.separation, f[0]), channels, f[0], config)
             for f in features
-            if several
+            if several and config.separation
         )
+        ends = list(accumulate(feature[0] for feature in features))
+        self.own = [slice(end - feature[0], end) for end, feature in zip(ends, features, strict=True)]
 
     def forward(self, y_hat: Tensor, which: int) -> Tensor:
         """Returns the feature of task number `which`."""
         y = y_hat
-        if self.subnets:
-            y = self.subnets[which](y_hat)
+        if len(self.own) > 1:
+            y = self.subnets[which](y_hat) if self.subnets else y_hat[:, self.own[which]]
             y = y if y.shape[2:] == self.grids[which] else F.adaptive_avg_pool2d(y, self.grids[which])
         scaling = self.scalings[which] if self.scalings else None
         return scaling.back(y) if isinstance(scaling, Scaling) else y

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +47,7 @@ from train.bundle.export import export, export_tail
 from train.bundle.manifest import tail_spec, without_paths, write_manifest
 from train.bundle.size_report import Report, latents_of, report_of
 from train.codec.codec_recipe import CodecRecipe, lambdas_of
+from train.codec.codec_training import FILES
 from train.codec.fixed_point import BitWidths
 from train.codec.halves import EdgeHalf, ExtractorHalf
 from train.codec.quantise import quantise
@@ -91,7 +93,7 @@ def build(
     tensors = quantise(core, calibration, precision, recipe.qualities, _thinned(sample))
     mark = fingerprint(tensors)
     report = report_of(LatentCodec(tensors), mark, recipe.qualities, levels)
-    manifest = _manifest(name, mark, default, model, recipe, cards, report, licences or {})
+    manifest = _manifest(name, mark, default, model, recipe, cards, report, licences or {}, _learnt_from(run))
     files = _files(model, cards, preprocess, u, tensors)
     with new_folder(out) as temporary:
         _write(temporary, manifest, files)
@@ -100,6 +102,16 @@ def build(
     return report
 
 
+def _learnt_from(run: Path) -> list[str]:
+    """Names of the images that a codec learnt from, at most `LISTED_MAX`; none for a set that is no files."""
+    try:
+        files: list[str] = json.loads((run / FILES).read_text())
+    except FileNotFoundError:  # older trainings have none
+        return []
+    return files if len(files) <= LISTED_MAX else []
+
+
+LISTED_MAX = 10_000  # names of images in a manifest
 CALIBRATED = 512  # latents that a context is calibrated on
 
 
@@ -159,8 +171,9 @@ def _manifest(
     cards: Sequence[NetworkCard],
     report: Report,
     licences: dict[str, str],
+    files: Sequence[str],
 ) -> Manifest:
-    """The manifest, without the files' digests."""
+    """The manifest, without the files' digests. files: names of the images that the codec learnt from."""
     named = list(zip(model.names, cards, model.heads, strict=True))
     return Manifest(
         format=3 if recipe.context != "none" or recipe.base else 2,
@@ -189,6 +202,7 @@ def _manifest(
         training={
             "networks": {task: without_paths(card.recipe) for task, card, _ in named},
             "codec": without_paths(recipe.model_dump(mode="json")),
+            **({"files": list(files)} if files else {}),
         },
         figures={"build": report.model_dump(mode="json")},
         licences=licences,

@@ -47,6 +47,8 @@ class CodecRecipe(Frozen):
     stride: feature cells per cell of z, each way; None: the preset's, or more, to bring a finer feature to GRID_MAX.
     width: of the modules around z, as a multiple of the preset's.
     init: a codec's run folder to start from; its levels may differ.
+    start: without `init`, the linear transform that the codec begins with keeps the features' "power", or what the
+        tails' "answers" depend on, classes of images or pixels; see `train.codec.linear_start`.
     balance: a level of scale s counts s ** -balance in the loss. With 0 all count alike in bits, and the high levels,
         which have more of them, shape the transform most.
     prior: of z; all but the codebook are for comparison.
@@ -54,9 +56,9 @@ class CodecRecipe(Frozen):
     context: what predicts z besides the codebook: "slices" of channels by halves of a checkerboard, or "none", as in
         recipes without it. Only the codebook takes one.
     base: the task that can be answered from v alone; empty: none. base_lambda: weight of its distortion, in bits.
-    trains: "all" of the codec; the "entropy" model alone, on the latents of `init`; or the "synthesis", that is
-        reconstruction, separation and the networks' tails, on truly rounded latents, with everything before z and in
-        the streams as in `init`.
+    trains: "all" of the codec; the "entropy" model alone, on the latents of `init`, or of a start from answers; or the
+        "synthesis", that is reconstruction, separation and the networks' tails, on truly rounded latents, with
+        everything before z and in the streams as in `init`.
     entropy_rate: learning rate of the entropy model, as a multiple.
     rate: whether what predicts z learns from z under "noise", or from z "rounded", as it is sent. The latter is for a
         codec that goes on: at first most elements are rounded to 0, and there is little to learn from.
@@ -67,11 +69,12 @@ class CodecRecipe(Frozen):
     parts: tuple[Part, ...] = Field(min_length=1)
     scales: tuple[float, ...] = Field((1.0,), min_length=1)
     qualities: tuple[int, ...] = (50,)
-    preset: Literal["reference", "small"] = "small"
+    preset: Literal["reference", "small", "blocks"] = "small"
     stride: int | None = Field(None, ge=1)
     width: float = Field(1.0, gt=0, le=16)
     scaled: bool | None = None
     init: str | None = None
+    start: Literal["power", "answers"] = "power"
     balance: float = Field(0.0, ge=0, le=1)
     prior: Prior = "codebook"
     hyper: Literal[1, 2] = 1
@@ -111,8 +114,11 @@ class CodecRecipe(Frozen):
             raise ValueError(f"the prior {self.prior} takes no context; use context none")
         if self.rate != "noise" and self.prior != "codebook":
             raise ValueError(f"the prior {self.prior} learns from noise; use rate noise")
-        if self.trains != "all" and (self.init is None or self.train_all):
+        begun = self.init is not None or (self.trains == "entropy" and self.start == "answers")
+        if self.trains != "all" and (not begun or self.train_all):
             raise ValueError(f"trains {self.trains} needs the run of a codec as init, and frozen networks")
+        if self.train_all and self.start == "answers":
+            raise ValueError("start answers is for frozen networks")
         if min(self.scales) <= 0 or not 0 <= min(self.qualities) <= max(self.qualities) <= 100:
             raise ValueError("scales are above 0, qualities within 0..100")
         return self

@@ -30,14 +30,21 @@ from torch import Tensor, nn
 from cloud.networks.transforms import interpolated
 from shared.files import write_atomically
 from shared.kinds import KINDS
-from train.codec.codec_recipe import LABELLED, CodecRecipe, level_loss, rate_weight, shares
+from train.codec.codec_recipe import (
+    LABELLED,
+    CodecRecipe,
+    lambdas_of,
+    level_loss,
+    rate_weight,
+    shares,
+)
 from train.codec.context_model import Latents, slices_by_energy
 from train.codec.distortion import crop_for, distortion
 from train.codec.evaluate_codec import codec_sheets, evaluate, validated_loss
 from train.codec.feature_codec import entropy_modules
 from train.codec.split_networks import CARDS, SplitNetworks, check_size, load_codec_weights, load_networks
-from train.codec.teacher_cache import CachedTeacher, answers_of, features_of, network_inputs
-from train.data.dataset import Dataset, dataset_digests, network_input
+from train.codec.teacher_cache import CachedTeacher, answers_of, features_of, gradients_of, network_inputs
+from train.data.dataset import Dataset, dataset_digests, files_of, network_input
 from train.data.feature_cache import CachedArrays
 from train.kinds import TRAINING_KINDS
 from train.loop.distributed import Workers
@@ -50,6 +57,7 @@ from train.loop.training import Better, Plan, Training, is_logged
 SAMPLE = 256  # images whose features give the scale of all
 VALIDATED = 256  # images of each validation; the result is measured on all
 FIGURES = "figures.json"
+FILES = "files.json"  # names of the images
 
 
 class CodecBatch(NamedTuple):
@@ -104,6 +112,7 @@ class CodecTraining(Training[CodecBatch, Scores]):
         if workers.leads:
             cards = [network.card.model_dump(mode="json") for network in networks]
             write_atomically(out / CARDS, json.dumps(cards, indent=1).encode())
+            write_atomically(out / FILES, json.dumps(files_of(training[0]), indent=1).encode())
         # Networks that are trained are compared with themselves as they were given.
         tuned = recipe.train_all or recipe.trains == "synthesis"
         self.teacher = copy.deepcopy(model).to(self.device).eval() if tuned else model
@@ -113,12 +122,18 @@ class CodecTraining(Training[CodecBatch, Scores]):
         self.log_scales = torch.tensor(recipe.scales, device=self.device).log()[:, None]
         self.cached: list[CachedArrays] = []
         self.answers: dict[int, CachedArrays] = {}
+        self.gradients: list[Tensor] = []
         if not recipe.train_all:
             model.freeze_networks()
             with workers.leader_first():
                 self._fill_caches(features or out / "features")
-        if recipe.init is None:
+                self._fill_gradients(features or out / "features")
+        begun = self.run.load() if resume else None
+        if begun is not None:
+            model.load_state_dict(begun["model"])
+        elif recipe.init is None:
             self._measure()
+        self._fill_latents(features or out / "features")
         self._freeze()
         self._measure_context()
         schedule = Schedule(recipe.steps, recipe.learning_rate)
@@ -138,12 +153,28 @@ class CodecTraining(Training[CodecBatch, Scores]):
                 place = folder / f"{name}-answers"
                 self.answers[k] = answers_of(place, head, self.cached[k], self.training[0], flips)
 
+    def _fill_gradients(self, folder: Path) -> None:
+        """Computes how the answers depend on a sample of the features, where the codec is to begin by that."""
+        if self.recipe.start != "answers" or self.recipe.init is not None:
+            return
+        for name, head, features in zip(self.model.names, self.model.heads, self.cached, strict=True):
+            g = gradients_of(folder / f"{name}-gradients", head, features, self.training[0], SAMPLE)
+            self.gradients.append(g.batch(np.arange(len(g))).to(self.device))
+
+    def _fill_latents(self, folder: Path) -> None:
+        """Computes what is known of z; nothing, while what makes it learns."""
+
     @torch.no_grad()
     def _measure(self) -> None:
         """Starts the codec at the scale of the features, from a sample of them."""
         sample = np.linspace(0, self.size - 1, min(self.size, SAMPLE)).astype(np.int64)
         inputs = [tensor.to(self.device) for tensor in self._inputs(sample)]
-        self.model.codec.measure(self.teacher.features(inputs[0]) if self.recipe.train_all else inputs)
+        ys = self.teacher.features(inputs[0]) if self.recipe.train_all else inputs
+        gradients = None
+        if self.recipe.start == "answers":
+            weights = lambdas_of(self.recipe)
+            gradients = [weight**0.5 * g for weight, g in zip(weights, self.gradients, strict=True)]
+        self.model.codec.measure(ys, gradients)
 
     def _freeze(self) -> None:
         """Takes what does not learn out of the optimiser's hands: here only what other trainings teach."""
@@ -163,6 +194,7 @@ class CodecTraining(Training[CodecBatch, Scores]):
             core.context.start(
                 torch.from_numpy(slices_by_energy(z.square().mean((0, 2, 3)), core.config.context))
             )
+            core.context.measure_scales(z)
         v = core.extract(z).round()
         core.context.measure(Latents(z, core.maps(v, z.shape[2], z.shape[3])))
         if position is not None:

@@ -27,6 +27,8 @@ from shared.codec.context import (
     rows_to_images,
 )
 
+SCALE_MIN = 0.08  # of a channel, which starts no smaller
+
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts))
@@ -142,6 +144,13 @@ class ContextNetworks(nn.Module):
         activity = self.passes.activity(which, h, w, seen)
         known = reference.clip(-Z_REACH, Z_REACH).reshape(images, n, h * w)
         return cells, self.passes.inter_inputs(which, cells, maps, known, seen, activity, _join)
+
+    @torch.no_grad()
+    def measure_scales(self, z: Tensor) -> None:
+        """Starts each channel's scale, where the kind intra has no other information, at that of latents z."""
+        log_scale = z.square().mean((0, 2, 3)).clamp(min=SCALE_MIN**2).log() / 2
+        for one, network in zip(self.passes.all, self.of_kind("intra"), strict=True):
+            network.log_scale.bias.copy_(log_scale[torch.from_numpy(one.own).to(z.device)])
 
     @torch.no_grad()
     def measure(self, latents: Latents) -> None:

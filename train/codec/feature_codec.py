@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cloud.networks.sizes import CodecConfig, Shape
@@ -52,6 +51,7 @@ from train.codec.entropy_model import (
     on_grid,
     round_straight,
 )
+from train.codec.linear_start import blocks_of, linear_start
 
 
 class Rate(NamedTuple):
@@ -143,26 +143,30 @@ class FeatureCodec(nn.Module):
         synthesis.weaken_chain(0.1)
 
     @torch.no_grad()
-    def start_linear(self, y: Tensor) -> None:
-        """Starts the linear shortcuts as the Karhunen-Loeve transform of y (B, C, H', W') and its transpose.
+    def start_linear(self, y: Tensor, g: Tensor | None = None, parts: Sequence[int] = ()) -> None:
+        """Starts the linear shortcuts as the Karhunen-Loeve transform of y (B, C, H', W') and its inverse.
 
         Of all linear transforms it puts the most power into the fewest elements of z. z holds as many of its
         components as it has channels.
+        g: gradients like y, from `answer_gradients` times the root of their parts' weights in bits, of `parts` channels
+            each; power then is counted in the metric of the answers, and z in steps that suit those weights. The
+            chains next to the shortcuts start at zero: what they would add at random costs answers.
         """
         analysis, synthesis = self.transform.layers, self.reconstruction.layers
         if not isinstance(analysis, WithSkip) or not isinstance(synthesis, WithSkip):
             return
-        stride = self.config.stride
-        whole = y[:, :, : y.shape[2] // stride * stride, : y.shape[3] // stride * stride]
-        cells = F.pixel_unshuffle(whole, stride).transpose(0, 1).flatten(1)
-        if not cells.shape[1]:
-            return
-        components = torch.linalg.eigh(cells @ cells.T / cells.shape[1]).eigenvectors.flip(1).T
         weight = analysis.linear.weight
-        rows = min(len(weight), len(components))
-        weight.zero_()
-        weight[:rows] = components[:rows].reshape(rows, *weight.shape[1:])
-        synthesis.linear.weight.copy_(weight)
+        stride = self.config.stride
+        given = None if g is None else blocks_of(g, stride)
+        sizes = [channels * stride**2 for channels in parts]
+        forward, back = linear_start(blocks_of(y, stride), given, sizes)
+        rows = min(len(weight), len(forward))
+        for linear, matrix in ((analysis.linear, forward), (synthesis.linear, back.T)):
+            linear.weight.zero_()
+            linear.weight[:rows] = matrix[:rows].reshape(rows, *weight.shape[1:])
+        if g is not None:
+            analysis.weaken_chain(0.0)
+            synthesis.weaken_chain(0.0)
 
     def z_of(self, u: Tensor, position: Tensor | None = None) -> Tensor:
         """z before rounding."""
@@ -286,13 +290,22 @@ class JointCodec(nn.Module):
                         beside.linear.weight.copy_(linear)
                         beside.weaken_chain(0.1)
 
-    def measure(self, features: Sequence[Tensor]) -> None:
-        """Starts from a sample of the features, (B, C_k, H_k, W_k) each: their scale, and their main directions."""
+    def measure(self, features: Sequence[Tensor], gradients: Sequence[Tensor] | None = None) -> None:
+        """Starts from a sample of the features, (B, C_k, H_k, W_k) each: their scale, and their main directions.
+
+        gradients: like the features, which then have one grid; see `FeatureCodec.start_linear`.
+        """
         for part in (self.fusion, self.separation):
             for scaling, y in zip(part.scalings, features, strict=False):
                 cast(Scaling, scaling).measure(y)
+        scaled = None
+        if gradients is not None:
+            scaled = torch.cat(list(gradients), 1)
+            if self.fusion.scalings:
+                scaled = scaled * torch.cat([cast(Scaling, own).deviation for own in self.fusion.scalings])
         with torch.no_grad():
-            self.core.start_linear(self.fusion(features))
+            parts = [feature[0] for feature in self.features]
+            self.core.start_linear(self.fusion(features), scaled, parts)
 
     def forward(
         self, features: Sequence[Tensor], position: Tensor | None = None

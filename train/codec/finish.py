@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from train.codec.codec_recipe import total_of
 from train.codec.codec_training import CodecBatch, CodecTraining, draw_levels
 from train.codec.feature_codec import entropy_modules
-from train.codec.halves import EdgeHalf
-from train.codec.teacher_cache import features_of
+from train.codec.teacher_cache import latents_of
 from train.data.feature_cache import CachedArrays
 from train.loop.journal import Scalars
 from train.loop.schedule import batch_indices
@@ -35,10 +34,11 @@ class _Finishing(CodecTraining):
 
     us: CachedArrays
 
-    def _fill_caches(self, folder: Path) -> None:
-        half, flips = EdgeHalf(self.model), self.recipe.flips
-        self.us = features_of(folder / "latents", half, self.training[0], self.preprocess, flips)
-        super()._fill_caches(folder)
+    def _fill_latents(self, folder: Path) -> None:
+        with self.workers.leader_first():
+            self.us = latents_of(
+                folder / "latents", self.model, self.cached, self.training[0], self.recipe.flips
+            )
 
     def _learning(self) -> list[nn.Module]:
         """The parts that learn."""

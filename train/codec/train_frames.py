@@ -20,14 +20,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from shared.bundle import Preprocess
 from shared.errors import DataError
 from shared.files import write_atomically
 from shared.types import Frozen
-from train.codec.codec_training import FIGURES, draw_levels
+from train.codec.codec_training import FIGURES, FILES, draw_levels
 from train.codec.context_model import Latents
 from train.codec.halves import EdgeHalf
 from train.codec.split_networks import CARDS, SplitNetworks, load_run
 from train.codec.teacher_cache import features_of
+from train.data.clip_set import ClipSet
 from train.data.room_set import RoomSet
 from train.loop.distributed import Workers, training_device
 from train.loop.interrupts import Interrupts
@@ -36,6 +38,7 @@ from train.loop.run import BEST, CHECKPOINT, RECIPE, Run, sha256_of
 from train.loop.schedule import Schedule, Seed, batch_indices
 from train.loop.scores import Score, Scores
 from train.loop.training import Better, Plan, Training, fit
+from train.rooms.dataset import INDEX_NAME
 
 START_LOG_SCALE = -2.0
 VALIDATED = 64  # sequences of each validation
@@ -45,7 +48,8 @@ CODEC = "codec"
 class FramesRecipe(Frozen):
     """Everything that decides how a codec learns frames.
 
-    codec: its run folder. data: a set of sequences of rooms. holdout: sequences held out, the last ones.
+    codec: its run folder. data: a set of sequences of rooms, or a folder of videos. holdout: sequences held out, the
+        last ones. fps, frames, every: how sequences are cut from videos; see `train.data.clip_set`.
     holds: how much further than half a step u may move before an element changes; one is drawn for each sequence. The
         last is the one that is validated. lags: how many frames lie between a frame and its reference, drawn as well.
     """
@@ -58,6 +62,9 @@ class FramesRecipe(Frozen):
     holds: tuple[Annotated[float, Field(ge=0, le=100)], ...] = Field((0.0, 0.15, 0.3), min_length=1)
     lags: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2), min_length=1)
     holdout: int = Field(50, ge=1)
+    fps: float = Field(5.0, gt=0, le=1000)
+    frames: int = Field(8, ge=2, le=1000)
+    every: int = Field(1, ge=1)
     seed: Seed = 0
 
 
@@ -85,7 +92,7 @@ class FramesTraining(Training[FramesBatch, Scores]):
         self.core = self.model.codec.core
         if self.core.context is None:
             raise DataError(f"the codec in {source} has no context, which frames need", setting="codec")
-        data = RoomSet(Path(recipe.data))
+        data = self._opened(cards[0].preprocess)
         self.frames = data.frames
         if self.frames < 1 + max(recipe.lags):
             raise DataError(
@@ -107,6 +114,13 @@ class FramesTraining(Training[FramesBatch, Scores]):
         self._measure()
         schedule = Schedule(recipe.steps, recipe.learning_rate)
         self.plan = Plan(schedule, recipe.seed, better=Better("loss", "min"), shown=("bytes",))
+
+    def _opened(self, preprocess: Preprocess) -> RoomSet | ClipSet:
+        """Raises DataError."""
+        recipe, path = self.recipe, Path(self.recipe.data)
+        if (path / INDEX_NAME).is_file() or not path.exists():
+            return RoomSet(path)
+        return ClipSet(path, preprocess, frames=recipe.frames, fps=recipe.fps, every=recipe.every)
 
     @torch.no_grad()
     def _measure(self) -> None:
@@ -183,8 +197,9 @@ class FramesTraining(Training[FramesBatch, Scores]):
         if self.workers.leads:
             source, out = Path(self.recipe.codec), self.run.folder / CODEC
             out.mkdir(exist_ok=True)
-            for name in (RECIPE, CARDS, FIGURES):
-                shutil.copyfile(source / name, out / name)
+            for name in (RECIPE, CARDS, FIGURES, FILES):
+                if (source / name).is_file() or name != FILES:  # older trainings have none
+                    shutil.copyfile(source / name, out / name)
             self.run.save_best({"model": self.model.state_dict(), "step": self.recipe.steps, "figures": {}})
             for name in (BEST, CHECKPOINT):
                 write_atomically(out / name, (self.run.folder / BEST).read_bytes())

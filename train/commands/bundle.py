@@ -44,11 +44,12 @@ def build(
     weight_bits: Annotated[int, typer.Option(help="bits of an integer weight", min=4, max=16)] = 12,
     activation_bits: Annotated[int, typer.Option(help="bits of an integer activation", min=4, max=16)] = 12,
     licence: Annotated[
-        str,
+        list[str],
         typer.Option(
-            help="licence of the weights, for the manifest. Rooms and what learns from them: Apache-2.0"
+            help="licence of the weights, for the manifest, or WHAT=LICENCE of what they were made of; repeatable. "
+            "Rooms and what learns from them: Apache-2.0"
         ),
-    ] = "not stated",
+    ] = [],  # noqa: B006
     damaged: DamagedFiles = "refuse",
 ) -> None:
     """Make a bundle of a trained codec, and report what its integers cost on held-out images."""
@@ -79,12 +80,26 @@ def build(
             dataset,
             default_quality=default_quality,
             precision=BitWidths(weight_bits, activation_bits),
-            licences={"weights": licence},
+            licences=_licences(licence),
         )
     except InexactError as error:
         raise DataError(f"{error}; use fewer bits (--weight-bits, --activation-bits)") from None
     for line in _format_report(report, out):
         typer.echo(line)
+
+
+def _licences(given: Sequence[str]) -> dict[str, str]:
+    """Licences by what they are of; without "=" of the weights. Raises DataError."""
+    out: dict[str, str] = {}
+    for text in given:
+        what, equals, licence = text.partition("=")
+        what, licence = (what.strip(), licence.strip()) if equals else ("weights", text.strip())
+        if not what or not licence:
+            raise DataError(f"{text!r} is no licence; give it as WHAT=LICENCE", setting="licence")
+        if what in out:
+            raise DataError(f"two licences of {what} are given", setting="licence")
+        out[what] = licence
+    return {"weights": "not stated", **out}
 
 
 def _format_report(report: Report, out: Path) -> Iterator[str]:
@@ -126,6 +141,9 @@ def evaluate(
     write: Annotated[
         bool, typer.Option("--write", help="put the figures into the bundle's manifest")
     ] = False,
+    key: Annotated[
+        str, typer.Option("--as", help="with --write: name of the figures there, one for each set of images")
+    ] = "evaluation",
     damaged: DamagedFiles = "refuse",
 ) -> None:
     """Measure every task of a bundle and its true bytes, next to the uncompressed networks and their agreement."""
@@ -135,29 +153,24 @@ def evaluate(
     from train.data.open_dataset import open_datasets
 
     opened = Bundle.open(bundle)
-    networks = _networks_by_kind(opened, network)
+    networks = _networks_by_task(opened, network)
     datasets = open_datasets(
         data,
         [task.kind for task in opened.tasks],
         0,
         count,
-        [task.kind not in networks for task in opened.tasks],
+        [task.name not in networks for task in opened.tasks],
         preprocess=opened.manifest.preprocess,
         damaged=damaged,
         labels=[task.labels for task in opened.tasks],
         progress=progress_bar,
     )
-    kinds = {task.name: task.kind for task in opened.tasks}
-    result = evaluate_bundle(
-        opened,
-        dict(zip(kinds, datasets, strict=True)),
-        {name: networks[kind] for name, kind in kinds.items() if kind in networks},
-        quality or None,
-    )
+    names = [task.name for task in opened.tasks]
+    result = evaluate_bundle(opened, dict(zip(names, datasets, strict=True)), networks, quality or None)
     for line in _format_evaluation(result):
         typer.echo(line)
     if write:
-        add_figures(bundle, {"evaluation": result.model_dump(mode="json")})
+        add_figures(bundle, {key: result.model_dump(mode="json")})
 
 
 @app.command()
@@ -179,8 +192,8 @@ def calibrate(
     from train.data.open_dataset import open_datasets
 
     opened = Bundle.open(bundle)
-    networks = _networks_by_kind(opened, network)
-    tasks = [task for task in opened.tasks if task.kind in networks]
+    networks = _networks_by_task(opened, network)
+    tasks = [task for task in opened.tasks if task.name in networks]
     datasets = open_datasets(
         data,
         [task.kind for task in tasks],
@@ -192,37 +205,38 @@ def calibrate(
         progress=progress_bar,
     )
     named = {task.name: dataset for task, dataset in zip(tasks, datasets, strict=True)}
-    for task, found in choose(opened, named, {task.name: networks[task.kind] for task in tasks}).items():
+    for task, found in choose(opened, named, networks).items():
         typer.echo(
             f"{task}: temperature {found.temperature:.3f}; divergence from the uncompressed network "
             f"{found.before:.4f} -> {found.after:.4f} on {found.images} images"
         )
 
 
-def _networks_by_kind(bundle: Bundle, folders: Sequence[Path]) -> Mapping[str, Path]:
-    """The folder of each kind's network. Raises DataError where one does not fit the bundle, or two do one task."""
+def _networks_by_task(bundle: Bundle, folders: Sequence[Path]) -> Mapping[str, Path]:
+    """The folder of each task's network. Raises DataError where one does not fit the bundle, or two do one task."""
     from shared.kinds import KINDS
     from train.networks.network_folder import load_network
 
-    kinds: dict[str, Path] = {}
+    found: dict[str, Path] = {}
     for folder in folders:
         card = load_network(folder)[1]
-        if card.task in kinds:
-            raise DataError(
-                f"{folder}: {kinds[card.task]} is a network for {card.task} already", setting="network"
-            )
         if card.preprocess != bundle.manifest.preprocess:
             raise DataError(
                 f"{folder} prepares images in another way than {bundle.path} (size or crop)",
                 setting="network",
             )
-        for task in bundle.tasks:
-            if task.kind == card.task and KINDS[task.kind].named and task.labels != card.labels:
+        alike = [task for task in bundle.tasks if task.kind == card.task]
+        fitting = [task for task in alike if not KINDS[task.kind].named or task.labels == card.labels]
+        if alike and not fitting:
+            names = ", ".join(task.name for task in alike)
+            raise DataError(f"{folder} has other classes than the bundle's task {names}", setting="network")
+        for task in fitting:
+            if task.name in found:
                 raise DataError(
-                    f"{folder} has other classes than the bundle's task {task.name}", setting="network"
+                    f"{folder}: {found[task.name]} is a network for {task.name} already", setting="network"
                 )
-        kinds[card.task] = folder
-    return kinds
+            found[task.name] = folder
+    return found
 
 
 def _format_evaluation(result: Evaluation) -> Iterator[str]:

@@ -123,7 +123,9 @@ def train(
 def frames(
     ctx: typer.Context,
     codec: Annotated[Path, typer.Argument(help="run folder of a codec with a context")],
-    data: Annotated[Path, typer.Option(help="sequences of rooms: isthmus rooms render --frames")],
+    data: Annotated[
+        Path, typer.Option(help="sequences of rooms (isthmus rooms render --frames), or a folder of videos")
+    ],
     out: Out,
     steps: Steps = None,
     batch: Batch = None,

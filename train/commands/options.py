@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from typer.core import TyperCommand
 
+from shared.errors import DataError
 from shared.files import refuse_foreign_folder
 from shared.process.commands import Command, CommandTable, Function
 from train.commands.recipe_file import Settings
@@ -20,6 +21,7 @@ from train.echo import log_echoed, progress_bar
 if TYPE_CHECKING:
     from shared.types import TaskKind
     from train.data.dataset import Dataset
+    from train.data.views import Views
 
 STEPS_MAX, BATCH_MAX, COUNT_MAX = 10**9, 1 << 16, 10**8
 
@@ -121,12 +123,14 @@ class DataChoice:
 
     holdout: how many of the last images of `data` are for validation, if `validation` names no set of its own; None: a
     tenth, as `open_training_data` has it.
+    views: how many random views of each image to train on in place of it, and their seed; None: the images.
     """
 
     data: str
     validation: str | None
     holdout: int | None
     damaged: Literal["refuse", "skip"]
+    views: Views | None = None
 
     @classmethod
     def pop(cls, settings: Settings) -> DataChoice:
@@ -136,6 +140,7 @@ class DataChoice:
             settings.pop("validation", str, optional=True),
             settings.pop("holdout", PositiveInt, optional=True),
             settings.pop("damaged", Literal["refuse", "skip"]),
+            _popped_views(settings),
         )
 
     def open(self, kinds: Sequence[TaskKind], **how: Any) -> tuple[list[Dataset], list[Dataset]]:
@@ -151,6 +156,18 @@ class DataChoice:
             self.validation,
             self.holdout,
             damaged=self.damaged,
+            views=self.views,
             progress=progress_bar,
             **how,
         )
+
+
+def _popped_views(settings: Settings) -> Views | None:
+    """The settings `views` and `view_seed`. Raises DataError."""
+    from train.data.views import VIEWS_MAX, Views
+
+    count = settings.pop("views", Annotated[int, Field(ge=1, le=VIEWS_MAX)], optional=True)
+    seed = settings.pop("view_seed", Annotated[int, Field(ge=0, lt=2**32)], optional=True)
+    if count is None and seed is not None:
+        raise DataError("without views it has no meaning; give their number, too", setting="view_seed")
+    return None if count is None else Views(count=count, seed=seed or 0)

@@ -49,6 +49,27 @@ class Dataset(Protocol):
         """
 
 
+class First:
+    """The first images of a data set, without their labels."""
+
+    form = None
+    names: tuple[str, ...] = ()
+
+    def __init__(self, data: Dataset, count: int) -> None:
+        self._data, self.size, self._count = data, data.size, min(count, len(data))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """RGB (B, H, W, 3). Raises DataError."""
+        return self._data.images(indices)
+
+    def labels(self, indices: NDArray[np.int64], flip: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Raises DataError."""
+        raise DataError("these images have no labels")
+
+
 class Unlabelled:
     """The images of a data set without their labels."""
 
@@ -92,6 +113,12 @@ def identity(data: Dataset) -> dict[str, Any]:
         "pictures": len(data),
         "sample_sha256": hashlib.sha256(data.images(sample).tobytes()).hexdigest(),
     }
+
+
+def files_of(data: Dataset) -> tuple[str, ...]:
+    """The sorted names of the files that a set was read from, without folders; empty where it has none."""
+    files: tuple[str, ...] = getattr(data, "files", ())
+    return tuple(sorted(files))
 
 
 def labels_digest(data: Dataset) -> str:

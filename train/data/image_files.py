@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,10 @@ class LazyArray:
 
 
 class FileSet:
-    """The sound images of a set with the labels of one kind of task, or without any. size: H and W."""
+    """The sound images of a set with the labels of one kind of task, or without any.
+
+    size: H and W. files: names of the files, without their folders.
+    """
 
     def __init__(
         self,
@@ -67,9 +71,10 @@ class FileSet:
         labels: LazyArray | None = None,
         form: LabelForm | None = None,
         names: tuple[str, ...] = (),
+        files: tuple[str, ...] = (),
     ) -> None:
         self._images, self._chosen, self._labels = images, chosen, labels
-        self.size, self.form, self.names = size, form, names
+        self.size, self.form, self.names, self.files = size, form, names, files
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -113,10 +118,11 @@ class OpenedFiles:
 
     def dataset(self, kind: TaskKind | None) -> FileSet:
         """The sound images with the labels of `kind`, which is one of `names`, or without any."""
+        files = tuple(Path(self._items[int(number)].name).name for number in self._sound)
         if kind is None:
-            return FileSet(self._images, self._sound, self._size)
+            return FileSet(self._images, self._sound, self._size, files=files)
         labels, names = self._labels[kind], self._names[kind]
-        return FileSet(self._images, self._sound, self._size, labels, _form(kind), names)
+        return FileSet(self._images, self._sound, self._size, labels, _form(kind), names, files)
 
     def _check_all(self, progress: Progress) -> list[str | None]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -18,6 +18,7 @@ from train.data.formats import Item, Listing, Spec, list_set, parse
 from train.data.image_files import OpenedFiles
 from train.data.progress import Progress, silent
 from train.data.room_set import RoomSet, nothing_chosen
+from train.data.views import Views, ViewSet
 from train.kinds import TRAINING_KINDS
 
 Damaged = Literal["refuse", "skip"]
@@ -79,12 +80,14 @@ def open_training_data(
     preprocess: Preprocess | None = None,
     damaged: Damaged = "refuse",
     labels: Sequence[tuple[str, ...]] | None = None,
+    views: Views | None = None,
     progress: Progress = silent,
 ) -> tuple[list[Dataset], list[Dataset]]:
     """The images to train on and those to validate on, of one size, each as `open_datasets` gives them.
 
     validation: the set to validate on; without it the last `holdout` images of `data` are. holdout: by default a
     tenth of the images, at most `HOLDOUT_MAX`, which is logged.
+    views: train on views of the images, which have no labels, in place of the images.
 
     Raises DataError.
     """
@@ -102,15 +105,43 @@ def open_training_data(
             progress=progress,
         )
 
-    if validation is None:
-        start = -(holdout or _default_holdout(data))
-        training = opened(data, 0, start, preprocess)
-        rest: str | Path = data
+    start = 0 if validation is not None else -(holdout or _default_holdout(data))
+    if views is None:
+        training = opened(data, 0, start or None, preprocess)
+    elif any(needed or [True]):
+        raise DataError("views have no labels, which are needed here", setting="views")
     else:
-        training = opened(data, 0, None, preprocess)
-        start, rest = 0, validation
+        shown = open_views(data, views, start or None, preprocess, damaged=damaged, progress=progress)
+        training = [shown for _ in kinds]
+    rest = data if validation is None else validation
     height, width = training[0].size
     return training, opened(rest, start, None, preprocess or Preprocess(height=height, width=width))
+
+
+def open_views(
+    data: str | Path,
+    views: Views,
+    stop: int | None = None,
+    preprocess: Preprocess | None = None,
+    *,
+    damaged: Damaged = "refuse",
+    progress: Progress = silent,
+) -> ViewSet:
+    """Views of the first `stop` images of a set; otherwise as `open_datasets`. Raises DataError."""
+    listing = _joined(parse(data))
+    items = listing.items[:stop]
+    if not items:
+        raise DataError(f"{data} has no image")
+    sound, problems = [], list(listing.problems)
+    for item in progress(items, "images", len(items)):
+        try:
+            item.read()
+            sound.append(item)
+        except (ImageError, DataError) as error:
+            problems.append(str(error))
+    _report_damage(problems, len(sound), data, damaged)
+    files = tuple(Path(item.name).name for item in sound)
+    return ViewSet([item.read for item in sound], preprocess or _of_first(items, data), views, files)
 
 
 def _default_holdout(data: str | Path) -> int:

@@ -70,6 +70,7 @@ class TopClasses:
 
 
 class Classification(TrainingKind):
+    softmax = True
     form = CLASS
     rooms = RoomLabels("category", CATEGORIES)
     main = MainMetric("top1", "top-1", True, 0.90, 0.01, "{:.1%}")

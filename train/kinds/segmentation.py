@@ -71,6 +71,7 @@ class Confusion:
 
 
 class Segmentation(MapKind):
+    softmax = True
     form = CLASS_MAP
     rooms = RoomLabels("semantic", SEMANTIC_CLASSES)
     main = MainMetric("miou", "mIoU", True, 0.60, 0.02, "{:.3f}")

@@ -78,8 +78,10 @@ class TrainingKind(Protocol):
     """A kind of answer as training sees it.
 
     form: of its labels; None: it has none, and learns from a teacher alone. rooms: its labels in rendered rooms.
+    softmax: whether an output holds the logits of classes one of which is drawn, for the image or each pixel.
     """
 
+    softmax: bool = False
     form: LabelForm | None
     rooms: RoomLabels | None
     main: MainMetric

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Makes the bundle `photos`: published networks as they are, a codec from a few hundred photographs, a task added later.
+# Needs `.[train]`, and the files that nothing can fetch by itself:
+#
+#   deploy/train-photos.sh PHOTOS NETWORKS [WORK]     WORK: runs/photos by default; the bundle is WORK/bundle
+#   CLIPS=FOLDER deploy/train-photos.sh ...           also learns frames, from videos of fixed cameras
+#   QUICK=1 deploy/train-photos.sh ...                the sizes of the shipped bundle: about an hour on one busy core
+#
+# PHOTOS has train/ and val/: CID22 and CLIC 2025 there, other files of CID22 and Kodak here. Charts and graphics among
+# them (deploy/photos/not-photographs.txt) are left out. NETWORKS has weights.safetensors of deeplabv3plus-mnv2-ade20k
+# and deeplabv3-mnv2-voc21, published TFLite models as `train.networks.deeplab` describes them. The classifier's weights
+# come with a Python package.
+#
+# No labels: the networks are frozen, and the codec learns what their answers depend on. It begins as the best linear
+# transform for that (`start=answers`), learns to predict its latents, and is then trained by the networks' answers.
+#
+# Can be killed at any time and started again: each step goes on where it stopped.
+set -euo pipefail
+if [ $# -lt 2 ]; then sed -n '2,20p' "$0"; exit 2; fi
+photos=$(realpath "$1") networks=$(realpath "$2") work=${3:-runs/photos}
+here=$(dirname "$0")
+mkdir -p "$work/photos"
+work=$(realpath "$work")
+# glibc would hand each step's memory back to the kernel and fetch it again: about a tenth of the time on a CPU.
+export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
+
+step() { printf '\n=== %s\n' "$*"; "$@"; }
+
+for file in "$photos"/train/*; do
+    if ! grep -qxF "$(basename "$file")" "$here/photos/not-photographs.txt"; then ln -sfn "$file" "$work/photos/"; fi
+done
+
+import() { # import NAME FACTORY WEIGHTS
+    if [ ! -d "$work/$1" ]; then
+        step isthmus network import "$2" --weights "$3" --size 256x256 --fit letterbox --out "$work/$1"
+    fi
+}
+import class train.networks.efficientnet:efficientnet_lite0 DEFAULT
+import scene train.networks.deeplab:deeplabv3plus_ade20k "$networks/deeplabv3plus-mnv2-ade20k/weights.safetensors"
+import objects train.networks.deeplab:deeplabv3_voc "$networks/deeplabv3-mnv2-voc21/weights.safetensors"
+
+if [ -n "${QUICK:-}" ]; then
+    views=5 start=1000 answers=500 frames=300 objects=600
+else
+    views=24 start=8000 answers=8000 frames=1200 objects=4000
+fi
+# A nat of a class weighs 30,000 bits at scale 1, one of a map's mean pixel 55,000.
+parts=(--network "$work/class" --split blocks.4 --lambda 30000 --network "$work/scene" --split body.blocks.4
+    --lambda 55000 --set preset=blocks --set 'scales=[0.1,0.3,0.6,1,2]')
+learns=(--data "images:$work/photos" --validation "images:$photos/val" --set views=$views --set flips=false
+    --features "$work/features" --resume)
+codec() { # codec NAME STEPS options
+    local name=$1 steps=$2
+    shift 2
+    step isthmus codec train "${learns[@]}" "${parts[@]}" --out "$work/$name" --steps "$steps" "$@"
+}
+codec start $start --batch 16 --set start=answers --set trains=entropy --set learning_rate=2e-3
+codec answers $answers --batch 8 --set init="$work/start" --set crop=0 --set learning_rate=3e-4 --set entropy_rate=2 \
+    --set distortion_first=0 --set rate_ramp=0
+if [ -d "${CLIPS:-}" ]; then # videos of fixed cameras
+    step isthmus codec frames "$work/answers" --data "$CLIPS" --out "$work/frames" --steps $frames --batch 16 \
+        --set every=3 --set holdout=6 --resume
+    last=$work/frames/codec
+else
+    last=$work/answers
+fi
+
+if [ ! -d "$work/bundle" ]; then
+    step isthmus bundle build "$last" --data "images:$photos/val" --out "$work/bundle" --name photos \
+        --licence Apache-2.0 --licence "networks=Apache-2.0, see NOTICE" \
+        --licence "photographs of CID22=CC BY-SA 4.0" --licence "photographs of CLIC 2025=Unsplash License"
+    cp "$here/photos/NOTICE" "$work/bundle/NOTICE"
+fi
+if [ ! -d "$work/bundle/tasks/objects" ]; then
+    step isthmus task train "$work/bundle" --network "$work/objects" --split classifier --name objects "${learns[@]}" --batch 16 \
+        --distortion distill --set learning_rate=1.5e-3 --set width=1 --steps $objects --out "$work/objects-task"
+    step isthmus task add "$work/bundle" "$work/objects-task/task"
+fi
+step isthmus bundle evaluate "$work/bundle" --network "$work/class" --network "$work/scene" --network "$work/objects" \
+    --data "images:$photos/val" --write
