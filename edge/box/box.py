@@ -10,10 +10,11 @@ import asyncio
 import logging
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -36,8 +37,18 @@ from shared.types import Analysis, Wanted
 log = logging.getLogger("isthmus.edge.box")
 
 MEASURE_S = 0.5
+CODED_KEPT = 300  # frames of a source whose quality and size are shown
 DONE = "done"  # folder, in a watched one, for files that the cloud has
 FULL_S = 0.2  # how often a full spool is tried again, with the policy "stop"
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A frame that was accepted: when (monotonic), at which quality, and its bitstream's bytes."""
+
+    at_s: float
+    quality: int
+    size: int
 
 
 class Keeper:
@@ -70,7 +81,8 @@ class Keeper:
 class Box:
     """The sources, the spool and the link of one process. Must be made in the event loop that runs it; close it.
 
-    accepted: frames spooled by source. drops: images that no frame was made of, by source and reason.
+    accepted: frames spooled by source. drops: images that no frame was made of, by source and reason. last: the last
+    image of each source, and the last answer. coded: its last frames.
     """
 
     def __init__(
@@ -87,6 +99,7 @@ class Box:
         self.accepted: Counter[str] = Counter()
         self.drops: Counter[tuple[str, str]] = Counter()
         self.last: dict[str, tuple[Image.Image, Analysis | None]] = {}
+        self.coded: dict[str, deque[Coded]] = {}
         manifest = encoder.bundle.manifest
         self._fingerprint = encoder.bundle.fingerprint.hex()
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
@@ -138,6 +151,8 @@ class Box:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         del self.sources[name]
+        for kept in (self.last, self.coded):
+            kept.pop(name, None)
 
     async def _run(self, source: Source) -> None:
         async def accept(message: Message) -> None:
@@ -180,7 +195,9 @@ class Box:
             await asyncio.sleep(FULL_S)
         self.accepted[name] += 1
         self.rate.spent(len(encoded.data), time.monotonic())
-        self.last[name] = message.image, None
+        self.last[name] = message.image, self.last.get(name, (None, None))[1]
+        frame_of = Coded(time.monotonic(), encoded.quality, len(encoded.data))
+        self.coded.setdefault(name, deque(maxlen=CODED_KEPT)).append(frame_of)
         log.debug("%s: frame %s spooled, %d bytes", name, id_, len(encoded.data))
         self.link.wake()
 

@@ -17,6 +17,7 @@ from edge.api import build_app
 from edge.box.box import Box
 from edge.box.metrics import add_box_metrics
 from edge.box.notify import Systemd
+from edge.box.page import add_page
 from edge.box.settings import BoxConfig, BoxSettings, load_box
 from edge.box.status import BoxStatus, status_of, troubles_of
 from edge.client import Client, grpc_transport
@@ -94,6 +95,7 @@ async def _serve(watched: Watched, bundle: Bundle, spool: Spool) -> None:
         ready, settings.http, metrics, lambda: troubles_of(boxes[0], watched.trouble) if boxes else {}
     )
     add_status(app, ready, boxes, watched)
+    add_page(app, lambda: the_box(ready, boxes), lambda: watched.trouble)
     http = HttpServer(app, settings.host, settings.http, settings.drain_ms)
     stop = stop_signal()
     http_task = asyncio.create_task(http.serve())
@@ -174,5 +176,10 @@ def add_status(app: FastAPI, ready: Ready[Pipeline], boxes: list[Box], watched: 
 
     @app.get("/status", tags=["health"], summary="Sources, spool, link and sinks")
     def status() -> BoxStatus:  # no coroutine: it reads the spool, and runs in a thread
-        ready()
-        return status_of(boxes[0], watched.trouble)
+        return status_of(the_box(ready, boxes), watched.trouble)
+
+
+def the_box(ready: Ready[Pipeline], boxes: list[Box]) -> Box:
+    """Raises NotReadyError while there is none."""
+    ready()
+    return boxes[0]

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import edge.link
 from edge.box.box import Box
 from edge.box.metrics import add_box_metrics
+from edge.box.page import add_page
 from edge.box.settings import RateSettings
 from edge.box.status import status_of, troubles_of
 from edge.capture.settings import SourceSettings
@@ -22,6 +24,7 @@ from edge.sinks.sinks import Sinks
 from edge.spool.spool import Spool
 from shared.encoder import Encoder
 from shared.errors import CloudUnreachableError
+from shared.process.http import create_app
 from shared.process.metrics import Metrics
 from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted
 from support.service import png
@@ -113,6 +116,7 @@ async def test_from_folders_to_the_sinks(tmp_path: Path, encoder: Encoder) -> No
         wanted = dict(cloud.got)
         assert [task.name for task in wanted["door"].tasks] == ["classification"]
         assert wanted["yard"].tasks == ()
+        await check_page(box)
         metrics = Metrics("edge")
         add_box_metrics(metrics, lambda: status_of(box))
         text = metrics.exposition()[0].decode()
@@ -133,6 +137,23 @@ async def test_from_folders_to_the_sinks(tmp_path: Path, encoder: Encoder) -> No
     lines = (tmp_path / "answers.jsonl").read_text().splitlines()
     cameras = [json.loads(line)["camera"] for line in lines]
     assert sorted(cameras) == ["door", "door", "door", "hall", "yard", "yard"]
+
+
+async def check_page(box: Box) -> None:
+    app = create_app("box", "", 4, 1 << 20)
+    add_page(app, lambda: box, lambda: "<script>alert(1)</script>")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://box") as client:
+        page = await client.get("/")
+        assert page.status_code == 200
+        assert 'aria-label="door"' in page.text
+        assert 'aria-label="yard"' in page.text
+        assert "<script" not in page.text
+        assert "&lt;script&gt;" in page.text
+        policy = page.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; img-src 'self'; style-src 'sha256-")
+        picture = await client.get("/sources/door/picture")
+        assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
+        assert (await client.get("/sources/nobody/picture")).status_code == 404
 
 
 async def test_a_full_spool_stops_and_goes_on(tmp_path: Path, encoder: Encoder) -> None:
