@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.latency.command import latency
+from bench.photos.command import photos
 from bench.rate.command import rate
 from bench.rooms.command import rooms
 from bench.throughput.command import cloud
@@ -19,3 +20,4 @@ app.command()(latency)
 app.command()(cloud)
 app.command()(wire)
 app.command()(video)
+app.command()(photos)

@@ -39,7 +39,10 @@ class TaskNetworks:
         left = {folder: load_network_spec(NetworkSpec(network=folder)) for folder in folders}
         self.by_task: dict[str, TaskNetwork] = {}
         for task in bundle.tasks:
-            folder = next((folder for folder, (_, card) in left.items() if card.task == task.kind), None)
+            alike = [folder for folder, (_, card) in left.items() if card.task == task.kind]
+            # Of several for one kind, the one with the task's own labels.
+            alike.sort(key=lambda folder: left[folder][1].labels != task.labels)
+            folder = alike[0] if alike else None
             if folder is None:
                 raise DataError(
                     f"no network is for {task.name} ({task.kind}); name one for each task of {bundle.path}",

@@ -17,6 +17,7 @@ class Comparison:
 
     labelled: tasks whose metrics are against labels; for the others they are agreement with the uncompressed network.
     default: name of the setting of the default quality. skipped: why a contender could not be measured, by name.
+    metrics: what each kind is judged by.
     """
 
     results: Sequence[ContenderResult]
@@ -24,9 +25,10 @@ class Comparison:
     labelled: Collection[str]
     default: str
     skipped: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[TaskKind, HeadlineMetric] = field(default_factory=lambda: METRICS)
 
     def metric(self, task: str) -> HeadlineMetric:
-        return METRICS[self.kinds[task]]
+        return self.metrics[self.kinds[task]]
 
     def metric_name(self, task: str) -> str:
         metric = self.metric(task)

@@ -13,9 +13,10 @@ from bench.report.rate_results import ContenderResult, Setting
 from train.data.dataset import Dataset, in_order
 from train.kinds import TRAINING_KINDS
 from train.kinds.training_kind import Metric
-from train.loop.scoring import target_of
+from train.loop.scoring import label_target, target_of
 
 BATCH = 32
+LABELS = "labels_"
 _PLAIN = ""  # the way in which a contender's own bytes are counted
 
 
@@ -24,12 +25,15 @@ def measure_contender(
     contender: Contender,
     networks: TaskNetworks,
     datasets: Mapping[str, Dataset],
+    also: Mapping[str, Dataset] | None = None,
 ) -> ContenderResult:
     """Sends all images. datasets: of the same images, by task; where a task has no labels, the answer of its
-    uncompressed network counts as the truth."""
+    uncompressed network counts as the truth. also: the same with labels, whose metrics are added under names that begin
+    with LABELS."""
     first = next(iter(datasets.values()))
     complete = all(data.form is not None for data in datasets.values())
     metrics: dict[str, dict[str, Metric]] = {}  # by setting and task
+    labelled: dict[str, dict[str, Metric]] = {}
     sums: dict[str, dict[str, dict[str, float]]] = {}  # by setting, way to count and task
     for indices in track(list(in_order(len(first), BATCH)), contender.name):
         pixels = first.images(indices)
@@ -43,6 +47,10 @@ def measure_contender(
                 target, known = targets[name], TRAINING_KINDS[targets[name].kind]
                 metric = metrics.setdefault(setting, {}).setdefault(name, known.metric(target.classes))
                 metric.add(known.answers(out), target.labels)
+                extra = label_target(target.kind, also[name], indices) if also and name in also else None
+                if extra is not None:
+                    metric = labelled.setdefault(setting, {}).setdefault(name, known.metric(extra.classes))
+                    metric.add(known.answers(out), extra.labels)
             for way, counted in ({_PLAIN: sizes} | dict(counts)).items():
                 sum_of = sums.setdefault(setting, {}).setdefault(way, {})
                 for name, of_each in counted.items():
@@ -55,12 +63,18 @@ def measure_contender(
         images=len(first),
         shared=contender.shared,
         settings=tuple(
-            _setting(
-                name, sums[name], {task: metric.values() for task, metric in by_task.items()}, len(first)
-            )
+            _setting(name, sums[name], _values(by_task, labelled.get(name, {})), len(first))
             for name, by_task in metrics.items()
         ),
     )
+
+
+def _values(metrics: Mapping[str, Metric], labelled: Mapping[str, Metric]) -> dict[str, dict[str, float]]:
+    """By task, then by name."""
+    values = {task: metric.values() for task, metric in metrics.items()}
+    for task, metric in labelled.items():
+        values[task] |= {f"{LABELS}{name}": value for name, value in metric.values().items()}
+    return values
 
 
 def _setting(

@@ -76,7 +76,7 @@ def bench_rate(plan: RatePlan, command: str) -> list[Section]:
         **identity(images),
     }
     # All of them before the first is measured, so that a mistake in the last does not cost hours.
-    contenders = list(_contenders(plan, bundle, networks, device))
+    contenders = list(all_contenders(plan, bundle, networks, device))
     skipped = {contender.name: contender.missing for contender in contenders if contender.missing}
     results = [
         result
@@ -85,7 +85,7 @@ def bench_rate(plan: RatePlan, command: str) -> list[Section]:
         for result in _measured(contender, plan.out, key, networks, datasets).counted()
     ]
     default = f"quality {bundle.quality(None)}"
-    comparison = Comparison(results, networks.kinds, with_labels, default, skipped)
+    comparison = Comparison(results, networks.kinds, with_labels, default, skipped=skipped)
     sections = findings(comparison)
     write_report(plan.out, comparison, sections, About.now(command, len(images)))
     return sections
@@ -122,7 +122,7 @@ def _measured(
     )
 
 
-def _contenders(
+def all_contenders(
     plan: RatePlan,
     bundle: Bundle,
     networks: TaskNetworks,
