@@ -169,11 +169,15 @@ def _copy(one: socket.socket, other: socket.socket) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_5000_frames(tmp_path: Path) -> None:
-    """The shipped bundle; kills at moments that depend on how far it has come."""
-    count, port = 5000, free_port()
+    storm(tmp_path, 5000)
+
+
+def storm(path: Path, count: int) -> None:
+    """The shipped bundle; a kill, or a cut of the link, after each tenth of the frames."""
+    port = free_port()
     cable = Cable(port)
     images = [one.read_bytes() for one in sorted((ROOT / "deploy" / "samples").glob("*.png"))]
-    with site(tmp_path, default_bundle(), port, cable.port) as one:
+    with site(path, default_bundle(), port, cable.port) as one:
         one.feed(images, count)
         one.start_cloud()
         one.start_box()

@@ -103,6 +103,13 @@ def test_the_example_has_every_key() -> None:
     assert {"rtsp", "v4l2", "video", "folder", "snapshot"} == {one.kind for one in scratch.sources.values()}
 
 
+def test_the_example_of_compose() -> None:
+    config = load_box(Path(__file__).parents[3] / "deploy" / "examples" / "box.toml", {})
+    assert [(name, one.kind, one.after) for name, one in config.sources.items()] == [
+        ("samples", "folder", "keep")
+    ]
+
+
 def load_box_text(text: str) -> BoxConfig:
     from tempfile import TemporaryDirectory
 
