@@ -41,7 +41,8 @@ and what to do; it is shown to users as it is, on one line.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 
 class IsthmusError(Exception):
@@ -168,7 +169,12 @@ class BundleUnsignedError(BundleError): ...
 class DataError(IsthmusError): ...
 
 
-class OverloadedError(IsthmusError): ...
+class OverloadedError(IsthmusError):
+    """A limit is reached. retry_after_s: when it has room again, where that is known."""
+
+    def __init__(self, text: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class NotReadyError(IsthmusError): ...
@@ -245,6 +251,8 @@ def exit_of(error: BaseException) -> Exit:
     """The way out for an error; one that Isthmus did not raise on purpose is internal."""
     if isinstance(error, RemoteRejectedError) and error.code in REJECTED:
         return REJECTED[error.code]
+    if isinstance(error, OverloadedError) and getattr(error, "retry_after_s", None) is not None:
+        return replace(EXITS[OverloadedError], retry_after_s=max(1, math.ceil(error.retry_after_s or 0)))
     for kind in type(error).__mro__:
         if kind in EXITS:
             return EXITS[kind]

@@ -79,6 +79,7 @@ class Caller:
         """Raises PermissionDeniedError."""
         if self.may_use(camera):
             return
+        self._gate.refused["camera"] += 1
         allowed = ", ".join(" ".join(one) for one in self.identity.cameras)[:200]
         what = f"the camera {camera[:64]!r}" if camera else "images without a camera's name"
         raise PermissionDeniedError(f"{self.identity.name!r} may not use {what}; it may use {allowed}")
@@ -86,8 +87,9 @@ class Caller:
     def charge(self, requests: int = 0, size: int = 0) -> None:
         """Counts against the caller's rates. size: in bytes. Raises OverloadedError where one is used up."""
         if wait_s := self.wait_s(requests):
+            self._gate.refused["rate"] += 1
             raise OverloadedError(
-                f"{self.identity.name!r} has used up its {self._rates()}; try again in {wait_s:.1f} s"
+                f"{self.identity.name!r} has used up its {self._rates()}; try again in {wait_s:.1f} s", wait_s
             )
         self._gate.take(self.identity, requests, size)
 
@@ -141,7 +143,7 @@ class Gate:
     ) -> None:
         self.local = local
         self.locked = bool(tokens or given or certificates)
-        self.refused: Counter[str] = Counter()  # by reason: "no token", "token", "scope", "attempts"
+        self.refused: Counter[str] = Counter()  # by reason: no token, token, scope, camera, rate, attempts
         self._tokens, self._certificates = tokens, certificates
         self._given = _digest(given) if given else None
         self._open = Identity("anybody", frozenset(open_scopes))
@@ -221,7 +223,7 @@ class Gate:
         if wait_s := self._attempts.wait_s(attempt):
             self.refused["attempts"] += 1
             raise OverloadedError(
-                f"too many attempts with a token that is not valid; try again in {wait_s:.0f} s"
+                f"too many attempts with a token that is not valid; try again in {wait_s:.0f} s", wait_s
             )
         if self._given is not None and hmac.compare_digest(self._given, digest):
             return Identity("the given token", frozenset(SCOPES)), None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
 from cloud.pipeline import Pipeline
 from shared.process.auth import Gate
 from shared.process.tokens import TokenGrant, TokenReader, add_token
-from support.locked import locked, token_for
+from shared.wire import analyzer_pb2 as pb
+from shared.wire.analyzer_pb2_grpc import AnalyzerStub
+from support.locked import locked, metadata, token_for
 from support.service import problem
 
 FLEET = "https://fleet.example.org"
@@ -86,7 +89,26 @@ async def test_rates_are_answered_429_with_a_hint(
                 assert (await client.post("/analyze", content=packed[0])).status_code == 200
                 answer = await client.post("/analyze", content=packed[1])
                 assert text in problem(answer, 429)["detail"]
-                assert int(answer.headers["retry-after"]) >= 1
+                assert int(answer.headers["retry-after"]) > 10  # when there will be room, not before
+
+
+async def test_attempts_count_together_on_both_ports(pipeline: Pipeline, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    good, wrong = token_for(file, "good", "analyze"), f"isthmus_zzzzzzzz_{'A' * 43}"
+    async with locked(pipeline, Gate(TokenReader(file), attempts_per_minute=2)) as cloud:
+        async with cloud.channel() as channel, cloud.client(wrong) as client:
+            stub = AnalyzerStub(channel)
+            problem(await client.get("/v1/bundles"), 401)
+            for code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED):
+                call = stub.Describe(pb.DescribeRequest(), metadata=metadata(wrong))
+                assert await call.code() is code
+            answer = await client.get("/v1/bundles")
+            problem(answer, 429)
+            assert 1 <= int(answer.headers["retry-after"]) <= 30
+            await stub.Describe(pb.DescribeRequest(), metadata=metadata(good))
+        async with cloud.client(good) as client:
+            assert (await client.get("/v1/bundles")).status_code == 200
+        assert cloud.gate.refused == {"token": 2, "attempts": 2}
 
 
 async def test_tokens_reach_no_log_and_no_answer(
