@@ -119,12 +119,20 @@ class AccessGuard:
         origin, host = headers.get("origin"), headers.get("host", "")
         own = origin is None or origin in self._origins or _host_of(origin) == host.lower()
         # A name that a page's owner has pointed at this machine would be the page's own origin.
-        if own and (not self._gate.local or is_loopback(urlsplit(f"//{host}").hostname or "")):
+        if own and (not self._gate.local or is_loopback(_name_of(host))):
             return
         raise PermissionDeniedError(
             "a server without tokens answers no page of another site, and on 127.0.0.1 nothing that is sent to another "
             "name; make a token (isthmus cloud token add), or name the page's origin in cors_origins"
         )
+
+
+def _name_of(host: str) -> str:
+    """The name in a header Host; empty where there is none to be found."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _host_of(origin: str) -> str:

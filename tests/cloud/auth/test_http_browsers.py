@@ -69,6 +69,8 @@ async def test_a_server_without_tokens_answers_no_page_of_another_site(pipeline:
             {"Host": "evil.example.org"},  # a name that points at this machine
             {"Host": f"evil.example.org:{cloud.http.rpartition(':')[2]}"},
             {"Origin": "http://evil.example.org", "Host": "evil.example.org"},
+            {"Host": "["},
+            {"Host": "[::1"},
         ):
             problem(await client.post("/admin/reload", headers=headers), 403)
         port = cloud.http.rpartition(":")[2]
