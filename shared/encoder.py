@@ -90,17 +90,18 @@ class Encoder:
         bytes_max: int | None = None,
         name: str | None = None,
         base_only: bool = False,
+        fitted: bool = False,
     ) -> Encoded:
         """Encodes an image file, or its bytes, or an RGB image, into a bitstream.
 
         quality: None for the bundle's default. bytes_max: largest size of the whole bitstream; the best quality that
         fits is used, up to `quality` if given. name: of the image, for messages. base_only: sends v alone, which
-        answers only the tasks in the bundle's `base`.
+        answers only the tasks in the bundle's `base`. fitted: see `read`.
 
         Raises ImageError or a subclass, or RequestError if the bundle does not have the quality or no quality fits.
         """
         level = self.bundle.quality(quality)
-        front = self.read(source, name)
+        front = self.read(source, name, fitted)
         started = time.perf_counter()
         if bytes_max is None:
             made = self._code(front.u, level, base_only)
@@ -112,16 +113,27 @@ class Encoder:
         sizes = count_frame(frame, made.latent, len(made.data), self.frames, self.bundle)
         return Encoded(made.data, made.packet, made.latent, sizes, times, front.warnings, front.view)
 
-    def read(self, source: str | Path | bytes | Image.Image, name: str | None = None) -> Features:
+    def read(
+        self, source: str | Path | bytes | Image.Image, name: str | None = None, fitted: bool = False
+    ) -> Features:
         """Reads an image file, or its bytes, or takes an RGB image, and runs the front.
 
-        Raises ImageError or a subclass.
+        fitted: the image is one that `shared.image.fit` has made for this bundle, and is taken pixel by pixel.
+
+        Raises ImageError or a subclass, or RequestError for an image that is not as large as a fitted one.
         """
         started = time.perf_counter()
         preprocess = self.bundle.manifest.preprocess
         warnings: list[str] = []
         image = source if isinstance(source, Image.Image) else read_image(source, name, warnings.append)
-        x = to_input(np.asarray(fit(image, preprocess)), preprocess)
+        if not fitted:
+            image = fit(image, preprocess)
+        elif image.size != (preprocess.width, preprocess.height):
+            raise RequestError(
+                f"an image of {image.width} x {image.height} is not fitted to this bundle, which takes "
+                f"{preprocess.width} x {preprocess.height}; send the image as it was"
+            )
+        x = to_input(np.asarray(image), preprocess)
         read = time.perf_counter()
         u = self.features(x[None])
         times = Times(read_ms=(read - started) * 1e3, front_ms=(time.perf_counter() - read) * 1e3)

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.codec.context import Indices, Ints, Step, wrapped
 from shared.codec.latent_codec import LatentCodec
@@ -88,6 +89,11 @@ class Sink(Protocol):
     def put(self, values: Ints, indices: Indices, tables: Tables) -> None: ...
 
 
+# One run of symbols, channel by channel: values, the indices of their tables, the tables, and the cells (P,) that each
+# channel goes through.
+Visit = Callable[[Ints, Indices, Tables, Indices], None]
+
+
 class _Meter:
     """Adds up ideal lengths, in bits."""
 
@@ -129,30 +135,49 @@ class FrameCodec:
             self._put_z(z, latent, latent.z[None], given)
         return v.bits, z.bits
 
+    def cell_bits(self, latent: Latent, given: Latent | None = None) -> NDArray[np.float64]:
+        """Ideal length of z in bits by its cells, (h, w), all channels together, escapes included; zeros for a base.
+
+        A cell counts what its own elements cost where they stand in the coding order: with a context, cells that are
+        coded late are cheaper for what their neighbours gave away. The sum is the H_z of `bits`. Raises RequestError.
+        """
+        cells = np.zeros(math.prod(latent.grid))
+
+        def add(values: Ints, indices: Indices, tables: Tables, at: Indices) -> None:
+            cells[at] += tables.symbol_bits(values, indices).reshape(-1, len(at)).sum(0)
+
+        if latent.z is not None:
+            self._visit_z(latent, latent.z[None], given, add)
+        return cells.reshape(latent.grid)
+
     def _put_v(self, sink: Sink, latent: Latent) -> None:
         sink.put(latent.v, self._codec.v_indices(latent.quality), self._codec.v_tables)
 
     def _put_z(self, sink: Sink, latent: Latent, z: Ints, given: Latent | None) -> None:
         """z: (1, N, h, w)."""
+        self._visit_z(latent, z, given, lambda values, indices, tables, _: sink.put(values, indices, tables))
+
+    def _visit_z(self, latent: Latent, z: Ints, given: Latent | None, visit: Visit) -> None:
+        """Calls `visit` with the symbols of z (1, N, h, w), run by run, in the order in which they are coded."""
         codec = self._codec
 
-        def put(index: Indices, offset: Ints, tables: Tables, symbols: Ints) -> None:
+        def put(index: Indices, offset: Ints, tables: Tables, symbols: Ints, at: Indices) -> None:
             shifted = wrapped(symbols.astype(np.int64) - offset)
-            sink.put(shifted.ravel(), index.ravel(), tables)
+            visit(shifted.ravel(), index.ravel(), tables, at)
 
         if codec.context is None:
             self._check_given(given is not None)
             index, offset = codec.path(latent.v[None], *latent.grid)
-            put(index, offset, codec.z_tables, z)
+            put(index, offset, codec.z_tables, z, np.arange(math.prod(latent.grid)))
             return
         tables = codec.z_tables if given is None else codec.p_tables
 
-        def visit(step: Step) -> None:
+        def step_by_step(step: Step) -> None:
             own = z.reshape(1, z.shape[1], -1)[np.ix_(np.zeros(1, np.intp), step.which.own, step.cells.at)]
-            put(step.table, step.offset, tables, own)
+            put(step.table, step.offset, tables, own, step.cells.at)
 
         maps = codec.path.maps(latent.v[None], *latent.grid)
-        codec.context.run(maps, z, self._reference([given]), visit)
+        codec.context.run(maps, z, self._reference([given]), step_by_step)
 
     def v_bytes(self, v: Ints, quality: int) -> int:
         """The share of v in a payload: its ideal length in whole bytes. Raises RequestError."""

@@ -88,14 +88,20 @@ class Tables:
 
     def bits(self, values: Ints, indices: NDArray[np.intp]) -> float:
         """Returns the ideal code length in bits of `values` under the tables that `indices` name, escapes included."""
+        return float(np.sum(self.symbol_bits(values, indices)))
+
+    def symbol_bits(self, values: Ints, indices: NDArray[np.intp]) -> NDArray[np.float64]:
+        """The ideal code length in bits of each of `values` (M,) under the tables that `indices` (M,) name."""
         first = self.firsts[indices].astype(np.int64)
         covered = self.covered[indices]
         at = values.astype(np.int64) - first
         escaped = (at < 0) | (at >= covered)
         entry = self.starts[indices] + np.where(escaped, covered, at)
-        bits = float(np.sum(PRECISION - np.log2(self.counts[entry].astype(np.float64))))
-        for distance in _outside(at[escaped], covered[escaped]):
-            bits += float(np.log2(_MAX_ESCAPE_BITS)) + int(distance + 1).bit_length() - 1
+        bits: NDArray[np.float64] = PRECISION - np.log2(self.counts[entry].astype(np.float64))
+        for position, distance in zip(
+            np.flatnonzero(escaped), _outside(at[escaped], covered[escaped]), strict=True
+        ):
+            bits[position] += float(np.log2(_MAX_ESCAPE_BITS)) + int(distance + 1).bit_length() - 1
         return bits
 
 

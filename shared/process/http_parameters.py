@@ -6,6 +6,7 @@ Nothing is ignored in silence: an unknown parameter, and a repeated one that is 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
@@ -64,6 +65,15 @@ class AnalyzeParameters:
     bytes_max: int | None
     camera: str
     captured_at: datetime | None
+
+
+def only(*names: str) -> Callable[[Request], None]:
+    """For `Depends`: refuses query parameters of other names, and repeated ones. They raise RequestError."""
+
+    def check(request: Request) -> None:
+        _check_names(request, names)
+
+    return check
 
 
 def no_query(request: Request) -> None:

@@ -210,3 +210,36 @@ def payloads() -> dict[str, bytes]:
 def test_golden_payloads(name: str) -> None:
     payload = payloads()[name]
     assert f"{payload[:8].hex()} {hashlib.sha256(payload).hexdigest()[:16]}" == GOLDEN[name]
+
+
+@given(st.integers(0, 10**6), st.tuples(st.integers(1, 6), st.integers(1, 6)), st.sampled_from([0.0, 0.3]))
+@settings(deadline=None, max_examples=20)
+def test_bits_by_cell_add_up_to_those_of_z(seed: int, grid: tuple[int, int], wild: float) -> None:
+    first = latent(seed, grid, wild)
+    second = changed(first, seed)
+    for codec, reference in ((CODEC, None), (NO_CONTEXT, None), (CODEC, first)):
+        cells = codec.cell_bits(second, reference)
+        assert cells.shape == grid
+        assert cells.sum() == pytest.approx(codec.bits(second, reference)[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("codec", [CODEC, NO_CONTEXT], ids=["context", "plain"])
+def test_bits_by_cell_are_the_length_of_b_z(codec: FrameCodec) -> None:
+    """z is coded after v in one run, so the payload is both; within a byte and 1 %."""
+    whole = latent(5, (6, 6))
+    h_v = codec.bits(whole)[0]
+    assert 8 * len(codec.encode(whole)) == pytest.approx(h_v + codec.cell_bits(whole).sum(), rel=0.01, abs=8)
+
+
+@pytest.mark.parametrize("codec", [CODEC, NO_CONTEXT], ids=["context", "plain"])
+def test_a_surprise_costs_in_its_own_cell(codec: FrameCodec) -> None:
+    calm = latent(6)
+    assert calm.z is not None
+    z = calm.z.copy()
+    z[:, 1, 2] += 10_000  # an escape in every channel
+    before, after = codec.cell_bits(calm), codec.cell_bits(Latent(calm.v, z, calm.grid, 50))
+    assert np.unravel_index(np.argmax(after - before), (3, 4)) == (1, 2)
+
+
+def test_a_base_has_no_bits_in_its_cells() -> None:
+    assert not CODEC.cell_bits(latent(7).base).any()
