@@ -42,7 +42,7 @@ class Seen:
     """One image and what became of it. outcome: ANSWERED, NEED_INTRA, GONE, or the gRPC code of its error.
 
     bundle: None where the image was refused before one was found. bytes, encoding: None if unknown; encoding: the
-    stages of an image that was encoded here.
+    stages of an image that was encoded here. error: why it was refused, if it was.
     """
 
     source: Source
@@ -51,13 +51,14 @@ class Seen:
     outcome: str = GONE
     bytes: ByteCount | None = None
     encoding: Times | None = None
+    error: BaseException | None = None
 
     def answered(self, sizes: ByteCount, encoding: Times | None = None) -> None:
         self.outcome, self.bytes, self.encoding = ANSWERED, sizes, encoding
 
     def failed(self, error: BaseException) -> None:
         if not isinstance(error, asyncio.CancelledError | GeneratorExit):
-            self.outcome = exit_of(error).grpc
+            self.outcome, self.error = exit_of(error).grpc, error
 
 
 class Unobserved:
@@ -68,6 +69,25 @@ class Unobserved:
     def queued(self, job: Job, queue_ms: float, done: Done) -> None: ...
 
     def image(self, seen: Seen) -> None: ...
+
+
+class Observers:
+    """Several observers as one, asked in order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def batch(self, jobs: Sequence[Job], outcomes: Sequence[Done | Exception]) -> None:
+        for one in self._observers:
+            one.batch(jobs, outcomes)
+
+    def queued(self, job: Job, queue_ms: float, done: Done) -> None:
+        for one in self._observers:
+            one.queued(job, queue_ms, done)
+
+    def image(self, seen: Seen) -> None:
+        for one in self._observers:
+            one.image(seen)
 
 
 @contextmanager

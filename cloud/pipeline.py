@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 
 from cloud.answer_cache import AnswerCache
 from cloud.archive.late_archive import archived
-from cloud.engine.batch_work import Done, Job, Served, base_tasks_of, work
+from cloud.engine.batch_work import Done, Job, Results, Served, base_tasks_of, work
 from cloud.engine.batcher import Batcher, within
 from cloud.observer import Observer, Unobserved, seeing
 from cloud.requests import Bundles, RecordSink, count_frame, queries_of, read_request, unpack
@@ -31,11 +31,20 @@ from cloud.sessions.session import SessionLimits
 from cloud.settings import PipelineSettings, SessionSettings
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame import Packet
-from shared.codec.frame_codec import Coded, FrameCodec
+from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.encoder import count_bytes
 from shared.process import tracing
 from shared.times import captured_at_number
-from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted, check_camera, check_request_id
+from shared.types import (
+    Analysis,
+    BundleInfo,
+    ByteCount,
+    TaskQuery,
+    Times,
+    Wanted,
+    check_camera,
+    check_request_id,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class _Request:
     camera: str
     captured_at: datetime | None
     received_at: datetime
+    keep: bool = True
 
 
 class Pipeline:
@@ -100,11 +110,13 @@ class Pipeline:
         deadline_s: float | None = None,
         camera: str = "",
         captured_at: datetime | None = None,
+        keep: bool = True,
     ) -> Analysis:
         """Answers a packed bitstream.
 
         deadline_s: from now; None, or more than the settings allow, means the settings' deadline.
         camera: its name, for the archive; empty if it has none. captured_at: with its zone; None if unknown.
+        keep: whether the archive gets it.
 
         Raises BitstreamError or a subclass, BundleMismatchError, UnknownTaskError, RequestError, OverloadedError,
         NotReadyError or DeadlineError.
@@ -113,12 +125,26 @@ class Pipeline:
             check_request_id(request_id)
             check_camera(camera)
             stream = unpack(data)
-            request = _Request(data, stream, wanted, request_id, camera, captured_at, datetime.now(UTC))
+            now = datetime.now(UTC)
+            request = _Request(data, stream, wanted, request_id, camera, captured_at, now, keep)
             async with within(deadline_s, self._deadline_s), self.bundles.use(stream.fingerprint) as served:
                 seen.bundle = served.bundle
                 analysis = await self._answer(request, served)
             seen.answered(analysis.bytes)
             return analysis
+
+    async def ask(
+        self, source: Bitstream | Coded | Latent, queries: tuple[TaskQuery, ...], served: Served
+    ) -> Results:
+        """Answers what was decoded or at least read before, such as a record of the archive; nothing is archived.
+
+        queries: those that the source can be asked. served: what it was read with.
+
+        Raises CorruptPayloadError, OverloadedError, NotReadyError or DeadlineError.
+        """
+        async with within(None, self._deadline_s):
+            done, _ = await self._submit(Job(source, queries, served))
+        return done.results
 
     async def analyze_image(
         self,
@@ -206,7 +232,7 @@ class Pipeline:
 
         async def compute() -> Analysis:
             done, queue_ms = await self._submit(Job(asked.source, asked.queries, served))
-            if self._archive is not None:
+            if self._archive is not None and request.keep:
                 kept = self._archive.append(
                     request.camera, request.received_at, request.request_id, request.data, request.captured_at
                 )

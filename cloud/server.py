@@ -19,16 +19,20 @@ from pathlib import Path
 from cloud.admission import make_gate, make_tls
 from cloud.archive.archive import Archive
 from cloud.archive.late_archive import LateArchive
+from cloud.archive.overview import last_day
 from cloud.engine.load import Loaded, load
 from cloud.faces.grpc_server import GrpcServer
 from cloud.faces.http_face import build_app
+from cloud.faces.http_page import PageParts
 from cloud.metrics import CloudMetrics
+from cloud.observer import Observers
+from cloud.page.fleet import Fleet
 from cloud.pipeline import Pipeline
 from cloud.settings import ArchiveSettings, CloudSettings, EngineSettings
 from cloud.shelf.keeper import Keeper
 from cloud.shelf.shelf import Shelf
 from shared.bundle import Bundle
-from shared.errors import RequestError
+from shared.errors import DataError, RequestError
 from shared.process.limits import cpu_limit, threads_for
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
@@ -60,6 +64,7 @@ class CloudServer:
         self._archive = _archive(settings.archive)
         self._tls, self._gate = make_tls(settings), make_gate(settings)
         self._metrics = self._count(settings)
+        self._fleet = Fleet()
         app = build_app(
             self._pipeline,
             settings.http,
@@ -68,6 +73,7 @@ class CloudServer:
             self._gate,
             settings.auth.origins,
             self._metrics,
+            PageParts(self._fleet, settings.archive.folder),
         )
         self._http = HttpServer(app, settings.host, settings.http, settings.drain_ms, self._tls)
         self._grpc = GrpcServer(
@@ -127,6 +133,7 @@ class CloudServer:
         log.info("loading %s", self._source.path if isinstance(self._source, Bundle) else self._source)
         if self._archive is not None:
             await self._archive.open()
+            await self._remember(settings.archive.folder)
         shelf = Shelf(
             _loader(settings.engine),
             settings.shelf.bytes_max,
@@ -136,7 +143,8 @@ class CloudServer:
         keeper = Keeper(shelf, self._source, settings.shelf.default)
         await keeper.begin(self._poll)
         self._metrics.bundles(shelf.states)
-        pipeline = Pipeline(shelf, settings.pipeline, self._archive, settings.sessions, self._metrics)
+        observer = Observers(self._metrics, self._fleet)
+        pipeline = Pipeline(shelf, settings.pipeline, self._archive, settings.sessions, observer)
         self._pipeline.fill(pipeline)
         self._keeper.fill(keeper)
         await self._grpc.serving()
@@ -147,6 +155,16 @@ class CloudServer:
             group.create_task(keeper.run(self._poll))
             if self._archive is not None:
                 group.create_task(self._archive.keep_trying())
+
+    async def _remember(self, archive: Path | None) -> None:
+        """Fills the fleet's last day from the archive; one that cannot be read is no reason not to serve."""
+        if archive is None:
+            return
+        try:
+            for slot in await asyncio.to_thread(last_day, archive):
+                self._fleet.add(slot.camera, slot.last_at, slot.records, slot.size, slot.head)
+        except DataError as error:
+            log.warning("the fleet begins empty: %s", error)
 
     def _troubles(self) -> dict[str, str]:
         """Why optional parts do not work now, by the part's name."""

@@ -126,6 +126,7 @@ class Encoder:
         preprocess = self.bundle.manifest.preprocess
         warnings: list[str] = []
         image = source if isinstance(source, Image.Image) else read_image(source, name, warnings.append)
+        view = None if fitted else view_of(image.size, preprocess)
         if not fitted:
             image = fit(image, preprocess)
         elif image.size != (preprocess.width, preprocess.height):
@@ -137,7 +138,7 @@ class Encoder:
         read = time.perf_counter()
         u = self.features(x[None])
         times = Times(read_ms=(read - started) * 1e3, front_ms=(time.perf_counter() - read) * 1e3)
-        return Features(u, times, tuple(warnings), view_of(image.size, preprocess))
+        return Features(u, times, tuple(warnings), view)
 
     def features(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """u (B, N, h, w), which is z before gain and rounding, of the network's input (B, 3, H, W)."""

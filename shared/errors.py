@@ -9,6 +9,7 @@ and what to do; it is shown to users as it is, on one line.
         UnknownBundleError      no bundle of that fingerprint is served
         UnknownCameraError      no session of that camera is open
         FrameGoneError          the frame that is wanted is no longer there
+        NotFoundError           a camera, a record or a replay that is named and is not there
         PayloadTooLargeError
         UnauthorizedError       no token, or a wrong one
         PermissionDeniedError   a known caller who may not do this
@@ -90,6 +91,9 @@ class UnknownCameraError(RequestError):
 
 
 class FrameGoneError(RequestError): ...
+
+
+class NotFoundError(RequestError): ...
 
 
 class PayloadTooLargeError(RequestError): ...
@@ -215,6 +219,7 @@ EXITS: dict[type[Exception], Exit] = {
     UnknownBundleError: Exit("NOT_FOUND", 404, "Unknown bundle"),
     UnknownCameraError: Exit("NOT_FOUND", 404, "Unknown camera"),
     FrameGoneError: Exit("ABORTED", 409, "Frame no longer there"),
+    NotFoundError: Exit("NOT_FOUND", 404, "Not found"),
     PayloadTooLargeError: Exit("RESOURCE_EXHAUSTED", 413, "Request too large"),
     UnauthorizedError: Exit("UNAUTHENTICATED", 401, "Unauthorized"),
     PermissionDeniedError: Exit("PERMISSION_DENIED", 403, "Permission denied"),

@@ -95,7 +95,8 @@ class Chunks:
                 frame = stream.frame.name if isinstance(stream, Packet) else FrameType.I.name
                 content = self._content(record, stream)
             except IsthmusError as error:
-                content = error
+                # Its traceback would hold this frame, and with it the database, for as long as the answer lives.
+                content = error.with_traceback(None)
             yield Opened(record, content, frame)
 
     def _content(self, record: Record, stream: Bitstream | Packet) -> Content:

@@ -123,6 +123,14 @@ def earlier_in_chunk(db: sqlite3.Connection, record: Record, after: int) -> Iter
         after = page[-1][0]
 
 
+def count_earlier_in_chunk(db: sqlite3.Connection, record: Record) -> int:
+    """How many records of a record's chunk were written before it. db: see `reading`. Raises sqlite3.Error."""
+    query = "SELECT count(*) FROM records WHERE camera = ? AND chunk = ? AND id < ?"
+    return (
+        int(db.execute(query, (record.camera, record.chunk, record.id)).fetchone()[0]) if record.chunk else 0
+    )
+
+
 def record_of(db: sqlite3.Connection, id_: int) -> Record | None:
     """The record of that id, if there is one. db: see `reading`, of a current schema. Raises sqlite3.Error."""
     found = db.execute(f"{_row(Columns())} FROM records WHERE id = ?", (id_,)).fetchone()

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from cloud.archive.chunks import Chunks, Content, Opened
 from cloud.archive.frames import FrameReader, Known
@@ -45,6 +45,12 @@ from shared.times import to_rfc3339
 from shared.types import TaskQuery, check_camera
 
 BATCH_WAIT_MS = 50.0  # nobody waits for one image, and frames that are decoded one by one fill a batch slowly
+
+
+class LineFile(Protocol):
+    """Takes lines, each with its end."""
+
+    def write(self, line: bytes, /) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,7 @@ async def replay(
     served: Served,
     opened: Generator[Opened, None, None],
     query: TaskQuery,
-    file: IO[bytes],
+    file: LineFile,
     folder: MapFolder,
     batch: int = 16,
     by: Clock = "captured",

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 
 from cloud.faces.http_bundles import Fingerprint, add_bundles
+from cloud.faces.http_page import PageParts, add_page
 from cloud.pipeline import Pipeline
 from cloud.shelf.keeper import Keeper, Looked
 from cloud.shelf.slot import BundleState
@@ -73,12 +74,13 @@ def build_app(
     gate: Gate | None = None,
     cors_origins: Sequence[str] = (),
     metrics: Metrics | None = None,
+    page: PageParts | None = None,
 ) -> FastAPI:
     """The cloud's HTTP API.
 
     pipeline: returns the pipeline, or raises NotReadyError while there is none. keeper: likewise, for what is asked and
     said of bundles. troubles: see `add_health`. gate: decides who may call; everybody without one. cors_origins: see
-    `access_guard`. metrics: see `create_app`.
+    `access_guard`. metrics: see `create_app`. page: what the page at / shows besides analyses.
     """
     app = create_app(
         "Isthmus cloud",
@@ -91,6 +93,7 @@ def build_app(
     add_health(app, pipeline, troubles)
 
     _add_analyze(app, pipeline, settings)
+    add_page(app, pipeline, settings, ANSWERS, page)
 
     @app.get(
         "/v1/bundles",

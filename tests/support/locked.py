@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import httpx
@@ -14,6 +15,8 @@ from fastapi import FastAPI
 
 from cloud.faces.grpc_server import GrpcServer
 from cloud.faces.http_face import build_app
+from cloud.faces.http_page import PageParts
+from cloud.page.fleet import Fleet
 from cloud.pipeline import Pipeline
 from cloud.settings import GrpcSettings
 from shared.process.auth import Gate
@@ -59,7 +62,9 @@ async def locked(
 ) -> AsyncIterator[Locked]:
     ready: Ready[Pipeline] = Ready("the server")
     ready.fill(pipeline)
-    app = build_app(ready, HttpSettings(port=0), lambda: None, dict, gate, cors_origins)  # type: ignore[arg-type,return-value]
+    watch: Any = lambda: None  # noqa: E731
+    page = PageParts(Fleet())
+    app = build_app(ready, HttpSettings(port=0), watch, dict, gate, cors_origins, page)
     http = HttpServer(app, "127.0.0.1", HttpSettings(port=0), 1000, tls)
     rpc = GrpcServer(ready, "127.0.0.1", grpc_settings or GrpcSettings(port=0), 128, gate, tls)
     serving = asyncio.create_task(http.serve())

@@ -27,7 +27,12 @@ from support.service import problem
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*experimental.*")
 
-OPEN_PATHS = {"/healthz", "/readyz"}  # all that strangers may reach, and pages that hold no data
+OPEN_PATHS = {
+    "/healthz",
+    "/readyz",
+    "/",
+    "/web/{path:path}",
+}  # all for strangers, and pages that hold no data
 OPEN_METHODS = {f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch")}
 
 
