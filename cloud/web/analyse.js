@@ -184,6 +184,7 @@ class Analyse {
 
   fail(error) {
     if (error.name === "AbortError") return;
+    if (error.status === 404) this.bundle = null; // another one is served now; the next look asks which
     const text = error.name === "Error" ? error.message : explain(error);
     say(byId("analyse-error"), `${text}.`.replace(/\.\.$/, "."));
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -12,15 +13,19 @@ import pytest
 from PIL import Image
 
 from cloud.faces.http_face import build_app
+from cloud.faces.http_page import PageParts
+from cloud.page.fleet import Fleet, Watching
 from cloud.page.inspection import JPEG_QUALITIES, Inspection
 from cloud.pipeline import Pipeline
 from cloud.settings import PipelineSettings
+from cloud.shelf.shelf import Shelf
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.image import fit, read_image
 from shared.process.config import HttpSettings
 from support.archives import archive_at
 from support.service import GatedModel, OneBundle, bomb, png, problem
+from support.shelves import ShelfLoads, variants
 
 PNG = {"Content-Type": "image/png"}
 
@@ -163,3 +168,32 @@ def test_maps_become_pictures_with_legends() -> None:
     assert seen.image is not None
     picture = Image.open(io.BytesIO(seen.image.file()))
     assert picture.getpixel((0, 1)) == seen.legend[0].colour
+
+
+async def test_of_several_bundles_the_one_that_is_asked_for(
+    tmp_path: Path, tiny_bundle: Path, settings: PipelineSettings
+) -> None:
+    """Each knows its own records again; an archive may hold those of both, and of one that is gone."""
+    shelf = Shelf(ShelfLoads(), 1 << 40)
+    for path in variants(tiny_bundle, tmp_path / "bundles", 2):
+        await shelf.put(path.name, Bundle.open(path))
+    fleet = Fleet()
+    with archive_at(tmp_path / "archive") as archive:
+        pipeline = Pipeline(shelf, settings, Watching(fleet, archive))
+        app = build_app(lambda: pipeline, HttpSettings(), page=PageParts(fleet, tmp_path / "archive"))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
+            known = [info["fingerprint"] for info in (await http.get("/v1/bundles")).json()]
+            assert len(known) == 2
+            for mark in known:
+                found = await inspect(http, png(0), f"?bundle={mark}")
+                assert found.analysis.fingerprint == mark
+                with Image.open(io.BytesIO(png(0))) as image:
+                    encoded = Encoder(shelf.bundle(mark)).encode(image.convert("RGB"))
+                archive.append("door", datetime.now(UTC), mark, encoded.data)
+            assert (await inspect(http, png(0))).analysis.fingerprint == known[0]
+            assert archive.flush(30)
+            shelf.remove("b0")
+            records = (await http.get("/v1/fleet/door/records")).json()
+            assert sorted(bool(one["error"]) for one in records) == [False, True]
+            assert {one["request_id"] for one in records if not one["error"]} == {known[0]}
+        await pipeline.close()

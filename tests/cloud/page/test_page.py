@@ -112,7 +112,7 @@ def test_the_slider_encodes_anew_and_the_newest_wins(opened: Visit) -> None:
     assert int(page.locator("#total").inner_text()) < before
     assert page.locator("#quality-value").inner_text() == "0"
     sent = [url for url in opened.requests if "/v1/inspect" in url]
-    assert sent[-1].endswith("quality=0&fitted=true")
+    assert re.search(r"quality=0&bundle=[0-9a-f]{8}&fitted=true$", sent[-1])
 
 
 def test_a_file_and_what_is_none(opened: Visit, tmp_path: Path) -> None:
