@@ -67,14 +67,17 @@ class Analyse {
     this.camera.stop();
   }
 
-  // Asks what the server serves, once it can say so.
+  // Asks what the server serves; called with every look at it, because bundles come and go.
   async ready() {
-    if (this.bundle) return;
     try {
-      this.bundles = await getJson("/v1/bundles");
-      fillBundles(byId("bundle"), this.bundles);
-      byId("bundle-choice").hidden = this.bundles.length < 2;
-      this.chooseBundle();
+      const bundles = await getJson("/v1/bundles");
+      const before = this.bundles;
+      this.bundles = bundles;
+      if (JSON.stringify(bundles) === JSON.stringify(before)) return;
+      const gone = !bundles.some(({fingerprint}) => fingerprint === this.bundle?.fingerprint);
+      fillBundles(byId("bundle"), bundles);
+      byId("bundle-choice").hidden = bundles.length < 2;
+      if (gone) this.chooseBundle();
     } catch {
       // The header says it; asked again with the next look at the server.
     }
@@ -184,7 +187,7 @@ class Analyse {
 
   fail(error) {
     if (error.name === "AbortError") return;
-    if (error.status === 404) this.bundle = null; // another one is served now; the next look asks which
+    if (error.status === 404) this.ready(); // another bundle is served now
     const text = error.name === "Error" ? error.message : explain(error);
     say(byId("analyse-error"), `${text}.`.replace(/\.\.$/, "."));
   }

@@ -39,7 +39,7 @@ async function look() {
     const ready = await getJson("/readyz", {quiet: true});
     const troubles = Object.entries(ready.troubles ?? {});
     byId("server").title = troubles.map(([part, why]) => `${part}: ${why}`).join("\n");
-    if (troubles.length) state("warn", `Ready, without ${troubles.map(([part]) => part).join(", ")}`);
+    if (troubles.length) state("warn", `Ready, ${troubles.length === 1 ? "one trouble" : `${troubles.length} troubles`}`);
     else state("good", "Ready");
     if (!signIn.open) pages.analyse.ready();
   } catch (problem) {
