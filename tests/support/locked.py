@@ -64,7 +64,7 @@ async def locked(
     ready.fill(pipeline)
     watch: Any = lambda: None  # noqa: E731
     page = PageParts(Fleet())
-    app = build_app(ready, HttpSettings(port=0), watch, dict, gate, cors_origins, page)
+    app = build_app(ready, HttpSettings(port=0), watch, dict, gate, cors_origins, page=page)
     http = HttpServer(app, "127.0.0.1", HttpSettings(port=0), 1000, tls)
     rpc = GrpcServer(ready, "127.0.0.1", grpc_settings or GrpcSettings(port=0), 128, gate, tls)
     serving = asyncio.create_task(http.serve())

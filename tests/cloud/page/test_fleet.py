@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,8 @@ from cloud.archive.archive import Archive
 from cloud.archive.overview import last_day, newest, one_record, slots
 from cloud.faces.http_face import build_app
 from cloud.faces.http_page import PageParts
-from cloud.page.fleet import SLOT_S, SLOTS, Fleet, Watching, mark_of
+from cloud.observer import ANSWERED, Seen
+from cloud.page.fleet import SLOT_S, SLOTS, Fleet, mark_of
 from cloud.pipeline import Pipeline
 from cloud.settings import PipelineSettings
 from shared.bundle import Bundle
@@ -23,6 +25,7 @@ from shared.errors import DataError, DeadlineError, NotAnImageError
 from shared.process.auth import Gate
 from shared.process.config import HttpSettings
 from shared.process.tokens import TokenReader
+from shared.types import ByteCount
 from support.archives import LONG_S, archive_at, at, put, record
 from support.locked import token_for
 from support.service import GatedModel, OneBundle, png, problem
@@ -49,16 +52,25 @@ def fleet(clock: Clock) -> Fleet:
     return Fleet(cameras_max=3, now=clock)
 
 
-def test_a_day_is_counted_in_quarters_of_an_hour(
-    fleet: Fleet, clock: Clock, packed: list[bytes], bundle: Bundle
-) -> None:
+def count_answer(fleet: Fleet, bundle: Bundle, camera: str = "door", size: int = 40) -> None:
+    sizes = ByteCount(b_v=4, b_z=size - 15, total=size, bits_per_pixel=0.01)
+    fleet.image(Seen("frame", camera, bundle, ANSWERED, sizes))
+
+
+def fail(fleet: Fleet, camera: str, error: BaseException) -> None:
+    seen = Seen("image", camera)
+    seen.failed(error)
+    fleet.image(seen)
+
+
+def test_a_day_is_counted_in_quarters_of_an_hour(fleet: Fleet, clock: Clock, bundle: Bundle) -> None:
     for minutes in (0, 1, 14, 15, 60):
         clock.now = NOON + timedelta(minutes=minutes)
-        fleet.answered("door", clock.now, packed[0])
+        count_answer(fleet, bundle)
     found = fleet.camera("door")
     assert found is not None
     assert found.curve[-5:] == (3, 1, 0, 0, 1)
-    assert (found.answers, found.bytes, found.errors) == (5, 5 * len(packed[0]), 0)
+    assert (found.answers, found.bytes, found.errors) == (5, 5 * 40, 0)
     assert (found.last_at, found.bundle) == (clock.now, bundle.fingerprint.hex())
     clock.now += timedelta(seconds=SLOT_S * (SLOTS - 1))
     later = fleet.camera("door")
@@ -70,21 +82,24 @@ def test_a_day_is_counted_in_quarters_of_an_hour(
     assert (gone.answers, sum(gone.curve)) == (0, 0)
 
 
-def test_the_rate_is_that_of_the_last_minutes(fleet: Fleet, clock: Clock, packed: list[bytes]) -> None:
+def test_the_rate_is_that_of_the_last_minutes(fleet: Fleet, clock: Clock, bundle: Bundle) -> None:
     for second in range(0, 240, 2):
         clock.now = NOON + timedelta(seconds=second)
-        fleet.answered("door", clock.now, packed[0])
+        count_answer(fleet, bundle)
     rates = [fleet.camera("door").rate]  # type: ignore[union-attr]
     clock.now += timedelta(minutes=10)
     rates.append(fleet.camera("door").rate)  # type: ignore[union-attr]
     assert rates == [pytest.approx(30, rel=0.02), 0]
 
 
-def test_errors_belong_to_whoever_gave_a_name(fleet: Fleet, clock: Clock, packed: list[bytes]) -> None:
-    fleet.answered("door", clock.now, packed[0])
-    fleet.failed("door", NotAnImageError("no image"))
-    fleet.failed("door", RuntimeError("a path of this machine"))
-    fleet.failed("", DeadlineError("late"))
+def test_errors_belong_to_whoever_gave_a_name(fleet: Fleet, bundle: Bundle) -> None:
+    count_answer(fleet, bundle)
+    fail(fleet, "door", NotAnImageError("no image"))
+    assert fleet.camera("door").last_error.detail == "no image"  # type: ignore[union-attr]
+    fail(fleet, "door", RuntimeError("a path of this machine"))
+    fail(fleet, "door", asyncio.CancelledError())  # its client has gone
+    fail(fleet, "", DeadlineError("late"))
+    count_answer(fleet, bundle, "")
     assert [one.camera for one in fleet.listed().cameras] == ["door"]
     found = fleet.camera("door")
     assert found is not None
@@ -94,11 +109,11 @@ def test_errors_belong_to_whoever_gave_a_name(fleet: Fleet, clock: Clock, packed
 
 
 def test_one_camera_too_many_takes_the_place_of_the_one_seen_longest_ago(
-    fleet: Fleet, clock: Clock, packed: list[bytes]
+    fleet: Fleet, clock: Clock, bundle: Bundle
 ) -> None:
     for second, name in enumerate(("a", "b", "c", "a", "d")):
-        fleet.answered(name, NOON + timedelta(seconds=second), packed[0])
-    clock.now += timedelta(seconds=10)
+        clock.now = NOON + timedelta(seconds=second)
+        count_answer(fleet, bundle, name)
     listed = fleet.listed()
     assert [one.camera for one in listed.cameras] == ["d", "a", "c"]
     assert [one.camera for one in fleet.listed(limit=1).cameras] == ["d"]
@@ -111,11 +126,12 @@ def test_both_versions_name_their_bundle(packed: list[bytes], packed_1: list[byt
     assert mark_of(b"") == ""
 
 
-def test_an_archive_fills_the_day_before_the_start(tmp_path: Path, clock: Clock, packed: list[bytes]) -> None:
+def test_an_archive_fills_the_day_before_the_start(tmp_path: Path, packed: list[bytes]) -> None:
     now = datetime.now(UTC)
     with archive_at(tmp_path) as archive:
         for minutes, name in ((2000, "door"), (300, "door"), (299, "door"), (10, "hall")):
             archive.append(name, now - timedelta(minutes=minutes), f"r{minutes}", packed[0])
+        archive.append("", now, "unnamed", packed[0])
         assert archive.flush(30)
     fleet = Fleet()
     for slot in last_day(tmp_path):
@@ -162,9 +178,7 @@ async def site(
     """A cloud with an archive, and its fleet."""
     fleet = Fleet()
     with archive_at(tmp_path, age_max_s=LONG_S) as archive:
-        pipeline = Pipeline(
-            OneBundle(bundle, model, encoder), settings, Watching(fleet, archive), failed=fleet.failed
-        )
+        pipeline = Pipeline(OneBundle(bundle, model, encoder), settings, archive, observer=fleet)
         app = build_app(lambda: pipeline, HttpSettings(), page=PageParts(fleet, tmp_path))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
             yield Site(http, archive, fleet)
@@ -238,7 +252,7 @@ async def test_a_server_without_an_archive_says_so(pipeline: Pipeline) -> None:
 
 
 async def test_a_token_shows_the_cameras_that_it_may_use(
-    tmp_path: Path, pipeline: Pipeline, packed: list[bytes]
+    tmp_path: Path, pipeline: Pipeline, bundle: Bundle
 ) -> None:
     """Of the fleet, of records, and of replays: nobody learns of other cameras, not even that they exist."""
     tokens = tmp_path / "tokens.json"
@@ -246,7 +260,7 @@ async def test_a_token_shows_the_cameras_that_it_may_use(
     camera_box = token_for(tokens, "box", "analyze", cameras=("acme-1",))
     fleet = Fleet()
     for name in ("acme-1", "other-1"):
-        fleet.answered(name, datetime.now(UTC), packed[0])
+        count_answer(fleet, bundle, name)
     with archive_at(tmp_path / "archive") as archive:
         put(archive, record(1, "acme-1"), record(2, "other-1"))
         archive.flush(30)

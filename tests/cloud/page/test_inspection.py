@@ -14,7 +14,7 @@ from PIL import Image
 
 from cloud.faces.http_face import build_app
 from cloud.faces.http_page import PageParts
-from cloud.page.fleet import Fleet, Watching
+from cloud.page.fleet import Fleet
 from cloud.page.inspection import JPEG_QUALITIES, Inspection
 from cloud.pipeline import Pipeline
 from cloud.settings import PipelineSettings
@@ -179,7 +179,7 @@ async def test_of_several_bundles_the_one_that_is_asked_for(
         await shelf.put(path.name, Bundle.open(path))
     fleet = Fleet()
     with archive_at(tmp_path / "archive") as archive:
-        pipeline = Pipeline(shelf, settings, Watching(fleet, archive))
+        pipeline = Pipeline(shelf, settings, archive, observer=fleet)
         app = build_app(lambda: pipeline, HttpSettings(), page=PageParts(fleet, tmp_path / "archive"))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
             known = [info["fingerprint"] for info in (await http.get("/v1/bundles")).json()]
