@@ -40,13 +40,13 @@ import scene train.networks.deeplab:deeplabv3plus_ade20k "$networks/deeplabv3plu
 import objects train.networks.deeplab:deeplabv3_voc "$networks/deeplabv3-mnv2-voc21/weights.safetensors"
 
 if [ -n "${QUICK:-}" ]; then
-    views=5 start=1000 answers=500 frames=300 objects=600
-else
-    views=24 start=8000 answers=8000 frames=1200 objects=4000
+    views=5 preset=linear start=1000 answers=0 frames=250 objects=400
+else # not run so far: the transform learns, too
+    views=24 preset=blocks start=4000 answers=8000 frames=1500 objects=4000
 fi
 # A nat of a class weighs 30,000 bits at scale 1, one of a map's mean pixel 55,000.
 parts=(--network "$work/class" --split blocks.4 --lambda 30000 --network "$work/scene" --split body.blocks.4
-    --lambda 55000 --set preset=blocks --set 'scales=[0.1,0.3,0.6,1,2]')
+    --lambda 55000 --set preset=$preset --set 'scales=[0.1,0.3,0.6,1,2]')
 learns=(--data "images:$work/photos" --validation "images:$photos/val" --set views=$views --set flips=false
     --features "$work/features" --resume)
 codec() { # codec NAME STEPS options
@@ -55,26 +55,30 @@ codec() { # codec NAME STEPS options
     step isthmus codec train "${learns[@]}" "${parts[@]}" --out "$work/$name" --steps "$steps" "$@"
 }
 codec start $start --batch 16 --set start=answers --set trains=entropy --set learning_rate=2e-3
-codec answers $answers --batch 8 --set init="$work/start" --set crop=0 --set learning_rate=3e-4 --set entropy_rate=2 \
-    --set distortion_first=0 --set rate_ramp=0
-if [ -d "${CLIPS:-}" ]; then # videos of fixed cameras
-    step isthmus codec frames "$work/answers" --data "$CLIPS" --out "$work/frames" --steps $frames --batch 16 \
-        --set every=3 --set holdout=6 --resume
-    last=$work/frames/codec
-else
+last=$work/start
+if [ $answers -gt 0 ]; then
+    codec answers $answers --batch 8 --set init="$last" --set crop=0 --set learning_rate=3e-4 --set entropy_rate=2 \
+        --set distortion_first=0 --set rate_ramp=0
     last=$work/answers
+fi
+if [ -d "${CLIPS:-}" ]; then # videos of fixed cameras
+    step isthmus codec frames "$last" --data "$CLIPS" --out "$work/frames" --steps $frames --batch 16 --set every=4 \
+        --set holdout=6 --resume
+    last=$work/frames/codec
 fi
 
 if [ ! -d "$work/bundle" ]; then
-    step isthmus bundle build "$last" --data "images:$photos/val" --out "$work/bundle" --name photos \
-        --licence Apache-2.0 --licence "networks=Apache-2.0, see NOTICE" \
+    step isthmus bundle build "$last" --data "images:$work/photos" --images 100 --out "$work/bundle" \
+        --name photos --half --licence Apache-2.0 --licence "networks=Apache-2.0, see NOTICE" \
         --licence "photographs of CID22=CC BY-SA 4.0" --licence "photographs of CLIC 2025=Unsplash License"
     cp "$here/photos/NOTICE" "$work/bundle/NOTICE"
 fi
 if [ ! -d "$work/bundle/tasks/objects" ]; then
-    step isthmus task train "$work/bundle" --network "$work/objects" --split classifier --name objects "${learns[@]}" --batch 16 \
-        --distortion distill --set learning_rate=1.5e-3 --set width=1 --steps $objects --out "$work/objects-task"
+    step isthmus task train "$work/bundle" --network "$work/objects" --split classifier --name objects \
+        "${learns[@]}" --batch 16 --distortion distill --set learning_rate=1.5e-3 --steps $objects \
+        --out "$work/objects-task"
     step isthmus task add "$work/bundle" "$work/objects-task/task"
 fi
+step isthmus bundle calibrate "$work/bundle" --network "$work/class" --data "images:$work/photos" --count 100
 step isthmus bundle evaluate "$work/bundle" --network "$work/class" --network "$work/scene" --network "$work/objects" \
     --data "images:$photos/val" --write

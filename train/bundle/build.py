@@ -70,11 +70,13 @@ def build(
     default_quality: int | None = None,
     precision: BitWidths | None = None,
     licences: dict[str, str] | None = None,
+    half: bool = False,
 ) -> Report:
     """Makes the bundle `out` from the run folder of a codec.
 
     data: images to calibrate on and to report on.
     default_quality: by default the recipe's, where the scale of lambda is 1.
+    half: rounds weights to 16 bits, which halves their files; integers are not concerned.
 
     Raises DataError where the run or the name is unusable or `out` exists, InexactError where a bound cannot be proven.
     """
@@ -82,6 +84,8 @@ def build(
     refuse_existing(out)
     model, recipe, cards = load_run(run)
     default = _default_quality(run, recipe, default_quality)
+    if half:
+        _round_weights(model)
     preprocess = cards[0].preprocess
     x, u = _transformed(model, data, preprocess)
     count = len(recipe.qualities)
@@ -119,6 +123,15 @@ def _thinned(sample: Sample) -> Sample:
     """Evenly chosen latents, of all levels alike."""
     chosen = torch.linspace(0, len(sample.v) - 1, min(len(sample.v), CALIBRATED)).long()
     return Sample(sample.v[chosen], sample.z[chosen])
+
+
+@torch.no_grad()
+def _round_weights(model: SplitNetworks) -> None:
+    """Rounds what is exported to ONNX to values that 16 bits hold."""
+    core = model.codec.core
+    for part in (*model.fronts, *model.heads, core.transform, core.extractor):
+        for parameter in part.parameters():
+            parameter.copy_(parameter.half().float())
 
 
 def _check_name(name: str) -> None:

@@ -8,7 +8,7 @@ its column.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from train.codec.fixed_point import MEAN_REACH, BitWidths, Tensors, rounded, rou
 from train.codec.integer_tables import change_tables
 
 WIDTHS = BitWidths(weight_bits=18, activation_bits=15)
+# Large networks have weights that fit 16 bits in a bundle, which halves its integers.
+LARGE, LARGE_WIDTHS = 1_000_000, BitWidths(weight_bits=16, activation_bits=15)
 SCALES: dict[Kind, tuple[float, float]] = {
     "intra": (SCALE_MIN, SCALE_MAX),
     "inter": (CHANGE_SCALE_MIN, CHANGE_SCALE_MAX),
@@ -50,6 +52,7 @@ def context_tensors(codec: FeatureCodec, sample: Sample, map_fraction: int) -> T
     assert context is not None
     out: Tensors = {SLICES: context.slices.cpu().numpy().astype(np.int64)}
     maps = codec.maps(sample.v, sample.z.shape[2], sample.z.shape[3])
+    widths = LARGE_WIDTHS if sum(p.numel() for p in context.parameters()) > LARGE else WIDTHS
     kinds: tuple[Kind, ...] = ("intra", "inter") if context.trained("inter") else ("intra",)
     for kind in kinds:
         # Without frames, a latent is calibrated against its neighbour in the sample: more differs than ever will.
@@ -61,7 +64,7 @@ def context_tensors(codec: FeatureCodec, sample: Sample, map_fraction: int) -> T
             x = context.inputs(one, latents)[1].double()
             fractions = np.zeros(len(x), np.int64)
             fractions[: codec.config.latent_channels] = map_fraction
-            _network(out, f"{kind}.{one.number}", network, x, fractions, SCALES[kind])
+            _network(out, f"{kind}.{one.number}", network, x, fractions, SCALES[kind], widths)
     if "inter" in kinds:
         out |= {f"p.tables.{part}": array for part, array in change_tables().items()}
     return out
@@ -74,6 +77,7 @@ def _network(
     x: Tensor,
     fractions: NDArray[np.int64],
     scales: tuple[float, float],
+    widths: BitWidths,
 ) -> None:
     """One pass's integers. x (K, M): real inputs, with `fractions` fractional bits each."""
     deviation = network.deviation.double()
@@ -82,10 +86,10 @@ def _network(
         weight, bias = (part.double() for part in affine(layer))
         weight = weight / deviation if i == 0 else weight
         y = F.relu(weight @ y + bias[:, None])
-        fraction, whole = _common(weight, at)
+        fraction, whole = _common(weight, at, widths)
         out[f"{name}.hidden.{i}.weight"] = whole
         out[f"{name}.hidden.{i}.bias"] = rounded(bias, fraction, np.int64)
-        out[f"{name}.hidden.{i}.rounding"], kept = rounding_of(fraction, y, WIDTHS, relu=True)
+        out[f"{name}.hidden.{i}.rounding"], kept = rounding_of(fraction, y, widths, relu=True)
         at = np.full(len(weight), kept, np.int64)
     low, high = map(math.log, scales)
     step = (high - low) / (SCALE_STEPS - 1)
@@ -96,19 +100,22 @@ def _network(
     ):
         weight, bias = (part.double() for part in affine(layer))
         weight[:, -len(deviation) :] /= deviation
-        fraction, whole = _common(weight * factor, columns)
+        fraction, whole = _common(weight * factor, columns, widths)
         out[f"{name}.{output}.weight"] = whole
         out[f"{name}.{output}.bias"] = rounded(bias * factor + offset, fraction, np.int64)
         out[f"{name}.{output}.rounding"] = Rounding(fraction, *bounds).tensor()
 
 
-def _common(weight: Tensor, fractions: NDArray[np.int64]) -> tuple[int, NDArray[np.int32]]:
+def _common(
+    weight: Tensor, fractions: NDArray[np.int64], widths: BitWidths
+) -> tuple[int, NDArray[np.signedinteger[Any]]]:
     """The fractional bits that all products have, and the weight's integers, for inputs with these fractional bits."""
-    most = (1 << (WIDTHS.weight_bits - 1)) - 1
+    most = (1 << (widths.weight_bits - 1)) - 1
     largest = weight.abs().amax(0).clamp(min=1e-9).numpy()
     # The kind of input with the largest weights for its fraction decides; none exceeds the bits.
     fraction = int(np.floor(np.log2(most / largest) + fractions).min())
     fraction = max(fraction, int(fractions.max()), 1)
     powers = torch.from_numpy(2.0 ** (fraction - fractions))
     whole = torch.round(weight * powers).numpy()
-    return fraction, whole.astype(np.int32)
+    fits = np.abs(whole).max(initial=0) <= np.iinfo(np.int16).max
+    return fraction, whole.astype(np.int16 if fits else np.int32)

@@ -50,6 +50,9 @@ def build(
             "Rooms and what learns from them: Apache-2.0"
         ),
     ] = [],  # noqa: B006
+    half: Annotated[
+        bool, typer.Option("--half", help="round the networks' and transforms' weights to 16 bits")
+    ] = False,
     damaged: DamagedFiles = "refuse",
 ) -> None:
     """Make a bundle of a trained codec, and report what its integers cost on held-out images."""
@@ -81,6 +84,7 @@ def build(
             default_quality=default_quality,
             precision=BitWidths(weight_bits, activation_bits),
             licences=_licences(licence),
+            half=half,
         )
     except InexactError as error:
         raise DataError(f"{error}; use fewer bits (--weight-bits, --activation-bits)") from None

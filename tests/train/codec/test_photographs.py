@@ -74,8 +74,9 @@ def test_training_goes_on_to_a_bundle_that_names_its_photographs(place: Path) ->
     run(f"{train(place)} --out {place}/all --steps 4 --set init={place}/start")
     old, new = (load_run(place / name)[0].codec.core.transform.state_dict() for name in ("start", "all"))
     assert any(not torch.equal(old[name], new[name]) for name in old)
-    command = f"bundle build {place}/all --data images:{place}/photos --images 4 --out {place}/bundle --licence free"
-    done = CliRunner().invoke(app, [*command.split(), "--licence", "photographs=CC BY-SA 4.0"])
+    command = f"bundle build {place}/all --data images:{place}/photos --images 4 --half --out {place}/bundle"
+    licences = ("--licence", "free", "--licence", "photographs=CC BY-SA 4.0")
+    done = CliRunner().invoke(app, [*command.split(), *licences])
     assert done.exit_code == 0, done.output
     manifest = json.loads((place / "bundle" / "manifest.json").read_text())
     assert manifest["licences"] == {"weights": "free", "photographs": "CC BY-SA 4.0"}

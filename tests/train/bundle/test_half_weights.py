@@ -1,0 +1,28 @@
+"""Weights that 16 bits hold exactly are stored in 16 bits, and nothing else changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+from train.bundle.export import export
+
+
+def test_only_exact_weights_are_halved_and_answers_stay() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(8, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3)).eval()
+    x = torch.randn(2, 8, 9, 9)
+    whole = export(network, {"y": x}, ["out"])
+    with torch.no_grad():
+        network[0].weight.copy_(network[0].weight.half().float())
+        wanted = network(x).numpy()
+    part = export(network, {"y": x}, ["out"])
+    assert (
+        len(whole) - len(part) > network[0].weight.numel() * 2 - 500
+    )  # of two bytes each, and a cast's name
+    assert len(part) > network[2].weight.numel() * 4
+    session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"y": x.numpy()})
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
