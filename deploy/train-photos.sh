@@ -40,9 +40,9 @@ import scene train.networks.deeplab:deeplabv3plus_ade20k "$networks/deeplabv3plu
 import objects train.networks.deeplab:deeplabv3_voc "$networks/deeplabv3-mnv2-voc21/weights.safetensors"
 
 if [ -n "${QUICK:-}" ]; then
-    views=5 preset=linear start=1000 answers=0 frames=250 objects=400
+    views=5 preset=linear start=1000 answers=0 frames=250 objects=300
 else # not run so far: the transform learns, too
-    views=24 preset=blocks start=4000 answers=8000 frames=1500 objects=4000
+    views=24 preset=blocks start=4000 answers=8000 frames=1500 objects=3000
 fi
 # A nat of a class weighs 30,000 bits at scale 1, one of a map's mean pixel 55,000.
 parts=(--network "$work/class" --split blocks.4 --lambda 30000 --network "$work/scene" --split body.blocks.4
@@ -75,7 +75,7 @@ if [ ! -d "$work/bundle" ]; then
 fi
 if [ ! -d "$work/bundle/tasks/objects" ]; then
     step isthmus task train "$work/bundle" --network "$work/objects" --split classifier --name objects \
-        "${learns[@]}" --batch 16 --distortion distill --set learning_rate=1.5e-3 --steps $objects \
+        "${learns[@]}" --batch 8 --distortion distill --set learning_rate=2e-3 --set width=5 --steps $objects \
         --out "$work/objects-task"
     step isthmus task add "$work/bundle" "$work/objects-task/task"
 fi
