@@ -69,11 +69,7 @@ def build_app(
     metrics: Metrics | None = None,
     troubles: Callable[[], dict[str, str]] = dict,
 ) -> FastAPI:
-    """The edge's HTTP API.
-
-    pipeline: returns the pipeline, or raises NotReadyError while there is none. metrics: see `create_app`. troubles:
-    see `add_health`.
-    """
+    """The edge's HTTP API. pipeline: may raise NotReadyError. metrics: see `create_app`. troubles: see `add_health`."""
     app = create_app(
         "Isthmus edge",
         "Encodes an image into a few hundred bytes and asks the cloud.",
