@@ -75,7 +75,9 @@ def _method(scope: Scope) -> str:
 def add_metrics(app: FastAPI, metrics: Metrics) -> None:
     """GET /metrics."""
 
-    content: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+    content: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}
+    }
 
     @app.get(
         "/metrics",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ log = logging.getLogger("isthmus.tracing")
 Kind = Literal["internal", "server", "client"]
 
 NEEDS = "traces need OpenTelemetry: pip install 'isthmus[tracing]'"
+END_WAIT_S = 3.0
 CONTEXT = ("traceparent", "tracestate")
 _VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -74,11 +76,16 @@ def use(made: Any) -> None:
     _provider = made
 
 
-def stop_tracing() -> None:
-    """Sends what waits, for some seconds at most, and ends."""
-    if _provider is not None:
-        _provider.shutdown()
-        use(None)
+def stop_tracing(wait_s: float = END_WAIT_S) -> None:
+    """Sends what waits, for `wait_s` at most, and ends: a server must not stay for a collector that is away."""
+    if _provider is None:
+        return
+    ending = threading.Thread(target=_provider.shutdown, name="traces", daemon=True)
+    use(None)
+    ending.start()
+    ending.join(wait_s)
+    if ending.is_alive():
+        log.warning("the last traces could not be sent within %g s", wait_s)
 
 
 @contextmanager

@@ -25,14 +25,17 @@ from cloud.shelf.slot import BundleState
 from shared.bundle import Bundle
 from shared.codec.bitstream import MEDIA_TYPE
 from shared.encoder import Encoder
+from shared.process.auth import Gate
 from shared.process.config import HttpSettings, MetricsSettings
 from shared.process.metrics import OTHER
 from shared.process.ready import Ready
+from shared.process.tokens import TokenReader
 from shared.types import TaskQuery, Wanted
 from shared.wire import analyzer_pb2 as pb
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 from support.exposition import Numbers
-from support.service import GatedModel, OneBundle, png, until
+from support.locked import locked, token_for
+from support.service import GatedModel, OneBundle, png, problem, until
 from support.streams import version_1
 from support.tools import promtool
 
@@ -218,3 +221,22 @@ async def test_names_are_as_prometheus_wants_them(running: Running, packed: list
     text, _ = running.metrics.exposition()
     done = subprocess.run([promtool(), "check", "metrics"], input=text, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+async def test_reading_them_needs_their_scope(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    scraper, camera = token_for(path, "scraper", "metrics"), token_for(path, "box", "analyze")
+    async with (
+        locked(pipeline, Gate(TokenReader(path))) as cloud,
+        cloud.client() as nobody,
+        cloud.client(camera) as box,
+        cloud.client(scraper) as reader,
+    ):
+        problem(await nobody.get("/metrics"), 401)
+        problem(await box.get("/metrics"), 403)
+        n = Numbers((await reader.get("/metrics")).text)
+        problem(await reader.get("/v1/bundles"), 403)
+    assert n("isthmus_cloud_tokens_refused_total", reason="no token") == 1
+    assert n("isthmus_cloud_tokens_refused_total", reason="scope") == 1
+    assert n("isthmus_cloud_requests_total", status="401") == 1
+    assert not any(secret in n.text for secret in (scraper, camera))

@@ -16,11 +16,12 @@ from fastapi import FastAPI
 from cloud.faces.grpc_server import GrpcServer
 from cloud.faces.http_face import build_app
 from cloud.faces.http_page import PageParts
+from cloud.metrics import CloudMetrics
 from cloud.page.fleet import Fleet
 from cloud.pipeline import Pipeline
 from cloud.settings import GrpcSettings
 from shared.process.auth import Gate
-from shared.process.config import HttpSettings
+from shared.process.config import HttpSettings, MetricsSettings
 from shared.process.process import HttpServer
 from shared.process.ready import Ready
 from shared.process.tls import ServerTls
@@ -62,11 +63,14 @@ async def locked(
 ) -> AsyncIterator[Locked]:
     ready: Ready[Pipeline] = Ready("the server")
     ready.fill(pipeline)
+    metrics = CloudMetrics(MetricsSettings(), lambda: pipeline)
+    metrics.tokens(gate.refused)
     watch: Any = lambda: None  # noqa: E731
     page = PageParts(Fleet())
-    app = build_app(ready, HttpSettings(port=0), watch, dict, gate, cors_origins, page=page)
+    app = build_app(ready, HttpSettings(port=0), watch, dict, gate, cors_origins, metrics, page)
     http = HttpServer(app, "127.0.0.1", HttpSettings(port=0), 1000, tls)
-    rpc = GrpcServer(ready, "127.0.0.1", grpc_settings or GrpcSettings(port=0), 128, gate, tls)
+    settings = grpc_settings or GrpcSettings(port=0)
+    rpc = GrpcServer(ready, "127.0.0.1", settings, 128, gate, tls, metrics.requests)
     serving = asyncio.create_task(http.serve())
     await rpc.start()
     await rpc.serving()

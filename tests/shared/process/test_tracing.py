@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -266,6 +267,18 @@ def test_spans_arrive_at_the_endpoint(by: str, monkeypatch: pytest.MonkeyPatch) 
     assert path == "/v1/traces"
     assert b"hello" in body
     assert (b"door-box" if by == "variable" else b"isthmus-edge") in body
+
+
+def test_a_server_does_not_stay_for_a_collector_that_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tracing.start_tracing(
+            TracingSettings(otlp_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"), "test"
+        )
+        with tracing.span("hello"):
+            pass
+        tracing.stop_tracing(wait_s=0.01)
+    assert "could not be sent within 0.01 s" in caplog.text
+    assert tracing.outgoing() == {}
 
 
 def test_a_ratio_is_decided_alike_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
