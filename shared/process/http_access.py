@@ -29,6 +29,7 @@ from shared.process.access import ANY, Access, access_of, marked
 from shared.process.auth import Caller, Credentials, Gate, is_loopback, set_caller
 from shared.process.connections import CERTIFICATE_NAMES
 from shared.process.http import problem_doc, problem_response
+from shared.process.http_seen import REFUSED_ROUTE
 
 _BEARER = "bearer"
 
@@ -95,7 +96,7 @@ class AccessGuard:
 
     async def _admit(self, scope: Scope) -> None:
         """Raises UnauthorizedError, PermissionDeniedError, OverloadedError, or NotReadyError."""
-        route = _route(scope)
+        route = scope[REFUSED_ROUTE] = _route(scope)
         needed = ANY if route is None else access_of(route)
         if needed is not None and needed.is_public:
             return

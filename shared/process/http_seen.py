@@ -19,6 +19,7 @@ from shared.process.logs import request_id
 from shared.process.metrics import OTHER, Metrics, RequestMetrics
 
 VERBS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+REFUSED_ROUTE = "isthmus.route"  # key of a scope: the route that was asked for, where none was called
 GONE = "gone"  # the status of a request whose client left before its answer
 
 
@@ -66,7 +67,7 @@ def _context(scope: Scope) -> dict[str, str]:
 
 def _method(scope: Scope) -> str:
     """The route that answered, as "POST /analyze"; one word for all paths that do not exist."""
-    path = getattr(scope.get("route"), "path", None)
+    path = getattr(scope.get("route") or scope.get(REFUSED_ROUTE), "path", None)
     if path is None or scope["method"] not in VERBS:
         return OTHER
     return f"{scope['method']} {path}"

@@ -238,5 +238,6 @@ async def test_reading_them_needs_their_scope(pipeline: Pipeline, tmp_path: Path
         problem(await reader.get("/v1/bundles"), 403)
     assert n("isthmus_cloud_tokens_refused_total", reason="no token") == 1
     assert n("isthmus_cloud_tokens_refused_total", reason="scope") == 1
-    assert n("isthmus_cloud_requests_total", status="401") == 1
+    assert n("isthmus_cloud_requests_total", method="GET /metrics", status="401") == 1
+    assert n("isthmus_cloud_requests_total", method="GET /metrics", status="403") == 1
     assert not any(secret in n.text for secret in (scraper, camera))
