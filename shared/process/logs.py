@@ -24,6 +24,7 @@ from shared.types import check_request_id
 
 OURS = "isthmus"
 _SECRET = re.compile(r"(?i)\b(bearer\s+|(?:token|password|secret)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;]+")
+_PASSWORD = re.compile(r"(://)[^/\s@]*@")  # user and password in a URL
 _request: ContextVar[str] = ContextVar("request_id", default="")
 
 
@@ -59,7 +60,7 @@ def start_logging(settings: LogSettings) -> None:
 
 def masked(text: str) -> str:
     """The text without secrets."""
-    return _SECRET.sub(r"\1***", text)
+    return _PASSWORD.sub(r"\1***@", _SECRET.sub(r"\1***", text))
 
 
 class TextLines(logging.Formatter):

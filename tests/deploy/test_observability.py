@@ -19,6 +19,7 @@ import pytest
 
 from cloud.archive.late_archive import LateArchive
 from cloud.metrics import CloudMetrics
+from edge.box.metrics import add_box_metrics
 from edge.metrics import EdgeMetrics
 from shared.bundle import Bundle
 from shared.process.config import MetricsSettings
@@ -55,6 +56,7 @@ def exposed(bundle: Bundle) -> dict[str, set[str]]:
     cloud.archive(LateArchive(lambda: 1 / 0))  # type: ignore[arg-type,return-value]  # never opened
     cloud.tokens({})
     cloud.bundles(list)
+    add_box_metrics(edge, lambda: None)
     for metrics in (cloud, edge):
         shown = {family.name for family in metrics.registry.collect()}
         assert {name for name in shown if name.startswith("isthmus_")} == set(metrics.labels)
@@ -237,12 +239,20 @@ async def test_a_real_prometheus_scrapes_both_sides_and_answers_every_panel(
     with processes.server("cloud", "serve", *ports, *more) as cloud:
         heard = cloud.event("listening")
         cloud.event("ready")
-        at = ("--port", "0", "--cloud", heard["grpc"], "--token-file", tmp_path / "camera")
-        with processes.server("edge", "serve", "--bundle", tiny_bundle, *at, "--metrics-cameras") as edge:
+        config, inbox = tmp_path / "box.toml", tmp_path / "inbox"
+        inbox.mkdir()
+        config.write_text(
+            f'[cloud]\naddress = "{heard["grpc"]}"\ntoken_file = "{tmp_path / "camera"}"\n'
+            f'[spool]\nfolder = "{tmp_path / "spool"}"\n[answers]\nfile = "{tmp_path / "answers.jsonl"}"\n'
+            f'[metrics]\ncameras = true\n[sources.inbox]\nkind = "folder"\nurl = "{inbox}"\nafter = "delete"\n'
+        )
+        with processes.server(
+            "edge", "run", "--config", config, "--bundle", tiny_bundle, "--port", "0"
+        ) as edge:
             address = edge.event("listening")["http"]
             edge.event("ready")
             with prometheus(tmp_path, heard["http"], address, scraper) as api:
-                await _look(api, heard["http"], address, camera)
+                await _look(api, heard["http"], address, camera, inbox)
 
 
 def _send(cloud: str, edge: str, bearer: dict[str, str]) -> None:
@@ -260,7 +270,7 @@ def _send(cloud: str, edge: str, bearer: dict[str, str]) -> None:
     assert httpx.get(f"http://{cloud}/metrics", headers=bearer, timeout=60).status_code == 403
 
 
-async def _look(api: httpx.Client, cloud: str, edge: str, token: str) -> None:
+async def _look(api: httpx.Client, cloud: str, edge: str, token: str, inbox: Path) -> None:
     def numbers(expression: str) -> list[float]:
         answer = api.get("/api/v1/query", params={"query": expression}).json()
         assert answer["status"] == "success", (expression, answer)
@@ -273,10 +283,13 @@ async def _look(api: httpx.Client, cloud: str, edge: str, token: str) -> None:
     assert [target["lastError"] for target in targets] == ["", ""]
     for count in (2, 4):  # a rate needs what is there already to grow
         _send(cloud, edge, bearer)
+        (inbox / ".new").write_bytes(png(count))
+        (inbox / ".new").rename(inbox / f"{count}.png")
         await eventually(
             lambda count=count: numbers('sum(isthmus_cloud_images_total{source="image"})') == [count]
         )
         await eventually(lambda count=count: numbers("sum(isthmus_edge_images_total)") == [2 * count])
+        await eventually(lambda count=count: numbers("sum(isthmus_edge_link_frames_total)") == [count // 2])
     for _, expression in panels():
         ready = expression.replace(INTERVAL, "1m").replace("$cloud", ".*").replace("$edge", ".*")
         await eventually(lambda ready=ready: numbers(ready), 30)

@@ -76,6 +76,7 @@ def test_an_exception_is_one_line_with_its_fields(log: logging.Logger) -> None:
         f"bearer  {SECRET}, then",
         f"?token={SECRET}&x=1",
         f'"password": "{SECRET}"',
+        f"cannot open rtsp://admin:{SECRET}@10.0.0.7/stream: refused",
     ],
 )
 @pytest.mark.parametrize("formatter", [JsonLines, TextLines])
