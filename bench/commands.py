@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.latency.command import latency
 from bench.photos.command import photos
+from bench.privacy.command import privacy
 from bench.rate.command import rate
 from bench.rooms.command import rooms
 from bench.throughput.command import cloud
@@ -21,3 +22,4 @@ app.command()(cloud)
 app.command()(wire)
 app.command()(video)
 app.command()(photos)
+app.command()(privacy)

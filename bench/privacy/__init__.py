@@ -1,0 +1,1 @@
+"""`isthmus bench privacy`: how much of the image an attacker gets back from the bytes."""
