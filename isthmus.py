@@ -44,7 +44,8 @@ GROUPS = {
         ("edge.commands", "edge.fetch_commands", "edge.box.commands"),
     ),
     "cloud": Group(
-        "The server side: serve gRPC and HTTP, tokens, decode bitstreams, replay.", ("cloud.commands",)
+        "The server side: serve gRPC and HTTP, tokens, decode bitstreams, replay, roll bundles out.",
+        ("cloud.commands", "cloud.rollout_commands"),
     ),
     "rooms": Group("Render labelled indoor scenes to train on.", ("train.commands.rooms",)),
     "network": Group("Train, import, list and recover task networks.", ("train.commands.network",)),

@@ -6,6 +6,7 @@ batch of jobs -> `batch`;  each of its jobs -> `queued`;  each image that came, 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Seen:
     """One image and what became of it. outcome: ANSWERED, NEED_INTRA, GONE, or the gRPC code of its error.
 
     bundle: None where the image was refused before one was found. bytes, encoding: None if unknown; encoding: the
-    stages of an image that was encoded here. error: why it was refused, if it was.
+    stages of an image that was encoded here. error: why it was refused, if it was. ms: until its end.
     """
 
     source: Source
@@ -52,6 +53,7 @@ class Seen:
     bytes: ByteCount | None = None
     encoding: Times | None = None
     error: BaseException | None = None
+    ms: float = 0.0
 
     def answered(self, sizes: ByteCount, encoding: Times | None = None) -> None:
         self.outcome, self.bytes, self.encoding = ANSWERED, sizes, encoding
@@ -93,11 +95,12 @@ class Observers:
 @contextmanager
 def seeing(observer: Observer, source: Source, camera: str) -> Iterator[Seen]:
     """Reports an image at the end of the block, which says that it was answered, or raises why it was not."""
-    seen = Seen(source, camera)
+    seen, started = Seen(source, camera), time.perf_counter()
     try:
         yield seen
     except BaseException as error:
         seen.failed(error)
         raise
     finally:
+        seen.ms = (time.perf_counter() - started) * 1e3
         observer.image(seen)

@@ -25,7 +25,7 @@ from cloud.archive.late_archive import archived
 from cloud.engine.batch_work import Done, Job, Results, Served, base_tasks_of, work
 from cloud.engine.batcher import Batcher, within
 from cloud.observer import Observer, Unobserved, seeing
-from cloud.requests import Bundles, RecordSink, count_frame, queries_of, read_request, unpack
+from cloud.requests import Assigner, Bundles, RecordSink, count_frame, queries_of, read_request, unpack
 from cloud.sessions.live import Desk, Engine
 from cloud.sessions.session import SessionLimits
 from cloud.settings import PipelineSettings, SessionSettings
@@ -67,7 +67,7 @@ class Pipeline:
     archive: gets each bitstream that was answered, once for all repeats of a request; None keeps nothing. With
     `archived_first` an answer waits until it is kept.
     sessions: the desk at which sessions are opened; their frames share batches with everything else.
-    observer: gets a report of each batch and each image.
+    observer: gets a report of each batch and each image. assigner: says which bundle a camera should run.
     """
 
     def __init__(
@@ -77,9 +77,11 @@ class Pipeline:
         archive: RecordSink | None = None,
         sessions: SessionSettings | None = None,
         observer: Observer | None = None,
+        assigner: Assigner | None = None,
     ) -> None:
         self.bundles, self.settings = bundles, settings
         self._observer = observer or Unobserved()
+        self._assigner = assigner
         self._archive = archive
         self._deadline_s = settings.deadline_ms / 1e3
         self._batcher: Batcher[Job, Done] = Batcher(
@@ -101,6 +103,10 @@ class Pipeline:
     def infos(self) -> list[BundleInfo]:
         """What can be asked for; first the bundle that answers images."""
         return self.bundles.infos()
+
+    def wanted(self, camera: str, running: str, trouble: str) -> str:
+        """The fingerprint of the bundle that a camera should run, hex; empty: the one that it runs."""
+        return "" if self._assigner is None else self._assigner.wanted(camera, running, trouble)
 
     async def analyze(
         self,

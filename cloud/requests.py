@@ -36,6 +36,13 @@ class Bundles(Protocol):
         """The default first."""
 
 
+class Assigner(Protocol):
+    """What the pipeline needs of `cloud.shelf.rollout.Rollout`."""
+
+    def wanted(self, camera: str, running: str, trouble: str = "") -> str:
+        """The fingerprint of the bundle that a camera should run, hex; empty: the one that it runs."""
+
+
 class RecordSink(Protocol):
     """What the pipeline needs of `cloud.archive.archive.Archive`."""
 

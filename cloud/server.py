@@ -30,6 +30,7 @@ from cloud.page.fleet import Fleet
 from cloud.pipeline import Pipeline
 from cloud.settings import ArchiveSettings, CloudSettings, EngineSettings
 from cloud.shelf.keeper import Keeper
+from cloud.shelf.rollout import Rollout
 from cloud.shelf.shelf import Shelf
 from shared.bundle import Bundle
 from shared.errors import DataError, RequestError
@@ -62,6 +63,7 @@ class CloudServer:
         self._pipeline: Ready[Pipeline] = Ready("the server")
         self._keeper: Ready[Keeper] = Ready("the server")
         self._archive = _archive(settings.archive)
+        self._rollout = Rollout(settings.shelf.rollout)
         self._tls, self._gate = make_tls(settings), make_gate(settings)
         self._metrics = self._count(settings)
         self._fleet = Fleet()
@@ -140,11 +142,12 @@ class CloudServer:
             settings.shelf.default,
             settings.pipeline.queue_max,
         )
-        keeper = Keeper(shelf, self._source, settings.shelf.default)
+        rollout = self._rollout
+        keeper = Keeper(shelf, self._source, settings.shelf.default, rollout)
         await keeper.begin(self._poll)
         self._metrics.bundles(shelf.states)
-        observer = Observers(self._metrics, self._fleet)
-        pipeline = Pipeline(shelf, settings.pipeline, self._archive, settings.sessions, observer)
+        observer = Observers(self._metrics, self._fleet, rollout)
+        pipeline = Pipeline(shelf, settings.pipeline, self._archive, settings.sessions, observer, rollout)
         self._pipeline.fill(pipeline)
         self._keeper.fill(keeper)
         await self._grpc.serving()

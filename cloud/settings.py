@@ -149,6 +149,10 @@ class ShelfSettings(Section):
         default="",
         description="folder, name or fingerprint of the bundle for images that are sent as they are; empty: the newest",
     )
+    rollout: Path | None = Field(
+        default=None,
+        description="file that keeps which cameras should run which bundle; without it a restart forgets a rollout",
+    )
 
 
 class TaskSettings(Section):

@@ -13,7 +13,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE isthmus.py ./
 COPY shared shared
 COPY edge edge
 # Editable: code runs from /app, as it does in the tests.
-RUN /venv/bin/pip install -c constraints.txt -e . && /venv/bin/python -m compileall -q /app
+RUN /venv/bin/pip install -c constraints.txt -e '.[signing]' && /venv/bin/python -m compileall -q /app
 
 FROM python:3.11.13-slim-bookworm
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \

@@ -24,6 +24,7 @@ from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 
+TROUBLE_MAX = 500  # characters
 FIRST_WAIT_S = 0.1  # before the second attempt; doubled before each further one
 NOBODY_THERE = (
     "failed to connect",
@@ -40,7 +41,9 @@ class Transport(Protocol):
 
     async def analyze(self, request: pb.AnalyzeRequest, timeout_s: float) -> pb.AnalyzeResponse: ...
 
-    async def describe(self, timeout_s: float) -> pb.DescribeResponse: ...
+    async def describe(
+        self, timeout_s: float, request: pb.DescribeRequest | None = None
+    ) -> pb.DescribeResponse: ...
 
     async def close(self) -> None: ...
 
@@ -113,10 +116,13 @@ class GrpcTransport:
         except grpc.aio.AioRpcError as error:
             raise failed(error) from None
 
-    async def describe(self, timeout_s: float) -> pb.DescribeResponse:
+    async def describe(
+        self, timeout_s: float, request: pb.DescribeRequest | None = None
+    ) -> pb.DescribeResponse:
+        message = pb.DescribeRequest() if request is None else request
         stub, failed = self._next()
         try:
-            return await stub.Describe(pb.DescribeRequest(), timeout=timeout_s, metadata=self._metadata())
+            return await stub.Describe(message, timeout=timeout_s, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise failed(error) from None
 
@@ -194,6 +200,14 @@ class Client:
     async def describe(self) -> list[BundleInfo]:
         """What the cloud serves. One attempt. Raises what `analyze` raises."""
         return convert.bundles_of(await self._transport.describe(self._settings.deadline_ms / 1e3))
+
+    async def wanted(self, camera: str, running: str, trouble: str) -> str:
+        """The fingerprint of the bundle that a camera should run, hex; empty: the one that it runs. One attempt.
+
+        trouble: why it does not run the one that was wanted. Raises what `analyze` raises.
+        """
+        message = pb.DescribeRequest(camera=camera, running=running, trouble=trouble[:TROUBLE_MAX])
+        return (await self._transport.describe(self._settings.deadline_ms / 1e3, message)).wanted
 
     async def close(self) -> None:
         await self._transport.close()

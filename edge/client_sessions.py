@@ -55,6 +55,11 @@ class ClientSessions:
             one.users -= 1
             self._close_if_done(one)
 
+    def renew(self) -> None:
+        """Each session ends with the requests that use it; the next request opens another."""
+        for name in list(self._open):
+            self._drop(name)
+
     async def close(self) -> None:
         for name in list(self._open):
             one = self._open.pop(name)

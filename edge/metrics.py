@@ -101,8 +101,10 @@ class CountedTransport:
         finally:
             self._metrics.attempt(status)
 
-    async def describe(self, timeout_s: float) -> pb.DescribeResponse:
-        return await self._transport.describe(timeout_s)
+    async def describe(
+        self, timeout_s: float, request: pb.DescribeRequest | None = None
+    ) -> pb.DescribeResponse:
+        return await self._transport.describe(timeout_s, request)
 
     async def close(self) -> None:
         await self._transport.close()

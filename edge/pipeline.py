@@ -130,6 +130,12 @@ class Pipeline:
     def sessions_open(self) -> int:
         return 0 if self._sessions is None else len(self._sessions)
 
+    def swap(self, encoder: Encoder) -> None:
+        """Encodes with another bundle from the next image on; sessions begin anew."""
+        self.encoder = encoder
+        if self._sessions is not None:
+            self._sessions.renew()
+
     def _client_sessions(self, to: SessionLink) -> ClientSessions:
         def make(wanted: Wanted, camera: str) -> CameraSession:
             name = camera or to.camera

@@ -34,6 +34,13 @@ DeadlineMsOption = Annotated[
 CameraOption = Annotated[
     str | None, typer.Option(help="the camera's name, for images whose request brings none")
 ]
+UpdateFromOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="the cloud's HTTP; runs the bundle that the cloud wants")
+]
+BundlesOption = Annotated[Path | None, typer.Option(help="folder of the bundles that are downloaded")]
+RequireSignatureOption = Annotated[
+    Path | None, typer.Option(metavar="KEY", help="PEM, the public key of who must have signed bundles")
+]
 TokenFileOption = Annotated[
     Path | None,
     typer.Option(help="holds the token for the cloud; ISTHMUS_CLOUD_TOKEN may hold it itself"),
@@ -70,6 +77,9 @@ def serve(
     threads: ThreadsOption = None,
     deadline_ms: DeadlineMsOption = None,
     camera: CameraOption = None,
+    update_from: UpdateFromOption = None,
+    bundles: BundlesOption = None,
+    require_signature: RequireSignatureOption = None,
     token_file: TokenFileOption = None,
     tls: TlsOption = None,
     ca: CaOption = None,
@@ -97,6 +107,9 @@ def serve(
         "http.port": ("--port", port),
         "cloud.address": ("--cloud", cloud),
         "cloud.deadline_ms": ("--deadline-ms", deadline_ms),
+        "update.url": ("--update-from", update_from),
+        "update.folder": ("--bundles", bundles),
+        "update.require_signature": ("--require-signature", require_signature),
         "cloud.token_file": ("--token-file", token_file),
         "cloud.tls": ("--tls", tls),
         "cloud.ca": ("--ca", ca),

@@ -124,6 +124,30 @@ class SessionSettings(Section):
     )
 
 
+class UpdateSettings(Section):
+    """The bundle that the cloud wants this camera to run. Owner: `edge.update`."""
+
+    url: str | None = Field(
+        default=None,
+        description="the cloud's HTTP, with http:// or https://, from which bundles are downloaded; without it the "
+        "edge runs `bundle` and asks for no other",
+    )
+    folder: Path | None = Field(
+        default=None, description="where downloaded bundles are kept; needed with url"
+    )
+    poll_ms: int = Field(default=60_000, ge=1, description="how often the cloud is asked")
+    require_signature: Path | None = Field(
+        default=None,
+        description="PEM file of the public key of whoever must have signed a bundle, `bundle` as well",
+    )
+
+    def model_post_init(self, _: Any) -> None:
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError("url begins with http:// or https://")
+        if self.url is not None and self.folder is None:
+            raise ValueError("folder is not set; downloaded bundles are kept there")
+
+
 class EdgeHttpSettings(HttpSettings):
     """The edge's local API."""
 
@@ -150,6 +174,7 @@ class EdgeSettings(ServerSettings):
     cloud: CloudLink = CloudLink()
     encoder: EncoderSettings = EncoderSettings()
     session: SessionSettings = SessionSettings()
+    update: UpdateSettings = UpdateSettings()
     http: EdgeHttpSettings = EdgeHttpSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()

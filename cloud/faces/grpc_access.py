@@ -57,7 +57,7 @@ METHODS: dict[str, MethodAccess] = {
     f"{_SERVICE}AnalyzeStream": MethodAccess(access("analyze"), _own),
     f"{_SERVICE}AnalyzeSession": MethodAccess(access("analyze"), _of_open),
     f"{_SERVICE}Refine": MethodAccess(access("analyze"), _own),
-    f"{_SERVICE}Describe": MethodAccess(access("analyze", "admin")),
+    f"{_SERVICE}Describe": MethodAccess(access("analyze", "admin"), _own),
     f"{_HEALTH}Check": MethodAccess(PUBLIC),
     f"{_HEALTH}List": MethodAccess(ANY),  # the library has the method and no code for it
     f"{_HEALTH}Watch": MethodAccess(PUBLIC),

@@ -15,7 +15,7 @@ from shared.errors import IsthmusError, RequestError
 from shared.process import tracing
 from shared.process.logs import about
 from shared.times import captured_at_of
-from shared.types import Analysis, BundleInfo, Wanted, new_request_id
+from shared.types import Analysis, BundleInfo, Wanted, check_camera, new_request_id
 from shared.wire import analyzer_pb2 as pb
 from shared.wire import convert
 from shared.wire.analyzer_pb2_grpc import AnalyzerServicer
@@ -28,6 +28,8 @@ class Analyzer(Protocol):
     def sessions(self) -> Desk: ...
 
     def infos(self) -> list[BundleInfo]: ...
+
+    def wanted(self, camera: str, running: str, trouble: str) -> str: ...
 
     async def analyze(
         self,
@@ -104,7 +106,10 @@ class Servicer(AnalyzerServicer):
         self, request: pb.DescribeRequest, context: Context
     ) -> pb.DescribeResponse:
         try:
-            return convert.describe_message(self._analyzer().infos())
+            analyzer = self._analyzer()
+            check_camera(request.camera)
+            wanted = analyzer.wanted(request.camera, request.running, request.trouble)
+            return convert.describe_message(analyzer.infos(), wanted)
         except Exception as error:  # the outermost boundary of a call: any error becomes a status
             await abort(context, error)
             raise

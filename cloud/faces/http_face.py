@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI, Request
 
 from cloud.faces.http_bundles import Fingerprint, add_bundles
 from cloud.faces.http_page import PageParts, add_page
+from cloud.faces.http_rollout import add_rollout
 from cloud.pipeline import Pipeline
 from cloud.shelf.keeper import Keeper, Looked
 from cloud.shelf.slot import BundleState
@@ -108,6 +109,7 @@ def build_app(
 
     if keeper is not None:
         add_bundles(app, keeper)
+        add_rollout(app, keeper)
         _add_admin(app, keeper)
     describe_access(app)
     return app

@@ -212,7 +212,7 @@ class LiveSession:
             if job.refines is not None and job.refines in self._refining:
                 self._refining[job.refines].fail(error)
             refused = self.session.fail(job, error).outcome
-            self._report(refused, None)
+            self._report(refused, None, received_at)
             return FrameReply(sent.number, refused)
         except BaseException:
             self.session.fail(job, NotReadyError("the session has ended"))
@@ -244,14 +244,15 @@ class LiveSession:
                 sent.captured_at,
                 accepted.chunk,
             )
-        self._report(settled.outcome, count)
+        self._report(settled.outcome, count, received_at)
         if not self.opened.details:
             return FrameReply(sent.number, settled.outcome)
         return FrameReply(sent.number, settled.outcome, count, times)
 
-    def _report(self, outcome: Outcome, count: ByteCount | None) -> None:
+    def _report(self, outcome: Outcome, count: ByteCount | None, received_at: datetime) -> None:
         """Reports a frame to whoever counts them."""
         seen = Seen("frame", self.opened.camera, self._bundle)
+        seen.ms = (datetime.now(UTC) - received_at).total_seconds() * 1e3
         if isinstance(outcome, Refused):
             seen.failed(outcome.error)
         elif isinstance(outcome, NeedIntra):

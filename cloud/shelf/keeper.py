@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from cloud.shelf.folder import BundleFolder
+from cloud.shelf.rollout import Rollout, RolloutState
 from cloud.shelf.shelf import Shelf
 from cloud.shelf.slot import BundleState
 from shared.bundle import TASKS, Bundle
+from shared.errors import RequestError
 from shared.types import BundleInfo, Frozen
 
 
@@ -28,10 +30,15 @@ class Looked(Frozen):
 
 
 class Keeper:
-    """source: the bundle, without added tasks, or the folder of bundles. default: see `Shelf`."""
+    """source: the bundle, without added tasks, or the folder of bundles. default: see `Shelf`.
 
-    def __init__(self, shelf: Shelf, source: Bundle | Path, default: str = "") -> None:
-        self.shelf = shelf
+    rollout: which camera should run which of them.
+    """
+
+    def __init__(
+        self, shelf: Shelf, source: Bundle | Path, default: str = "", rollout: Rollout | None = None
+    ) -> None:
+        self.shelf, self.rollout = shelf, rollout or Rollout()
         self._one = source if isinstance(source, Bundle) else None
         self._folder = None if isinstance(source, Bundle) else BundleFolder(source, shelf, default)
 
@@ -62,6 +69,31 @@ class Keeper:
         """
         await self._look(again=again)
         return Looked(bundle=self.shelf.default.info, bundles=tuple(self.states()), refused=self.refused)
+
+    def roll_out(
+        self, bundle: str, to: str, base: str | None, errors_max: float, requests_min: int
+    ) -> RolloutState:
+        """See `Rollout.begin`; bundles by folder, name or 8 digits of the fingerprint.
+
+        Raises UnknownBundleError or RequestError.
+        """
+        new, plan = self.shelf.find(bundle), self.rollout.plan
+        if base is not None:
+            old = self.shelf.find(base).manifest.fingerprint
+        elif plan is not None and plan.bundle == new.manifest.fingerprint:
+            old = plan.base
+        elif plan is not None:
+            old = plan.bundle if plan.share == 1 and not plan.back else plan.base
+        else:
+            others = self.shelf.others(new)
+            if len(others) != 1:
+                raise RequestError(
+                    f"{len(others)} other bundles are served; name the one that cameras go back to",
+                    setting="from",
+                )
+            old = others[0].manifest.fingerprint
+        self.rollout.begin(new.manifest.fingerprint, old, to, errors_max, requests_min)
+        return self.rollout.state()
 
     def states(self) -> list[BundleState]:
         return self.shelf.states() if self._folder is None else self._folder.states()

@@ -112,6 +112,17 @@ class Shelf:
         """The bundle of that fingerprint, of which 8 digits are enough. Raises UnknownBundleError."""
         return self._slot(fingerprint).bundle
 
+    def find(self, name: str) -> Bundle:
+        """The bundle of that folder, name or fingerprint. Raises UnknownBundleError."""
+        for slot in sorted(self._slots.values(), key=lambda slot: slot.place):
+            if is_named(slot.place, slot.bundle, name):
+                return slot.bundle
+        return self.bundle(name)
+
+    def others(self, bundle: Bundle) -> list[Bundle]:
+        """The bundles on the shelf but for that one."""
+        return [slot.bundle for mark, slot in self._slots.items() if mark != bundle.fingerprint]
+
     def states(self) -> list[BundleState]:
         """Every bundle on the shelf, by its folder's name."""
         slots = sorted(self._slots.values(), key=lambda slot: slot.place)

@@ -403,14 +403,22 @@ class RefineRequest(_message.Message):
     def __init__(self, camera: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[TaskQuery, _Mapping]]] = ..., top_k: _Optional[int] = ..., maps: _Optional[_Union[Maps, str]] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("camera", "running", "trouble")
+    CAMERA_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    camera: str
+    running: str
+    trouble: str
+    def __init__(self, camera: _Optional[str] = ..., running: _Optional[str] = ..., trouble: _Optional[str] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("bundles",)
+    __slots__ = ("bundles", "wanted")
     BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
     bundles: _containers.RepeatedCompositeFieldContainer[Bundle]
-    def __init__(self, bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ...) -> None: ...
+    wanted: str
+    def __init__(self, bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., wanted: _Optional[str] = ...) -> None: ...
 
 class Bundle(_message.Message):
     __slots__ = ("name", "fingerprint", "qualities", "tasks", "default_quality")

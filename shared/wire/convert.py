@@ -134,8 +134,10 @@ def times_of(times: pb.Times) -> Times:
     )
 
 
-def describe_message(bundles: Sequence[BundleInfo]) -> pb.DescribeResponse:
+def describe_message(bundles: Sequence[BundleInfo], wanted: str = "") -> pb.DescribeResponse:
+    """wanted: fingerprint of the bundle that the camera should run, hex; empty: the one that it runs."""
     return pb.DescribeResponse(
+        wanted=wanted,
         bundles=[
             pb.Bundle(
                 name=bundle.name,
