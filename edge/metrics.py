@@ -23,11 +23,11 @@ QUALITIES = tuple(range(0, 101, 10))
 
 
 class EdgeMetrics(Metrics):
-    """An Observer of the pipeline. bundle: the one that images are coded with. sessions: how many are open now."""
+    """An Observer of the pipeline. bundle: the one that images are coded with now. sessions: how many are open now."""
 
     def __init__(self, settings: MetricsSettings, bundle: Bundle, sessions: Callable[[], int]) -> None:
         super().__init__("edge")
-        self._bundle = bundle
+        self.bundle = bundle
         self._images = self.counter(
             "images",
             "Images that came, by how they were sent (single, or the type of a session's frame) and what became of "
@@ -79,7 +79,7 @@ class EdgeMetrics(Metrics):
         info = GaugeMetricFamily(
             f"{prefix}bundle_info", "1 for the bundle that images are coded with.", labels=BUNDLE
         )
-        info.add_metric((self._bundle.manifest.name, self._bundle.fingerprint.hex()), 1)
+        info.add_metric((self.bundle.manifest.name, self.bundle.fingerprint.hex()), 1)
         yield info
 
 

@@ -14,6 +14,7 @@ from edge.settings import EdgeSettings
 from edge.trust import load
 from edge.update import Updater, first_bundle, source_of
 from shared.bundle import Bundle
+from shared.encoder import Encoder
 from shared.errors import RequestError
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
@@ -56,7 +57,7 @@ async def _serve(bundle: Bundle, settings: EdgeSettings) -> None:
         ready.fill(pipeline)
         announce("ready")
         log.info("ready: bundle %s; cloud %s", bundle.manifest.name, settings.cloud.address)
-        updating = _update(settings, client, bundle, pipeline)
+        updating = _update(settings, client, bundle, pipeline, metrics)
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, http_task}, return_when=asyncio.FIRST_COMPLETED)
         if updating is not None:
@@ -71,14 +72,17 @@ async def _serve(bundle: Bundle, settings: EdgeSettings) -> None:
 
 
 def _update(
-    settings: EdgeSettings, client: Client, bundle: Bundle, pipeline: Pipeline
+    settings: EdgeSettings, client: Client, bundle: Bundle, pipeline: Pipeline, metrics: EdgeMetrics
 ) -> asyncio.Task[None] | None:
     """Follows what the cloud wants; None for an edge that was given no address to download from."""
     update = settings.update
     if update.url is None:
         return None
+
+    def swap(encoder: Encoder) -> None:
+        pipeline.swap(encoder)
+        metrics.bundle = encoder.bundle
+
     source = partial(source_of, settings.cloud, update.url)
-    updater = Updater(
-        update, client, settings.camera, bundle, pipeline.swap, source, settings.encoder.threads
-    )
+    updater = Updater(update, client, settings.camera, bundle, swap, source, settings.encoder.threads)
     return asyncio.create_task(updater.run(lambda: asyncio.sleep(update.poll_ms / 1e3)))

@@ -46,6 +46,11 @@ def _own(message: Any) -> str | None:
     return camera
 
 
+def _if_named(message: Any) -> str | None:
+    """Whoever names no camera asks about none."""
+    return _own(message) or None
+
+
 def _of_open(message: Any) -> str | None:
     """A session names its camera in its first message."""
     opened = hasattr(message, "WhichOneof") and message.WhichOneof("message") == "open"
@@ -57,7 +62,7 @@ METHODS: dict[str, MethodAccess] = {
     f"{_SERVICE}AnalyzeStream": MethodAccess(access("analyze"), _own),
     f"{_SERVICE}AnalyzeSession": MethodAccess(access("analyze"), _of_open),
     f"{_SERVICE}Refine": MethodAccess(access("analyze"), _own),
-    f"{_SERVICE}Describe": MethodAccess(access("analyze", "admin"), _own),
+    f"{_SERVICE}Describe": MethodAccess(access("analyze", "admin"), _if_named),
     f"{_HEALTH}Check": MethodAccess(PUBLIC),
     f"{_HEALTH}List": MethodAccess(ANY),  # the library has the method and no code for it
     f"{_HEALTH}Watch": MethodAccess(PUBLIC),
