@@ -34,7 +34,7 @@ def add_rollout(app: FastAPI, keeper: Callable[[], Keeper]) -> None:
     path = "/admin/rollout"
 
     @app.get(path, summary="The rollout, with figures side by side", dependencies=[Depends(no_query)], **how)
-    @needs("admin", "metrics")
+    @needs("admin")
     async def state() -> RolloutState:
         return keeper().rollout.state()
 

@@ -160,7 +160,7 @@ class Rollout(Unobserved):
     def wanted(self, camera: str, running: str, trouble: str = "") -> str:
         """The fingerprint of the bundle that a camera should run; empty: the one that it runs."""
         if camera and running:
-            self._cameras[camera] = _Camera(running[:64], trouble[:TROUBLE_MAX])
+            self._cameras[camera] = _Camera(running[:64], _line(trouble))
             self._cameras.move_to_end(camera)
             while len(self._cameras) > CAMERAS_MAX:
                 self._cameras.popitem(last=False)
@@ -229,6 +229,11 @@ class Rollout(Unobserved):
 
 
 _DIGITS = 2 * FINGERPRINT_BYTES
+
+
+def _line(text: str) -> str:
+    """A camera's text as one line that does nothing to a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text[:TROUBLE_MAX])
 
 
 def parse_to(to: str) -> tuple[float, tuple[str, ...]]:

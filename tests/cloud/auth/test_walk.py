@@ -13,6 +13,7 @@ import grpc.aio
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
+from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cloud.faces.grpc_access import METHODS, MethodAccess
@@ -149,20 +150,21 @@ def with_camera(method: MethodDescriptor, camera: str) -> bytes:
     """A message of the method that names a camera, wherever its type has one."""
     if method.input_type.name == "SessionRequest":
         return pb.SessionRequest(open=pb.SessionOpen(camera=camera)).SerializeToString()
-    return (
-        pb.AnalyzeRequest(camera=camera).SerializeToString()
-        if method.name != "Refine"
-        else (pb.RefineRequest(camera=camera).SerializeToString())
-    )
+    others: dict[str, Message] = {
+        "Describe": pb.DescribeRequest(camera=camera),
+        "Refine": pb.RefineRequest(camera=camera),
+    }
+    return others.get(method.name, pb.AnalyzeRequest(camera=camera)).SerializeToString()
 
 
 async def test_every_grpc_message_with_a_camera_is_bound_to_the_token(cloud: Locked, tokens: Tokens) -> None:
     methods = [m for m in await described(cloud, tokens.all) if names_a_camera(m.input_type)]
-    assert {m.name for m in methods} == {"Analyze", "AnalyzeStream", "AnalyzeSession", "Refine"}
+    assert {m.name for m in methods} == {"Analyze", "AnalyzeStream", "AnalyzeSession", "Describe", "Refine"}
     for method in methods:
         path = path_of(method)
         assert METHODS[path].camera is not None, f"{path} names a camera that nobody looks at"
-        for camera in ("other", "Gate-1", "gate", ""):
+        nameless = () if method.name == "Describe" else ("",)  # it may be asked about no camera
+        for camera in ("other", "Gate-1", "gate", *nameless):
             code = await call(cloud, path, tokens.one_camera, with_camera(method, camera))
             assert code is grpc.StatusCode.PERMISSION_DENIED, (path, camera)
         code = await call(cloud, path, tokens.one_camera, with_camera(method, "gate-1"))

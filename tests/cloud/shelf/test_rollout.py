@@ -83,6 +83,13 @@ def test_what_a_camera_should_run() -> None:
     assert Rollout().wanted("camera-00", OLD) == ""
 
 
+def test_what_a_camera_says_is_one_line() -> None:
+    rollout = rolled("all")
+    rollout.wanted("camera-00", OLD, "a\nb\x1b[2J" + "c" * 1000)
+    [trouble] = rollout.state().troubles.values()
+    assert trouble == "a b [2J" + "c" * 493
+
+
 def test_the_plan_outlives_the_process(tmp_path: Path) -> None:
     file = tmp_path / "rollout.json"
     rolled("10%", file)
