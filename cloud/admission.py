@@ -39,7 +39,6 @@ def make_gate(settings: CloudSettings) -> Gate:
     if auth.insecure:
         return _open_gate(auth, given, with_certificates, settings.host)
     if local and not (given or with_certificates or auth.tokens or path.exists()):
-        log.info("no tokens: everybody on this machine may call (isthmus cloud token add makes one)")
         return Gate(local=True)
     if not path.exists() and not given:
         _make_first(path)

@@ -106,6 +106,8 @@ class CloudServer:
             **({"tls": True} if self._tls else {}),
         )
         log.info("listening: gRPC on %s, HTTP on %s", self._grpc.address, self._http.address)
+        if not self._gate.locked and self._gate.local:
+            log.info("no tokens: everybody on this machine may call (isthmus cloud token add makes one)")
         loading = asyncio.create_task(self._load_and_watch())
         waits = {http_task, loading, asyncio.create_task(stop.wait())}
         try:
