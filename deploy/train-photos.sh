@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the bundle `photos`: published networks as they are, a codec from a few hundred photographs, a task added later.
+# Makes the bundle `photos`: published networks as they are, a codec from a few hundred photographs.
 # Needs `.[train]`, and the files that nothing can fetch by itself:
 #
 #   deploy/train-photos.sh PHOTOS NETWORKS [WORK]     WORK: runs/photos by default; the bundle is WORK/bundle
@@ -40,7 +40,7 @@ import scene train.networks.deeplab:deeplabv3plus_ade20k "$networks/deeplabv3plu
 import objects train.networks.deeplab:deeplabv3_voc "$networks/deeplabv3-mnv2-voc21/weights.safetensors"
 
 if [ -n "${QUICK:-}" ]; then
-    views=5 preset=linear start=1000 answers=0 frames=250 objects=300
+    views=5 preset=linear start=1000 answers=0 frames=250 objects=0
 else # not run so far: the transform learns, too
     views=24 preset=blocks start=4000 answers=8000 frames=1500 objects=3000
 fi
@@ -73,12 +73,15 @@ if [ ! -d "$work/bundle" ]; then
         --licence "photographs of CID22=CC BY-SA 4.0" --licence "photographs of CLIC 2025=Unsplash License"
     cp "$here/photos/NOTICE" "$work/bundle/NOTICE"
 fi
-if [ ! -d "$work/bundle/tasks/objects" ]; then
-    step isthmus task train "$work/bundle" --network "$work/objects" --split classifier --name objects \
-        "${learns[@]}" --batch 8 --distortion distill --set learning_rate=2e-3 --set width=5 --steps $objects \
-        --out "$work/objects-task"
-    step isthmus task add "$work/bundle" "$work/objects-task/task"
+tasks=(--network "$work/class" --network "$work/scene")
+if [ $objects -gt 0 ]; then # not part of the shipped bundle: few steps were not enough (docs/LOG.md)
+    if [ ! -d "$work/bundle/tasks/objects" ]; then
+        step isthmus task train "$work/bundle" --network "$work/objects" --split body.blocks.4 --name objects \
+            "${learns[@]}" --batch 8 --distortion distill-hint --set crop=0 --set learning_rate=1e-3 --set width=2 \
+            --steps $objects --out "$work/objects-task"
+        step isthmus task add "$work/bundle" "$work/objects-task/task"
+    fi
+    tasks+=(--network "$work/objects")
 fi
 step isthmus bundle calibrate "$work/bundle" --network "$work/class" --data "images:$work/photos" --count 100
-step isthmus bundle evaluate "$work/bundle" --network "$work/class" --network "$work/scene" --network "$work/objects" \
-    --data "images:$photos/val" --write
+step isthmus bundle evaluate "$work/bundle" "${tasks[@]}" --data "images:$photos/val" --write
