@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +65,36 @@ def test_a_picture_of_any_shape_goes_through_it_to_its_answers(bundle: Bundle) -
         assert shapes.pop("classification") == (1, 1000)
         assert shapes.pop("segmentation") == (1, 32, 256, 256)
     assert sizes[0] < sizes[1] < 10_000
+
+
+RECORDER = """#!/bin/bash
+printf '%s\\n' "$*" >> "$LOG"
+while [ $# -gt 0 ]; do if [ "$1" = --out ]; then mkdir -p "$2"; fi; shift; done
+"""
+
+
+@pytest.mark.parametrize("quick", ["1", ""])
+def test_its_script_runs_to_the_end(tmp_path: Path, quick: str) -> None:
+    """deploy/train-photos.sh with a recorder in the place of isthmus: charts are left out, and each step follows."""
+    for folder in ("photos/train", "photos/val", "networks", "clips", "bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("cid22-1.jpg", "cid22-Boxplot.jpg"):
+        (tmp_path / "photos" / "train" / name).touch()
+    (tmp_path / "bin" / "isthmus").write_text(RECORDER)
+    (tmp_path / "bin" / "isthmus").chmod(0o755)
+    given = {"QUICK": quick, "CLIPS": str(tmp_path / "clips"), "LOG": str(tmp_path / "log")}
+    subprocess.run(
+        ["bash", str(FOLDER.parents[1] / "train-photos.sh"), "photos", "networks", "work"],
+        env={**os.environ, **given, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    assert [file.name for file in (tmp_path / "work" / "photos").iterdir()] == ["cid22-1.jpg"]
+    assert (tmp_path / "work" / "bundle" / "NOTICE").is_file()
+    typed = (tmp_path / "log").read_text().splitlines()
+    steps = [" ".join(line.split()[:2]) for line in typed]
+    trained = ["codec train"] if quick else ["codec train", "codec train"]
+    added = [] if quick else ["task train", "task add"]
+    ends = ["bundle calibrate", "bundle evaluate"]
+    assert steps == ["network import"] * 3 + trained + ["codec frames", "bundle build", *added, *ends]
