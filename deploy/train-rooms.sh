@@ -2,14 +2,15 @@
 # Makes the bundle `rooms`: data, three networks, the joint codec, bundle, a task added later. Needs `.[train]`.
 #
 #   deploy/train-rooms.sh [WORK]                  WORK: runs/rooms by default; the bundle is WORK/bundle
-#   START=BUNDLE deploy/train-rooms.sh [WORK]     takes networks, analysis and the added task from an existing bundle,
-#                                                 and trains only what a codec finishes with
+#   START=BUNDLE deploy/train-rooms.sh [WORK]     goes on from an existing bundle: its networks, its codec with the
+#                                                 entropy model, and its added task
 #   COMPARE=1 deploy/train-rooms.sh [WORK]        also the codecs that `isthmus bench rooms WORK` compares with
 #
 # The normals' network learns to keep the image and the things in it in its feature, first as it is, then under noise.
 # The classifier and segmentation have its front: the camera computes one feature, and sends it once for all tasks.
 # The codec is trained without context first. Then its latents stay: the entropy model learns them with context, and v
-# learns to answer the class, and frames learn from sequences. (`trains=synthesis` was tried and did not help: docs/LOG.md.)
+# learns to answer the class. Then all of it is trained together, and frames learn from sequences. (`trains=synthesis`
+# was tried and did not help: docs/LOG.md.)
 #
 # Can be killed at any time and started again: each step goes on where it stopped. Sizes for two CPU cores are those of
 # the shipped bundle, which was made with START from the one before it; with a GPU, which nobody has tried yet, there
@@ -38,17 +39,19 @@ segmentation=(--network "$work/segmentation" --lambda 14000 --distortion feature
 step() { printf '\n=== %s\n' "$*"; "$@"; }
 
 count=21000
-if [ -n "${START:-}" ]; then count=13000; fi # enough for what is left to learn
+sequences=500
+if [ -n "${START:-}" ]; then count=5000 sequences=260; fi # enough for what is left to learn
 step isthmus rooms render "$data" --count $count --layers $layers
 step isthmus rooms render "$work/test" --first-seed 1000000000 --count 1000 --layers $layers
-step isthmus rooms render "$work/sequences" --first-seed 100000 --count 500 --frames 8 --motion mixed --layers image,category
+step isthmus rooms render "$work/sequences" --first-seed 100000 --count $sequences --frames 8 --motion mixed \
+    --layers image,category
 
 if [ -n "${START:-}" ]; then
     if [ ! -d "$work/recovered" ]; then step isthmus network recover "$START" --out "$work/recovered"; fi
     for name in classification:network normals:normals segmentation:segmentation; do
         ln -sfn "recovered/${name%%:*}" "$work/${name##*:}"
     done
-    if [ ! -d "$work/bundle-codec" ]; then step isthmus codec recover "$START" --out "$work/bundle-codec"; fi
+    if [ ! -d "$work/entropy" ]; then step isthmus codec recover "$START" --out "$work/entropy"; fi
     earlier=$START/tasks/segmentation
 else
     network() { # network NAME options
@@ -84,22 +87,30 @@ if [ -z "${START:-}" ]; then
     codec bundle-codec $(steps 8000) --set learning_rate=1e-3 --set init="$work/first" --set distortion_first=0 \
         --set rate_ramp=0 "${cls[@]}" "${normals[@]}" --set "$wider" --context none
 fi
-finish() { # finish NAME INIT what options: one of the runs that a codec finishes with
-    local name=$1 init=$2 trains=$3
-    shift 3
-    step isthmus codec train --data "$data" --out "$work/$name" --features "$work/features" --set init="$work/$init" \
-        --set trains=$trains --base classification --set "extractor=[96,160]" --set "$wider" --set crop=6 --resume "$@"
-}
-entropy() { # entropy NAME INIT options
+entropy() { # entropy NAME INIT options: the entropy model alone
     local name=$1 init=$2
     shift 2
-    finish "$name" "$init" entropy "${cls[@]}" "${normals[@]}" --batch 32 "$@"
+    step isthmus codec train --data "$data" --out "$work/$name" --features "$work/features" --set init="$work/$init" \
+        --set trains=entropy "${cls[@]}" "${normals[@]}" --base classification --set "extractor=[96,160]" \
+        --set "$wider" --batch 32 --resume "$@"
 }
-entropy entropy-first bundle-codec $(steps 1400) --set learning_rate=2e-3
-entropy entropy-second entropy-first $(steps 1700) --set learning_rate=1.5e-3 --set base_lambda=1000 --set balance=0.2
-entropy entropy entropy-second $(steps 2400) --set learning_rate=2e-3 --set base_lambda=700 --set balance=0.2 \
-    --set "context_hidden=[96,96]"
-step isthmus codec frames "$work/entropy" --data "$work/sequences" --out "$work/frames" $(steps 1200) --resume
+if [ -z "${START:-}" ]; then
+    entropy entropy-first bundle-codec $(steps 1400) --set learning_rate=2e-3
+    entropy entropy-second entropy-first $(steps 1700) --set learning_rate=1.5e-3 --set base_lambda=1000 --set balance=0.2
+    entropy entropy entropy-second $(steps 2400) --set learning_rate=2e-3 --set base_lambda=700 --set balance=0.2 \
+        --set "context_hidden=[96,96]"
+fi
+together() { # together NAME INIT options: all of the codec, with its context
+    local name=$1 init=$2
+    shift 2
+    codec "$name" --set init="$work/$init" "${cls[@]}" "${normals[@]}" --set "$wider" --base classification \
+        --set base_lambda=700 --set "extractor=[96,160]" --set "context_hidden=[96,96]" --set rate=rounded \
+        --set entropy_rate=1.5 --set distortion_first=0 --set rate_ramp=0 "$@"
+}
+together together-first entropy $(steps 3300) --set learning_rate=8e-4
+together together together-first $(steps 2600) --set learning_rate=6e-4 --set seed=1
+if [ -n "${START:-}" ]; then frames="$(steps 500) --set learning_rate=1e-3"; else frames=$(steps 1200); fi
+step isthmus codec frames "$work/together" --data "$work/sequences" --out "$work/frames" $frames --resume
 if [ ! -d "$work/bundle" ]; then
     step isthmus bundle build "$work/frames/codec" --default-quality 96 --data "$data" --out "$work/bundle" --name rooms \
         --licence Apache-2.0
