@@ -144,7 +144,7 @@ def evaluated(bundle: Bundle, folder: Path, count: int, qualities: list[int]) ->
 
 
 # Bytes, degrees and mIoU of the first 8 test rooms by quality, as measured with this bundle; every class is right.
-MEASURED = {0: (40.0, 21.359, 0.3890), 50: (167.6, 15.557, 0.5242), 96: (370.0, 13.635, 0.5444)}
+MEASURED = {0: (45.5, 19.877, 0.4029), 50: (163.4, 14.946, 0.5304), 96: (340.0, 14.013, 0.5402)}
 
 
 def test_what_it_does_on_a_few_rooms_is_what_it_did(bundle, tmp_path):
@@ -157,7 +157,7 @@ def test_what_it_does_on_a_few_rooms_is_what_it_did(bundle, tmp_path):
         assert rate.bytes_mean == pytest.approx(size, abs=0.3)
         assert rate.tasks["classification"]["top1"] == 1
         assert rate.tasks["classification-base"]["top1"] == 1
-        assert rate.bytes_base_mean == pytest.approx(16.5, abs=0.5)
+        assert rate.bytes_base_mean == pytest.approx(15.2, abs=0.5)
         assert rate.tasks["normals"]["mean_deg"] == pytest.approx(degrees, abs=0.02)
         assert rate.tasks["segmentation"]["miou"] == pytest.approx(miou, abs=0.001)
 
