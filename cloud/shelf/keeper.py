@@ -51,6 +51,7 @@ class Keeper:
             await self.shelf.put(self._one.path.name or str(self._one.path), self._one)
             return
         assert self._folder is not None
+        self.shelf.complete = False
         while not self.shelf.places:
             await self._folder.look(first=True)
             if not self.shelf.places:
@@ -120,4 +121,5 @@ class Keeper:
     async def _look(self, *, again: bool) -> None:
         if self._folder is not None:
             await self._folder.look(again=again)
+            self.shelf.complete = True
         await self.shelf.look(again=again)

@@ -57,6 +57,7 @@ class Shelf:
         self._released = asyncio.Event()
         self._loading = asyncio.Lock()
         self._clock = count(1)
+        self.complete = True  # False while bundles of the first look are still to be checked
 
     @contextlib.asynccontextmanager
     async def use(self, mark: bytes) -> AsyncIterator[Served]:
@@ -65,6 +66,8 @@ class Shelf:
         Raises BundleMismatchError, or NotReadyError if the bundle cannot be loaded now.
         """
         slot = self._slots.get(mark)
+        if slot is None and not self.complete:
+            raise NotReadyError("the server is still loading its bundles; send the request again")
         if slot is None:
             raise BundleMismatchError(mark.hex(), ", ".join(one.hex() for one in self._slots) or "none")
         stock = await self._stock_of(slot)

@@ -14,6 +14,7 @@ from cloud.shelf.folder import BundleFolder
 from cloud.shelf.keeper import Keeper
 from cloud.shelf.shelf import Shelf
 from shared.bundle import CLOUD, ENTROPY, MANIFEST, Bundle
+from shared.errors import BundleMismatchError, NotReadyError
 from support.service import until
 from support.shelves import ShelfLoads, variant, variants
 
@@ -189,6 +190,22 @@ async def test_a_server_waits_for_its_first_bundle(tiny_bundle: Path, tmp_path: 
     (folder / "bad").mkdir()
     assert list((await keeper.look(again=True)).refused) == ["bad"]
     assert list(keeper.troubles) == ["bundles/bad"]
+
+
+async def test_until_all_are_checked_a_camera_is_asked_to_come_again(watched: Watched) -> None:
+    """A mismatch would be final for its edge, and its bundle may be the next to be loaded."""
+    keeper = Keeper(watched.shelf, watched.path)
+    await keeper.begin(asyncio.Event().wait)  # type: ignore[arg-type]
+    mark = Bundle.open(watched.path / "b0").fingerprint
+    with pytest.raises(NotReadyError, match="still loading its bundles"):
+        async with watched.shelf.use(mark):
+            pass
+    await keeper.look()
+    async with watched.shelf.use(mark) as served:
+        assert served.bundle.manifest.name == "b0"
+    with pytest.raises(BundleMismatchError):
+        async with watched.shelf.use(b"none"):
+            pass
 
 
 async def test_the_named_default_is_checked_first(watched: Watched) -> None:
