@@ -67,7 +67,7 @@ class MqttSettings(Section):
     topic: str = Field(default="isthmus", description="topics begin with it: TOPIC/BOX/CAMERA")
     discovery: str = Field(
         default="",
-        description="Home Assistant's prefix of discovery, by default its name as one word in lower case; empty: "
+        description="Home Assistant's prefix of discovery, by default `homeassistant` there; empty: "
         "nothing is said to it",
     )
 
