@@ -275,6 +275,7 @@ NAME_KINDS = (
     "train/commands/network.py",
     "bench/rooms/",  # the three networks of the shipped bundle
     "bench/latency/inputs.py",
+    "bench/photos/",  # targets of the tasks of the bundle photos
 )
 
 

@@ -26,12 +26,13 @@ from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.image import to_input
+from shared.kinds.classification import Classification
 from train.bundle.evaluate import main_qualities, uncompressed_network
 from train.bundle.manifest import write_manifest
 from train.data.dataset import Dataset, in_order
 from train.kinds.training_kind import divergence
 
-KIND = "classification"
+KIND = Classification.name
 COLDEST, HOTTEST = 1 / 50, 50.0
 BATCH = 32
 

@@ -21,7 +21,7 @@ from shared.codec.latent_codec import LatentCodec
 from shared.encoder import Encoder, count_frame
 from shared.errors import CorruptPayloadError, DataError
 from shared.image import to_input
-from shared.kinds.classification import ClassificationOptions
+from shared.kinds.classification import Classification, ClassificationOptions
 from shared.types import Frozen
 from train.codec.evaluate_codec import BASE
 from train.data.dataset import Dataset, in_order
@@ -129,7 +129,7 @@ class _Measuring:
         self._temperatures = {
             task.name: ClassificationOptions.model_validate(task.options).temperature
             for task in bundle.tasks
-            if task.kind == "classification"
+            if task.kind == Classification.name
         }
         self._scoring = Scoring()
         self._sizes: dict[int, list[tuple[int, int, int]]] = {quality: [] for quality in qualities}
