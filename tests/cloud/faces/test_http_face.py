@@ -20,6 +20,7 @@ from shared.bundle import Bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES, MEDIA_TYPE, Bitstream
 from shared.errors import NotReadyError
 from shared.process.config import HttpSettings
+from shared.process.logs import TextLines
 from shared.types import Analysis
 from support.service import GatedModel, bomb, png, problem, until
 
@@ -235,6 +236,7 @@ async def test_a_late_answer(make_pipeline: Any, packed: list[bytes], model: Gat
 async def test_unexpected_errors_say_nothing_of_the_inside(
     http: httpx.AsyncClient, packed: list[bytes], model: GatedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.handler.setFormatter(TextLines())
     model.fail = RuntimeError("secret /path/of/the/server")
     answer = await http.post("/analyze", content=packed[0], headers=STREAM | {"X-Request-Id": "seek-me"})
     told = problem(answer, 500)
