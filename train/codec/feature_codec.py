@@ -157,9 +157,12 @@ class FeatureCodec(nn.Module):
             return
         weight = analysis.linear.weight
         stride = self.config.stride
+        cells = blocks_of(y, stride)
+        if not cells.shape[1]:  # a feature smaller than one cell of z
+            return
         given = None if g is None else blocks_of(g, stride)
         sizes = [channels * stride**2 for channels in parts]
-        forward, back = linear_start(blocks_of(y, stride), given, sizes)
+        forward, back = linear_start(cells, given, sizes)
         rows = min(len(weight), len(forward))
         for linear, matrix in ((analysis.linear, forward), (synthesis.linear, back.T)):
             linear.weight.zero_()
