@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cloud.networks.transforms import interpolated
+from shared.errors import DataError
 from shared.files import write_atomically
 from shared.kinds import KINDS
 from train.codec.codec_recipe import (
@@ -96,6 +97,10 @@ class CodecTraining(Training[CodecBatch, Scores]):
             model.codec.core.gains.start(recipe.scales)
         if recipe.init is not None:
             load_codec_weights(model, recipe, Path(recipe.init))
+        if recipe.start == "answers" and len({head.feature[1:] for head in model.heads}) > 1:
+            raise DataError(
+                "start answers is for features of one grid; cut elsewhere, or use power", setting="start"
+            )
         for data in (training[0], validation[0]):
             check_size(data, self.preprocess)
         self.crops = [
