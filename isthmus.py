@@ -217,13 +217,17 @@ def top(
 @app.command()
 def demo(
     images: Annotated[
-        list[Path] | None, typer.Argument(help="images to send along with the sample rooms")
+        list[Path] | None, typer.Argument(help="images to send along with the sample photographs")
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder for result.json, sheet.png and the maps")] = Path(
-        "isthmus-demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="folder for result.json, sheet.png and the maps of each bundle")
+    ] = Path("isthmus-demo"),
     bundle: Annotated[
-        Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")
+        Path | None,
+        typer.Option(
+            envvar="ISTHMUS_BUNDLE",
+            help="the bundle's folder, photos or rooms; without it photographs go through photos, rooms through rooms",
+        ),
     ] = None,
     quality: Annotated[
         int | None, typer.Option(min=0, max=100, help="quality; the bundle's default if absent")
@@ -238,13 +242,12 @@ def demo(
         bool, typer.Option("--force", help="write into --out although it holds files of something else")
     ] = False,
 ) -> None:
-    """Start a cloud and an edge here, send sample rooms through both, show what came back."""
+    """Start a cloud and an edge here, send photographs and rooms through both, show what came back."""
     from demo.demo import run_demo
-    from shared.bundle import default_bundle
     from shared.files import refuse_foreign_folder
 
-    refuse_foreign_folder(out, ("result.json", "sheet.png"), force=force)
-    run_demo(images or [], out, bundle or default_bundle(), quality, bytes_max)
+    refuse_foreign_folder(out, ("result.json", "sheet.png", "photos", "rooms"), force=force)
+    run_demo(images or [], out, bundle, quality, bytes_max)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cloud.token_commands import app as tokens_app
-from shared.bundle import Bundle, default_bundle
+from shared.bundle import Bundle
 from shared.errors import IsthmusError
 from shared.process.cli import (
     HOUR_MS,
@@ -28,6 +28,7 @@ from shared.process.cli import (
     wanted_of,
 )
 from shared.process.commands import CommandTable
+from shared.shipped import chosen_bundle
 from shared.types import Analysis, Wanted
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ PrintConfigOption = Annotated[
 
 
 # The options of `serve` have no defaults here: those of the settings hold.
-ServedBundle = Annotated[Path | None, typer.Option(help="the bundle's folder; the shipped one by default")]
+ServedBundle = Annotated[
+    Path | None, typer.Option(help="the bundle's folder, photos or rooms; rooms by default")
+]
 BundlesOption = Annotated[
     Path | None, typer.Option(help="a folder with one folder for each bundle; then --bundle is not used")
 ]
@@ -234,7 +237,7 @@ def replay(
 
     since, until = parse_time("from", from_), parse_time("to", to)
     request = ReplayRequest(archive, since, until, camera, task, top_k, maps, by)
-    counts = replay_archive(request, bundle or default_bundle(), out, force, device, threads, batch)
+    counts = replay_archive(request, chosen_bundle(bundle), out, force, device, threads, batch)
     typer.echo(
         f"{out}: {counts.answered} answered, {counts.failed} not, of {since:%Y-%m-%d %H:%M:%S} to "
         f"{until:%Y-%m-%d %H:%M:%S} UTC"
@@ -268,7 +271,7 @@ def decode(
 
     wanted = wanted_of(task, top_k, maps)
     settings = EngineSettings.of(device=device, threads=threads)
-    opened = Bundle.open(bundle or default_bundle())
+    opened = Bundle.open(chosen_bundle(bundle))
     for query in wanted.tasks:
         opened.task(query.name)
     _decode(files, opened, settings, wanted, MapFolder(maps, files, force), as_json)

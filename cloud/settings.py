@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import Field, SecretStr, field_validator
 
-from shared.bundle import default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.process.config import (
@@ -21,6 +20,7 @@ from shared.process.config import (
     TracingSettings,
 )
 from shared.process.tls import TlsFiles
+from shared.shipped import BundlePath, default_bundle
 
 TOKEN_MIN = 16  # characters
 ARCHIVE_BYTES_MIN = 1 << 20
@@ -272,8 +272,9 @@ def _unusable(token: str) -> str:
 class CloudSettings(ServerSettings):
     """One cloud process."""
 
-    bundle: Path = Field(
-        default_factory=default_bundle, description="the bundle's folder; the shipped one by default"
+    bundle: BundlePath = Field(
+        default_factory=default_bundle,
+        description="the bundle's folder, or the name of a shipped one: photos, rooms; rooms by default",
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="address that both ports bind")
     drain_ms: int = Field(

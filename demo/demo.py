@@ -1,7 +1,11 @@
 """`isthmus demo`: a cloud and an edge as two real processes on this machine, and what they make of some images.
 
-    check the images -> start `isthmus cloud serve`, `isthmus edge serve` -> POST each image to the edge
-                     -> both processes ended -> the maps, sheet.png, result.json, a table
+    check the images of all bundles, then for each bundle:
+        start `isthmus cloud serve`, `isthmus edge serve` -> POST each image to the edge -> both processes ended
+            -> the maps, sheet.png, result.json, a table
+
+Without a bundle the sample photographs and the images that are named go through `photos`, the sample rooms through
+`rooms`, and each has a folder of its own.
 
 Speaks HTTP to the edge like any client, and loads neither torch nor a network itself.
 """
@@ -31,6 +35,7 @@ from shared.kinds import KINDS
 from shared.kinds.kind import map_of
 from shared.maps import Colour, MapPng
 from shared.process.child_process import ISTHMUS, SAMPLES, server
+from shared.shipped import find_bundle, shipped_bundle
 from shared.types import Analysis, TaskResult
 
 JPEG_QUALITY = 75
@@ -81,37 +86,85 @@ class Row:
         return sum(t or 0 for t in (times.queue_ms, times.decode_ms, times.tails_ms))
 
 
+@dataclass(frozen=True)
+class Show:
+    """The images that go through one bundle, read and checked, and the folder for what comes back."""
+
+    bundle: Bundle
+    images: tuple[DemoImage, ...]
+    out: Path
+
+    @property
+    def map_files(self) -> list[str]:
+        mapped = [task.name for task in self.bundle.tasks if KINDS[task.kind].mapped]
+        return [_map_file(image, task) for image in self.images for task in mapped]
+
+
 def run_demo(
-    images: Sequence[Path], out: Path, bundle: Path, quality: int | None = None, bytes_max: int | None = None
+    images: Sequence[Path],
+    out: Path,
+    bundle: Path | None = None,
+    quality: int | None = None,
+    bytes_max: int | None = None,
 ) -> None:
-    """The whole demo. quality, bytes_max: asked of the edge, the bundle's default and no limit without them.
+    """The whole demo.
+
+    bundle: None for both that ship. quality, bytes_max: asked of the edge, the bundle's default and no limit without
+    them.
 
     Raises ImageError or a subclass, BundleError or RequestError before any server starts; IsthmusError, or
     RequestError for what the user can mend, after.
     """
+    if bundle is not None:
+        shows = [_prepared(find_bundle(bundle), images, out, quality)]
+    else:
+        photos, rooms = shipped_bundle("photos"), shipped_bundle("rooms")
+        shows = [
+            _prepared(photos, images, out / photos.name, quality),
+            _prepared(rooms, (), out / rooms.name, quality),
+        ]
+    for show in shows:
+        _check_writable(show.out, ["result.json", "sheet.png", *show.map_files])
+    limits = {"quality": quality, "bytes_max": bytes_max}
+    for show in shows:
+        _run(show, {key: str(value) for key, value in limits.items() if value is not None})
+
+
+def _prepared(bundle: Path, images: Sequence[Path], out: Path, quality: int | None) -> Show:
+    """Opens a bundle, its samples and the images. Raises ImageError or a subclass, BundleError or RequestError."""
     opened = Bundle.open(bundle)
     opened.quality(quality)
-    paths = [*sorted(SAMPLES.glob("*.png")), *images]
+    paths = [*_samples(opened), *images]
     if not paths:
-        raise RequestError(f"there are no sample rooms in {SAMPLES}; name images: isthmus demo room.jpg")
-    preprocess, tasks = opened.manifest.preprocess, opened.tasks
-    pictures = [_open_image(path, name, preprocess) for path, name in zip(paths, _names(paths), strict=True)]
-    mapped = [task.name for task in tasks if KINDS[task.kind].mapped]
-    maps = [_map_file(image, task) for image in pictures for task in mapped]
-    _check_writable(out, ["result.json", "sheet.png", *maps])
+        raise RequestError(f"there are no samples in {SAMPLES}; name images: isthmus demo photo.jpg")
+    preprocess = opened.manifest.preprocess
+    read = (_open_image(path, name, preprocess) for path, name in zip(paths, _names(paths), strict=True))
+    return Show(opened, tuple(read), out)
+
+
+def _samples(bundle: Bundle) -> list[Path]:
+    """Photographs for the bundle `photos`, rendered rooms for any other."""
+    photographs = bundle.manifest.name == "photos"
+    return sorted((SAMPLES / "photos").glob("*.jpg") if photographs else SAMPLES.glob("*.png"))
+
+
+def _run(show: Show, limits: Mapping[str, str]) -> None:
+    """Sends a bundle's images, writes and prints what came back. Raises IsthmusError."""
+    out, tasks = show.out, show.bundle.tasks
     # By their names: another task may be added to the bundle meanwhile.
-    asked = {"tasks": ",".join(task.name for task in tasks), "maps": "png"}
-    limits = {"quality": quality, "bytes_max": bytes_max}
-    query = asked | {key: str(value) for key, value in limits.items() if value is not None}
-    with _two_processes(bundle) as edge, httpx.Client(base_url=f"http://{edge}", timeout=60) as client:
-        rows = [Row(image, _ask(client, image.path, query)) for image in pictures]
+    query = {"tasks": ",".join(task.name for task in tasks), "maps": "png", **limits}
+    with (
+        _two_processes(show.bundle.path) as edge,
+        httpx.Client(base_url=f"http://{edge}", timeout=60) as client,
+    ):
+        rows = [Row(image, _ask(client, image.path, query)) for image in show.images]
     for row in rows:
         for task, data in row.maps.items():
             write_atomically(out / _map_file(row.image, task), data)
     write_atomically(out / "sheet.png", _sheet(rows))
     write_atomically(out / "result.json", _result(rows).encode())
     _print_table(rows, tasks)
-    beside = f", and the maps, {out / '*.TASK.png'}" if maps else ""
+    beside = f", and the maps, {out / '*.TASK.png'}" if show.map_files else ""
     print(f"written: {out / 'result.json'}, {out / 'sheet.png'}{beside}")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from edge.serve_command import serve
-from shared.bundle import Bundle, default_bundle
+from shared.bundle import Bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.process.cli import (
@@ -34,6 +34,7 @@ from shared.process.cli import (
     write_output,
 )
 from shared.process.commands import CommandTable, print_error
+from shared.shipped import chosen_bundle
 from shared.types import Analysis, Wanted, check_camera, new_request_id
 
 if TYPE_CHECKING:
@@ -334,4 +335,4 @@ def _settings(hold: float | None) -> SessionSettings:
 def _encoder(bundle: Path | None, threads: int) -> Encoder:
     from shared.encoder import Encoder
 
-    return Encoder(Bundle.open(bundle or default_bundle()), threads)
+    return Encoder(Bundle.open(chosen_bundle(bundle)), threads)

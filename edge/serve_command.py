@@ -23,7 +23,9 @@ HostOption = Annotated[str | None, typer.Option(help="address to listen on; 127.
 PortOption = Annotated[
     int | None, typer.Option(min=0, max=PORT_MAX, help="HTTP; 0 takes a free port; 8081 by default")
 ]
-BundleOption = Annotated[Path | None, typer.Option(help="the bundle's folder; the shipped one by default")]
+BundleOption = Annotated[
+    Path | None, typer.Option(help="the bundle's folder, photos or rooms; rooms by default")
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, max=THREADS_MAX, help="of ONNX Runtime; 1 by default")
 ]

@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import Field, SecretStr, field_validator
 
-from shared.bundle import default_bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.process.config import (
@@ -20,6 +19,7 @@ from shared.process.config import (
     TracingSettings,
 )
 from shared.session_packets import Replies
+from shared.shipped import BundlePath, default_bundle
 from shared.types import check_camera
 
 
@@ -161,8 +161,9 @@ class EdgeHttpSettings(HttpSettings):
 class EdgeSettings(ServerSettings):
     """One edge process."""
 
-    bundle: Path = Field(
-        default_factory=default_bundle, description="the bundle's folder; the shipped one by default"
+    bundle: BundlePath = Field(
+        default_factory=default_bundle,
+        description="the bundle's folder, or the name of a shipped one: photos, rooms; rooms by default",
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="address that the local API binds")
     camera: str = Field(

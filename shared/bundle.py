@@ -20,7 +20,6 @@ of tasks/ whose name begins with a dot are half-written folders and are never re
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,19 +55,6 @@ ONNX = "onnx"  # the network of a task whose tail is an ONNX file
 def tail_file(task: str) -> str:
     """The name of the file that holds a task's ONNX tail in a bundle."""
     return f"tail.{task}.onnx"
-
-
-def default_bundle() -> Path:
-    """The bundle that is used where none is named: $ISTHMUS_BUNDLE, otherwise the shipped one.
-
-    The shipped one lies in the clone; an installed package does not carry it and looks in the working directory.
-    """
-    named = os.environ.get("ISTHMUS_BUNDLE")
-    if named:
-        return Path(named)
-    shipped = Path("deploy") / "bundles" / "rooms"
-    beside = Path(__file__).resolve().parent.parent / shipped
-    return beside if beside.is_dir() else shipped
 
 
 class Preprocess(Frozen):

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from cloud.engine.bundle_model import CloudModel
-from shared.bundle import Bundle, default_bundle
+from shared.bundle import Bundle
 from shared.codec.frame import NAMED_BYTES, Frame, FrameType, Packet
 from shared.codec.frame_codec import Latent
 from shared.encoder import Encoder
 from shared.image import to_input
+from shared.shipped import default_bundle
 from shared.types import TaskQuery
 from support import decode_digest
 from support.decode_digest import join_streams

@@ -31,7 +31,8 @@ MAPS_MARK = ".isthmus-maps"  # file that marks a folder which --maps began
 THREADS_MAX, PORT_MAX, HOUR_MS = 256, 65535, 3_600_000
 
 BundleOption = Annotated[
-    Path | None, typer.Option(envvar="ISTHMUS_BUNDLE", help="bundle; the shipped one by default")
+    Path | None,
+    typer.Option(envvar="ISTHMUS_BUNDLE", help="the bundle's folder, photos or rooms; rooms by default"),
 ]
 TaskOption = Annotated[list[str] | None, typer.Option(help="task wanted, repeatable; every task by default")]
 TopKOption = Annotated[int, typer.Option(min=1, max=100, help="classes to show")]

@@ -20,6 +20,7 @@ from shared.process.cli import STANDARD, open_stream
 from shared.process.commands import CommandTable
 from shared.process.inspect_streams import inspect_bitstream, inspect_log, is_log
 from shared.process.report import Field, Report
+from shared.shipped import find_bundle
 
 app = CommandTable(no_args_is_help=True)
 
@@ -30,7 +31,7 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show every field of a bundle, and check every file in it."""
-    typer.echo(_shown(inspect_bundle(Bundle.open(bundle)), as_json))
+    typer.echo(_shown(inspect_bundle(Bundle.open(find_bundle(bundle))), as_json))
 
 
 def inspect_path(path: Path, as_json: bool = False) -> Iterator[str]:

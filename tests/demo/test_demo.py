@@ -299,6 +299,40 @@ def test_options_reach_the_edge(
     assert queries == [every, every | {"quality": level}, every | {"quality": level, "bytes_max": "99"}]
 
 
+def test_without_a_bundle_photographs_and_rooms_go_each_through_their_own(
+    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, list[str]] = {}
+
+    def ask(client: httpx.Client, path: Path, query: dict[str, str]) -> Analysis:
+        sent.setdefault(client.base_url.host, []).append(path.name)
+        given = {
+            "classification": CLASSIFIED,
+            "normals": NORMALS,
+            "segmentation": segmented(0, "wall", "lamp"),
+        }
+        return answer({name: given[name] for name in query["tasks"].split(",")})
+
+    monkeypatch.delenv("ISTHMUS_BUNDLE", raising=False)
+    monkeypatch.setattr("demo.demo._two_processes", lambda bundle: nullcontext(bundle.name))
+    monkeypatch.setattr("demo.demo._ask", ask)
+    out = tmp_path / "out"
+    done = run_here("demo", picture, "--out", out)
+    assert done.returncode == 0, done.stderr
+    photographs = ["aeroplane.jpg", "boats.jpg", "lighthouse.jpg", "macaws.jpg"]
+    assert sent.pop("photos") == [*photographs, picture.name]
+    rooms = sent.pop("rooms")
+    assert len(rooms) == 8
+    assert "kitchen.png" in rooms
+    assert not sent
+    assert sorted(path.name for path in out.iterdir()) == ["photos", "rooms"]
+    assert len(json.loads((out / "photos" / "result.json").read_text())["images"]) == 5
+
+    done = run_here("demo", picture, "--out", out, "--bundle", "photos")  # by its name
+    assert done.returncode == 0, done.stderr
+    assert sent == {"photos": [*photographs, picture.name]}
+
+
 def test_a_quality_that_the_bundle_has_not(
     tmp_path: Path, picture: Path, tiny_bundle: Path, no_servers: None
 ) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from edge.quality import quality_for
 from edge.rate import Pacer, Rate
-from shared.bundle import Bundle, default_bundle
+from shared.bundle import Bundle
 from shared.errors import RequestError
+from shared.shipped import default_bundle
 
 OVERHEAD = 113
 SIZES = np.linspace(38, 390, 101)  # bytes by quality, about as those of the shipped bundle

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from shared.bundle import CLOUD, EDGE, ENTROPY, EXTRACTOR, FILES, MANIFEST, Bundle, default_bundle
+from shared.bundle import CLOUD, EDGE, ENTROPY, EXTRACTOR, FILES, MANIFEST, Bundle
 from shared.codec.latent_codec import LatentCodec, fingerprint
 from shared.errors import BundleDamagedError, BundleError, BundleNotFoundError, RequestError, UnknownTaskError
 from shared.sealed import seal
+from shared.shipped import default_bundle, find_bundle
 from support.random_codec import Tensors, random_tensors
 
 ONE_LEVEL = random_tensors(3)
@@ -352,3 +353,13 @@ def test_default_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert default_bundle() == Path(__file__).parents[2] / "deploy" / "bundles" / "rooms"
     monkeypatch.setenv("ISTHMUS_BUNDLE", str(tmp_path))
     assert default_bundle() == tmp_path
+    monkeypatch.setenv("ISTHMUS_BUNDLE", "photos")
+    assert default_bundle() == Path(__file__).parents[2] / "deploy" / "bundles" / "photos"
+
+
+def test_a_shipped_bundle_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Bundle.open(find_bundle(Path("photos"))).manifest.name == "photos"
+    assert find_bundle(Path("others")) == Path("others")
+    Path("photos").mkdir()  # a folder of the user's own goes before
+    assert find_bundle(Path("photos")) == Path("photos")

@@ -15,9 +15,10 @@ import numpy as np
 
 from edge.clips import Clip
 from edge.rate import Rate
-from shared.bundle import Bundle, default_bundle
+from shared.bundle import Bundle
 from shared.encoder import Encoder, Features
 from shared.errors import RequestError
+from shared.shipped import default_bundle
 
 CAMERAS, FPS, OVERHEAD, PART_S = 8, 5.0, 113, 60
 LINK = (125_000, 12_500, 125_000)  # bytes a second, in turn

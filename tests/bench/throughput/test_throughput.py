@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from bench.throughput.load_client import LoadResult, Reply
 from bench.throughput.throughput import rate_and_batch
-from shared.bundle import default_bundle
+from shared.shipped import default_bundle
 from support.processes import refused, run_here
 
 

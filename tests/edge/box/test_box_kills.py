@@ -20,7 +20,7 @@ import pytest
 
 from cloud.archive.records import read
 from edge.spool.spool import Spool
-from shared.bundle import default_bundle
+from shared.shipped import default_bundle
 from support.processes import ROOT, Server, server
 from support.service import png
 

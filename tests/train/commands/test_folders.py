@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bundle import default_bundle
+from shared.shipped import default_bundle
 from support.processes import refused, run_here
 
 

@@ -13,8 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cloud.task_folders import add_task
-from shared.bundle import EDGE, Bundle, default_bundle
+from shared.bundle import EDGE, Bundle
 from shared.errors import DataError
+from shared.shipped import default_bundle
 from train.bundle.build import build
 from train.codec.codec_recipe import CodecRecipe, Part
 from train.codec.train_codec import train_codec
