@@ -73,11 +73,14 @@ def test_the_demo_recognises_its_samples(tmp_path):
     rows = re.findall(r"^│ (\S+)\.png +│ (\S.*?) +│", done.stdout, re.MULTILINE)
     assert len(rows) == 8
     assert [answer.replace(" ", "-") for _, answer in rows] == [sample for sample, _ in rows]
-    images = json.loads((tmp_path / "isthmus-demo" / "result.json").read_text())["images"]
-    assert all(10 * image["analysis"]["bytes"]["total"] < image["jpeg_bytes"] for image in images)
-    maps = [name for image in images for name in image["maps"].values()]
-    there = sorted(path.name for path in (tmp_path / "isthmus-demo").iterdir())
-    assert there == sorted(["result.json", "sheet.png", *maps])
+    for bundle, times in (("rooms", 10), ("photos", 3)):
+        out = tmp_path / "isthmus-demo" / bundle
+        images = json.loads((out / "result.json").read_text())["images"]
+        assert all(times * image["analysis"]["bytes"]["total"] < image["jpeg_bytes"] for image in images)
+        maps = [name for image in images for name in image["maps"].values()]
+        assert sorted(path.name for path in out.iterdir()) == sorted(["result.json", "sheet.png", *maps])
+    classes = dict(re.findall(r"^│ (\S+)\.jpg +│ (\S.*?) +│", done.stdout, re.MULTILINE))
+    assert (classes["aeroplane"], classes["lighthouse"], classes["macaws"]) == ("warplane", "beacon", "macaw")
 
 
 def test_the_readme_fits_on_two_pages():
@@ -166,6 +169,18 @@ def test_the_table_of_results_is_that_of_the_manifest():
             assert float(number[0]) == pytest.approx(columns[name](rate), abs=half_a_digit + 1e-9), lines[row]
             checked += 1
         assert checked == len(columns), lines[row]
+
+
+def test_the_table_of_photos_is_that_of_the_manifest():
+    manifest = json.loads((ROOT / "deploy" / "bundles" / "photos" / "manifest.json").read_text())
+    rates = manifest["figures"]["imagenet-val"]["rates"]
+    rows = re.findall(r"^\| quality (\d+).*?\| ([\d,]+) \| (\d+)% \| (\d+)% \|$", README, re.MULTILINE)
+    assert len(rows) == 3
+    for quality, size, same_class, same_pixels in rows:
+        tasks = rates[quality]["tasks"]
+        assert int(size.replace(",", "")) == pytest.approx(rates[quality]["bytes_mean"], abs=0.5)
+        share = tasks["classification"]["agreement_top1"], tasks["segmentation"]["agreement_pixel_accuracy"]
+        assert (int(same_class), int(same_pixels)) == (round(100 * share[0]), round(100 * share[1]))
 
 
 def test_the_tree_names_what_is_there():
