@@ -265,8 +265,9 @@ def example_toml(kind: type[ServerSettings]) -> str:
     names = variable_names(kind)
 
     def line(key: str, field: FieldInfo) -> str:
-        default = field.get_default(call_default_factory=True) if not field.is_required() else None
-        value = f" {_toml(default)}" if default is not None and _last(key) != "bundle" else ""
+        # What a factory gives depends on the machine.
+        default = None if field.is_required() or field.default_factory else field.get_default()
+        value = "" if default is None else f" {_toml(default)}"
         return f"# {field.description} ({names[key]})\n#{_last(key)} ={value}"
 
     return _render(kind, line)
