@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.box.settings import BoxConfig, SpoolSettings
+from edge.box.settings import BoxConfig, BoxSettings, SpoolSettings
 from edge.capture.messages import Message
 from edge.capture.settings import SourceSettings
 from edge.capture.source import Source
@@ -39,7 +39,7 @@ async def check(config: BoxConfig) -> AsyncIterator[Finding]:
     settings = config.settings
     bundle: Bundle | None = None
     try:
-        bundle = await asyncio.to_thread(Bundle.open, settings.bundle)
+        bundle = await asyncio.to_thread(_bundle, settings)
         yield Finding("bundle", True, f"{bundle.manifest.name}, fingerprint {bundle.fingerprint.hex()}")
     except IsthmusError as error:
         yield Finding("bundle", False, str(error))
@@ -50,6 +50,16 @@ async def check(config: BoxConfig) -> AsyncIterator[Finding]:
         yield Finding("sources", False, "there are none; add a table [sources.NAME]")
     for each in asyncio.as_completed(tries):
         yield await each
+
+
+def _bundle(settings: BoxSettings) -> Bundle:
+    """Raises BundleError, or RequestError for a key that cannot be read."""
+    bundle = Bundle.open(settings.bundle)
+    if settings.update.require_signature is not None:
+        from shared.signing import verify
+
+        verify(bundle, settings.update.require_signature)
+    return bundle
 
 
 def _spool(settings: SpoolSettings) -> Finding:

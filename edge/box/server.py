@@ -103,7 +103,8 @@ async def _serve(watched: Watched, bundle: Bundle, spool: Spool) -> None:
     pipeline: Pipeline | None = None
     tasks: list[asyncio.Task[None]] = []
     try:
-        encoder = await asyncio.to_thread(load, bundle, settings.encoder.threads)
+        key = settings.update.require_signature
+        encoder = await asyncio.to_thread(load, bundle, settings.encoder.threads, key)
         transport = grpc_transport(settings.cloud)
         client = Client(settings.cloud, settings.camera, CountedTransport(transport, metrics))
         sessions = SessionLink(settings.cloud, settings.session, transport, settings.camera)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from edge.box.check import check
 from edge.box.notify import Systemd
-from edge.box.server import Watched
+from edge.box.server import Watched, serve_box
 from edge.box.settings import BoxConfig, BoxSettings, load_box
-from shared.errors import RequestError
+from shared.errors import BundleUnsignedError, RequestError
 from shared.process.config import example_toml
+from support.keys import write_keys
 from support.processes import refused, run_here
 
 GOOD = """
@@ -62,6 +65,8 @@ def test_sources_are_tables(tmp_path: Path) -> None:
     ('[sources.door]', '[sources."the door"]', 0, "a camera's name has 1 to 64 characters"),
     ("[sources.door]\n", "[sources]\ndoor = 5\n[sources.other]\n", 8, "sources.door is a section"),
     ("camera", "sources = 5\ncamera", 2, ""),
+    ("[spool]", '[update]\nurl = "http://a"\nfolder = "b"\n[spool]', 6, "update.url: edge run does not update"),
+    ("[spool]", '[update]\nfolder = "b"\n[spool]', 6, "update.folder: edge run does not update itself yet"),
 ])  # fmt: skip
 def test_mistakes(tmp_path: Path, old: str, new: str, line: int, words: str) -> None:
     file = tmp_path / "box.toml"
@@ -90,6 +95,19 @@ def test_a_faulty_edit_keeps_what_was(tmp_path: Path) -> None:
     file.unlink()
     assert watched.look() is None
     assert "cannot read" in watched.trouble
+
+
+async def test_a_bundle_that_is_not_signed_is_not_run(tmp_path: Path) -> None:
+    write_keys(tmp_path, "key", "pub")
+    text = f'[http]\nport = 0\n[spool]\nfolder = "{tmp_path / "spool"}"\n'
+    text += f'[update]\nrequire_signature = "{tmp_path / "pub.pem"}"\n'
+    config = written(tmp_path / "box.toml", text)
+    async with asyncio.timeout(90):
+        with pytest.raises(BundleUnsignedError):
+            await serve_box(tmp_path / "box.toml", {}, config)
+        first = await anext(check(config))
+    assert (first.what, first.good) == ("bundle", False)
+    assert "is not signed" in first.text
 
 
 def test_the_example_has_every_key() -> None:
