@@ -60,7 +60,7 @@ class Keeper:
         self._running: asyncio.Task[None] | None = None
 
     async def put(self, frame: NewFrame) -> str | None:
-        """The frame's request id once it is on the disk; None if it was not taken."""
+        """The frame's request id once it is on the disk; None if it was not taken. Raises what `Spool.put` raises."""
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((frame, future))
         if self._running is None or self._running.done():
@@ -72,7 +72,13 @@ class Keeper:
             batch, self._waiting = self._waiting, []
             frames = [frame for frame, _ in batch]
             loop = asyncio.get_running_loop()
-            ids = await loop.run_in_executor(self._disk, self._spool.put, frames)
+            try:
+                ids = await loop.run_in_executor(self._disk, self._spool.put, frames)
+            except Exception as error:  # whoever waits must hear of it; the next batch may well go
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
             for (_, future), id_ in zip(batch, ids, strict=True):
                 if not future.done():
                     future.set_result(id_)

@@ -15,7 +15,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
@@ -152,6 +154,8 @@ def _check_memory(bytes_max: int) -> None:
 
 def main() -> None:
     """What the box starts. Settings come as the first line of stdin."""
+    with suppress(OSError):  # where memory runs out, a source ends before the box, which starts it again
+        Path("/proc/self/oom_score_adj").write_text("1000")
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing else may write among the messages
     settings = json.loads(sys.stdin.readline())

@@ -6,8 +6,10 @@ ImageError, RequestError, OSError or what PyAV raises; its process then ends, an
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +24,7 @@ from shared.errors import ImageError, NotAnImageError, RequestError
 from shared.image import MAX_FILE_BYTES, MAX_PIXELS, read_image
 
 POLL_S = 0.2  # how often a folder is looked at
+REDIRECTS_MAX = 5  # of a snapshot's URL
 GAP_S = 10.0  # of a video's clock: what is more is a jump
 UNWHOLE = ("~", ".tmp", ".part", ".partial", ".crdownload", ".filepart")
 
@@ -174,10 +177,13 @@ def _state(file: Path) -> tuple[int, int] | None:
 
 
 def _file(path: Path) -> Shot:
+    shown = os.fsencode(path).decode("utf-8", "replace")
     try:
+        if shown != str(path):  # it could be kept in no text: the spool's, a log's, an answer's
+            raise ImageError(f"{shown}: the name is not UTF-8; rename the file")
         image = read_image(path)
     except ImageError as error:
-        return Shot(lambda: Image.new("RGB", (1, 1)), None, time.monotonic(), str(path), str(error))
+        return Shot(lambda: Image.new("RGB", (1, 1)), None, time.monotonic(), shown, str(error))
     return Shot(_held(image), capture_time(path, "mtime").captured_at, time.monotonic(), str(path))
 
 
@@ -190,7 +196,7 @@ def snapshots(url: str, fps: float, timeout_s: float, wait: Callable[[float], ob
     import httpx
 
     pace = Pace(fps)
-    with httpx.Client(timeout=timeout_s, follow_redirects=True) as client:
+    with httpx.Client(timeout=timeout_s, headers={"Accept-Encoding": "identity"}) as client:
         while True:
             began_s = time.monotonic()
             if pace.takes(began_s):
@@ -206,16 +212,29 @@ def _body(client: Any, url: str) -> bytes:
     import httpx
 
     try:
-        with client.stream("GET", url) as answer:
-            if answer.status_code != 200:
-                raise ImageError(f"the camera answers {answer.status_code} {answer.reason_phrase}")
-            data = bytearray()
-            for part in answer.iter_bytes():
-                data += part
-                if len(data) > MAX_FILE_BYTES:
-                    raise NotAnImageError(f"the camera's answer has more than {MAX_FILE_BYTES} bytes")
-            return bytes(data)
+        request = client.build_request("GET", url)
+        for _ in range(REDIRECTS_MAX + 1):  # httpx, following by itself, would read each answer whole
+            with closing(client.send(request, stream=True)) as answer:
+                if answer.next_request is None:
+                    return _read(answer)
+                request = answer.next_request
+        raise ImageError(f"the camera's URL redirects more than {REDIRECTS_MAX} times")
     except httpx.HTTPError as error:
         raise ImageError(f"the camera does not answer: {error or type(error).__name__}") from None
     except httpx.InvalidURL as error:
         raise RequestError(f"url: {error}") from None
+
+
+def _read(answer: Any) -> bytes:
+    """A body as it is sent: decoded, a small one may grow beyond any memory. Raises ImageError, or httpx's error."""
+    if answer.status_code != 200:
+        raise ImageError(f"the camera answers {answer.status_code} {answer.reason_phrase}")
+    encoding = answer.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise ImageError(f"the camera compresses its answer ({encoding[:40]}), which was not asked for")
+    data = bytearray()
+    for part in answer.iter_raw():
+        data += part
+        if len(data) > MAX_FILE_BYTES:
+            raise NotAnImageError(f"the camera's answer has more than {MAX_FILE_BYTES} bytes")
+    return bytes(data)

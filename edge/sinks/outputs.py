@@ -83,7 +83,8 @@ class Webhook:
         try:
             # Delivered again after a lost reply, it has the same key.
             key = {"Idempotency-Key": str(answer.get("request_id", ""))}
-            reply = await self._client.post(self._url, json=answer, headers=key)
+            async with self._client.stream("POST", self._url, json=answer, headers=key) as reply:
+                pass  # its body is of no use, and may have any size
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise OSError(str(error) or type(error).__name__) from None
         if reply.is_success:

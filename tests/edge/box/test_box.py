@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import httpx
 import pytest
 
 import edge.link
-from edge.box.box import Box
+from edge.box.box import Box, Keeper
 from edge.box.metrics import add_box_metrics
 from edge.box.page import add_page
 from edge.box.settings import RateSettings
@@ -21,6 +22,7 @@ from edge.box.status import status_of, troubles_of
 from edge.capture.settings import SourceSettings
 from edge.sinks.outputs import FileOutput
 from edge.sinks.sinks import Sinks
+from edge.spool.records import NewFrame
 from edge.spool.spool import Spool
 from shared.encoder import Encoder
 from shared.errors import CloudUnreachableError
@@ -181,3 +183,16 @@ async def test_a_budget(tmp_path: Path, encoder: Encoder) -> None:
         assert box.drops["door", "budget"] >= 6
     finally:
         await box.close()
+
+
+async def test_a_frame_that_cannot_be_kept_holds_up_no_other(tmp_path: Path) -> None:
+    spool, disk = Spool(tmp_path / "spool"), ThreadPoolExecutor(1)
+    keeper = Keeper(spool, disk)
+    bad, good = (NewFrame("door", "00", b"x", "{}", None, origin) for origin in ("\udcff.png", "a.png"))
+    async with asyncio.timeout(90):
+        with pytest.raises(UnicodeEncodeError):
+            await keeper.put(bad)
+        assert await keeper.put(good)
+    assert spool.depth == 1
+    disk.shutdown()
+    spool.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -15,15 +16,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 import pytest
 
 import edge.capture.source
 from edge.capture.messages import Message
+from edge.capture.readers import Shot, _body, folder
 from edge.capture.settings import SourceSettings
 from edge.capture.source import Source
-from shared.errors import RequestError
+from shared.errors import ImageError, RequestError
 from support.rtsp import rtsp_camera
 from support.service import png
 from support.videos import scene, write_video
@@ -141,6 +144,22 @@ async def test_a_folder(tmp_path: Path) -> None:
     assert seen.source.state.counts["damaged"] >= 1
 
 
+def test_a_name_that_is_no_text_is_a_flaw(tmp_path: Path) -> None:
+    named = os.fsencode(tmp_path) + b"/\xff.png"
+    Path(os.fsdecode(named)).write_bytes(png(0))
+    (tmp_path / "a.png").write_bytes(png(1))
+    shots: list[Shot] = []
+    for shot in folder(tmp_path, 0, set(), lambda _: None):
+        if shot is None and len(shots) >= 2:
+            break
+        shots += [] if shot is None else [shot]
+    flaws = {Path(one.origin).name: one.flaw for one in shots}
+    assert len(shots) == 2  # and neither again
+    assert flaws["a.png"] == ""
+    assert "\ufffd.png: the name is not UTF-8; rename the file" in flaws["\ufffd.png"]
+    assert os.path.exists(named)
+
+
 @contextmanager
 def web_camera() -> Iterator[tuple[str, list[int]]]:
     """Its URL, and the statuses that it answers next with; afterwards 200."""
@@ -175,6 +194,32 @@ async def test_snapshots() -> None:
     assert seen.images[0].captured_at is not None
     assert seen.images[0].image is not None
     assert "secret" not in seen.source.settings.place
+
+
+def test_a_snapshot_is_read_as_it_is_sent() -> None:
+    """What would grow beyond any memory where it is decoded is not, whether asked for or on the way there."""
+    bomb = gzip.compress(bytes(1 << 20))
+    asked: list[Any] = []
+
+    def camera(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers["accept-encoding"])
+        if request.url.path == "/far":
+            headers = {"Location": "/near", "Content-Encoding": "gzip"}
+            return httpx.Response(302, headers=headers, stream=httpx.ByteStream(b"no gzip: never read"))
+        if request.url.path == "/near":
+            return httpx.Response(200, stream=httpx.ByteStream(png(0)))
+        if request.url.path == "/round":
+            return httpx.Response(302, headers={"Location": "/round"})
+        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(bomb))
+
+    headers = {"Accept-Encoding": "identity"}
+    with httpx.Client(transport=httpx.MockTransport(camera), headers=headers) as client:
+        assert _body(client, "http://camera/far") == png(0)
+        with pytest.raises(ImageError, match=r"compresses its answer \(gzip\)"):
+            _body(client, "http://camera/bomb")
+        with pytest.raises(ImageError, match="redirects more than"):
+            _body(client, "http://camera/round")
+    assert set(asked) == {"identity"}
 
 
 async def test_rtsp() -> None:

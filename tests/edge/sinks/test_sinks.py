@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import edge.sinks.sinks
@@ -172,3 +173,17 @@ async def test_what_waits_at_the_end_is_delivered_if_that_is_quick() -> None:
     async with asyncio.timeout(monkey + 30):
         await stuck.close()
     assert down.got == []
+
+
+async def test_nothing_of_a_webhooks_answer_is_read() -> None:
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            raise AssertionError("it was read")
+            yield b""
+
+    webhook = Webhook("http://a/hook", "", 5)
+    await webhook.close()
+    answer = httpx.Response(200, headers={"Content-Encoding": "gzip, gzip"}, stream=Endless())
+    webhook._client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answer))
+    await webhook.deliver({"request_id": "r"})
+    await webhook.close()
