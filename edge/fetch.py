@@ -9,6 +9,7 @@ What fails leaves the place as it was: a cut or slow link, a full disk, a wrong 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from ssl import SSLContext
 
 import httpx
 
+from edge.trust import check_fingerprint
 from shared.bundle import Bundle
 from shared.edge_half import BYTES_MAX, unpack
 from shared.errors import (
@@ -33,8 +35,11 @@ from shared.errors import (
 from shared.files import new_folder, sync_folder
 
 ATTEMPTS = 6
+ANSWER_MAX = 1 << 20  # bytes, of what is no file
+DETAIL_MAX = 1000  # characters of why a cloud refuses
 FIRST_WAIT_S = 0.5  # before the second attempt; doubled before each further one
 _ETAG = re.compile(r'"([0-9a-f]{64})"')
+_PART = re.compile(r"\.([0-9a-f]{8,64})\.[0-9a-f]{64}\.part")
 _TOTAL = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})")
 # Statuses of a cloud that may answer otherwise a moment later.
 _PASSING = frozenset((408, 429, 502, 503, 504))
@@ -73,6 +78,8 @@ def fetch(
     Raises CloudUnreachableError, RemoteError, RemoteRejectedError, BundleError, RequestError or DataError; there is
     then nothing at `out`, and what has come is kept beside it for the next time.
     """
+    if fingerprint is not None:
+        check_fingerprint(fingerprint)
     with _reporting(out), source.client() as http:
         out.parent.mkdir(parents=True, exist_ok=True)
         mark = fingerprint or _default(http)
@@ -85,15 +92,28 @@ def fetch(
 
 
 def _default(http: httpx.Client) -> str:
-    """The fingerprint of the cloud's first bundle."""
-    with _reaching():
-        answer = http.get("/v1/bundles")
-    _check_status(answer)
+    """The fingerprint of the cloud's first bundle: digits alone, as it becomes part of a path and a URL."""
+    with _reaching(), http.stream("GET", "/v1/bundles") as answer:
+        _check_status(answer)
+        data = _body(answer)
     try:
-        mark = str(answer.json()[0]["fingerprint"])
-    except (ValueError, LookupError, TypeError):
+        mark = str(json.loads(data)[0]["fingerprint"])
+        check_fingerprint(mark)
+    except (ValueError, LookupError, TypeError, RecursionError, RequestError):
         raise RemoteError(f"{http.base_url} lists no bundle; is it an Isthmus cloud?") from None
     return mark
+
+
+def _body(answer: httpx.Response) -> bytes:
+    """A short answer, as it is sent: decoded, a short one may grow beyond any memory. Raises RemoteError."""
+    if answer.headers.get("content-encoding", "identity").lower() != "identity":
+        raise RemoteError(f"{answer.request.url} compresses its answer, which was not asked for")
+    data = bytearray()
+    for piece in answer.iter_raw():
+        data += piece
+        if len(data) > ANSWER_MAX:
+            raise RemoteError(f"{answer.request.url} answers with more than {ANSWER_MAX} bytes")
+    return bytes(data)
 
 
 def _download(
@@ -123,7 +143,7 @@ def _download(
 def _go_on(http: httpx.Client, mark: str, folder: Path) -> tuple[Path, str]:
     """Fetches what is missing: the file and its SHA-256 as announced. Raises CloudUnreachableError if it is cut."""
     before = next(iter(sorted(folder.glob(f".{mark}.*.part"))), None)
-    headers = {}
+    headers, had = {}, 0
     if before is not None and (had := before.stat().st_size):
         etag = before.name.removesuffix(".part").rpartition(".")[2]
         headers = {"Range": f"bytes={had}-", "If-Range": f'"{etag}"'}
@@ -133,20 +153,41 @@ def _go_on(http: httpx.Client, mark: str, folder: Path) -> tuple[Path, str]:
         _check_status(answer)
         sha256, start, size = _announced(answer)
         part = folder / f".{mark}.{sha256}.part"
+        if answer.status_code == 206 and (start != had or start >= size or part != before):
+            if before is not None:
+                before.unlink()  # the next attempt begins anew, and asks for no part
+            raise RemoteError(
+                f"the cloud sends the bytes from {start} of {size}, not those from {had} that were asked for"
+            )
         if before is not None and before != part:
             before.unlink()
-        with part.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            for piece in answer.iter_raw():
-                if file.tell() + len(piece) > size:
-                    raise RemoteError("the cloud sends more than it announced")
-                file.write(piece)
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
-            if file.tell() < size:
-                raise CloudUnreachableError("the connection ended early")
+        _check_room(folder, start, size)
+        _write(answer, part, start, size)
     return part, sha256
+
+
+def _check_room(folder: Path, start: int, size: int) -> None:
+    """Raises RequestError where the rest of the file and its unpacked copy do not fit the disk."""
+    free, needed = shutil.disk_usage(folder).free, 2 * size - start
+    if free < needed:
+        raise RequestError(
+            f"the bundle needs {needed} bytes, downloaded and unpacked; {folder} has {free} free; make room"
+        )
+
+
+def _write(answer: httpx.Response, part: Path, start: int, size: int) -> None:
+    """Raises CloudUnreachableError if the file ends early, RemoteError if it is too long."""
+    with part.open("r+b" if start else "wb") as file:
+        file.seek(start)
+        for piece in answer.iter_raw():
+            if file.tell() + len(piece) > size:
+                raise RemoteError("the cloud sends more than it announced")
+            file.write(piece)
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
+        if file.tell() < size:
+            raise CloudUnreachableError("the connection ended early")
 
 
 def _announced(answer: httpx.Response) -> tuple[str, int, int]:
@@ -182,9 +223,8 @@ def _check_status(answer: httpx.Response) -> None:
     if answer.status_code in (200, 206):
         return
     try:
-        answer.read()
-        detail = str(answer.json()["detail"])
-    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        detail = str(json.loads(_body(answer))["detail"])[:DETAIL_MAX]
+    except (httpx.HTTPError, RemoteError, ValueError, LookupError, TypeError, RecursionError):
         detail = f"{answer.request.url} answers {answer.status_code}"
     if answer.status_code in _PASSING:
         raise CloudUnreachableError(detail)
@@ -226,3 +266,10 @@ def sweep(folder: Path, keep: set[str]) -> None:
     for path in folder.iterdir():
         if path.is_dir() and path.name not in keep:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep_parts(folder: Path, keep: str) -> None:
+    """Removes unfinished downloads from a folder, but for those of one fingerprint: nobody would go on with them."""
+    for path in folder.glob(".*.part"):
+        if (found := _PART.fullmatch(path.name)) and found[1] != keep:
+            path.unlink(missing_ok=True)

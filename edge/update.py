@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from edge.credentials import Bearer, client_pems
-from edge.fetch import Source, fetch, sweep
+from edge.fetch import Source, fetch, sweep, sweep_parts
 from edge.settings import CloudLink, EdgeSettings, UpdateSettings
 from edge.trust import check_bundle, check_fingerprint, load
 from shared.bundle import Bundle
@@ -105,6 +105,10 @@ class Updater:
             except BundleError as error:
                 log.warning("%s is downloaded anew: %s", place, error)
                 sweep(self._folder, {one.name for one in self._folder.iterdir()} - {wanted})
+        try:
+            sweep_parts(self._folder, wanted)
+        except OSError as error:
+            raise RequestError(f"cannot tidy {self._folder}: {error.strerror}") from None
         check = partial(check_bundle, public_key=self._key)
         bundle = fetch(self._source(), wanted, place, check, attempts=1)
         return load(bundle, self._threads, self._key)

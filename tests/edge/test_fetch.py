@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import hashlib
 import io
 import os
@@ -12,12 +13,14 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import edge.fetch
 from edge.fetch import Source, fetch
 from edge.trust import check_bundle
 from shared.bundle import CLOUD, EDGE, ENTROPY, EXTRACTOR, MANIFEST, Bundle
@@ -27,6 +30,7 @@ from shared.errors import (
     BundleDamagedError,
     CloudUnreachableError,
     IsthmusError,
+    RemoteError,
     RemoteRejectedError,
     RequestError,
 )
@@ -255,6 +259,69 @@ async def test_a_full_disk(levels: Path, tmp_path: Path, monkeypatch: pytest.Mon
                     await fetched(address, mark(levels), tmp_path / "bundle")
             assert not (tmp_path / "bundle").exists()
         await fetched(address, mark(levels), tmp_path / "bundle")
+
+
+async def test_a_disk_without_room_for_both_copies(
+    levels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 2 * len(packed(levels))
+    async with serving(levels) as (address, _):
+        for free, fits in ((needed - 1, False), (needed, True)):
+            monkeypatch.setattr(edge.fetch.shutil, "disk_usage", lambda _, n=free: SimpleNamespace(free=n))
+            if fits:
+                await fetched(address, mark(levels), tmp_path / "bundle")
+                continue
+            with pytest.raises(
+                RequestError, match=f"needs {needed} bytes, downloaded and unpacked.*make room"
+            ):
+                await fetched(address, mark(levels), tmp_path / "bundle")
+            assert list(tmp_path.iterdir()) == []  # it did not begin
+
+
+def from_one_that(monkeypatch: pytest.MonkeyPatch, *answers: httpx.Response) -> Source:
+    """A cloud that gives these answers, one after the other."""
+    left = list(answers)
+    http = httpx.Client(transport=httpx.MockTransport(lambda _: left.pop(0)), base_url="http://cloud")
+    monkeypatch.setattr(Source, "client", lambda _: http)
+    return Source("http://cloud")
+
+
+@pytest.mark.parametrize("span", ["bytes 0-9/10", "bytes 3-9/10", "bytes 5-9/10", "bytes 4-9/4", "none"])
+def test_a_part_that_was_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, span: str) -> None:
+    part = tmp_path / f".{'0' * 64}.{'a' * 64}.part"
+    part.write_bytes(b"four")
+    headers = {"ETag": f'"{"a" * 64}"', "Content-Range": span}
+    answer = httpx.Response(206, headers=headers, stream=httpx.ByteStream(b"more"))
+    source = from_one_that(monkeypatch, answer)
+    with pytest.raises(RemoteError, match=r"not those from 4 that were asked for|is it an Isthmus cloud"):
+        fetch(source, "0" * 64, tmp_path / "bundle", check_bundle, 1)
+    assert part.exists() == (span == "none")  # else the next attempt would ask for the same again
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "text"),
+    [
+        ({}, b'[{"fingerprint": "../../../etc"}]', "lists no bundle"),
+        ({}, b'[{"fingerprint": "0123456"}]', "lists no bundle"),
+        ({}, b"[" * 100_000, "lists no bundle"),
+        ({}, b" " * (edge.fetch.ANSWER_MAX + 1), "answers with more than 1048576 bytes"),
+        ({"Content-Encoding": "gzip"}, gzip.compress(bytes(1 << 20)), "compresses its answer"),
+    ],
+)
+def test_a_list_of_bundles_that_is_made_to_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], body: bytes, text: str
+) -> None:
+    source = from_one_that(monkeypatch, httpx.Response(200, headers=headers, stream=httpx.ByteStream(body)))
+    with pytest.raises(RemoteError, match=text):
+        fetch(source, None, tmp_path / "bundle", check_bundle, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_that_is_made_to_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = httpx.ByteStream(gzip.compress(bytes(1 << 20)))
+    answer = httpx.Response(403, headers={"Content-Encoding": "gzip, gzip"}, stream=bomb)
+    with pytest.raises(RemoteRejectedError, match="answers 403"):
+        fetch(from_one_that(monkeypatch, answer), "0" * 8, tmp_path / "bundle", check_bundle, 1)
 
 
 def wrong_file(folder: Path) -> None:

@@ -66,9 +66,13 @@ def updater(cloud: Cloud, levels: Path, address: str, folder: Path, key: Path | 
 
 async def test_it_takes_what_is_wanted_and_goes_back(levels: Path, new: Path, tmp_path: Path) -> None:
     cloud, kept = Cloud(mark(new)), tmp_path / "kept"
+    kept.mkdir()
+    given_up = kept / f".{'0' * 64}.{'a' * 64}.part"
+    given_up.write_bytes(b"of a bundle that is wanted no more")
     async with serving(levels, new) as (address, _):
         made, swapped = updater(cloud, levels, address, kept)
         await made.look()
+        assert not given_up.exists()
         await made.look()
         assert [encoder.bundle.manifest.name for encoder in swapped] == ["new"]
         cloud.wants = mark(levels)
