@@ -124,7 +124,7 @@ class SourceSettings(Section):
 
     @property
     def place(self) -> str:
-        """The URL for people, without its password."""
+        """The URL for people, without its password and its query."""
         return without_password(self.url)
 
     @property
@@ -152,8 +152,13 @@ class SourceSettings(Section):
 
 
 def without_password(url: str) -> str:
+    """The URL with *** for its password, and for its query, in which many cameras take one."""
     parts = urlsplit(url)
-    if parts.password is None:
+    if not parts.netloc:  # a path, in which ? is a letter as any other
         return url
-    _, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+    if parts.query:
+        parts = parts._replace(query="***")
+    if parts.password is not None:
+        _, _, host = parts.netloc.rpartition("@")
+        parts = parts._replace(netloc=f"{parts.username}:***@{host}")
+    return urlunsplit(parts)

@@ -23,8 +23,13 @@ from shared.process.config import LogSettings
 from shared.types import check_request_id
 
 OURS = "isthmus"
-_SECRET = re.compile(r"(?i)\b(bearer\s+|(?:token|password|secret)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;]+")
-_PASSWORD = re.compile(r"(://)[^/\s@]*@")  # user and password in a URL
+_SECRET = re.compile(
+    r"(?i)\b(bearer\s+|(?:token|password|pwd|secret|api[_-]?key)[\"']?\s*[=:]\s*[\"']?"
+    # Ordinary words, as in "tls.key: no such file": of them only what is plainly a value.
+    r"|(?<![\w.-])(?:pass|key)(?:=|[\"']\s*:\s*)[\"']?)[^\s\"',;]+"
+)
+_PASSWORD = re.compile(r"(://)[^/\s]*@")  # user and password in a URL; a password may hold an @
+_QUIET = ("httpx", "httpcore")  # on INFO they log the whole URL of each request, secrets in its path included
 _request: ContextVar[str] = ContextVar("request_id", default="")
 
 
@@ -52,6 +57,8 @@ def start_logging(settings: LogSettings) -> None:
     # Libraries say on DEBUG what they send, headers included.
     logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
     logging.getLogger(OURS).setLevel(level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)
     if settings.format == "json":
         # gRPC's core writes lines of its own, past Python; what they say ends calls with a status anyway.

@@ -11,6 +11,7 @@ from edge.box.check import check
 from edge.box.notify import Systemd
 from edge.box.server import Watched, serve_box
 from edge.box.settings import BoxConfig, BoxSettings, load_box
+from edge.capture.settings import without_password
 from shared.errors import BundleUnsignedError, RequestError
 from shared.process.config import example_toml
 from support.keys import write_keys
@@ -46,6 +47,9 @@ def test_sources_are_tables(tmp_path: Path) -> None:
     door = config.sources["door"]
     assert (door.fps, door.mask, door.tasks) == (2.5, ((0, 0, 0.5, 0.5),), ("classification",))
     assert door.place == "rtsp://user:***@10.0.0.7/1"
+    assert without_password("http://a:b@cam/jpg?user=a&password=b") == "http://a:***@cam/jpg?***"
+    assert without_password("http://cam/jpg?user=a&password=b") == "http://cam/jpg?***"
+    assert without_password("/data/what?/in") == "/data/what?/in"
     assert config.settings.spool.full == "stop"
     assert config.settings.cloud.address == "cloud:50051"
 

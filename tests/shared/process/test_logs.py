@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from cloud.pipeline import Pipeline
-from shared.process.logs import JsonLines, TextLines, about
+from shared.process.config import LogSettings
+from shared.process.logs import JsonLines, TextLines, about, masked, start_logging
 from shared.wire import analyzer_pb2 as pb
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 from support import processes
@@ -77,6 +78,12 @@ def test_an_exception_is_one_line_with_its_fields(log: logging.Logger) -> None:
         f"?token={SECRET}&x=1",
         f'"password": "{SECRET}"',
         f"cannot open rtsp://admin:{SECRET}@10.0.0.7/stream: refused",
+        f"rtsp://admin:p@{SECRET}@10.0.0.7/stream",
+        f"http://10.0.0.7/jpg?user=a&pwd={SECRET}",
+        f"http://10.0.0.7/jpg?pass={SECRET}&key=1",
+        f"?api_key={SECRET}",
+        f'"key": "{SECRET}"',
+        f"X-Api-Key: {SECRET}",
     ],
 )
 @pytest.mark.parametrize("formatter", [JsonLines, TextLines])
@@ -88,6 +95,34 @@ def test_secrets_are_masked(log: logging.Logger, text: str, formatter: type[logg
         log.exception("%s", text)
     assert SECRET not in out.getvalue()
     assert "***" in out.getvalue()
+
+
+def test_ordinary_words_are_not_masked() -> None:
+    for text in (
+        "tls.key: no such file",
+        "pass: 3 of 4",
+        "--tls-key=server.key",
+        "monkey=1",
+        "the key is missing",
+    ):
+        assert masked(text) == text
+    assert masked("open rtsp://u:p@ss@cam/1") == "open rtsp://***@cam/1"
+
+
+def test_clients_do_not_log_whole_urls(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    names = ("httpx", "httpcore", "isthmus", "root")
+    levels = {name: logging.getLogger(name).level for name in names}
+    try:
+        start_logging(LogSettings(level="debug"))
+        assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
+        assert not logging.getLogger("httpcore.http11").isEnabledFor(logging.INFO)
+        assert logging.getLogger("httpx").isEnabledFor(logging.WARNING)
+    finally:
+        logging.captureWarnings(False)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture
