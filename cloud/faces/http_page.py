@@ -15,6 +15,7 @@ from cloud.page.fleet import Fleet
 from cloud.page.inspection import Inspection, Inspector
 from cloud.pipeline import Pipeline
 from shared.process.access import needs
+from shared.process.auth import caller
 from shared.process.config import HttpSettings
 from shared.process.http import body_doc, media_type, read_body, while_connected
 from shared.process.http_parameters import only
@@ -77,6 +78,7 @@ def _add_inspect(
         To see another quality, send the `image` of the first answer with `fitted`: it is smaller than most files, and
         gives the same bitstream.
         """
+        caller().check_camera("")  # the image belongs to no camera
         ready = pipeline()
         media_type(request)
         data = await read_body(request, settings.image_bytes_max)

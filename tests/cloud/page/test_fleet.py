@@ -281,6 +281,7 @@ async def test_a_token_shows_the_cameras_that_it_may_use(
             await http.get("/v1/fleet/other-1/records/2"),
             await http.post("/v1/replays", json=question),
             await http.post("/v1/replays", json=question | {"camera": "other-1"}),
+            await http.post("/v1/inspect", content=b"", headers={"Content-Type": "image/png"}),
         ):
             problem(answer, 403)
         started = (await http.post("/v1/replays", json=question | {"camera": "acme-1"})).json()

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
 import pytest
 
+from cloud.faces.http_rollout import add_rollout
 from cloud.pipeline import Pipeline
 from cloud.settings import PipelineSettings
 from cloud.shelf.keeper import Keeper
@@ -18,8 +20,13 @@ from cloud.shelf.shelf import Shelf
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.errors import RequestError, UnknownBundleError, UnknownTaskError
+from shared.process.auth import Gate
+from shared.process.http import create_app
+from shared.process.http_access import access_guard
+from shared.process.tokens import TokenReader
 from shared.types import TaskQuery, Wanted
-from support.service import png
+from support.locked import token_for
+from support.service import png, problem
 from support.shelves import ShelfLoads, variants
 
 NAMES = [f"camera-{number:02}" for number in range(20)]
@@ -257,3 +264,27 @@ async def test_rollouts_that_make_no_sense(twenty: Field) -> None:
     twenty.keeper.shelf.remove("b0")
     with pytest.raises(RequestError, match="0 other bundles are served"):
         twenty.keeper.roll_out("b1", "all", None, 0.05, 10)
+
+
+async def test_a_token_of_some_cameras_sees_theirs_and_changes_nothing(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.json"
+    bound = token_for(tokens, "acme", "admin", cameras=("acme-*",))
+    whole = token_for(tokens, "ops", "admin")
+    rollout = rolled("acme-1,other-1")
+    for name in ("acme-1", "other-1"):
+        rollout.wanted(name, OLD, f"{name} has no space")
+    keeper = Keeper(Shelf(ShelfLoads(), 1 << 30), tmp_path, rollout=rollout)
+    app = create_app("cloud", "", 4, 1 << 20, access_guard(Gate(TokenReader(tokens))))
+    add_rollout(app, lambda: keeper)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://cloud") as http:
+        http.headers["Authorization"] = f"Bearer {bound}"
+        seen = (await http.get("/admin/rollout")).json()
+        assert seen["troubles"] == {"acme-1": "acme-1 has no space"}
+        assert seen["plan"]["cameras"] == ["acme-1"]
+        problem(await http.post("/admin/rollout", params={"bundle": "new", "to": "acme-1"}), 403)
+        problem(await http.post("/admin/rollout/back"), 403)
+        assert rollout.plan is not None
+        assert not rollout.plan.back
+        http.headers["Authorization"] = f"Bearer {whole}"
+        assert len((await http.get("/admin/rollout")).json()["troubles"]) == 2
+        assert (await http.post("/admin/rollout/back")).status_code == 200
