@@ -22,6 +22,7 @@ from shared.errors import (
     RemoteError,
     RequestError,
 )
+from shared.process.auth import is_loopback
 from shared.process.config import HttpSettings
 from shared.process.http import (
     add_health,
@@ -36,6 +37,7 @@ from shared.process.http import (
     with_vectors,
 )
 from shared.process.http_parameters import AnalyzeParameters, analyze_parameters
+from shared.process.http_sites import own_sites_only
 from shared.process.metrics import Metrics
 from shared.types import Analysis
 
@@ -68,13 +70,19 @@ def build_app(
     settings: HttpSettings,
     metrics: Metrics | None = None,
     troubles: Callable[[], dict[str, str]] = dict,
+    host: str = "",
 ) -> FastAPI:
-    """The edge's HTTP API. pipeline: may raise NotReadyError. metrics: see `create_app`. troubles: see `add_health`."""
+    """The edge's HTTP API.
+
+    pipeline: may raise NotReadyError. metrics: see `create_app`. troubles: see `add_health`. host: what it listens on;
+    on loopback, pages of other sites are refused.
+    """
     app = create_app(
         "Isthmus edge",
         "Encodes an image into a few hundred bytes and asks the cloud.",
         settings.requests_max,
         settings.bodies_bytes_max,
+        own_sites_only() if is_loopback(host) else (),
         metrics=metrics,
     )
     add_health(app, pipeline, troubles)

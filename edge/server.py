@@ -40,7 +40,7 @@ async def serve(settings: EdgeSettings) -> None:
 async def _serve(bundle: Bundle, settings: EdgeSettings) -> None:
     ready: Ready[Pipeline] = Ready("the edge")
     metrics = EdgeMetrics(settings.metrics, bundle, lambda: ready.value.sessions_open if ready.value else 0)
-    app = build_app(ready, settings.http, metrics)
+    app = build_app(ready, settings.http, metrics, host=settings.host)
     http = HttpServer(app, settings.host, settings.http, settings.drain_ms)
     stop = stop_signal()
     http_task = asyncio.create_task(http.serve())

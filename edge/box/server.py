@@ -92,7 +92,11 @@ async def _serve(watched: Watched, bundle: Bundle, spool: Spool) -> None:
     metrics = EdgeMetrics(settings.metrics, bundle, lambda: ready.value.sessions_open if ready.value else 0)
     add_box_metrics(metrics, lambda: status_of(boxes[0], watched.trouble) if boxes else None)
     app = build_app(
-        ready, settings.http, metrics, lambda: troubles_of(boxes[0], watched.trouble) if boxes else {}
+        ready,
+        settings.http,
+        metrics,
+        lambda: troubles_of(boxes[0], watched.trouble) if boxes else {},
+        settings.host,
     )
     add_status(app, ready, boxes, watched)
     add_page(app, lambda: the_box(ready, boxes), lambda: watched.trouble)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -26,12 +25,14 @@ from shared.errors import (
     exit_of,
 )
 from shared.process.access import ANY, Access, access_of, marked
-from shared.process.auth import Caller, Credentials, Gate, is_loopback, set_caller
+from shared.process.auth import Caller, Credentials, Gate, set_caller
 from shared.process.connections import CERTIFICATE_NAMES
 from shared.process.http import problem_doc, problem_response
 from shared.process.http_seen import REFUSED_ROUTE
+from shared.process.http_sites import is_own
 
 _BEARER = "bearer"
+_OF_PROXIES = ("forwarded", "x-forwarded-for", "via")
 
 
 def undeclared(app: FastAPI) -> list[str]:
@@ -102,7 +103,7 @@ class AccessGuard:
             return
         headers = Headers(scope=scope)
         if not self._gate.locked:
-            self._refuse_other_sites(headers)
+            self._refuse_others(headers)
         admitted = await self._gate.admit(_credentials(scope, headers), needed or ANY)
         if needed is None:
             raise PermissionDeniedError("this call is closed: no scope opens it")
@@ -112,32 +113,22 @@ class AccessGuard:
         _meter(scope, admitted)
         set_caller(admitted)
 
-    def _refuse_other_sites(self, headers: Headers) -> None:
-        """Keeps web pages of other sites from calling a server without tokens through the browser of whoever runs it.
+    def _refuse_others(self, headers: Headers) -> None:
+        """Keeps pages of other sites, and callers behind a proxy on this machine, from a server without tokens.
 
         Raises PermissionDeniedError.
         """
-        origin, host = headers.get("origin"), headers.get("host", "")
-        own = origin is None or origin in self._origins or _host_of(origin) == host.lower()
-        # A name that a page's owner has pointed at this machine would be the page's own origin.
-        if own and (not self._gate.local or is_loopback(_name_of(host))):
+        if self._gate.local and (sent := [name for name in _OF_PROXIES if name in headers]):
+            raise PermissionDeniedError(
+                f"a proxy passed this request on ({sent[0]}), and a server on loopback without tokens answers this "
+                "machine alone; make tokens first (isthmus cloud token add)"
+            )
+        if is_own(headers, self._gate.local, self._origins):
             return
         raise PermissionDeniedError(
             "a server without tokens answers no page of another site, and on 127.0.0.1 nothing that is sent to another "
             "name; make a token (isthmus cloud token add), or name the page's origin in cors_origins"
         )
-
-
-def _name_of(host: str) -> str:
-    """The name in a header Host; empty where there is none to be found."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _host_of(origin: str) -> str:
-    return origin.partition("://")[2].lower()
 
 
 def _meter(scope: Scope, admitted: Caller) -> None:

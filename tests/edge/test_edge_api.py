@@ -141,6 +141,32 @@ async def test_problems(
     assert text in problem(await http.post(path, content=body, headers=headers), status)["detail"]
 
 
+async def test_on_loopback_no_page_of_another_site_is_answered(bundle: Bundle) -> None:
+    def loading() -> Any:
+        raise NotReadyError("loading")
+
+    app = build_app(loading, HttpSettings(), host="127.0.0.1")
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8090"
+    ) as http:
+        for headers in (
+            {"Host": "evil.example.org:8090"},  # a name that points at this machine
+            {"Host": "evil.example.org", "Origin": "http://evil.example.org"},
+            {"Origin": "https://evil.example.org"},
+            {"Origin": "null"},
+            {"Host": "[::1"},
+        ):
+            problem(await http.post("/analyze", content=png(0), headers=IMAGE | headers), 403)
+            problem(await http.get("/healthz", headers=headers), 403)
+        for host in ("localhost", "localhost:1234", "127.0.0.1:8090", "[::1]:8090"):
+            assert (await http.get("/healthz", headers={"Host": host})).status_code == 200
+            own = {"Host": host, "Origin": f"http://{host}"}
+            assert (await http.get("/healthz", headers=own)).status_code == 200
+    app = build_app(loading, HttpSettings(), host="0.0.0.0")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as http:
+        assert (await http.get("/healthz")).status_code == 200
+
+
 async def test_while_loading(bundle: Bundle) -> None:
     def loading() -> Any:
         raise NotReadyError("loading")

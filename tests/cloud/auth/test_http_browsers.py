@@ -78,6 +78,19 @@ async def test_a_server_without_tokens_answers_no_page_of_another_site(pipeline:
             assert (await client.get("/v1/bundles", headers={"Host": host})).status_code == 200
 
 
+async def test_an_open_server_on_loopback_answers_nobody_behind_a_proxy(pipeline: Pipeline) -> None:
+    sent = ({"X-Forwarded-For": "192.0.2.1"}, {"Forwarded": "for=192.0.2.1"}, {"Via": "1.1 proxy"})
+    async with locked(pipeline, Gate(local=True)) as cloud, cloud.client() as client:
+        for headers in sent:
+            answer = await client.get("/v1/bundles", headers=headers)
+            assert "make tokens first" in problem(answer, 403)["detail"]
+        assert (await client.get("/v1/bundles")).status_code == 200
+    given = "0123456789abcdef"
+    async with locked(pipeline, Gate(given=given, local=True)) as cloud, cloud.client(given) as client:
+        for headers in sent:
+            assert (await client.get("/v1/bundles", headers=headers)).status_code == 200
+
+
 async def test_rates_are_answered_429_with_a_hint(
     pipeline: Pipeline, tmp_path: Path, packed: list[bytes]
 ) -> None:
