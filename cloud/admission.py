@@ -1,7 +1,7 @@
 """Whether a cloud is locked, and with what: made from its settings, once, at its start.
 
-On loopback a server without tokens serves whoever is on this machine. Anywhere else it makes a first token and shows it
-once, unless it has some, is given one, or is started with `insecure`.
+On loopback a server without tokens serves whoever is on this machine, until there are some. Anywhere else it makes a
+first token and shows it once, unless it has some, is given one, or is started with `insecure`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def make_gate(settings: CloudSettings) -> Gate:
     if auth.insecure:
         return _open_gate(auth, given, with_certificates, settings.host)
     if local and not (given or with_certificates or auth.tokens or path.exists()):
-        return Gate(local=True)
+        return Gate(TokenReader(path), local=True, open_until_tokens=True)  # `token add` locks it as it runs
     if not path.exists() and not given:
         _make_first(path)
     reader = TokenReader(path) if auth.tokens or path.exists() else None

@@ -67,7 +67,10 @@ class Caller:
         self._gate, self._record = gate, record
 
     def check(self) -> None:
-        """Raises UnauthorizedError once the caller's token is revoked or has expired; NotReadyError."""
+        """Raises UnauthorizedError once the caller's token is revoked or has expired, or the caller has none and the
+        gate has been locked since; NotReadyError."""
+        if self._gate.shuts_out(self.identity):
+            raise _no_token()
         if self._record is not None:
             self._gate.check_record(self._record)
 
@@ -129,7 +132,8 @@ class Gate:
 
     tokens: the file of tokens. given: one more token, with every scope. certificates: whether a verified client
     certificate alone opens the scope "analyze". Without any of the three the gate is open: everybody has `open_scopes`.
-    local: whether the server listens on this machine alone.
+    local: whether the server listens on this machine alone. open_until_tokens: the gate is open for as long as the
+    file of tokens does not exist yet.
     """
 
     def __init__(
@@ -140,9 +144,10 @@ class Gate:
         open_scopes: Iterable[Scope] = SCOPES,
         attempts_per_minute: int = ATTEMPTS_PER_MINUTE,
         local: bool = False,
+        open_until_tokens: bool = False,
     ) -> None:
         self.local = local
-        self.locked = bool(tokens or given or certificates)
+        self._locked = bool((tokens and not open_until_tokens) or given or certificates)
         self.refused: Counter[str] = Counter()  # by reason: no token, token, scope, camera, rate, attempts
         self._tokens, self._certificates = tokens, certificates
         self._given = _digest(given) if given else None
@@ -153,6 +158,18 @@ class Gate:
         self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
         self._waiting = 0
         self.trouble = ""  # why the file of tokens cannot be read
+
+    @property
+    def locked(self) -> bool:
+        """Whether callers are asked who they are. Once locked, it stays so: a file that goes away opens nothing."""
+        if not self._locked and self._tokens is not None and self._tokens.exists():
+            log.info("there are tokens now: everybody has to bring one")
+            self._locked = True
+        return self._locked
+
+    def shuts_out(self, identity: Identity) -> bool:
+        """Whether somebody was let in while the gate was open, and it no longer is."""
+        return identity is self._open and self.locked
 
     async def admit(self, credentials: Credentials, needed: Access) -> Caller:
         """The caller of a call that any of the needed scopes opens.
@@ -198,7 +215,7 @@ class Gate:
             if names:
                 return Caller(Identity(f"certificate {names[0]}", frozenset({"analyze"}), (names,)), self)
             self.refused["no token"] += 1
-            raise UnauthorizedError("this call needs a token: Authorization: Bearer TOKEN")
+            raise _no_token()
         identity, record = await self._by_token(credentials.token, credentials.peer)
         if names is not None:  # both have to allow a camera
             identity = Identity(
@@ -218,6 +235,10 @@ class Gate:
             known = self._verified.get(record.id)
             if known is not None and known[0] == record and hmac.compare_digest(known[1], digest):
                 return _identity_of(record), record
+        if self._given is not None and hmac.compare_digest(
+            self._given, digest
+        ):  # valid: it counts no attempts
+            return Identity("the given token", frozenset(SCOPES)), None
         # By id too, so that one camera with an old token does not shut out those behind the same address.
         attempt = (_network_of(peer), record.id if record else "")
         if wait_s := self._attempts.wait_s(attempt):
@@ -225,8 +246,6 @@ class Gate:
             raise OverloadedError(
                 f"too many attempts with a token that is not valid; try again in {wait_s:.0f} s", wait_s
             )
-        if self._given is not None and hmac.compare_digest(self._given, digest):
-            return Identity("the given token", frozenset(SCOPES)), None
         if record is None or not await self._verify(record, token) or record.expired():
             self._attempts.failed(attempt)
             self.refused["token"] += 1
@@ -286,6 +305,10 @@ def _identity_of(record: TokenRecord) -> Identity:
     return Identity(
         record.name, frozenset(record.scopes), patterns, record.requests_per_s, record.bytes_per_s
     )
+
+
+def _no_token() -> UnauthorizedError:
+    return UnauthorizedError("this call needs a token: Authorization: Bearer TOKEN")
 
 
 def _not_valid() -> UnauthorizedError:

@@ -101,6 +101,16 @@ class TokenReader:
     _stamp: tuple[int, ...] | None = None
     _records: Mapping[str, TokenRecord] = field(default_factory=dict)
 
+    def exists(self) -> bool:
+        """Whether there is a file, even one that cannot be read."""
+        try:
+            self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+        return True
+
     def records(self) -> Mapping[str, TokenRecord]:
         """By id. The same object for as long as the file is unchanged.
 

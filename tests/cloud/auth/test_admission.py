@@ -9,7 +9,7 @@ import pytest
 
 from cloud.admission import default_tokens, make_gate
 from cloud.settings import AuthSettings, CloudSettings, TlsSettings
-from shared.errors import PermissionDeniedError, RequestError, UnauthorizedError
+from shared.errors import NotReadyError, PermissionDeniedError, RequestError, UnauthorizedError
 from shared.process.access import access
 from shared.process.auth import Credentials
 from shared.process.tokens import TokenGrant, add_token, read_tokens
@@ -36,13 +36,22 @@ async def test_loopback_without_tokens_is_open_and_makes_none(state: Path, capsy
         await gate.admit(Credentials(), ADMIN)
     assert not state.exists()
     assert capsys.readouterr().err == ""
-    # Where an operator has made tokens, they hold.
+    # Where an operator has made tokens, they hold: in a server that runs already too.
+    early = await gate.admit(Credentials(), ADMIN)
+    early.check()
     token = add_token(default_tokens(), TokenGrant("a", ("admin",)))
-    gate = make_gate(settings())
-    assert gate.locked
+    for one in (gate, make_gate(settings())):
+        assert one.locked
+        with pytest.raises(UnauthorizedError):
+            await one.admit(Credentials(), ADMIN)
+        await one.admit(Credentials(token), ADMIN)
+    with pytest.raises(UnauthorizedError):  # nor does a stream that was open go on
+        early.check()
+    state.unlink()  # which opens nothing
+    with pytest.raises(NotReadyError):
+        await gate.admit(Credentials(token), ADMIN)
     with pytest.raises(UnauthorizedError):
         await gate.admit(Credentials(), ADMIN)
-    await gate.admit(Credentials(token), ADMIN)
 
 
 async def test_the_first_start_elsewhere_shows_a_token_once(
