@@ -220,7 +220,8 @@ def demo(
         list[Path] | None, typer.Argument(help="images to send along with the sample photographs")
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="folder for result.json, sheet.png and the maps of each bundle")
+        Path,
+        typer.Option(help="folder for the results: photos/ and rooms/, or with --bundle the folder itself"),
     ] = Path("isthmus-demo"),
     bundle: Annotated[
         Path | None,
