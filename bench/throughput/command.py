@@ -40,10 +40,10 @@ def cloud(
     from bench.report.report import show
     from bench.throughput.throughput import ThroughputPlan, bench_throughput
     from bench.throughput.throughput_report import sections
-    from shared.bundle import default_bundle
+    from shared.shipped import chosen_bundle
 
     plan = ThroughputPlan(
-        bundle=bundle or default_bundle(),
+        bundle=chosen_bundle(bundle),
         out=out,
         concurrency=_numbers(concurrency if concurrency is not None else QUICK if quick else CONCURRENCY),
         rounds=1 if quick else 5,

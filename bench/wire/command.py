@@ -40,10 +40,10 @@ def wire(
     from bench.wire.wire import WirePlan, bench_wire
     from bench.wire.wire_report import sections
     from edge.settings import SessionSettings
-    from shared.bundle import default_bundle
+    from shared.shipped import chosen_bundle
 
     plan = WirePlan(
-        bundle=bundle or default_bundle(),
+        bundle=chosen_bundle(bundle),
         out=out,
         skipped=SKIPPED,
         counted=QUICK if quick else frames,
