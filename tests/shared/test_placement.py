@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -50,6 +50,7 @@ def test_bars_have_the_mean_colour_and_no_label(width: int, height: int) -> None
 
 
 @given(SIDES, SIDES, st.sampled_from(["crop", "stretch", "letterbox"]), st.sampled_from([1, 2, 4]))
+@example(2, 43, "letterbox", 2)
 @settings(max_examples=60)
 def test_a_map_comes_back_to_the_image_that_it_is_about(
     width: int, height: int, how: str, coarse: int
@@ -74,7 +75,9 @@ def test_a_map_comes_back_to_the_image_that_it_is_about(
     assert (known == seen).all()
     for axis, wanted in enumerate((xs, ys)):
         cell = (view.seen[axis + 2] - view.seen[axis]) / (fills[axis + 2] - fills[axis])
-        assert np.abs(back[..., axis] - wanted)[known].max() <= 1.01 * coarse * cell + 1e-3
+        # A box that is narrower than a coarse cell may hold the middle of none: the nearest lies half a cell farther.
+        narrow = fills[axis + 2] - fills[axis] < coarse
+        assert np.abs(back[..., axis] - wanted)[known].max() <= (1.01 * coarse + 0.5 * narrow) * cell + 1e-3
 
 
 def test_what_a_letterboxed_picture_shows_is_found_in_the_picture_again() -> None:
