@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from math import inf, isinf
 from pathlib import Path
@@ -23,8 +22,8 @@ from bench.latency.results import (
 )
 from bench.link import Shape
 from bench.report.plots import finish_time_axes, new_figure, png_of
-from bench.report.report import markdown
-from bench.report.sections import NOISE, UNDETERMINED, Section, Target, judge, possible, targets, text_of
+from bench.report.report import markdown, write_results
+from bench.report.sections import NOISE, UNDETERMINED, Section, Target, judge, possible, text_of
 from shared.files import write_atomically
 
 RATE_MAX = (
@@ -286,11 +285,5 @@ def plot(latency: Latency) -> bytes:
 def write_latency(out: Path, latency: Latency) -> None:
     """Writes results.json, results.md and latency.png to `out`."""
     made = sections(latency)
-    results = {
-        **latency.model_dump(mode="json"),
-        "targets": [target.model_dump(mode="json") for target in targets(made)],
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "results.json", json.dumps(results, indent=1).encode())
-    write_atomically(out / "results.md", markdown(made, latency.about, "Time to answer", "images").encode())
+    write_results(out, latency, made, markdown(made, latency.about, "Time to answer", "images"))
     write_atomically(out / "latency.png", plot(latency))

@@ -6,7 +6,6 @@ the share of pixels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from bench.rate.rate_report import curves_png
 from bench.report.curves import Read
 from bench.report.metrics import METRICS, HeadlineMetric
 from bench.report.rate_results import ContenderResult
-from bench.report.report import markdown
-from bench.report.sections import Section, Target, judge, targets
+from bench.report.report import markdown, write_results
+from bench.report.sections import Section, Target, judge
 from bench.video.video_report import sections as video_sections
 from shared.files import write_atomically
 
@@ -182,13 +181,7 @@ def _edge(photos: Photos) -> Section:
 def write_photos(out: Path, photos: Photos) -> list[Section]:
     """Writes results.json, results.md and a plot of each set to `out`; returns the sections."""
     made = sections(photos)
-    results = {
-        **photos.model_dump(mode="json"),
-        "targets": [target.model_dump(mode="json") for target in targets(made)],
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "results.json", json.dumps(results, indent=1).encode())
-    write_atomically(out / "results.md", markdown(made, photos.about, "Photographs", "photographs").encode())
+    write_results(out, photos, made, markdown(made, photos.about, "Photographs", "photographs"))
     for number, one in enumerate(photos.sets):
         write_atomically(out / f"set{number}.png", curves_png(comparison_of(photos, one)))
     return made

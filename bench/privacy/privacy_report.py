@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from bench.report.metrics import METRICS
-from bench.report.report import About, markdown
+from bench.report.report import About, markdown, write_results
 from bench.report.sections import Section
 from shared.files import write_atomically
 from shared.types import Frozen, TaskKind
@@ -76,12 +74,10 @@ def write_privacy(out: Path, privacy: Privacy, sheet: NDArray[np.float32]) -> No
 
     sheet: (1 + D, M, 3, S, S) in 0..1: the originals, then each drawing's images; a row each.
     """
-    results: dict[str, Any] = privacy.model_dump(mode="json")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "results.json", json.dumps(results, indent=1).encode())
-    text = markdown(sections(privacy), privacy.about, f"Privacy of `{privacy.bundle}`", "images")
+    made = sections(privacy)
+    text = markdown(made, privacy.about, f"Privacy of `{privacy.bundle}`", "images")
     rows = ", ".join(["original", *(_label(one) for one in privacy.drawings)])
-    write_atomically(out / "results.md", f"{text}\nRows of sheet.png, from above: {rows}.\n".encode())
+    write_results(out, privacy, made, f"{text}\nRows of sheet.png, from above: {rows}.\n")
     write_atomically(out / "sheet.png", _png(sheet))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report.sections import Section, Target, targets
+from shared.files import write_atomically
 from shared.types import Frozen
 
 TARGETS = ("what", "target", "reached", "met")
@@ -102,6 +104,17 @@ def markdown(
         lines += [""] if section.rows and section.notes else []
         lines += [f"- {note}" for note in section.notes]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def write_results(out: Path, measured: Frozen, sections: Sequence[Section], text: str) -> None:
+    """Writes what was measured, with the targets, to results.json in `out`, and `text` to results.md."""
+    results = {
+        **measured.model_dump(mode="json"),
+        "targets": [target.model_dump(mode="json") for target in targets(sections)],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "results.json", json.dumps(results, indent=1).encode())
+    write_atomically(out / "results.md", text.encode())
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import median
 
 from bench.report.plots import finish_load_axes, new_figure, png_of
-from bench.report.report import markdown
-from bench.report.sections import NOISE, Section, Target, judge, possible, targets, text_of
+from bench.report.report import markdown, write_results
+from bench.report.sections import NOISE, Section, Target, judge, possible, text_of
 from bench.throughput.results import LoadPoint, Stages, Throughput
 from shared.files import write_atomically
 
@@ -144,11 +143,5 @@ def plot(throughput: Throughput) -> bytes:
 def write_throughput(out: Path, throughput: Throughput) -> None:
     """Writes results.json, results.md and cloud.png to `out`."""
     made = sections(throughput)
-    results = {
-        **throughput.model_dump(mode="json"),
-        "targets": [target.model_dump(mode="json") for target in targets(made)],
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "results.json", json.dumps(results, indent=1).encode())
-    write_atomically(out / "results.md", markdown(made, throughput.about, "Throughput", "images").encode())
+    write_results(out, throughput, made, markdown(made, throughput.about, "Throughput", "images"))
     write_atomically(out / "cloud.png", plot(throughput))

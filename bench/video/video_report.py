@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from bench.report.plots import finish_byte_axes, new_figure, png_of
-from bench.report.report import markdown
-from bench.report.sections import Section, Target, judge, targets
+from bench.report.report import markdown, write_results
+from bench.report.sections import Section, Target, judge
 from bench.video.comparison import Comparison, ratio_of
 from bench.video.results import FootageResult, Video, VideoResult, VideoSetting
 from shared.files import write_atomically
@@ -195,11 +194,5 @@ def _lines(footage: FootageResult) -> list[tuple[str, list[VideoSetting]]]:
 def write_video(out: Path, video: Video) -> None:
     """Writes results.json, results.md and video.png to `out`."""
     made = sections(video)
-    results = {
-        **video.model_dump(mode="json"),
-        "targets": [target.model_dump(mode="json") for target in targets(made)],
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "results.json", json.dumps(results, indent=1).encode())
-    write_atomically(out / "results.md", markdown(made, video.about, "Video", "frames").encode())
+    write_results(out, video, made, markdown(made, video.about, "Video", "frames"))
     write_atomically(out / "video.png", plot(video))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report.report import markdown
-from bench.report.sections import Section, Target, judge, targets
+from bench.report.report import markdown, write_results
+from bench.report.sections import Section, Target, judge
 from bench.wire.results import (
     ALL,
     CHANGES,
@@ -22,7 +21,6 @@ from bench.wire.results import (
     Means,
     Wire,
 )
-from shared.files import write_atomically
 
 UP_MAX, AS_BEFORE_MAX, BOTH_MAX = 30, 30, 60
 SESSIONS = (ALL, CHANGES, INTRA)
@@ -182,11 +180,5 @@ def _opening(wire: Wire) -> Section:
 def write_wire(out: Path, wire: Wire) -> None:
     """Writes results.json and results.md to `out`."""
     made = sections(wire)
-    results = {
-        **wire.model_dump(mode="json"),
-        "targets": [target.model_dump(mode="json") for target in targets(made)],
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "results.json", json.dumps(results, indent=1).encode())
     text = markdown(made, wire.about, "Bytes on the link", "frames a scene and way")
-    write_atomically(out / "results.md", text.encode())
+    write_results(out, wire, made, text)
