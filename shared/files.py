@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -97,3 +98,20 @@ def refuse_foreign_folder(folder: Path, begun_by: Sequence[str], *, force: bool 
         f"{folder} holds files of something else ({shown}); choose another folder, or force it",
         setting="force",
     )
+
+
+def lock_folder(path: Path, name: str, taken: str) -> int:
+    """The open lock of a folder, which is made; close it to let go. The kernel does when its process is killed.
+
+    name: the lock's file in the folder. taken: what is said where another process has it.
+
+    Raises OSError, or DataError with `taken`.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path / name, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise DataError(taken) from None
+    return lock

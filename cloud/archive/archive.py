@@ -12,7 +12,6 @@ a local disk: a network file system does not carry a write-ahead log.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -27,6 +26,7 @@ from cloud.archive.records import UNNAMED, Record, read
 from cloud.archive.schema import FILE, Clock
 from cloud.archive.store import BYTES_MIN, Store, identity
 from shared.errors import DataError, RequestError
+from shared.files import lock_folder
 
 log = logging.getLogger("isthmus.cloud.archive")
 
@@ -83,7 +83,7 @@ class Archive:
         self._store = Store(self.path, bytes_max, age_max_s)
         self._lock = -1
         try:
-            self._lock = _locked(self.path)
+            self._lock = self._locked()
             self._store.open()
         except (sqlite3.Error, OSError) as error:
             self._unlock()
@@ -217,7 +217,12 @@ class Archive:
         if folder:
             self._unlock()
         if self._lock < 0:
-            self._lock = _locked(self.path)
+            self._lock = self._locked()
+
+    def _locked(self) -> int:
+        """Raises OSError, or DataError if another process has the folder."""
+        taken = f"{self.path} is the archive of another process; each server needs its own"
+        return lock_folder(self.path, LOCK, taken)
 
     def _drop(self, count: int, why: str) -> None:
         """Counts records that are not kept, and warns once a minute."""
@@ -228,19 +233,6 @@ class Archive:
             count, self._not_reported = self._not_reported, 0
             log.warning("%s: %s; %d records not kept (%d in all)", self.path, why, count, self.dropped)
             self._warned_at = now
-
-
-def _locked(path: Path) -> int:
-    """The open lock of an archive's folder, which is made. Raises OSError, or DataError if another process has it."""
-    path.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        # The kernel lets go of it when its process is killed.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise DataError(f"{path} is the archive of another process; each server needs its own") from None
-    return lock
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """A camera box as a process: from its file to a clean end, with the local HTTP API of an edge beside it.
 
-the file of settings is looked at: a changed table of sources takes effect; a faulty edit does not, and is reported
+It watches its file of settings: a changed table of sources takes effect; a faulty edit does not, and is reported.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Watched:
             config = load_box(self._file, self._flags)
         except RequestError as error:
             self.trouble = str(error)
-            log.error("%s; the settings of before go on", error)
+            log.error("%s; the previous settings stay in force", error)
             return None
         self.trouble = ""
         if config.settings != self.config.settings:
@@ -151,7 +151,7 @@ async def follow(watched: Watched, box: Box, every_s: float) -> None:
                 check_sources(config, box.encoder.bundle)
             except RequestError as error:
                 watched.trouble = str(error)
-                log.error("%s; the sources of before go on", error)
+                log.error("%s; the previous sources go on", error)
             else:
                 await box.use(config.sources)
 

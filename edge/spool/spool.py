@@ -16,7 +16,6 @@ in memory; after a kill there are none.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import sqlite3
@@ -32,6 +31,7 @@ from typing import Literal, TypeVar
 from edge.spool.records import Ids, NewFrame, Spooled, spooled_of
 from edge.spool.store import FILE, Store, is_damage, set_aside
 from shared.errors import DataError
+from shared.files import lock_folder
 
 log = logging.getLogger("isthmus.edge.spool")
 
@@ -94,7 +94,9 @@ class Spool:
         self._ids = Ids()
         self._lock = -1
         try:
-            self._lock = _locked(self.path)
+            self._lock = lock_folder(
+                self.path, LOCK, f"{self.path} is the spool of another process; each box needs its own"
+            )
             self._open()
         except (sqlite3.Error, OSError) as error:
             self.close()
@@ -323,18 +325,6 @@ def steady_clock() -> Callable[[], int]:
     """The time of day in microseconds since 1970, as it was when this was called, counted on from there."""
     start_us = time.time_ns() // 1000 - time.monotonic_ns() // 1000
     return lambda: start_us + time.monotonic_ns() // 1000
-
-
-def _locked(path: Path) -> int:
-    """The open lock of a spool's folder, which is made. Raises OSError, or DataError if another process has it."""
-    path.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise DataError(f"{path} is the spool of another process; each box needs its own") from None
-    return lock
 
 
 def _reason(error: Exception) -> str:
