@@ -93,7 +93,7 @@ def fetch(
 
 def _default(http: httpx.Client) -> str:
     """The fingerprint of the cloud's first bundle: digits alone, as it becomes part of a path and a URL."""
-    with _reaching(), http.stream("GET", "/v1/bundles") as answer:
+    with _reaching(http), http.stream("GET", "/v1/bundles") as answer:
         _check_status(answer)
         data = _body(answer)
     try:
@@ -147,7 +147,7 @@ def _go_on(http: httpx.Client, mark: str, folder: Path) -> tuple[Path, str]:
     if before is not None and (had := before.stat().st_size):
         etag = before.name.removesuffix(".part").rpartition(".")[2]
         headers = {"Range": f"bytes={had}-", "If-Range": f'"{etag}"'}
-    with _reaching(), http.stream("GET", f"/bundles/{mark}/edge", headers=headers) as answer:
+    with _reaching(http), http.stream("GET", f"/bundles/{mark}/edge", headers=headers) as answer:
         if answer.status_code == 416 and before is not None:  # it was whole
             return before, before.name.removesuffix(".part").rpartition(".")[2]
         _check_status(answer)
@@ -240,7 +240,7 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _reaching() -> Iterator[None]:
+def _reaching(http: httpx.Client) -> Iterator[None]:
     """Turns what can happen to a connection into CloudUnreachableError."""
     try:
         yield
@@ -249,7 +249,8 @@ def _reaching() -> Iterator[None]:
     except httpx.UnsupportedProtocol:
         raise RequestError("the cloud's URL begins with http:// or https://", setting="cloud") from None
     except httpx.HTTPError as error:
-        raise CloudUnreachableError(str(error) or type(error).__name__) from None
+        why = str(error) or type(error).__name__
+        raise CloudUnreachableError(f"{http.base_url} cannot be reached: {why}") from None
 
 
 @contextmanager
