@@ -1,8 +1,8 @@
 """From a packet to its answers: the cloud's whole way, top to bottom. Knows neither gRPC nor HTTP.
 
     bytes -> of which version? -> of which bundle? -> which tasks?               (cloud.requests, cloud.shelf)
-          -> queue -> a batch of one latent grid                                 (cloud.engine.batcher)
-          -> decode -> z -> CloudModel.answer -> results                         (cloud.engine.batch_work, in a thread)
+          -> queue -> a batch of one latent grid                                 (cloud.engine.engine)
+          -> decode -> z -> CloudModel.answer -> results                         (cloud.engine.batch_work)
           -> Analysis, cached by its request id; the bytes go to the archive, where there is one
 
 A request takes its bundle once, by the fingerprint in its bytes, and ends with it. An image that is sent to the cloud
@@ -15,18 +15,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cloud.answer_cache import AnswerCache
 from cloud.archive.late_archive import archived
-from cloud.engine.batch_work import Done, Job, Results, Served, base_tasks_of, work
-from cloud.engine.batcher import Batcher, within
+from cloud.engine.batch_work import Done, Job, Results, Served, base_tasks_of
+from cloud.engine.batcher import within
+from cloud.engine.engine import MakeEngine, local_engine
 from cloud.observer import Observer, Unobserved, seeing
 from cloud.requests import Assigner, Bundles, RecordSink, count_frame, queries_of, read_request, unpack
-from cloud.sessions.live import Desk, Engine
+from cloud.sessions.live import Desk, Services
 from cloud.sessions.session import SessionLimits
 from cloud.settings import PipelineSettings, SessionSettings
 from shared.codec.bitstream import Bitstream
@@ -68,6 +68,7 @@ class Pipeline:
     `archived_first` an answer waits until it is kept.
     sessions: the desk at which sessions are opened; their frames share batches with everything else.
     observer: gets a report of each batch and each image. assigner: says which bundle a camera should run.
+    engine: makes what answers the jobs.
     """
 
     def __init__(
@@ -78,19 +79,14 @@ class Pipeline:
         sessions: SessionSettings | None = None,
         observer: Observer | None = None,
         assigner: Assigner | None = None,
+        engine: MakeEngine = local_engine,
     ) -> None:
         self.bundles, self.settings = bundles, settings
         self._observer = observer or Unobserved()
         self._assigner = assigner
         self._archive = archive
         self._deadline_s = settings.deadline_ms / 1e3
-        self._batcher: Batcher[Job, Done] = Batcher(
-            self._work,
-            key=lambda job: job.batch_key,
-            batch_max=settings.batch_max,
-            wait_ms=settings.batch_wait_ms,
-            queue_max=settings.queue_max,
-        )
+        self._jobs = engine(settings, self._observer.batch)
         self._answers = AnswerCache(settings.answers_kept, settings.answers_bytes_max)
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self.sessions = self._desk(sessions or SessionSettings())
@@ -98,7 +94,7 @@ class Pipeline:
     @property
     def waiting(self) -> int:
         """Images in the queue."""
-        return self._batcher.waiting
+        return self._jobs.waiting
 
     def infos(self) -> list[BundleInfo]:
         """What can be asked for; first the bundle that answers images."""
@@ -198,7 +194,7 @@ class Pipeline:
         )
 
     def _desk(self, settings: SessionSettings) -> Desk:
-        engine = Engine(
+        services = Services(
             self.bundles.use,
             self._submit,
             self._archive,
@@ -207,20 +203,15 @@ class Pipeline:
             self._observer,
         )
         limits = SessionLimits(settings.references_max, settings.references_bytes_max, settings.repeats_max)
-        return Desk(engine, limits, settings.open_max)
+        return Desk(services, limits, settings.open_max)
 
     async def close(self) -> None:
         """Finishes what waits; new requests get NotReadyError."""
-        await self._batcher.close()
+        await self._jobs.close()
         self._encoding.shutdown()
 
-    def _work(self, jobs: Sequence[Job]) -> list[Done | Exception]:
-        outcomes = work(jobs)
-        self._observer.batch(jobs, outcomes)
-        return outcomes
-
     async def _submit(self, job: Job) -> tuple[Done, float]:
-        done, queue_ms = await self._batcher.submit(job)
+        done, queue_ms = await self._jobs.submit(job)
         self._observer.queued(job, queue_ms, done)
         spent_ms = {
             "queue": queue_ms,

@@ -48,7 +48,7 @@ log = logging.getLogger("isthmus.cloud.sessions")
 
 
 @dataclass(frozen=True)
-class Engine:
+class Services:
     """What sessions need of the pipeline.
 
     use: what a frame is answered with, by the bundle's fingerprint in headers, for as long as the frame runs. submit: a
@@ -99,16 +99,16 @@ class LiveSession:
         self,
         opened: SessionOpen,
         served: Served,
-        engine: Engine,
+        services: Services,
         limits: SessionLimits,
         ask: Callable[[RefineAsked], None],
     ) -> None:
         """Raises BundleMismatchError, StreamTooLargeError, UnknownTaskError or RequestError."""
-        self.opened, self._engine, self._ask = opened, engine, ask
+        self.opened, self._services, self._ask = opened, services, ask
         bundle = self._bundle = served.bundle
         if opened.fingerprint.hex() != bundle.manifest.fingerprint:
             raise BundleMismatchError(opened.fingerprint.hex(), bundle.manifest.fingerprint)
-        check_grid(opened.grid, bundle, engine.cells_max)
+        check_grid(opened.grid, bundle, services.cells_max)
         self._queries = queries_of(bundle, opened.wanted)
         answered, self._missing = split_for_base(self._queries, base_tasks_of(served.model))
         self._base_queries = answered
@@ -180,7 +180,7 @@ class LiveSession:
         """What a frame is answered with. Raises NotReadyError."""
         async with AsyncExitStack() as stack:
             try:
-                served = await stack.enter_async_context(self._engine.use(self._bundle.fingerprint))
+                served = await stack.enter_async_context(self._services.use(self._bundle.fingerprint))
             except BundleMismatchError:
                 raise NotReadyError("the bundle is no longer served; open the session again") from None
             self._check_same(served.bundle)
@@ -204,8 +204,8 @@ class LiveSession:
         queries = (self._base_queries if job.is_base else self._queries) if asked else ()
         missing = self._missing if job.is_base else ()
         try:
-            async with within(None, self._engine.deadline_s):
-                done, queue_ms = await self._engine.submit(Job(job.source, queries, served))
+            async with within(None, self._services.deadline_s):
+                done, queue_ms = await self._services.submit(Job(job.source, queries, served))
         except Exception as error:  # the outermost boundary of a frame: its error must not end the session
             if not isinstance(error, IsthmusError):
                 log.error("unexpected error", exc_info=error)
@@ -234,7 +234,7 @@ class LiveSession:
     def _reply(
         self, sent: SentFrame, settled: Settled, received_at: datetime, count: ByteCount, times: Times
     ) -> FrameReply:
-        archive, accepted = self._engine.archive, settled.accepted
+        archive, accepted = self._services.archive, settled.accepted
         if archive is not None and accepted is not None:
             archive.append(
                 self.opened.camera,
@@ -259,7 +259,7 @@ class LiveSession:
             seen.outcome = NEED_INTRA
         elif count is not None:
             seen.answered(count)
-        self._engine.observer.image(seen)
+        self._services.observer.image(seen)
 
     def _captured(self, job: FrameJob, sent: SentFrame) -> datetime | None:
         """When the image of a refinement was captured: its own time, or that of its base."""
@@ -276,8 +276,8 @@ class LiveSession:
 class Desk:
     """Opens sessions, and finds them by camera. sessions_max: open at once. Use it in one event loop."""
 
-    def __init__(self, engine: Engine, limits: SessionLimits, sessions_max: int) -> None:
-        self._engine, self.limits, self._sessions_max = engine, limits, sessions_max
+    def __init__(self, services: Services, limits: SessionLimits, sessions_max: int) -> None:
+        self._services, self.limits, self._sessions_max = services, limits, sessions_max
         self._open: dict[LiveSession, None] = {}  # in the order in which they were opened
 
     def __len__(self) -> int:
@@ -288,10 +288,10 @@ class Desk:
 
         Raises what LiveSession raises, OverloadedError, or NotReadyError if its bundle cannot be loaded now.
         """
-        async with self._engine.use(opened.fingerprint[:FINGERPRINT_BYTES]) as served:
+        async with self._services.use(opened.fingerprint[:FINGERPRINT_BYTES]) as served:
             if len(self._open) >= self._sessions_max:
                 raise OverloadedError(f"{self._sessions_max} sessions are open already; try again later")
-            live = LiveSession(opened, served, self._engine, self.limits, ask)
+            live = LiveSession(opened, served, self._services, self.limits, ask)
             self._open[live] = None
         return live
 
@@ -311,13 +311,13 @@ class Desk:
         if live is None:
             raise UnknownCameraError(camera)
         mark = live.opened.fingerprint[:FINGERPRINT_BYTES]
-        async with within(deadline_s, self._engine.deadline_s):
-            async with self._engine.use(mark) as served:
+        async with within(deadline_s, self._services.deadline_s):
+            async with self._services.use(mark) as served:
                 queries_of(served.bundle, wanted)  # an unknown task is refused before the camera is asked
             refined = await live.refined()
-            async with self._engine.use(mark) as served:
+            async with self._services.use(mark) as served:
                 queries = queries_of(served.bundle, wanted)
-                done, queue_ms = await self._engine.submit(Job(refined.latent, queries, served))
+                done, queue_ms = await self._services.submit(Job(refined.latent, queries, served))
         return Analysis(
             request_id=live.opened.request_id(refined.number),
             bundle=served.bundle.manifest.name,

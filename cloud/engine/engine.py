@@ -1,0 +1,70 @@
+"""Where jobs are answered: a job in, its result and its wait out. Knows neither batcher nor cluster.
+
+    pipeline, sessions -> Engine.submit(job) -> Done, and how long the job waited for its batch
+
+`local_engine` works in a thread of this process. `cloud.engine.ray_engine` works in replicas of a Ray cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cloud.engine.batch_work import Done, Job, work
+from cloud.engine.batcher import Batcher
+
+BatchSeen = Callable[[Sequence[Job], Sequence[Done | Exception]], None]
+
+
+class Limits(Protocol):
+    """What an engine needs of `cloud.settings.PipelineSettings`."""
+
+    @property
+    def batch_max(self) -> int:
+        """Images in one batch."""
+
+    @property
+    def batch_wait_ms(self) -> float:
+        """How long the first image of a batch waits for more."""
+
+    @property
+    def queue_max(self) -> int:
+        """Images that wait; more are refused."""
+
+
+class Engine(Protocol):
+    """Answers jobs. Must be made and used in one event loop."""
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for a batch."""
+
+    async def submit(self, job: Job) -> tuple[Done, float]:
+        """The job's result, and how long it waited for its batch, in ms. A caller that is cancelled gives its job up.
+
+        Raises OverloadedError when too many wait, NotReadyError when the engine is ending or has lost the job and it
+        may be sent again, or what is wrong with this job alone.
+        """
+
+    async def close(self) -> None:
+        """Finishes what waits. Submitting is refused from here on."""
+
+
+MakeEngine = Callable[[Limits, BatchSeen], Engine]
+
+
+def local_engine(limits: Limits, seen: BatchSeen) -> Engine:
+    """Batches in a thread of this process. seen: gets each batch and its outcomes, in that thread."""
+
+    def answer(jobs: Sequence[Job]) -> list[Done | Exception]:
+        outcomes = work(jobs)
+        seen(jobs, outcomes)
+        return outcomes
+
+    return Batcher(
+        answer,
+        key=lambda job: job.batch_key,
+        batch_max=limits.batch_max,
+        wait_ms=limits.batch_wait_ms,
+        queue_max=limits.queue_max,
+    )
