@@ -131,7 +131,8 @@ class Box:
             await self._end(name)
         for name, settings in sources.items():
             if name not in self.sources:
-                source = Source(name, settings, partial(self.spool.origins, name))
+                taken = partial(self.spool.taken, name, settings.after == "keep")
+                source = Source(name, settings, taken)
                 self.sources[name] = source
                 self._tasks[name] = asyncio.create_task(self._run(source))
                 log.info("%s: begins, %s %s", name, settings.kind, settings.place)
@@ -193,6 +194,7 @@ class Box:
             wanted.model_dump_json(),
             message.captured_at,
             message.origin,
+            message.version if settings.after == "keep" else None,
         )
         while (id_ := await self._keeper.put(frame)) is None:
             if self.spool.full != "stop" or frame.cost > self.spool.bytes_max:

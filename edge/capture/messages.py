@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Protocol
 
 from PIL import Image
 
+from edge.spool.records import Version
 from shared.times import from_microseconds
 
 LENGTHS = struct.Struct(">II")
@@ -37,6 +38,7 @@ class Stream(Protocol):
 @dataclass(frozen=True, eq=False)
 class Message:
     """event: see above. image: of "image". captured_at: None if unknown. origin: the file that it is of.
+    version: size and modification time (ns) of that file when it was read.
 
     counts: images since the process began: "captured", and those not sent by reason. text: of "error", one line.
     """
@@ -47,6 +49,7 @@ class Message:
     captured_at: datetime | None = None
     origin: str = ""
     text: str = ""
+    version: Version | None = None
 
 
 def write_message(file: BinaryIO, head: dict[str, Any], pixels: bytes = b"") -> None:
@@ -68,4 +71,7 @@ async def read_message(stream: Stream) -> Message:
     captured_us = head.get("captured_us")
     captured_at = None if captured_us is None else from_microseconds(captured_us)
     counts = head.get("counts", {})
-    return Message(head["event"], counts, image, captured_at, head.get("origin", ""), head.get("text", ""))
+    size_and_time = head.get("version")
+    version = None if size_and_time is None else (int(size_and_time[0]), int(size_and_time[1]))
+    origin, text = head.get("origin", ""), head.get("text", "")
+    return Message(head["event"], counts, image, captured_at, origin, text, version)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from PIL import Image
 from edge.capture.gate import Pace
 from edge.capture_time import capture_time
 from edge.clips import IMAGES, Clip
+from edge.spool.records import Version
 from shared.errors import ImageError, NotAnImageError, RequestError
 from shared.image import MAX_FILE_BYTES, MAX_PIXELS, read_image
 
@@ -31,13 +32,17 @@ UNWHOLE = ("~", ".tmp", ".part", ".partial", ".crdownload", ".filepart")
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """An image. load: its pixels, RGB; takes time. at_s: on a clock of the source. flaw: why it is not usable."""
+    """An image. load: its pixels, RGB; takes time. at_s: on a clock of the source. flaw: why it is not usable.
+
+    origin: the file that it is of. version: of that file, see `Message`.
+    """
 
     load: Callable[[], Image.Image]
     captured_at: datetime | None
     at_s: float
     origin: str = ""
     flaw: str = ""
+    version: Version | None = None
 
 
 Shots = Iterator[Shot | None]
@@ -47,7 +52,7 @@ def read(settings: dict[str, Any], wait: Callable[[float], object]) -> Shots:
     """The images of a source. settings: see `SourceSettings.to_child`. wait: sleeps, in seconds."""
     kind = settings["kind"]
     if kind == "folder":
-        return folder(Path(settings["url"]), settings["settle_ms"] / 1e3, set(settings["taken"]), wait)
+        return folder(Path(settings["url"]), settings["settle_ms"] / 1e3, settings["taken"], wait)
     if kind == "snapshot":
         return snapshots(settings["url"], settings["fps"] or 1.0, settings["stall_ms"] / 2e3, wait)
     if kind == "video":
@@ -133,14 +138,17 @@ def video(path: Path, loop: bool, own_pace: bool, wait: Callable[[float], object
             return
 
 
-def folder(path: Path, settle_s: float, taken: set[str], wait: Callable[[float], object]) -> Shots:
-    """Files of a folder, in the order of their times, once each. taken: names of files that were sent already.
+def folder(
+    path: Path, settle_s: float, taken: Mapping[str, Sequence[int] | None], wait: Callable[[float], object]
+) -> Shots:
+    """Files of a folder, in the order of their times, once each.
+
+    taken: names of files that the box has already, with the size and time that each had; None for any.
 
     A file counts as whole if it has not changed for `settle_s`. One that cannot be read is not read again until it has.
     """
     seen: dict[str, tuple[tuple[int, int], float]] = {}  # what a file was, and since when
-    done = dict.fromkeys(taken)
-    handed: dict[str, tuple[int, int] | None] = dict(done)
+    handed = {name: None if one is None else (one[0], one[1]) for name, one in taken.items()}
     while True:
         whole = []
         names = set()
@@ -161,7 +169,7 @@ def folder(path: Path, settle_s: float, taken: set[str], wait: Callable[[float],
             handed.pop(gone, None)
         for _, name, found in sorted(whole):
             handed[name] = found
-            yield _file(path / name)
+            yield _file(path / name, found)
         if not whole:
             yield None
             wait(POLL_S)
@@ -176,7 +184,7 @@ def _state(file: Path) -> tuple[int, int] | None:
     return (stat.st_size, stat.st_mtime_ns) if file.is_file() else None
 
 
-def _file(path: Path) -> Shot:
+def _file(path: Path, version: Version) -> Shot:
     shown = os.fsencode(path).decode("utf-8", "replace")
     try:
         if shown != str(path):  # it could be kept in no text: the spool's, a log's, an answer's
@@ -184,7 +192,8 @@ def _file(path: Path) -> Shot:
         image = read_image(path)
     except ImageError as error:
         return Shot(lambda: Image.new("RGB", (1, 1)), None, time.monotonic(), shown, str(error))
-    return Shot(_held(image), capture_time(path, "mtime").captured_at, time.monotonic(), str(path))
+    captured_at = capture_time(path, "mtime").captured_at
+    return Shot(_held(image), captured_at, time.monotonic(), str(path), version=version)
 
 
 def _held(image: Image.Image) -> Callable[[], Image.Image]:

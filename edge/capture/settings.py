@@ -74,8 +74,7 @@ class SourceSettings(Section):
     )
     after: Literal["keep", "move", "delete"] = Field(
         default="move",
-        description="of a folder: what becomes of a file once the cloud has it; moved into done/, or, if kept, "
-        "sent again after a restart",
+        description="of a folder: what becomes of a file once the cloud has it: kept, moved into done/, or deleted",
     )
     settle_ms: int = Field(
         default=1000, ge=0, description="of a folder: a file that has not changed for so long is whole"

@@ -16,13 +16,14 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge.capture.messages import Message, read_message
 from edge.capture.settings import SourceSettings
+from edge.spool.records import Version
 from shared.errors import ImageError, IsthmusError
 
 log = logging.getLogger("isthmus.edge.source")
@@ -59,10 +60,10 @@ class SourceState:
 
 
 class Source:
-    """name: of the camera. taken: returns the files that are in the spool already, for a folder."""
+    """name: of the camera. taken: see `Spool.taken`, of a folder; may block."""
 
     def __init__(
-        self, name: str, settings: SourceSettings, taken: Callable[[], Sequence[str]] = tuple
+        self, name: str, settings: SourceSettings, taken: Callable[[], Mapping[str, Version | None]] = dict
     ) -> None:
         self.name, self.settings = name, settings
         self.state = SourceState()
@@ -115,7 +116,10 @@ class Source:
     async def _talk(self, process: asyncio.subprocess.Process, accept: Accept) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
-        taken = [Path(one).name for one in self._taken()] if self.settings.kind == "folder" else []
+        taken: dict[str, Version | None] = {}
+        if self.settings.kind == "folder":
+            files = await asyncio.to_thread(self._taken)
+            taken = {Path(file).name: version for file, version in files.items()}
         settings = json.dumps(self.settings.to_child() | {"taken": taken})
         process.stdin.write(f"{settings}\nnext\n".encode())
         stall_s = max(START_S, self.settings.stall_ms / 1e3)

@@ -13,6 +13,8 @@ from shared.times import from_microseconds, to_microseconds
 
 ROW_BYTES = 256  # of a record beside its data, about: id, names, times, entries in the index
 
+Version = tuple[int, int]
+
 _ID = re.compile("[0-9a-f]{32}")
 
 
@@ -21,7 +23,8 @@ class NewFrame:
     """A frame to keep.
 
     source: its camera. bundle: fingerprint that it was coded with, hex. data: the packed bitstream. wanted: what is
-    asked of it, as JSON. origin: the file that it is of, where its source has files.
+    asked of it, as JSON. origin: the file that it is of, where its source has files. version: size and modification time
+    (ns) of that file, if it is to be remembered that it was taken; the frame itself does not keep them.
     """
 
     source: str
@@ -30,6 +33,7 @@ class NewFrame:
     wanted: str = "{}"
     captured_at: datetime | None = None
     origin: str = ""
+    version: Version | None = None
 
     @property
     def cost(self) -> int:

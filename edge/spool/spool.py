@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from edge.spool.records import Ids, NewFrame, Spooled, spooled_of
+from edge.spool.records import Ids, NewFrame, Spooled, Version, spooled_of
 from edge.spool.store import FILE, Store, is_damage, set_aside
 from shared.errors import DataError
 from shared.files import lock_folder
@@ -159,11 +159,12 @@ class Spool:
             self._drops[reason] += len(ids)
             self.acknowledge(ids)
 
-    def origins(self, source: str) -> list[str]:
-        """The files of a source whose frames are here."""
+    def taken(self, source: str, keeps: bool) -> dict[str, Version | None]:
+        """The files of a source that need not be read: those whose frames are here, None for each, and of a source that
+        `keeps` its files those of which frames were accepted, as they were then. Files that are gone are forgotten."""
         with self._mutex:
-            nothing: list[str] = []
-            return self._guarded(lambda: self._opened().origins(source), nothing)
+            nothing: dict[str, Version | None] = {}
+            return self._guarded(lambda: self._taken(source, keeps), nothing)
 
     @property
     def depth(self) -> int:
@@ -246,6 +247,16 @@ class Spool:
         self._leased.update(one.id for one in found)
         return found
 
+    def _taken(self, source: str, keeps: bool) -> dict[str, Version | None]:
+        store = self._opened()
+        found: dict[str, Version | None] = dict.fromkeys(store.origins(source))
+        known = store.files(source) if keeps else {}
+        gone = _gone(known)
+        if gone:
+            with store.transaction():
+                store.forget(source, gone)
+        return found | {file: version for file, version in known.items() if file not in gone}
+
     def _tidy(self) -> None:
         self._guarded(self._settle, None)
         self._guarded(self._drop_aged, None)
@@ -325,6 +336,19 @@ def steady_clock() -> Callable[[], int]:
     """The time of day in microseconds since 1970, as it was when this was called, counted on from there."""
     start_us = time.time_ns() // 1000 - time.monotonic_ns() // 1000
     return lambda: start_us + time.monotonic_ns() // 1000
+
+
+def _gone(files: Iterable[str]) -> set[str]:
+    """Those that are no longer in their folder; of a folder that is away, or empty as one that is not mounted, none."""
+    folders: dict[str, set[str]] = {}
+    for file in files:
+        folders.setdefault(os.path.dirname(file), set()).add(os.path.basename(file))
+    gone = set[str]()
+    for folder, names in folders.items():
+        with suppress(OSError):
+            there = set(os.listdir(folder))
+            gone.update(os.path.join(folder, name) for name in names if there and name not in there)
+    return gone
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edge.spool.records import ROW_BYTES, Spooled
+from edge.spool.records import ROW_BYTES, Spooled, Version
 from shared.errors import DataError
 from shared.files import sync_folder
 
@@ -20,7 +20,7 @@ FILE = "spool.sqlite3"
 PAGE = 4096
 DISK_RESERVE = 2 << 20  # bytes of the disk that are left for the log
 _LOG_PAGES = 256  # of the write-ahead log, before it is emptied into the database
-_VERSION = 1
+_VERSION = 2
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _COLUMNS = "id, source, bundle, captured_us, spooled_us, wanted, origin, data, crc"
 _COST = f"length(data) + length(wanted) + length(origin) + {ROW_BYTES}"
@@ -30,6 +30,12 @@ _SCHEMA = (
         captured_us INTEGER, spooled_us INTEGER NOT NULL, wanted TEXT NOT NULL, origin TEXT NOT NULL,
         data BLOB NOT NULL, crc INTEGER NOT NULL)""",
     "CREATE INDEX by_age ON frames (spooled_us)",
+)
+# Since version 2: files of folders whose files are kept, as they were when a frame of them was accepted.
+_SCHEMA_2 = (
+    """CREATE TABLE files (
+        source TEXT NOT NULL, file TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+        PRIMARY KEY (source, file)) WITHOUT ROWID""",
     f"PRAGMA user_version = {_VERSION}",
 )
 
@@ -90,6 +96,9 @@ class Store:
     def insert(self, one: Spooled) -> None:
         self._db.execute(f"INSERT INTO frames ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)", one.row())
         self.count, self.cost = self.count + 1, self.cost + one.frame.cost
+        if one.frame.version is not None:
+            row = (one.frame.source, one.frame.origin, *one.frame.version)
+            self._db.execute("INSERT OR REPLACE INTO files VALUES (?,?,?,?)", row)
 
     def delete(self, ids: Iterable[str]) -> int:
         """How many of these records there were."""
@@ -132,6 +141,15 @@ class Store:
         query = "SELECT origin FROM frames WHERE source = ? AND origin != ''"
         return [row[0] for row in self._db.execute(query, (source,))]
 
+    def files(self, source: str) -> dict[str, Version]:
+        """The files of a source that were taken and are remembered."""
+        query = "SELECT file, size, mtime_ns FROM files WHERE source = ?"
+        return {file: (size, mtime_ns) for file, size, mtime_ns in self._db.execute(query, (source,))}
+
+    def forget(self, source: str, files: Iterable[str]) -> None:
+        each = [(source, file) for file in files]
+        self._db.executemany("DELETE FROM files WHERE source = ? AND file = ?", each)
+
     def empty_log(self) -> None:
         """Gives back what the log takes of the disk."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -157,9 +175,9 @@ class Store:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > _VERSION:
             raise DataError(f"{self._file} was written by a later release (version {version})")
-        if version == 0:
+        if version < _VERSION:
             db.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
+            for statement in (*(_SCHEMA if version == 0 else ()), *_SCHEMA_2):
                 db.execute(statement)
             db.execute("COMMIT")
             sync_folder(self._file.parent)

@@ -158,6 +158,22 @@ async def check_page(box: Box) -> None:
         assert (await client.get("/sources/nobody/picture")).status_code == 404
 
 
+async def test_a_file_that_is_kept_is_sent_once(tmp_path: Path, encoder: Encoder) -> None:
+    kept = inbox(tmp_path, 3)
+    async with box_at(tmp_path, encoder) as (box, cloud):
+        await box.use({"door": of(kept, after="keep")})
+        await until(lambda: len(cloud.got) == 3 and box.spool.depth == 0)
+    (kept / "0.png").write_bytes(png(7))
+    (kept / "late.png").write_bytes(png(8))
+    async with box_at(tmp_path, encoder) as (box, cloud):  # only what has come or changed
+        await box.use({"door": of(kept, after="keep")})
+        await until(lambda: len(cloud.got) >= 2 and box.spool.depth == 0)
+        (kept / "last.png").write_bytes(png(9))
+        await until(lambda: box.accepted["door"] >= 3)
+        assert box.accepted["door"] == 3
+    assert len(list(kept.glob("*.png"))) == 5
+
+
 async def test_a_full_spool_stops_and_goes_on(tmp_path: Path, encoder: Encoder) -> None:
     many = tuple(f"{'x' * 60}{number}" for number in range(40))  # a frame costs some 4,000 bytes
     async with box_at(tmp_path, encoder, bytes_max=64 << 10, full="stop") as (box, cloud):

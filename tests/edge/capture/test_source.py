@@ -26,6 +26,7 @@ from edge.capture.messages import Message
 from edge.capture.readers import Shot, _body, folder
 from edge.capture.settings import SourceSettings
 from edge.capture.source import Source
+from edge.spool.records import Version
 from shared.errors import ImageError, RequestError
 from support.rtsp import rtsp_camera
 from support.service import png
@@ -68,10 +69,10 @@ class Seen:
 
 @asynccontextmanager
 async def running(
-    kind: str, url: str | Path, taken: tuple[str, ...] = (), **more: Any
+    kind: str, url: str | Path, taken: dict[str, Version | None] | None = None, **more: Any
 ) -> AsyncIterator[Seen]:
     settings = SourceSettings(kind=kind, url=str(url), **more)
-    source = Source("door", settings, lambda: taken)
+    source = Source("door", settings, lambda: taken or {})
     seen = Seen(source)
     task = asyncio.create_task(source.run(seen.accept))
     try:
@@ -122,24 +123,28 @@ async def test_the_newest_wins_and_a_killed_process_is_started_again(clip: Path)
 async def test_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    for number, name in enumerate(("b.png", "a.png", "sent.png")):
+    for number, name in enumerate(("b.png", "a.png", "sent.png", "kept.png", "changed.png")):
         (folder / name).write_bytes(png(number))
         os.utime(folder / name, (1_764_400_000 + number,) * 2)
     (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.png").write_bytes(png(0))
     (folder / "broken.png").write_bytes(png(0)[:100])
-    async with running("folder", folder, (str(folder / "sent.png"),), settle_ms=100) as seen:
-        await seen.count(2)
+    kept = (folder / "kept.png").stat()
+    known = {"sent.png": None, "kept.png": (kept.st_size, kept.st_mtime_ns), "changed.png": (kept.st_size, 0)}
+    taken = {str(folder / name): version for name, version in known.items()}
+    async with running("folder", folder, taken, settle_ms=100) as seen:
+        await seen.count(3)
         await seen.until(lambda: "broken.png" in seen.source.state.flaw)
         part = folder / "late.png"
         part.write_bytes(png(5)[:5000])
         with part.open("ab") as file:  # a file that is being written
             file.write(png(5)[5000:])
         (folder / "broken.png").write_bytes(png(6))
-        await seen.count(4)
+        await seen.count(5)
     names = [Path(one.origin).name for one in seen.images]
-    assert names[:2] == ["b.png", "a.png"]
-    assert sorted(names[2:]) == ["broken.png", "late.png"]
+    assert names[:3] == ["b.png", "a.png", "changed.png"]
+    assert sorted(names[3:]) == ["broken.png", "late.png"]
+    assert seen.images[2].version == (kept.st_size, (folder / "changed.png").stat().st_mtime_ns)
     assert seen.images[0].captured_at == datetime.fromtimestamp(1_764_400_000, UTC)
     assert seen.source.state.counts["damaged"] >= 1
 
@@ -149,7 +154,7 @@ def test_a_name_that_is_no_text_is_a_flaw(tmp_path: Path) -> None:
     Path(os.fsdecode(named)).write_bytes(png(0))
     (tmp_path / "a.png").write_bytes(png(1))
     shots: list[Shot] = []
-    for shot in folder(tmp_path, 0, set(), lambda _: None):
+    for shot in folder(tmp_path, 0, {}, lambda _: None):
         if shot is None and len(shots) >= 2:
             break
         shots += [] if shot is None else [shot]

@@ -60,7 +60,7 @@ def test_what_goes_in_comes_out_until_it_is_acknowledged(tmp_path: Path) -> None
         assert leased(spool) == ids[1:2]
         spool.acknowledge([ids[0], "unknown"])
         assert spool.depth == 2
-        assert spool.origins("door") == []
+        assert spool.taken("door", False) == {}
     with Spool(tmp_path) as spool:  # leases end with the process
         assert [one.frame for one in spool.lease(9)] == frames[1:]
         assert spool.state().bytes == sum(one.cost for one in frames[1:])
@@ -73,6 +73,45 @@ def test_orders_and_bundles(tmp_path: Path) -> None:
         spool.give_back(ids)
         assert [one.id for one in spool.lease(9, {"89abcdef"})] == [ids[1]]
         assert spool.lease(9, set()) == []
+
+
+def test_files_that_are_kept_are_remembered(tmp_path: Path) -> None:
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    files = [str(inbox / name) for name in ("a.png", "b.png", "c.png")]
+    for file in files:
+        Path(file).touch()
+    with Spool(tmp_path / "spool") as spool:
+        ids = spool.put([frame(origin=file, version=(5, i)) for i, file in enumerate(files[:2])])
+        spool.put([frame(origin=files[2], source="yard"), frame(origin=files[2], source="hall", version=(1, 1))])
+        spool.acknowledge(taken(ids))
+    with Spool(tmp_path / "spool") as spool:
+        assert spool.taken("door", True) == {files[0]: (5, 0), files[1]: (5, 1)}
+        assert spool.taken("door", False) == {}  # the setting has changed: what lies there is moved or deleted
+        assert spool.taken("yard", True) == {files[2]: None}
+        spool.put([frame(origin=files[0], version=(6, 7))])
+        inbox.rename(tmp_path / "away")  # a disk that is not there now
+        assert spool.taken("door", True) == {files[0]: (6, 7), files[1]: (5, 1)}
+        inbox.mkdir()
+        assert len(spool.taken("door", True)) == 2
+        inbox.rmdir()
+        (tmp_path / "away").rename(inbox)
+        Path(files[1]).unlink()
+        assert spool.taken("door", True) == {files[0]: (6, 7)}
+        Path(files[1]).touch()
+        assert spool.taken("door", True) == {files[0]: (6, 7)}
+
+
+def test_a_spool_of_an_earlier_release(tmp_path: Path) -> None:
+    with Spool(tmp_path) as spool:
+        ids = spool.put([frame()])
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.executescript("DROP TABLE files; PRAGMA user_version = 1")
+    with Spool(tmp_path) as spool:
+        assert leased(spool) == ids
+        file = str(tmp_path / "spool.lock")
+        assert spool.put([frame(origin=file, version=(1, 2))]) != [None]
+        assert spool.taken("door", True) == {file: (1, 2)}
 
 
 @pytest.mark.parametrize(("full", "kept", "drops"), [
