@@ -104,6 +104,11 @@ class Link:
         """Frames that the cloud works on."""
         return len(self._tasks)
 
+    def use(self, bundle: tuple[str, str]) -> None:
+        """The box codes with another bundle from now on; what is in the spool goes to whom it was coded for."""
+        self._bundle, self._described_s = bundle, float("-inf")
+        self.wake()
+
     def wake(self) -> None:
         """There is something in the spool."""
         self._changed.set()

@@ -39,7 +39,8 @@ class Asks(Protocol):
 class Updater:
     """running: the bundle that the edge runs. swap: gives it another encoder, between two frames.
 
-    source: makes the way to the cloud's HTTP, with the token as it is then. threads: of ONNX Runtime.
+    source: makes the way to the cloud's HTTP, with the token as it is then. threads: of ONNX Runtime. accepts: raises
+    RequestError for a bundle that the edge's settings do not go with.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Updater:
         swap: Callable[[Encoder], None],
         source: Callable[[], Source],
         threads: int = 1,
+        accepts: Callable[[Bundle], None] | None = None,
     ) -> None:
         assert settings.folder is not None  # as for every edge that asks
         self._folder, self._key, self._threads = settings.folder, settings.require_signature, threads
         self._client, self._camera, self._swap, self._source = client, camera, swap, source
         self.running = running.manifest.fingerprint
         self.trouble = ""
+        self._accepts = accepts
         self._refused = ("", 0.0)  # the bundle that must not be run, and until when
 
     async def run(self, wait: Callable[[], Awaitable[None]]) -> None:
@@ -89,6 +92,8 @@ class Updater:
         except BundleError:
             self._refused = (wanted, asyncio.get_running_loop().time() + REFUSED_S)
             raise
+        if self._accepts is not None:
+            self._accepts(encoder.bundle)
         await asyncio.to_thread(self._remember, wanted)
         self._swap(encoder)
         before, self.running = self.running, wanted

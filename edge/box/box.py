@@ -106,18 +106,15 @@ class Box:
         self.drops: Counter[tuple[str, str]] = Counter()
         self.last: dict[str, tuple[Image.Image, Analysis | None]] = {}
         self.coded: dict[str, deque[Coded]] = {}
-        manifest = encoder.bundle.manifest
-        self._fingerprint = encoder.bundle.fingerprint.hex()
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._keeper = Keeper(spool, self._disk)
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        bundle = manifest.name, self._fingerprint
         rate = rate or RateSettings()
         budget = None if rate.kbit_per_s is None else rate.kbit_per_s * 125  # bytes a second
         self.rate = Rate(budget, rate.window_s, rate.overhead_bytes, rate.measured)
         pace = Pacer(budget, rate.window_s, rate.overhead_bytes)
-        self.link = Link(spool, cloud, in_flight_max, bundle, self._answered, self._disk, pace)
+        self.link = Link(spool, cloud, in_flight_max, _named(encoder), self._answered, self._disk, pace)
         self._running = [
             asyncio.create_task(self.link.run()),
             asyncio.create_task(self._measure(in_flight_max)),
@@ -136,6 +133,11 @@ class Box:
                 self.sources[name] = source
                 self._tasks[name] = asyncio.create_task(self._run(source))
                 log.info("%s: begins, %s %s", name, settings.kind, settings.place)
+
+    def swap(self, encoder: Encoder) -> None:
+        """Encodes with another bundle from the next image on; what is spooled is sent as it is."""
+        self.encoder = encoder
+        self.link.use(_named(encoder))
 
     async def close(self) -> None:
         """Ends the sources, then the link; what is in the spool stays there."""
@@ -174,9 +176,9 @@ class Box:
     async def _accept(self, source: Source, message: Message) -> None:
         """Encodes an image and spools it. Returns once it is on the disk, or dropped and counted."""
         assert message.image is not None
-        settings, name = source.settings, source.name
+        settings, name, encoder = source.settings, source.name, self.encoder
         try:
-            encoded = await self._encode(message.image, settings)
+            encoded = await self._encode(encoder, message.image, settings)
         except (ImageError, RequestError) as error:
             self.drops[name, "encoder"] += 1
             source.state.trouble = str(error)
@@ -189,7 +191,7 @@ class Box:
             wanted = Wanted(top_k=settings.top_k)
         frame = NewFrame(
             name,
-            self._fingerprint,
+            encoder.bundle.fingerprint.hex(),
             encoded.data,
             wanted.model_dump_json(),
             message.captured_at,
@@ -209,28 +211,30 @@ class Box:
         log.debug("%s: frame %s spooled, %d bytes", name, id_, len(encoded.data))
         self.link.wake()
 
-    async def _encode(self, image: Image.Image, settings: SourceSettings) -> Encoded | None:
+    async def _encode(self, encoder: Encoder, image: Image.Image, settings: SourceSettings) -> Encoded | None:
         """None for an image that even the lowest quality makes too large for the budget.
 
         Raises ImageError or RequestError.
         """
-        bundle = self.encoder.bundle
+        bundle = encoder.bundle
         quality = settings.quality
         if settings.loss is not None:
             quality = quality_for(bundle, settings.tasks, settings.loss)
         allowed = self.rate.allowance(time.monotonic())
         if allowed is None or (settings.bytes_max is not None and settings.bytes_max <= allowed):
-            return await self._encode_within(image, quality, settings.bytes_max)
+            return await self._encode_within(encoder, image, quality, settings.bytes_max)
         try:
             top = quality if settings.bytes_max is not None else bundle.quality(quality)
-            return await self._encode_within(image, top, max(allowed, 1))
+            return await self._encode_within(encoder, image, top, max(allowed, 1))
         except RequestError:  # it does not fit
-            encoded = await self._encode_within(image, bundle.levels.lowest, None)
+            encoded = await self._encode_within(encoder, image, bundle.levels.lowest, None)
             return encoded if self.rate.may_send(len(encoded.data), time.monotonic()) else None
 
-    async def _encode_within(self, image: Image.Image, quality: int | None, bytes_max: int | None) -> Encoded:
+    async def _encode_within(
+        self, encoder: Encoder, image: Image.Image, quality: int | None, bytes_max: int | None
+    ) -> Encoded:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._encoding, self.encoder.encode, image, quality, bytes_max)
+        return await loop.run_in_executor(self._encoding, encoder.encode, image, quality, bytes_max)
 
     async def _measure(self, in_flight_max: int) -> None:
         """Lets the rate know what the link does."""
@@ -248,6 +252,11 @@ class Box:
             self.last[name] = self.last[name][0], answer
         if one.frame.origin and name in self.sources:
             await asyncio.to_thread(finish, Path(one.frame.origin), self.sources[name].settings.after)
+
+
+def _named(encoder: Encoder) -> tuple[str, str]:
+    """Name and fingerprint of its bundle."""
+    return encoder.bundle.manifest.name, encoder.bundle.fingerprint.hex()
 
 
 def finish(file: Path, after: str) -> None:

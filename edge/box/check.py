@@ -1,6 +1,8 @@
-"""`isthmus edge check`: tries everything that a box needs, and says of each whether it works. Changes nothing.
+"""`isthmus edge check`: tries everything that a box needs, and says of each whether it works.
 
-bundle, spool's folder, cloud (and whether it has the bundle), then every source until its first image, all at once
+Changes nothing, but that the folder of downloaded bundles is made.
+
+bundle, spool's folder, updates, cloud (and whether it has the bundle), then every source until its first image
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from edge.capture.messages import Message
 from edge.capture.settings import SourceSettings
 from edge.capture.source import Source
 from edge.client import Client
+from edge.update import first_bundle, source_of
 from shared.bundle import Bundle
 from shared.errors import IsthmusError
 
@@ -44,6 +47,8 @@ async def check(config: BoxConfig) -> AsyncIterator[Finding]:
     except IsthmusError as error:
         yield Finding("bundle", False, str(error))
     yield await asyncio.to_thread(_spool, settings.spool)
+    if settings.update.url is not None:
+        yield await asyncio.to_thread(_update, settings)
     yield await _cloud(config, bundle)
     tries = [asyncio.create_task(_source(*one)) for one in config.sources.items()]
     if not tries:
@@ -54,7 +59,7 @@ async def check(config: BoxConfig) -> AsyncIterator[Finding]:
 
 def _bundle(settings: BoxSettings) -> Bundle:
     """Raises BundleError, or RequestError for a key that cannot be read."""
-    bundle = Bundle.open(settings.bundle)
+    bundle = first_bundle(settings)
     if settings.update.require_signature is not None:
         from shared.signing import verify
 
@@ -80,6 +85,37 @@ def _spool(settings: SpoolSettings) -> Finding:
     if free < settings.bytes_max * 5 // 4:
         return Finding("spool", False, f"{text}; too little for spool.bytes_max = {settings.bytes_max}")
     return Finding("spool", True, text)
+
+
+def _update(settings: BoxSettings) -> Finding:
+    """Whether another bundle could be asked for, downloaded and kept."""
+    import httpx
+
+    update = settings.update
+    assert update.url is not None
+    assert update.folder is not None  # as the settings say
+    if not settings.camera:
+        return Finding("update", False, "a box that asks for its bundle needs a name (camera)")
+    try:
+        update.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=update.folder):
+            pass
+    except OSError as error:
+        return Finding(
+            "update", False, f"{update.folder} cannot be written: {error.strerror} (update.folder)"
+        )
+    try:
+        with source_of(settings.cloud, update.url).client() as http:
+            status = http.get("/healthz").status_code
+    except (httpx.HTTPError, httpx.InvalidURL, IsthmusError) as error:
+        return Finding("update", False, f"{update.url}: {error or type(error).__name__} (update.url)")
+    if status != 200:
+        return Finding(
+            "update", False, f"{update.url} answers {status}; is it an Isthmus cloud? (update.url)"
+        )
+    return Finding(
+        "update", True, f"{update.url} is asked as {settings.camera}; bundles go to {update.folder}"
+    )
 
 
 async def _cloud(config: BoxConfig, bundle: Bundle | None) -> Finding:

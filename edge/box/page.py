@@ -10,7 +10,7 @@ import base64
 import hashlib
 import io
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 
 from fastapi import FastAPI
@@ -48,13 +48,16 @@ HEADERS = {
 }
 
 
-def add_page(app: FastAPI, box: Callable[[], Box], trouble: Callable[[], str]) -> None:
-    """GET /, and each source's last picture. box: raises NotReadyError while there is none."""
+def add_page(app: FastAPI, box: Callable[[], Box], others: Callable[[], Mapping[str, str]]) -> None:
+    """GET /, and each source's last picture.
+
+    box: raises NotReadyError while there is none. others: see `status_of`.
+    """
 
     @app.get("/", include_in_schema=False)
     def page() -> HTMLResponse:  # no coroutine: it reads the spool, and runs in a thread
         one = box()
-        return HTMLResponse(page_of(one, status_of(one, trouble())), headers=HEADERS)
+        return HTMLResponse(page_of(one, status_of(one, others())), headers=HEADERS)
 
     @app.get(
         "/sources/{name}/picture",
@@ -126,6 +129,7 @@ def _link(status: BoxStatus) -> str:
         "in flight": str(link.in_flight),
         "limit": "none" if limit is None else f"{limit * 8 / 1000:.1f} kbit/s",
         "settings": status.config_trouble,
+        "bundle": status.update_trouble,
     }
     for sink in status.sinks:
         text = f"{sink.delivered} delivered, {sink.waiting} waiting, {sink.dropped} dropped"

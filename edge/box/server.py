@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from edge.quality import quality_for
 from edge.sinks.sinks import Sinks, outputs_of
 from edge.spool.spool import Spool
 from edge.trust import load
+from edge.update import Updater, first_bundle, source_of
 from shared.bundle import Bundle
+from shared.encoder import Encoder
 from shared.errors import RequestError
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
@@ -74,57 +78,66 @@ async def serve_box(file: Path, flags: Mapping[str, tuple[str, Any]], config: Bo
 
     Raises BundleError, DataError for a spool that cannot be used, or RequestError if the port cannot be bound.
     """
-    start_tracing(config.settings.tracing, "isthmus-box")
+    settings = config.settings
+    check_update(settings)
+    start_tracing(settings.tracing, "isthmus-box")
     try:
-        bundle = Bundle.open(config.settings.bundle)
+        bundle = await asyncio.to_thread(first_bundle, settings)
         check_sources(config, bundle)
-        with await asyncio.to_thread(open_spool, config.settings) as spool:
+        with await asyncio.to_thread(open_spool, settings) as spool:
             await _serve(Watched(file, flags, config), bundle, spool)
     finally:
         await asyncio.to_thread(stop_tracing)
 
 
+@dataclass(eq=False)
+class _Running:
+    """What there is of a box so far. tasks: ended first."""
+
+    watched: Watched
+    ready: Ready[Pipeline]
+    metrics: EdgeMetrics
+    box: Box | None = None
+    pipeline: Pipeline | None = None
+    updater: Updater | None = None
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def others(self) -> dict[str, str]:
+        """Troubles that are not the box's own."""
+        return {"config": self.watched.trouble, "update": self.updater.trouble if self.updater else ""}
+
+    def the_box(self) -> Box:
+        """Raises NotReadyError while there is none."""
+        self.ready()
+        assert self.box is not None
+        return self.box
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.box is not None:
+            await self.box.close()
+        if self.pipeline is not None:
+            await self.pipeline.close()
+
+
 async def _serve(watched: Watched, bundle: Bundle, spool: Spool) -> None:
-    config, systemd = watched.config, Systemd()
-    settings = config.settings
+    settings, systemd = watched.config.settings, Systemd()
     ready: Ready[Pipeline] = Ready("the box")
-    boxes: list[Box] = []  # one, once it has begun
     metrics = EdgeMetrics(settings.metrics, bundle, lambda: ready.value.sessions_open if ready.value else 0)
-    add_box_metrics(metrics, lambda: status_of(boxes[0], watched.trouble) if boxes else None)
-    app = build_app(
-        ready,
-        settings.http,
-        metrics,
-        lambda: troubles_of(boxes[0], watched.trouble) if boxes else {},
-        settings.host,
-    )
-    add_status(app, ready, boxes, watched)
-    add_page(app, lambda: the_box(ready, boxes), lambda: watched.trouble)
-    http = HttpServer(app, settings.host, settings.http, settings.drain_ms)
+    running = _Running(watched, ready, metrics)
+    http = HttpServer(_app(running), settings.host, settings.http, settings.drain_ms)
     stop = stop_signal()
     http_task = asyncio.create_task(http.serve())
     announce("listening", http=http.address)
-    pipeline: Pipeline | None = None
-    tasks: list[asyncio.Task[None]] = []
     try:
-        key = settings.update.require_signature
-        encoder = await asyncio.to_thread(load, bundle, settings.encoder.threads, key)
-        transport = grpc_transport(settings.cloud)
-        client = Client(settings.cloud, settings.camera, CountedTransport(transport, metrics))
-        sessions = SessionLink(settings.cloud, settings.session, transport, settings.camera)
-        pipeline = Pipeline(encoder, client, sessions, metrics)
-        sinks = Sinks(outputs_of(settings.answers, settings.mqtt), settings.answers.waiting_max)
-        box = Box(encoder, spool, client, sinks, settings.cloud.in_flight_max, settings.rate)
-        boxes.append(box)
-        await box.use(config.sources)
-        ready.fill(pipeline)
+        await _begin(running, bundle, spool)
+        assert running.box is not None
         announce("ready")
         systemd.send("READY=1")
-        log.info("ready: %d sources, %d frames in the spool", len(config.sources), spool.depth)
-        tasks += [
-            asyncio.create_task(systemd.watch(box.disk_answers)),
-            asyncio.create_task(follow(watched, box, settings.watch_ms / 1e3)),
-        ]
+        log.info("ready: %d sources, %d frames in the spool", len(running.box.sources), spool.depth)
+        running.tasks.append(asyncio.create_task(systemd.watch(running.box.disk_answers)))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({stopped, http_task}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -132,13 +145,63 @@ async def _serve(watched: Watched, bundle: Bundle, spool: Spool) -> None:
         systemd.send("STOPPING=1")
         ready.empty()
         http.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(http_task, *tasks, return_exceptions=True)
-        for one in boxes:
-            await one.close()
-        if pipeline is not None:
-            await pipeline.close()
+        await asyncio.gather(http_task, return_exceptions=True)
+        await running.close()
+
+
+async def _begin(running: _Running, bundle: Bundle, spool: Spool) -> None:
+    """Loads the bundle and starts everything. Raises BundleError or RequestError."""
+    config, metrics = running.watched.config, running.metrics
+    settings = config.settings
+    key = settings.update.require_signature
+    encoder = await asyncio.to_thread(load, bundle, settings.encoder.threads, key)
+    transport = grpc_transport(settings.cloud)
+    client = Client(settings.cloud, settings.camera, CountedTransport(transport, metrics))
+    sessions = SessionLink(settings.cloud, settings.session, transport, settings.camera)
+    pipeline = running.pipeline = Pipeline(encoder, client, sessions, metrics)
+    sinks = Sinks(outputs_of(settings.answers, settings.mqtt), settings.answers.waiting_max)
+    box = running.box = Box(encoder, spool, client, sinks, settings.cloud.in_flight_max, settings.rate)
+    await box.use(config.sources)
+    running.ready.fill(pipeline)
+    running.tasks.append(asyncio.create_task(follow(running.watched, box, settings.watch_ms / 1e3)))
+    update = settings.update
+    if update.url is None:
+        return
+
+    def swap(encoder: Encoder) -> None:
+        pipeline.swap(encoder)
+        box.swap(encoder)
+        metrics.bundle = encoder.bundle
+
+    def accepts(bundle: Bundle) -> None:
+        check_sources(running.watched.config, bundle)
+
+    source = partial(source_of, settings.cloud, update.url)
+    threads = settings.encoder.threads
+    running.updater = Updater(update, client, settings.camera, bundle, swap, source, threads, accepts)
+    waiting = partial(asyncio.sleep, update.poll_ms / 1e3)
+    running.tasks.append(asyncio.create_task(running.updater.run(waiting)))
+
+
+def _app(running: _Running) -> FastAPI:
+    """The local API: that of an edge, GET /status, and the page."""
+
+    def troubles() -> dict[str, str]:
+        return troubles_of(running.box, running.others()) if running.box else {}
+
+    def status_now() -> BoxStatus | None:
+        return status_of(running.box, running.others()) if running.box else None
+
+    settings = running.watched.config.settings
+    add_box_metrics(running.metrics, status_now)
+    app = build_app(running.ready, settings.http, running.metrics, troubles, settings.host)
+    add_page(app, running.the_box, running.others)
+
+    @app.get("/status", tags=["health"], summary="Sources, spool, link and sinks")
+    def status() -> BoxStatus:  # no coroutine: it reads the spool, and runs in a thread
+        return status_of(running.the_box(), running.others())
+
+    return app
 
 
 async def follow(watched: Watched, box: Box, every_s: float) -> None:
@@ -154,6 +217,12 @@ async def follow(watched: Watched, box: Box, every_s: float) -> None:
                 log.error("%s; the previous sources go on", error)
             else:
                 await box.use(config.sources)
+
+
+def check_update(settings: BoxSettings) -> None:
+    """Raises RequestError."""
+    if settings.update.url is not None and not settings.camera:
+        raise RequestError("a box that asks for its bundle needs a name", setting="camera")
 
 
 def open_spool(settings: BoxSettings) -> Spool:
@@ -174,17 +243,3 @@ def check_sources(config: BoxConfig, bundle: Bundle) -> None:
                 quality_for(bundle, source.tasks, source.loss)
         except RequestError as error:
             raise RequestError(f"[sources.{name}] {error}") from None
-
-
-def add_status(app: FastAPI, ready: Ready[Pipeline], boxes: list[Box], watched: Watched) -> None:
-    """GET /status."""
-
-    @app.get("/status", tags=["health"], summary="Sources, spool, link and sinks")
-    def status() -> BoxStatus:  # no coroutine: it reads the spool, and runs in a thread
-        return status_of(the_box(ready, boxes), watched.trouble)
-
-
-def the_box(ready: Ready[Pipeline], boxes: list[Box]) -> Box:
-    """Raises NotReadyError while there is none."""
-    ready()
-    return boxes[0]

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from edge.capture.settings import NAME, SourceSettings
-from edge.settings import EdgeSettings, UpdateSettings
+from edge.settings import EdgeSettings
 from edge.sinks.settings import AnswerSettings, MqttSettings
 from edge.spool.spool import BYTES_MIN, Full, Order
 from shared.errors import RequestError
@@ -51,27 +51,11 @@ class RateSettings(Section):
     )
 
 
-class BoxUpdateSettings(UpdateSettings):
-    """Who must have signed the bundle; a box does not ask for another one. Owner: `edge.trust`."""
-
-    url: str | None = Field(default=None, description="of `isthmus edge serve` alone; a box refuses it")
-    folder: Path | None = Field(default=None, description="of `isthmus edge serve` alone; a box refuses it")
-    poll_ms: int = Field(default=60_000, ge=1, description="of `isthmus edge serve` alone")
-
-    def model_post_init(self, _: Any) -> None:
-        for key in ("url", "folder"):
-            if getattr(self, key) is not None:
-                raise ValueError(
-                    f"update.{key}: edge run does not update itself yet; remove it, or use edge serve"
-                )
-
-
 class BoxSettings(EdgeSettings):
     """One camera box."""
 
     spool: SpoolSettings = SpoolSettings()
     rate: RateSettings = RateSettings()
-    update: BoxUpdateSettings = BoxUpdateSettings()
     answers: AnswerSettings = AnswerSettings()
     mqtt: MqttSettings = MqttSettings()
     watch_ms: int = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from pydantic import Field
 
@@ -68,10 +69,14 @@ class BoxStatus(Frozen):
     link: LinkStatus
     sinks: tuple[SinkStatus, ...]
     config_trouble: str = Field(description="why the last edit of the file was not taken; empty if it was")
+    update_trouble: str = Field(
+        description="why the box does not run the bundle that its cloud wants; empty if it does, or does not ask"
+    )
 
 
-def status_of(box: Box, config_trouble: str = "") -> BoxStatus:
-    """Reads the spool: takes time."""
+def status_of(box: Box, others: Mapping[str, str] | None = None) -> BoxStatus:
+    """others: troubles beside the box's own, of "config" and "update". Reads the spool: takes time."""
+    others = others or {}
     state, link = box.spool.state(), box.link
     return BoxStatus(
         bundle=box.encoder.bundle.manifest.name,
@@ -102,7 +107,8 @@ def status_of(box: Box, config_trouble: str = "") -> BoxStatus:
             )
             for one in box.sinks.all
         ),
-        config_trouble=config_trouble,
+        config_trouble=others.get("config", ""),
+        update_trouble=others.get("update", ""),
     )
 
 
@@ -125,9 +131,9 @@ def _source(box: Box, name: str) -> SourceStatus:
     )
 
 
-def troubles_of(box: Box, config_trouble: str = "") -> dict[str, str]:
-    """What does not work now, by what it is; empty if all does."""
+def troubles_of(box: Box, others: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What does not work now, by what it is; empty if all does. others: see `status_of`."""
     found = {f"source {name}": source.state.trouble for name, source in box.sources.items()}
-    found |= {"link": box.link.trouble, "spool": box.spool.trouble, "config": config_trouble}
+    found |= {"link": box.link.trouble, "spool": box.spool.trouble, **(others or {})}
     found |= {f"answers to {sink.name}": sink.trouble for sink in box.sinks.all}
     return {what: text for what, text in found.items() if text}

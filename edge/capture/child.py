@@ -137,7 +137,12 @@ def capture(settings: dict[str, Any], slot: Slot) -> None:
         image = gates.image(shot)
         if image is not None:
             captured = None if shot.captured_at is None else to_microseconds(shot.captured_at)
-            head = {"size": image.size, "captured_us": captured, "origin": shot.origin, "version": shot.version}
+            head = {
+                "size": image.size,
+                "captured_us": captured,
+                "origin": shot.origin,
+                "version": shot.version,
+            }
             slot.put(head, image.tobytes())
         elif shot.flaw and shot.origin:
             slot.say("flaw", text=shot.flaw, origin=shot.origin)

@@ -23,8 +23,8 @@ class NewFrame:
     """A frame to keep.
 
     source: its camera. bundle: fingerprint that it was coded with, hex. data: the packed bitstream. wanted: what is
-    asked of it, as JSON. origin: the file that it is of, where its source has files. version: size and modification time
-    (ns) of that file, if it is to be remembered that it was taken; the frame itself does not keep them.
+    asked of it, as JSON. origin: the file that it is of, where its source has files. version: size and modification
+    time (ns) of that file, if it is to be remembered that it was taken; the frame itself does not keep them.
     """
 
     source: str

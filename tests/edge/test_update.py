@@ -16,7 +16,7 @@ from edge.trust import load
 from edge.update import Updater, first_bundle, source_of
 from shared.bundle import EDGE, Bundle
 from shared.encoder import Encoder
-from shared.errors import BundleUnsignedError, CloudUnreachableError
+from shared.errors import BundleUnsignedError, CloudUnreachableError, RequestError
 from shared.signing import sign
 from support.downloads import BreakingLink, serving
 from support.keys import write_keys
@@ -54,13 +54,16 @@ def mark(folder: Path) -> str:
     return Bundle.open(folder).manifest.fingerprint
 
 
-def updater(cloud: Cloud, levels: Path, address: str, folder: Path, key: Path | None = None) -> Any:
+def updater(
+    cloud: Cloud, levels: Path, address: str, folder: Path, key: Path | None = None, accepts: Any = None
+) -> Any:
     """An updater, and the encoders that it swapped in."""
     folder.mkdir(exist_ok=True)
     swapped: list[Encoder] = []
     settings = UpdateSettings(url=f"http://{address}", folder=folder, require_signature=key)
     source = Source(f"http://{address}")
-    made = Updater(settings, cloud, "door", Bundle.open(levels), swapped.append, lambda: source)
+    bundle = Bundle.open(levels)
+    made = Updater(settings, cloud, "door", bundle, swapped.append, lambda: source, accepts=accepts)
     return made, swapped
 
 
@@ -115,6 +118,21 @@ async def test_each_failure_leaves_the_box_on_what_it_runs(
         await made.look()
     assert [trouble for *_, trouble in cloud.told if trouble][-1] == cloud.told[-1][2]
     assert (made.running, made.trouble, len(swapped)) == (mark(new), "", 1)
+
+
+async def test_a_bundle_that_the_settings_do_not_go_with(levels: Path, new: Path, tmp_path: Path) -> None:
+    cloud, kept = Cloud(mark(new)), tmp_path / "kept"
+    async with serving(levels, new) as (address, _):
+
+        def refuse(bundle: Bundle) -> None:
+            raise RequestError(f"[sources.door] bundle {bundle.manifest.name} has no quality 7")
+
+        made, swapped = updater(cloud, levels, address, kept, accepts=refuse)
+        await made.look()
+        await made.look()
+        assert (made.running, swapped) == (mark(levels), [])
+        assert "[sources.door] bundle new has no quality 7" in cloud.told[-1][2]
+        assert not (kept / "current").exists()
 
 
 async def test_a_wrong_key_is_no_download_a_minute(levels: Path, new: Path, tmp_path: Path) -> None:

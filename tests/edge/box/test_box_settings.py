@@ -69,8 +69,7 @@ def test_sources_are_tables(tmp_path: Path) -> None:
     ('[sources.door]', '[sources."the door"]', 0, "a camera's name has 1 to 64 characters"),
     ("[sources.door]\n", "[sources]\ndoor = 5\n[sources.other]\n", 8, "sources.door is a section"),
     ("camera", "sources = 5\ncamera", 2, ""),
-    ("[spool]", '[update]\nurl = "http://a"\nfolder = "b"\n[spool]', 6, "update.url: edge run does not update"),
-    ("[spool]", '[update]\nfolder = "b"\n[spool]', 6, "update.folder: edge run does not update itself yet"),
+    ("[spool]", '[update]\nurl = "http://a"\n[spool]', 6, "folder is not set"),
 ])  # fmt: skip
 def test_mistakes(tmp_path: Path, old: str, new: str, line: int, words: str) -> None:
     file = tmp_path / "box.toml"
@@ -112,6 +111,19 @@ async def test_a_bundle_that_is_not_signed_is_not_run(tmp_path: Path) -> None:
         first = await anext(check(config))
     assert (first.what, first.good) == ("bundle", False)
     assert "is not signed" in first.text
+
+
+async def test_a_box_that_asks_for_its_bundle_needs_a_name(tmp_path: Path) -> None:
+    text = f'[http]\nport = 0\n[spool]\nfolder = "{tmp_path / "spool"}"\n'
+    text += f'[update]\nurl = "http://127.0.0.1:9"\nfolder = "{tmp_path / "bundles"}"\n'
+    file = tmp_path / "box.toml"
+    async with asyncio.timeout(90):
+        with pytest.raises(RequestError, match="needs a name"):
+            await serve_box(file, {}, written(file, text))
+        for more, words in (("", "needs a name (camera)"), ('camera = "box"\n', "(update.url)")):
+            found = [one async for one in check(written(file, more + text)) if one.what == "update"]
+            assert [one.good for one in found] == [False]
+            assert words in found[0].text
 
 
 def test_the_example_has_every_key() -> None:

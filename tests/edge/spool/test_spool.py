@@ -83,11 +83,15 @@ def test_files_that_are_kept_are_remembered(tmp_path: Path) -> None:
         Path(file).touch()
     with Spool(tmp_path / "spool") as spool:
         ids = spool.put([frame(origin=file, version=(5, i)) for i, file in enumerate(files[:2])])
-        spool.put([frame(origin=files[2], source="yard"), frame(origin=files[2], source="hall", version=(1, 1))])
+        spool.put(
+            [frame(origin=files[2], source="yard"), frame(origin=files[2], source="hall", version=(1, 1))]
+        )
         spool.acknowledge(taken(ids))
     with Spool(tmp_path / "spool") as spool:
         assert spool.taken("door", True) == {files[0]: (5, 0), files[1]: (5, 1)}
-        assert spool.taken("door", False) == {}  # the setting has changed: what lies there is moved or deleted
+        assert (
+            spool.taken("door", False) == {}
+        )  # the setting has changed: what lies there is moved or deleted
         assert spool.taken("yard", True) == {files[2]: None}
         spool.put([frame(origin=files[0], version=(6, 7))])
         inbox.rename(tmp_path / "away")  # a disk that is not there now
