@@ -214,7 +214,13 @@ def serve(
 
 @app.command()
 def replay(
-    archive: Annotated[Path, typer.Option(envvar="ISTHMUS_ARCHIVE", help="folder that `cloud serve` wrote")],
+    archive: Annotated[
+        str,
+        typer.Option(
+            envvar="ISTHMUS_ARCHIVE",
+            help="folder that `cloud serve` wrote, or a folder or address of segments",
+        ),
+    ],
     task: Annotated[str, typer.Option(help="task to run, also one that was added later")],
     from_: Annotated[str, typer.Option("--from", help="ISO 8601; UTC where it has no zone; included")],
     to: Annotated[str, typer.Option("--to", help="ISO 8601; UTC where it has no zone; not included")],

@@ -15,14 +15,13 @@ clock was set back) cost as much again as the line of each is long.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from cloud.archive.frames import FrameReader, Known, References, coded_of, missing_reference
-from cloud.archive.records import Record, begins_chunk, earlier_in_chunk, record_of
-from cloud.archive.schema import CHUNKS_SINCE, pragma
+from cloud.archive.records import Record
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame import NAMED_BYTES, FrameType, Packet
 from shared.codec.frame_codec import Coded, Latent
@@ -73,20 +72,40 @@ class _Chunk:
         return self.latents.bytes + _NAME_BYTES * len(self.origins)
 
 
-class Chunks:
-    """The chunks that are being read. For one thread.
+class ChunkSource(Protocol):
+    """Where the other records of a chunk are found: `cloud.archive.records.Head`, or a segment.
 
-    db: an archive, open to read. bytes_max: of all latents held, roughly.
+    has_chunks: False for an archive of an older release, which does not know them.
     """
 
-    def __init__(self, db: sqlite3.Connection, reader: FrameReader, bytes_max: int = BYTES_MAX) -> None:
-        self._db, self._reader, self._bytes_max = db, reader, bytes_max
-        self._has_chunks = pragma(db, "user_version") >= CHUNKS_SINCE
+    @property
+    def has_chunks(self) -> bool: ...
+
+    def begins_chunk(self, record: Record) -> bool:
+        """Whether other records refer to this one, or to one that does."""
+        ...
+
+    def earlier_in_chunk(self, record: Record, after: int) -> Iterator[Record]:
+        """The records of a record's chunk that were written before it and after the id `after`, in that order, the one
+        that the chunk begins with first."""
+        ...
+
+    def record_of(self, id_: int) -> Record | None:
+        """The record of that id, if there is one."""
+        ...
+
+
+class Chunks:
+    """The chunks that are being read. For one thread. bytes_max: of all latents held, roughly."""
+
+    def __init__(self, source: ChunkSource, reader: FrameReader, bytes_max: int = BYTES_MAX) -> None:
+        self._source, self._reader, self._bytes_max = source, reader, bytes_max
+        self._has_chunks = source.has_chunks
         self._chunks: OrderedDict[tuple[str, str], _Chunk] = OrderedDict()
         self.decoded = 0  # how many frames, those included that nobody asked for
 
     def open(self, records: Iterable[Record]) -> Iterator[Opened]:
-        """Each record, in the given order. Raises sqlite3.Error."""
+        """Each record, in the given order. Raises DataError or sqlite3.Error where the source cannot be read."""
         for record in records:
             frame = ""
             content: Content | IsthmusError
@@ -103,7 +122,7 @@ class Chunks:
         """Raises IsthmusError."""
         if isinstance(stream, Bitstream):
             return stream
-        if not stream.frame.needs_reference and not (self._has_chunks and begins_chunk(self._db, record)):
+        if not stream.frame.needs_reference and not (self._has_chunks and self._source.begins_chunk(record)):
             return coded_of(stream.frame, self._reader.grid_of(stream))
         if not self._has_chunks:
             raise missing_reference(stream.frame, "known to an archive of an older release")
@@ -120,7 +139,7 @@ class Chunks:
 
     def _catch_up(self, chunk: _Chunk, record: Record) -> None:
         """Decodes what was written before a record and was not asked for."""
-        for earlier in earlier_in_chunk(self._db, record, chunk.upto):
+        for earlier in self._source.earlier_in_chunk(record, chunk.upto):
             try:
                 stream = self._reader.read(earlier.data)
                 if isinstance(stream, Packet):
@@ -180,7 +199,7 @@ class Chunks:
             held = None if wanted is None else chunk.latents.find(wanted, use=False)
         latent = None if held is None else held.latent
         for origin in reversed(line):
-            found = record_of(self._db, origin.id)
+            found = self._source.record_of(origin.id)
             stream = None if found is None else self._reader.read(found.data)
             if not isinstance(stream, Packet):
                 return None  # deleted meanwhile

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from cloud.archive.schema import FILE, Clock, Columns, columns_of, version
+from cloud.archive.schema import CHUNKS_SINCE, FILE, Clock, Columns, columns_of, pragma, version
 from shared.errors import DataError
 from shared.times import from_microseconds, to_microseconds
 
@@ -135,6 +135,40 @@ def record_of(db: sqlite3.Connection, id_: int) -> Record | None:
     """The record of that id, if there is one. db: see `reading`, of a current schema. Raises sqlite3.Error."""
     found = db.execute(f"{_row(Columns())} FROM records WHERE id = ?", (id_,)).fetchone()
     return _record(*found) if found else None
+
+
+@dataclass(frozen=True)
+class Head:
+    """An archive's database, as a source of records. path: the archive's folder. db: see `reading`."""
+
+    path: Path
+    db: sqlite3.Connection
+
+    @property
+    def has_chunks(self) -> bool:
+        return pragma(self.db, "user_version") >= CHUNKS_SINCE
+
+    def read(
+        self, since: datetime | None, until: datetime | None, camera: str | None, by: Clock
+    ) -> Iterator[Record]:
+        """See `read`."""
+        return read(self.path, since, until, camera, by)
+
+    def count(self, since: datetime | None, until: datetime | None, camera: str | None, by: Clock) -> int:
+        """See `count`."""
+        return count(self.path, since, until, camera, by)
+
+    def begins_chunk(self, record: Record) -> bool:
+        """See `begins_chunk`."""
+        return begins_chunk(self.db, record)
+
+    def earlier_in_chunk(self, record: Record, after: int) -> Iterator[Record]:
+        """See `earlier_in_chunk`."""
+        return earlier_in_chunk(self.db, record, after)
+
+    def record_of(self, id_: int) -> Record | None:
+        """See `record_of`."""
+        return record_of(self.db, id_)
 
 
 def _row(columns: Columns) -> str:

@@ -29,8 +29,8 @@ from typing import IO, Any, Protocol
 
 from cloud.archive.chunks import Chunks, Content, Opened
 from cloud.archive.frames import FrameReader, Known
-from cloud.archive.records import count, read, reading
 from cloud.archive.schema import Clock
+from cloud.archive.sources import count_records, open_part, parts_of
 from cloud.engine.batch_work import Done, Job, Results, Served, base_tasks_of, work
 from cloud.engine.batcher import Batcher
 from cloud.requests import queries_of
@@ -57,11 +57,12 @@ class LineFile(Protocol):
 class ReplayRequest:
     """What is asked of an archive: one task, from `since` (included) to `until` (not), of one camera or of all.
 
+    archive: a server's folder, or a store of segments (see `cloud.archive.sources`).
     by: whether both mean capture times, with the reception where those are unknown, or receptions.
     maps: folder for the maps of a dense task, <time>_<camera>_<request id>_<task>.png; None: no maps.
     """
 
-    archive: Path
+    archive: str | Path
     since: datetime
     until: datetime
     camera: str | None
@@ -138,7 +139,7 @@ def _check(request: ReplayRequest, bundle: Path, out: Path, force: bool) -> tupl
     check_camera(request.camera or "")
     _check_out(out, force)
     opened = _with_task(bundle, request.task)
-    total = count(*_chosen(request))
+    total = count_records(*_chosen(request))
     if not total:
         camera = f" of camera {request.camera}" if request.camera else ""
         span = f"{to_rfc3339(request.since)} and {to_rfc3339(request.until)}"
@@ -146,8 +147,8 @@ def _check(request: ReplayRequest, bundle: Path, out: Path, force: bool) -> tupl
     return total, opened
 
 
-def _chosen(request: ReplayRequest) -> tuple[Path, datetime, datetime, str | None, Clock]:
-    """What `read` and `count` take."""
+def _chosen(request: ReplayRequest) -> tuple[str | Path, datetime, datetime, str | None, Clock]:
+    """What `count_records` takes."""
     return request.archive, request.since, request.until, request.camera, request.by
 
 
@@ -207,9 +208,11 @@ async def _run(
 
 
 def open_records(request: ReplayRequest, reader: FrameReader) -> Generator[Opened, None, None]:
-    """The records that are asked for, with what they say. Raises DataError."""
-    with reading(request.archive) as db:
-        yield from Chunks(db, reader).open(read(*_chosen(request)))
+    """The records that are asked for, with what they say, part by part of the archive. Raises DataError."""
+    for part in parts_of(request.archive, request.since, request.until, request.by):
+        with open_part(part) as source:
+            asked = source.read(request.since, request.until, request.camera, request.by)
+            yield from Chunks(source, reader).open(asked)
 
 
 async def replay(

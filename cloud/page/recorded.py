@@ -14,7 +14,7 @@ from pydantic import Field
 from cloud.archive.chunks import Chunks, Opened
 from cloud.archive.frames import FrameReader, Known
 from cloud.archive.overview import newest, one_record
-from cloud.archive.records import Record, count_earlier_in_chunk, reading
+from cloud.archive.records import Head, Record, count_earlier_in_chunk, reading
 from cloud.engine.batch_work import Served, base_tasks_of
 from cloud.engine.batcher import within
 from cloud.page.fleet import mark_of
@@ -101,7 +101,7 @@ class RecordReader:
             far = {one.id for one in records if count_earlier_in_chunk(db, one) > EARLIER_MAX}
             near = sorted((one for one in records if one.id not in far), key=lambda one: one.id)
             opened = list(
-                Chunks(db, reader).open(near)
+                Chunks(Head(self._path, db), reader).open(near)
             )  # in the order of writing, so that each is decoded once
         late = DataError(f"over {EARLIER_MAX} frames have to be decoded before this one; a replay does it")
         return [*opened, *(Opened(one, late) for one in records if one.id in far)]

@@ -22,8 +22,8 @@ from typing import IO, Any, Literal
 from pydantic import Field
 
 from cloud.archive.frames import FrameReader
-from cloud.archive.records import count
 from cloud.archive.replay import ReplayRequest, open_records, replay
+from cloud.archive.sources import count_records
 from cloud.engine.batch_work import Served
 from cloud.page.inspection import using
 from cloud.pipeline import Pipeline
@@ -210,7 +210,7 @@ class Replays:
     async def _count(self, request: ReplayRequest) -> int:
         """How many records there are. Raises DataError, also for none."""
         total = await asyncio.to_thread(
-            count, request.archive, request.since, request.until, request.camera, request.by
+            count_records, request.archive, request.since, request.until, request.camera, request.by
         )
         if not total:
             span = f"between {to_rfc3339(request.since)} and {to_rfc3339(request.until)}"

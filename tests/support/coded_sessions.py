@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.archive.frames import FrameReader
+from cloud.archive.frames import FrameReader, Known
 from cloud.archive.records import Record
 from shared.codec.frame import NAMED_BYTES, Frame, FrameType, Packet
-from shared.codec.frame_codec import FrameCodec, Latent
+from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.codec.latent_codec import LatentCodec
 from shared.codec.session_log import LogHeader, LogRecord, LogWriter
 from shared.kinds.classification import ClassificationResult, ClassScore
@@ -198,6 +198,16 @@ class CodedSession:
         own = self.codec is not CODEC or self.grid == GRID
         data = Packet(self.mark, frame, None if own else self.grid, name).pack()
         return Record(self.camera, at(when), request_id, data, None, chunk)
+
+
+def latent_of(content: Any) -> Latent:
+    """What a record says, which must be known."""
+    if isinstance(content, Known):
+        return content.latent
+    assert isinstance(content, Coded), content
+    (latent,) = CODEC.decode([content])
+    assert isinstance(latent, Latent)
+    return latent
 
 
 def moments(records: Sequence[Record]) -> list[datetime]:

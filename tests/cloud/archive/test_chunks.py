@@ -21,7 +21,7 @@ import cloud.archive.chunks
 import support.coded_sessions
 from cloud.archive.chunks import Chunks, Opened
 from cloud.archive.frames import Known, References
-from cloud.archive.records import Record, read, reading
+from cloud.archive.records import Head, Record, read, reading
 from cloud.archive.replay import Counts, ReplayRequest, open_records, replay
 from cloud.archive.schema import FILE
 from cloud.engine.batch_work import Served
@@ -41,6 +41,7 @@ from support.coded_sessions import (
     CodedSession,
     NamingModel,
     label_of,
+    latent_of,
     made_up_bundle,
     moments,
     reader,
@@ -56,16 +57,6 @@ def opened(path: Path, since: Any = None, **more: Any) -> list[Opened]:
 
 def request(path: Path, since: Any = None, **more: Any) -> ReplayRequest:
     return ReplayRequest(path, since or at(-(10**6)), END, None, "classification", **more)
-
-
-def latent_of(content: Any) -> Latent:
-    """What a record says, which must be known."""
-    if isinstance(content, Known):
-        return content.latent
-    assert isinstance(content, Coded), content
-    (latent,) = CODEC.decode([content])
-    assert isinstance(latent, Latent)
-    return latent
 
 
 def assert_said(one: Opened, expected: Latent) -> None:
@@ -137,7 +128,7 @@ def test_times_in_any_order(
     expected = expected_of(some)
     with reading(path) as db, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cloud.archive.chunks, "LATENTS", 2)
-        chunks = Chunks(db, reader(), bytes_max)
+        chunks = Chunks(Head(path, db), reader(), bytes_max)
         frames = list(chunks.open(read(path)))
         assert bytes_max > 1 or len(chunks._chunks) == 1
     assert len(frames) == len(records)
@@ -213,7 +204,7 @@ def test_memory_is_bounded_and_a_steady_replay_decodes_each_frame_once(
     keep(tmp_path, records)
     expected = expected_of(some)
     with reading(tmp_path) as db:
-        chunks = Chunks(db, reader())
+        chunks = Chunks(Head(tmp_path, db), reader())
         for one in chunks.open(read(tmp_path)):
             assert_said(one, expected[one.record.request_id])
             assert all(
@@ -221,7 +212,7 @@ def test_memory_is_bounded_and_a_steady_replay_decodes_each_frame_once(
             )
             assert len(chunks._chunks) <= 3
         assert chunks.decoded == 180
-        middle = Chunks(db, reader())
+        middle = Chunks(Head(tmp_path, db), reader())
         list(middle.open(read(tmp_path, since=at(90))))
         assert middle.decoded == 180
 

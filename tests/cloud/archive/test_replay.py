@@ -21,7 +21,7 @@ import cloud.archive.store
 from cloud.archive.archive import Archive
 from cloud.archive.chunks import Chunks
 from cloud.archive.frames import FrameReader
-from cloud.archive.records import Record
+from cloud.archive.records import Head, Record
 from cloud.archive.replay import parse_time, replay
 from cloud.archive.schema import FILE
 from cloud.archive.store import BYTES_MIN
@@ -115,7 +115,7 @@ def opened(bundle: Bundle, model: GatedModel, records: list[Record]) -> Any:
     """What a replay gets of records that stand in no archive."""
     reader = FrameReader(bundle, model.codec, 1024)
     with closing(sqlite3.connect(":memory:", check_same_thread=False)) as db:
-        yield from Chunks(db, reader).open(records)
+        yield from Chunks(Head(Path(), db), reader).open(records)
 
 
 async def test_a_replay_fills_its_batches_and_takes_ids_that_repeat(
@@ -150,7 +150,7 @@ def test_a_replay_whose_records_go_before_it_begins_writes_nothing(
 ) -> None:
     with archive_at(tmp_path / "kept") as archive:
         put(archive, record(0))
-    monkeypatch.setattr(cloud.archive.replay, "read", lambda *chosen: iter(()))
+    monkeypatch.setattr(cloud.archive.records, "read", lambda *chosen: iter(()))
     question = cloud.archive.replay.ReplayRequest(tmp_path / "kept", at(0), at(9), None, "classification")
     with pytest.raises(DataError, match="were deleted meanwhile"):
         cloud.archive.replay.replay_archive(question, tiny_bundle, tmp_path / "out.jsonl")

@@ -11,7 +11,7 @@ import pytest
 
 from cloud.archive.chunks import Chunks, Opened
 from cloud.archive.frames import FrameReader, Known
-from cloud.archive.records import Record, read, reading
+from cloud.archive.records import Head, Record, read, reading
 from cloud.engine.load import load
 from cloud.sessions.session import FrameJob, Session, SessionLimits, Settled
 from shared.codec.frame_codec import Coded, FrameCodec, Latent
@@ -124,7 +124,7 @@ def test_what_sessions_accept_is_replayed_from_every_time_on(tmp_path: Path, see
     reader = FrameReader(made_up_bundle(FINGERPRINT, GRID), CODEC, 64)
     for since in moments(records)[::7]:
         with reading(tmp_path) as db:
-            frames = list(Chunks(db, reader).open(read(tmp_path, since)))
+            frames = list(Chunks(Head(tmp_path, db), reader).open(read(tmp_path, since)))
         assert len(frames) == sum(one.received_at >= since for one in records)
         for one in frames:
             assert latent_of(one).digest == said[one.record.request_id].digest
