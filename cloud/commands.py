@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cloud.archive_commands import app as archive_app
 from cloud.token_commands import app as tokens_app
 from shared.bundle import Bundle
 from shared.errors import IsthmusError
@@ -29,12 +30,14 @@ from shared.process.cli import (
 )
 from shared.process.commands import CommandTable
 from shared.shipped import chosen_bundle
+from shared.times import parse_time
 from shared.types import Analysis, Wanted
 
 if TYPE_CHECKING:
     from cloud.settings import EngineSettings
 
 app = CommandTable(no_args_is_help=True, help="The server side: bytes -> answers.")
+app.add_typer(archive_app, name="archive")
 app.add_typer(tokens_app, name="token")
 
 DeviceOption = Annotated[
@@ -239,7 +242,7 @@ def replay(
     force: Annotated[bool, typer.Option("--force", help="replace --out where it exists")] = False,
 ) -> None:
     """Run a task over what an archive holds. A server may write to it meanwhile."""
-    from cloud.archive.replay import ReplayRequest, parse_time, replay_archive
+    from cloud.archive.replay import ReplayRequest, replay_archive
 
     since, until = parse_time("from", from_), parse_time("to", to)
     request = ReplayRequest(archive, since, until, camera, task, top_k, maps, by)

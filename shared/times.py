@@ -50,6 +50,16 @@ def to_rfc3339(when: datetime) -> str:
     return when.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def parse_time(setting: str, text: str) -> datetime:
+    """ISO 8601 -> UTC; without a zone it is taken as UTC. Raises RequestError about `setting`."""
+    try:
+        when = datetime.fromisoformat(text)
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        expected = f"{text!r} is no time; give ISO 8601, as 2026-11-22T13:00:00Z"
+        raise RequestError(expected, setting=setting) from None
+
+
 def parse_captured_at(text: str) -> datetime | None:
     """An RFC 3339 time in UTC; None for an empty text. Raises RequestError."""
     if not text:

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from cloud.archive.deletion import Deletion, carry_out, read_request, requested
 from cloud.archive.records import UNNAMED, Record, read
 from cloud.archive.schema import FILE, Clock
 from cloud.archive.store import BYTES_MIN, Store, identity
@@ -32,8 +33,9 @@ log = logging.getLogger("isthmus.cloud.archive")
 
 LOCK = "archive.lock"
 
-TIDY_EVERY_S = 60.0
+LOOK_EVERY_S = 1.0  # for records that are too old, and for requests to delete some
 WARN_EVERY_S = 60.0
+ERASE_AGAIN_S = 60.0  # after a deletion that failed
 
 
 def check_bounds(bytes_max: int, age_max_s: float) -> None:
@@ -51,7 +53,7 @@ class Archive:
 
     path: a folder, made where it is absent. bytes_max: all its files together; from 64 MiB up, every valid bitstream
     fits, and below that one of more than about an eighth of it is dropped. age_max_s: records that were received
-    longer ago are deleted, once a minute when nothing arrives.
+    longer ago are deleted. Requests to delete records (`cloud.archive.deletion`) are carried out within seconds.
     queue_max, queue_bytes_max: what may wait for the disk; more is dropped.
 
     written, repeated, dropped: how many records so far were new, were there already, and were not kept.
@@ -78,6 +80,7 @@ class Archive:
         self._queue_bytes = 0
         self._accepted = self._settled = 0  # settled: written, repeated or dropped after the queue
         self._warned_at, self._not_reported = -WARN_EVERY_S, 0
+        self._erase_at = 0.0
         self._closing = False
         self._changed = threading.Condition()
         self._store = Store(self.path, bytes_max, age_max_s)
@@ -167,7 +170,7 @@ class Archive:
         while True:
             with self._changed:
                 if not self._queue and not self._closing and not more:
-                    self._changed.wait(TIDY_EVERY_S)
+                    self._changed.wait(LOOK_EVERY_S)
                 batch = [self._queue.popleft() for _ in range(self._store.batch(self._queue))]
                 self._queue_bytes -= sum(len(record.data) for record in batch)
                 if not batch and self._closing:
@@ -187,6 +190,7 @@ class Archive:
                 new, others = self._store.insert(batch)
                 self.trouble, unwritten = "", 0
                 self._count(len(batch), new, others)
+            self._erase()
             return self._store.tidy()
         except (sqlite3.Error, DataError, OSError) as error:
             self.trouble = f"the disk refused: {_reason(error)}"
@@ -195,6 +199,25 @@ class Archive:
             # A connection that met an I/O error may be of no more use; the next step opens another.
             self._store.close()
             return False
+
+    def _erase(self) -> None:
+        """Carries out what is asked to be deleted, also of what waits here. A failure is logged, and tried again."""
+        files = requested(self.path)
+        if not files or time.monotonic() < self._erase_at:
+            return
+        try:
+            deletions = [read_request(file) for file in files]
+            with self._changed:
+                kept = [one for one in self._queue if not _taken(one, deletions)]
+                self._settled += len(self._queue) - len(kept)
+                self._queue_bytes = sum(len(one.data) for one in kept)
+                self._queue = deque(kept)
+            count = carry_out(self._store, files)
+            log.info("%s: %d records deleted for good, as asked", self.path, count)
+        except (sqlite3.Error, DataError, OSError) as error:
+            log.error("%s: a deletion is not done yet: %s", self.path, _reason(error))
+            self._erase_at = time.monotonic() + ERASE_AGAIN_S
+            self._store.close()
 
     def _count(self, total: int, new: int, others: list[Record]) -> None:
         self.written += new
@@ -233,6 +256,10 @@ class Archive:
             count, self._not_reported = self._not_reported, 0
             log.warning("%s: %s; %d records not kept (%d in all)", self.path, why, count, self.dropped)
             self._warned_at = now
+
+
+def _taken(record: Record, deletions: list[Deletion]) -> bool:
+    return any(one.matches(record.camera, record.time(one.by)) for one in deletions)
 
 
 def _reason(error: Exception) -> str:

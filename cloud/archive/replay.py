@@ -23,7 +23,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -88,16 +88,6 @@ class Counts:
             self.answered += 1
         else:
             self.errors[outcome.title] += 1
-
-
-def parse_time(setting: str, text: str) -> datetime:
-    """ISO 8601 -> UTC; without a zone it is taken as UTC. Raises RequestError about `setting`."""
-    try:
-        when = datetime.fromisoformat(text)
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        expected = f"{text!r} is no time; give ISO 8601, as 2026-11-22T13:00:00Z"
-        raise RequestError(expected, setting=setting) from None
 
 
 def replay_archive(

@@ -7,7 +7,7 @@
 - chunks: a record that begins a chunk goes with the whole chunk, and after it, so that what is left can be decoded.
   What is written to the chunk afterwards cannot.
 
-Freed pages are reused, not wiped.
+Freed pages are reused, not wiped; `erase` leaves nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from cloud.archive.deletion import Deletion, erase
 from cloud.archive.records import Record
 from cloud.archive.schema import (
     FILE,
@@ -123,6 +124,15 @@ class Store:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         db.execute(f"PRAGMA max_page_count = {self._pages_max}")
         return pragma(db, "page_count") < size
+
+    def erase(self, deletions: Sequence[Deletion]) -> int:
+        """Deletes records so that the files hold nothing of them. Returns how many. See `cloud.archive.deletion`.
+
+        Meanwhile the files take up to three times their size.
+        """
+        count = erase(self._opened(), deletions)
+        self._files = self._there()
+        return count
 
     def _opened(self) -> sqlite3.Connection:
         self.open()

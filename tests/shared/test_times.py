@@ -13,6 +13,7 @@ from shared.times import (
     captured_at_number,
     captured_at_of,
     parse_captured_at,
+    parse_time,
     to_rfc3339,
 )
 
@@ -95,3 +96,10 @@ def test_a_time_without_a_zone_is_refused() -> None:
 def test_a_number_out_of_range_is_refused(number: int) -> None:
     with pytest.raises(RequestError, match=f"captured_at is {number}"):
         captured_at_of(number)
+
+
+def test_times_without_a_zone_are_utc() -> None:
+    noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    assert parse_time("from", "2026-11-22T12:00:00") == noon
+    assert parse_time("from", "2026-11-22T13:00:00+01:00") == noon
+    assert parse_time("from", "2026-11-22T12:00:00Z").utcoffset() == timedelta(0)

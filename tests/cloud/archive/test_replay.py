@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cloud.archive.archive import Archive
 from cloud.archive.chunks import Chunks
 from cloud.archive.frames import FrameReader
 from cloud.archive.records import Head, Record
-from cloud.archive.replay import parse_time, replay
+from cloud.archive.replay import replay
 from cloud.archive.schema import FILE
 from cloud.archive.store import BYTES_MIN
 from cloud.engine.batch_work import Served
@@ -35,7 +35,7 @@ from shared.errors import DataError
 from shared.process.cli import MapFolder
 from shared.process.config import HttpSettings
 from shared.types import Analysis, TaskQuery, TaskResult
-from support.archives import NOON, archive_at, at, put, record
+from support.archives import archive_at, at, put, record
 from support.processes import refused, run_here
 from support.service import GatedModel, OneBundle
 
@@ -193,12 +193,6 @@ def test_a_replay_that_is_asked_wrong(
     out = tmp_path / "out.jsonl"
     assert text in refused(*replay_command(tmp_path / "kept", tiny_bundle, out, **changed), status=2)
     assert not out.exists()
-
-
-def test_times_without_a_zone_are_utc() -> None:
-    assert parse_time("from", "2026-11-22T12:00:00") == NOON
-    assert parse_time("from", "2026-11-22T13:00:00+01:00") == NOON
-    assert parse_time("from", "2026-11-22T12:00:00Z").utcoffset() == timedelta(0)
 
 
 def test_what_is_no_archive(tmp_path: Path, tiny_bundle: Path) -> None:
