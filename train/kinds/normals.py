@@ -52,7 +52,8 @@ class AngularError:
         Raises DataError for predictions that are not numbers.
         """
         if valid is None:
-            valid = np.any(truth != 0, axis=-1)
+            # numpy reduces short axes slowly.
+            valid = np.logical_or.reduce([component != 0 for component in np.moveaxis(truth, -1, 0)])
         degrees = angles(predicted[valid], truth[valid].astype(np.float32, copy=False))
         if not np.isfinite(degrees).all():
             raise DataError("the network predicts normals that are not numbers")
@@ -89,12 +90,17 @@ def angles(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArra
     Uses the tangent of half the angle, because an arc cosine in float32 is off by 0.03 degrees near 0, where good
     answers lie.
     """
-    size_a, size_b = (np.linalg.norm(v, axis=-1, keepdims=True) for v in (a, b))
+    size_a, size_b = _lengths(a), _lengths(b)
     # Scaled to length 1 first, so that no product overflows or underflows.
-    a, b = (v / np.where(s > 0, s, 1) for v, s in ((a, size_a), (b, size_b)))
-    half = np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1))
-    degrees: NDArray[np.floating[Any]] = np.degrees(2 * half)
+    a, b = (v / np.where(s > 0, s, 1)[..., None] for v, s in ((a, size_a), (b, size_b)))
+    degrees: NDArray[np.floating[Any]] = np.degrees(2 * np.arctan2(_lengths(a - b), _lengths(a + b)))
     return degrees
+
+
+def _lengths(v: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Of vectors (..., 3). numpy's norm takes four times as long over so short an axis."""
+    lengths: NDArray[np.floating[Any]] = np.sqrt(np.einsum("...i,...i->...", v, v))
+    return lengths
 
 
 def _distance(out: Tensor, wanted: Tensor) -> Tensor:

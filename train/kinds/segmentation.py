@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cloud.engine.kinds.reductions import best
 from shared.errors import DataError
 from shared.kinds.segmentation import paint
 from train.kinds.label_form import CLASS_MAP, IGNORE
@@ -88,7 +89,7 @@ class Segmentation(MapKind):
 
     def answers(self, out: Tensor) -> NDArray[Any]:
         """(B, H, W)."""
-        return to_array(out.argmax(1))
+        return to_array(best(out)[0])
 
     def painted(self, maps: NDArray[Any]) -> NDArray[np.uint8]:
         return paint(np.where(maps == IGNORE, 0, maps))
