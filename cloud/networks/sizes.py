@@ -135,9 +135,9 @@ PRESETS = {
         shortcut=True,
     ),
     "blocks": CodecConfig(
-        transform=(96, 96),
+        transform=(128, 128),
         strides=(2, 1, 1),
-        latent_channels=256,
+        latent_channels=192,
         extractor=(64, 96),
         extractor_linear=96,
         hyper_size=48,
@@ -145,13 +145,15 @@ PRESETS = {
         tau=64,
         grid=(8, 8),
         predictor=(64,),
-        reconstruction=(96, 48, 48),
+        reconstruction=(192, 96, 96),
         fusion=(),
         separation=(),
         shortcut=True,
     ),
 }
-PRESETS["linear"] = PRESETS["blocks"].model_copy(update={"transform": (8, 8), "reconstruction": (8, 8, 8)})
+PRESETS["linear"] = PRESETS["blocks"].model_copy(
+    update={"transform": (8, 8), "latent_channels": 256, "reconstruction": (8, 8, 8)}
+)
 
 
 Shape = tuple[int, ...]  # one image's feature: (C, H', W'), or (C,) for a vector

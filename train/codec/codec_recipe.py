@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, TypeVar
@@ -31,11 +33,14 @@ class Part(NetworkSpec):
     name: of its task, by default what the network was trained for.
     distortion: what the decoded feature is compared by; see `train.codec.distortion`.
     lambda_: weight of the distortion, in bits.
+    tilt: at a level of scale s the distortion weighs lambda * s ** (1 - tilt). Above 0, low levels give up more of the
+        other parts' quality than of this one's.
     """
 
     name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
     distortion: Distortion = "distill"
     lambda_: float = Field(gt=0, validation_alias=AliasChoices("lambda", "lambda_"))
+    tilt: float = Field(0.0, ge=0, le=1)
 
 
 class CodecRecipe(Frozen):
@@ -165,6 +170,13 @@ def shares(recipe: CodecRecipe) -> list[float]:
     return [part.lambda_ / total_of(recipe) for part in recipe.parts] if recipe.form == "rd" else [1.0]
 
 
+def weighted(recipe: CodecRecipe, distances: Sequence[T], scale: T) -> T:
+    """The whole distortion of images (B,) or of one: the parts', by their shares and what the level makes of them."""
+    pairs = zip(shares(recipe), recipe.parts, distances, strict=True)
+    whole: T = functools.reduce(operator.add, (share * scale**-part.tilt * d for share, part, d in pairs))
+    return whole
+
+
 def total_of(recipe: CodecRecipe) -> float:
     """What the loss in bits an image is divided by in training; 1 in form "dr", whose loss is not in bits."""
     return sum(part.lambda_ for part in recipe.parts) if recipe.form == "rd" else 1.0
@@ -178,7 +190,7 @@ def lambdas_of(recipe: CodecRecipe) -> list[float]:
 def level_loss(recipe: CodecRecipe, scale: T, distance: T, bits: T, ramp: float = 1.0) -> T:
     """The loss of images (B,) or of one.
 
-    distance: the parts' distortions, weighted by `shares`. ramp: the rate's weight, from `rate_weight`.
+    distance: the parts' distortions, `weighted`. ramp: the rate's weight, from `rate_weight`.
 
     The "rd" form is divided by lambda, which keeps its minimum and makes the size of its gradient independent of
     lambda. A level's scale weighs the distortion and not the rate, so that no level drowns the others' gradients.

@@ -37,7 +37,7 @@ from train.codec.codec_recipe import (
     lambdas_of,
     level_loss,
     rate_weight,
-    shares,
+    weighted,
 )
 from train.codec.context_model import Latents, slices_by_energy
 from train.codec.distortion import crop_for, distortion
@@ -139,6 +139,8 @@ class CodecTraining(Training[CodecBatch, Scores]):
         elif recipe.init is None:
             self._measure()
         self._fill_latents(features or out / "features")
+        for known in (*self.cached, *self.answers.values()):
+            known.keep_on(self.device)
         self._freeze()
         self._measure_context()
         schedule = Schedule(recipe.steps, recipe.learning_rate)
@@ -250,7 +252,7 @@ class CodecTraining(Training[CodecBatch, Scores]):
         decoded, coded = model.codec(ys, position)
         bits = coded.bits_z + coded.bits_v
         distances = self._distances(batch.indices, decoded, given)
-        distance = self._weighted(distances)
+        distance = weighted(recipe, distances, scale)
         rate = bits + recipe.base_lambda * self._base_distance(batch, coded.v)
         loss = level_loss(recipe, scale, distance, rate, rate_weight(step / recipe.steps, recipe)).mean()
         scalars = {f"d/{n}": float(d.detach().mean()) for n, d in zip(model.names, distances, strict=True)}
@@ -263,11 +265,6 @@ class CodecTraining(Training[CodecBatch, Scores]):
                 rounded = model.codec.core.rounded_bits(model.codec.fusion(ys), position)
                 scalars["bytes"] = float(rounded.mean()) / 8
         return loss, scalars
-
-    def _weighted(self, distances: Sequence[Tensor]) -> Tensor:
-        """The whole distortion of each image, (B,)."""
-        weighted = [d * share for d, share in zip(distances, shares(self.recipe), strict=True)]
-        return torch.stack(weighted).sum(0)
 
     def _base_distance(self, batch: CodecBatch, v: Tensor) -> Tensor:
         """How far the base task's answer from v is from its network's, (B,); 0 without a base."""

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from shared.bundle import Preprocess
 from shared.kinds import KINDS
-from train.codec.codec_recipe import CodecRecipe, level_loss, shares, total_of
+from train.codec.codec_recipe import CodecRecipe, level_loss, total_of, weighted
 from train.codec.distortion import distortion
 from train.codec.split_networks import SplitNetworks
 from train.data.dataset import Dataset, in_order, network_input
@@ -91,7 +91,7 @@ def validated_loss(recipe: CodecRecipe, names: Sequence[str], scores: Scores) ->
     losses = []
     for scale, quality in zip(recipe.scales, recipe.qualities, strict=True):
         distances = [scores.value("distortion", name, quality) for name in names]
-        distance = sum(share * d for share, d in zip(shares(recipe), distances, strict=True))
+        distance = weighted(recipe, distances, scale)
         losses.append(level_loss(recipe, scale, distance, 8 * scores.value("bytes", quality=quality)))
     return total_of(recipe) * sum(losses) / len(losses)
 

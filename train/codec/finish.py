@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.codec.codec_recipe import total_of
+from train.codec.codec_recipe import total_of, weighted
 from train.codec.codec_training import CodecBatch, CodecTraining, draw_levels
 from train.codec.feature_codec import entropy_modules
 from train.codec.teacher_cache import latents_of
@@ -39,6 +39,7 @@ class _Finishing(CodecTraining):
             self.us = latents_of(
                 folder / "latents", self.model, self.cached, self.training[0], self.recipe.flips
             )
+        self.us.keep_on(self.device)
 
     def _learning(self) -> list[nn.Module]:
         """The parts that learn."""
@@ -108,7 +109,7 @@ class SynthesisTraining(_Finishing):
         y_hat = model.codec.core.reconstruct(z, position, model.codec.grid)
         decoded = [model.codec.separation(y_hat, k) for k in range(len(given))]
         distances = self._distances(batch.indices, decoded, given)
-        distance = self._weighted(distances)
+        distance = weighted(recipe, distances, scale)
         loss = (scale ** (1 - recipe.balance) * distance).mean()
         scalars = {f"d/{n}": float(d.detach().mean()) for n, d in zip(model.names, distances, strict=True)}
         return loss, scalars | {"distortion": float(distance.detach().mean()), "bytes": 0.0}

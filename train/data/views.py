@@ -9,7 +9,11 @@ number, so that its features can be cached, and a run resumed.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -19,14 +23,20 @@ from pydantic import Field
 
 from shared.bundle import Preprocess
 from shared.errors import DataError, ImageError
+from shared.image import fit
+from shared.placement import letterbox
 from shared.types import Frozen
 
 PIECE_MIN = 0.35  # shorter side of the smallest piece, of the photograph's
 ASPECT_MAX = 4 / 3  # of a piece to the network's image
 LIGHT = 0.3  # brightness and contrast, up and down
 COLOUR = 0.4  # saturation, up and down
+FRAMED = 0.5  # share of the views with bars, for a network that sees whole photographs so
+FRAME_MAX = 16 / 9  # longer side of such a piece to its shorter one
 VIEWS_MAX = 10_000  # of a photograph
 KEPT_BYTES = 1 << 30  # of decoded photographs, in each process
+MANY = 16  # views that are worth more than one process
+CORES_MIN = 4
 
 
 class Views(Frozen):
@@ -52,26 +62,37 @@ class ViewSet:
         views: Views,
         files: tuple[str, ...] = (),
     ) -> None:
-        self._readers, self._views, self.files = readers, views, files
+        self._readers, self._preprocess, self._views, self.files = readers, preprocess, views, files
         self.size = preprocess.height, preprocess.width
         self._kept: dict[int, Image.Image] = {}
         self._room = KEPT_BYTES
+        self._pool: ProcessPoolExecutor | None = None
 
     def __len__(self) -> int:
         return len(self._readers) * self._views.count
 
     def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """RGB (B, H, W, 3) of the views `indices` (B,). Raises DataError."""
-        views = [self._view(int(index)) for index in indices]
-        return np.stack([np.asarray(view) for view in views])
+        pool = self._processes() if len(indices) >= MANY else None
+        draw: Callable[..., Any] = map if pool is None else pool.map
+        return np.stack(list(draw(self._drawn if pool is None else _drawn, indices.tolist())))
 
     def labels(self, indices: NDArray[np.int64], flip: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Raises DataError."""
         raise DataError("views of photographs have no labels")
 
-    def _view(self, index: int) -> Image.Image:
+    def _drawn(self, index: int) -> NDArray[np.uint8]:
         photograph = self._photograph(index % len(self._readers))
-        return draw_view(photograph, self.size, np.random.default_rng((self._views.seed, index)))
+        random = np.random.default_rng((self._views.seed, index))
+        return np.asarray(draw_view(photograph, self._preprocess, random))
+
+    def _processes(self) -> ProcessPoolExecutor | None:
+        """Processes that draw views, where there are more cores than a front on a CPU keeps busy."""
+        cores = len(os.sched_getaffinity(0))
+        if self._pool is None and cores >= CORES_MIN:
+            # Forked, since a set may read from anything; the children touch no GPU.
+            self._pool = ProcessPoolExecutor(cores, get_context("fork"), _adopt, (self,))
+        return self._pool
 
     def _photograph(self, number: int) -> Image.Image:
         """A decoded photograph, kept while there is room. Raises DataError."""
@@ -88,11 +109,33 @@ class ViewSet:
         return image
 
 
-def draw_view(image: Image.Image, size: tuple[int, int], random: np.random.Generator) -> Image.Image:
-    """A random view of an RGB image. size: its H and W."""
-    height, width = size
-    box = draw_piece(image.size, width / height, random)
-    view = image.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+_adopted: ViewSet | None = None  # in a process that draws views: the set that they are of
+
+
+def _adopt(views: ViewSet) -> None:
+    global _adopted
+    _adopted = views
+
+
+def _drawn(index: int) -> NDArray[np.uint8]:
+    assert _adopted is not None
+    return _adopted._drawn(index)
+
+
+def draw_view(image: Image.Image, preprocess: Preprocess, random: np.random.Generator) -> Image.Image:
+    """A random view of an RGB image, of the network's size.
+
+    Where the network takes photographs in a letterbox, some views are pieces of any shape in one.
+    """
+    size, aspect = (preprocess.width, preprocess.height), preprocess.width / preprocess.height
+    framed = preprocess.fit == "letterbox" and random.random() < FRAMED
+    if framed:
+        aspect *= FRAME_MAX ** random.uniform(-1, 1)
+    box = draw_piece(image.size, aspect, random)
+    if framed:
+        left, top, right, bottom = letterbox((math.ceil(box[2] - box[0]), math.ceil(box[3] - box[1])), size)
+        size = (right - left, bottom - top)
+    view = image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
     if random.random() < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for enhance, most in (
@@ -101,7 +144,7 @@ def draw_view(image: Image.Image, size: tuple[int, int], random: np.random.Gener
         (ImageEnhance.Color, COLOUR),
     ):
         view = enhance(view).enhance(1 + most * random.uniform(-1, 1))
-    return view
+    return fit(view, preprocess)
 
 
 def draw_piece(

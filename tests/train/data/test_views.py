@@ -63,6 +63,22 @@ def test_a_piece_lies_within_the_photograph(size: tuple[int, int]):
         assert max((right - left) / size[0], (bottom - top) / size[1]) >= PIECE_MIN * 0.999
 
 
+def test_some_views_for_a_letterbox_have_its_bars():
+    boxed = Preprocess(height=64, width=64, fit="letterbox", mean=(1.0, 0.0, 0.0))
+    grey = Image.new("RGB", (480, 360), (128, 128, 128))
+    images = ViewSet([lambda: grey], boxed, Views(count=60)).images(np.arange(60))
+    bar = np.array([255, 0, 0])
+    barred = [image for image in images if (image[0] == bar).all() or (image[:, 0] == bar).all()]
+    assert 10 < len(barred) < 50
+    assert all((image[32, 32] != bar).any() for image in images)
+
+
+def test_processes_draw_the_same_views(monkeypatch):
+    alone = opened().images(np.arange(18))
+    monkeypatch.setattr(views_module.os, "sched_getaffinity", lambda _: set(range(4)))
+    assert np.array_equal(opened().images(np.arange(18)), alone)
+
+
 def test_photographs_beyond_the_memory_are_decoded_again(monkeypatch):
     kept = opened().images(np.arange(18))
     monkeypatch.setattr(views_module, "KEPT_BYTES", 90 * 120 * 3)  # one of the three
