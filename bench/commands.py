@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.devices.command import devices
 from bench.latency.command import latency
 from bench.photos.command import photos
 from bench.privacy.command import privacy
@@ -19,6 +20,7 @@ app.command()(rooms)
 app.command()(rate)
 app.command()(latency)
 app.command()(cloud)
+app.command()(devices)
 app.command()(wire)
 app.command()(video)
 app.command()(photos)

@@ -1,0 +1,1 @@
+"""One bundle on several devices: the same integers, and images a second."""
