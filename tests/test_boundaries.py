@@ -222,9 +222,14 @@ def test_the_edge_and_shared_know_no_torch() -> None:
 
 
 def test_training_libraries_do_not_reach_the_server() -> None:
-    """`pip install isthmus[cloud]` brings neither numba nor onnx nor tensorboard nor Fabric nor torchvision."""
-    training = {"numba", "onnx", "onnxscript", "tensorboard", "torchvision", "lightning_fabric"}
+    """`pip install isthmus[cloud]` brings neither onnx nor tensorboard nor Fabric nor torchvision."""
+    training = {"onnx", "onnxscript", "tensorboard", "torchvision", "lightning_fabric"}
     assert offences(outside("train/", "bench/"), training) == []
+
+
+def test_the_server_compiles_in_one_place() -> None:
+    """numba takes seconds where its cache is empty, and an edge does not have it."""
+    assert offences(outside("train/", "cloud/engine/compiled_reader.py"), {"numba"}) == []
 
 
 def test_torchvision_is_imported_in_one_place() -> None:
@@ -360,7 +365,7 @@ def test_a_running_edge_holds_no_torch() -> None:
 def test_a_serving_cloud_holds_no_training() -> None:
     loaded = loaded_by("\n".join(f"import {module_of(path)}" for path in under("cloud/")))
     assert "torch" in loaded
-    assert loaded & {"torchvision", "onnx", "onnxscript", "numba", "tensorboard"} == set()
+    assert loaded & {"torchvision", "onnx", "onnxscript", "tensorboard"} == set()
     assert loaded & {"train", "bench", "demo", "edge"} == set()
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from shared.codec.context import Indices, Ints, Step, wrapped
 from shared.codec.latent_codec import LatentCodec
-from shared.codec.rangecoder import Reader, Tables, Writer
+from shared.codec.rangecoder import SymbolReader, Tables, Writer
 from shared.errors import CorruptPayloadError, RequestError
 
 
@@ -188,7 +188,7 @@ class FrameCodec:
         out: list[Latent | CorruptPayloadError] = []
         readers, vs, sound = [], [], []
         for one in coded:
-            reader = Reader(one.payload)
+            reader = self._codec.reader(one.payload)
             try:
                 v = self._v(one, reader)
             except CorruptPayloadError as error:
@@ -205,7 +205,7 @@ class FrameCodec:
                 out[i] = z if isinstance(z, CorruptPayloadError) else Latent(v, z, one.grid, one.quality)
         return out
 
-    def _v(self, one: Coded, reader: Reader) -> Ints:
+    def _v(self, one: Coded, reader: SymbolReader) -> Ints:
         """Raises CorruptPayloadError."""
         if not one.own_v:
             assert one.reference is not None  # checked when it was made
@@ -216,7 +216,7 @@ class FrameCodec:
             raise CorruptPayloadError(f"the payload cannot be read: {error}") from None
 
     def _z(
-        self, coded: Sequence[Coded], readers: Sequence[Reader], v: Ints
+        self, coded: Sequence[Coded], readers: Sequence[SymbolReader], v: Ints
     ) -> list[Ints | CorruptPayloadError]:
         """z (N, h, w) of each payload. v: (B, V)."""
         codec, (h, w) = self._codec, coded[0].grid

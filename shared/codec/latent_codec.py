@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from shared.codec import rangecoder
 from shared.codec.context import SLICES, ContextModel, wrapped
 from shared.codec.exact import MEAN_STEPS, SCALE_STEPS, Backend, ExactPath, Tensors
-from shared.codec.rangecoder import Tables
+from shared.codec.rangecoder import Reader, SymbolReader, Tables
 from shared.errors import CorruptPayloadError, RequestError
 
 # Part of the fingerprint: what the same integers mean. Raise it when the coding order or the arithmetic changes.
@@ -113,12 +113,19 @@ def tables_of(tensors: Tensors, prefix: str) -> Tables:
 class LatentCodec:
     """The entropy coder of one bundle.
 
+    reader: opens a payload; every one gives the same symbols.
+
     Wherever a quality is expected, None stands for the first level's. Raises ValueError, KeyError or InexactError
     if the tensors do not form a codec.
     """
 
-    def __init__(self, tensors: Tensors, backend: Backend | None = None) -> None:
-        self.path = ExactPath(tensors, backend)
+    def __init__(
+        self,
+        tensors: Tensors,
+        backend: Backend | None = None,
+        reader: Callable[[bytes], SymbolReader] = Reader,
+    ) -> None:
+        self.path, self.reader = ExactPath(tensors, backend), reader
         self.v_tables = tables_of(tensors, "v.tables")
         self.z_tables = tables_of(tensors, "z.tables")
         self.levels = levels_of(tensors)
@@ -176,7 +183,7 @@ class LatentCodec:
             indices = self.v_indices(quality)
         except RequestError as error:
             raise CorruptPayloadError(f"the payload cannot be read: {error}") from None
-        v = rangecoder.decode(b_v, indices, self.v_tables)
+        v = self.reader(b_v).get(indices, self.v_tables)
         # Each v has exactly one b_v: bytes that decode but would be encoded differently did not come from an encoder.
         if rangecoder.encode(v, indices, self.v_tables) != b_v:
             raise CorruptPayloadError("the payload is damaged: b_v is not what an encoder writes")
@@ -198,7 +205,7 @@ class LatentCodec:
         index, offset = self.path(v, h, w)
         z = np.empty(index.shape, np.int32)
         for i, (_, b_z) in enumerate(streams):
-            shifted = rangecoder.decode(b_z, index[i].ravel(), self.z_tables)
+            shifted = self.reader(b_z).get(index[i].ravel(), self.z_tables)
             z[i] = wrapped(shifted.reshape(index.shape[1:]).astype(np.int64) + offset[i])
         return z
 

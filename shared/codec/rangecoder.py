@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import constriction
 import numpy as np
@@ -75,6 +75,14 @@ class Tables:
         covered: NDArray[np.int64] = np.diff(self.starts) - 1
         return covered
 
+    @cached_property
+    def lefts(self) -> NDArray[np.uint32]:
+        """For each entry the sum of the counts before it in its table."""
+        before = np.cumsum(self.counts, dtype=np.int64) - self.counts
+        first = np.repeat(before[self.starts[:-1]], np.diff(self.starts))
+        lefts: NDArray[np.uint32] = (before - first).astype(np.uint32)
+        return lefts
+
     def model(self, index: int) -> Any:
         """Returns constriction's model of one table, built on first use."""
         model = self._models.get(index)
@@ -128,15 +136,26 @@ class Writer:
         return _shortest(self._encoder)
 
 
-class Reader:
-    """Decodes what a `Writer` coded."""
-
-    def __init__(self, data: bytes) -> None:
-        padded = data + bytes(-len(data) % 4 + 8)
-        self._decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
+class SymbolReader(Protocol):
+    """Decodes what a `Writer` coded: `Reader`, and the cloud's own in a compiled loop."""
 
     def get(self, indices: NDArray[np.intp], tables: Tables) -> Ints:
         """The next values (M,) int32. Raises CorruptPayloadError if they cannot come from `put` with these indices."""
+
+
+def words_of(data: bytes) -> NDArray[np.uint32]:
+    """A payload as the decoder's words, followed by enough zeros."""
+    return np.frombuffer(data + bytes(-len(data) % 4 + 8), ">u4").astype(np.uint32)
+
+
+class Reader:
+    """Decodes what a `Writer` coded, with constriction's decoder."""
+
+    def __init__(self, data: bytes) -> None:
+        self._decoder = constriction.stream.queue.RangeDecoder(words_of(data))
+
+    def get(self, indices: NDArray[np.intp], tables: Tables) -> Ints:
+        """See `SymbolReader`."""
         order, groups = _grouped(indices, len(tables))
         at = np.zeros(len(indices), np.int32)
         firsts, covered = tables.firsts[indices], tables.covered[indices]
