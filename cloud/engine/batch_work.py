@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -29,6 +29,7 @@ from shared.errors import CorruptPayloadError
 from shared.types import TaskQuery, TaskResult
 
 if TYPE_CHECKING:
+    from cloud.engine.crew import Crew
     from shared.encoder import Encoder
 
 Results = dict[str, TaskResult]
@@ -63,9 +64,17 @@ class BaseModel(Model, Protocol):
 
 @runtime_checkable
 class TimedModel(Protocol):
-    """A model that knows how long it has spent, in all, on turning outputs of tails into results, in seconds."""
+    """A model that knows how long the calling thread has spent, in all, on turning outputs into results, in seconds."""
 
-    postprocess_s: float
+    @property
+    def postprocess_s(self) -> float: ...
+
+
+@runtime_checkable
+class CrewedModel(Model, Protocol):
+    """A model that several threads may use at once, and the threads that share a batch of it."""
+
+    crew: Crew
 
 
 def base_tasks_of(model: Model) -> frozenset[str]:
@@ -122,14 +131,39 @@ class Done:
     ended_s: float = 0.0
 
 
+# The parts of a batch run side by side: each of these is the longest, or the last.
+_TIMES = ("decode_ms", "tails_ms", "postprocess_ms", "ended_s")
+
 # z alone is of version 1.
 _Decoded = NDArray[np.int32] | Latent | CorruptPayloadError
 
 
 def work(jobs: Sequence[Job]) -> list[Done | Exception]:
     """The result of each job of a batch, or the error that only this job gets."""
-    started = time.perf_counter()
     model = jobs[0].served.model  # a batch has one key, and this is a part of it
+    if not isinstance(model, CrewedModel):
+        return _piece(jobs)
+    outcomes = model.crew.run(_piece, jobs)
+    done = [one for one in outcomes if isinstance(one, Done)]
+    if not done:
+        return outcomes
+    times = {name: max(getattr(one, name) for one in done) for name in _TIMES}
+    return [replace(one, **times) if isinstance(one, Done) else one for one in outcomes]
+
+
+def _piece(jobs: Sequence[Job]) -> list[Done | Exception]:
+    """See `work`. What raises for all jobs together raises again for the one at fault alone."""
+    try:
+        return _work_together(jobs)
+    except Exception as error:  # handed to the job whose error it is; the others are answered
+        if len(jobs) == 1:
+            return [error]
+    return [outcome for job in jobs for outcome in _piece([job])]
+
+
+def _work_together(jobs: Sequence[Job]) -> list[Done | Exception]:
+    started = time.perf_counter()
+    model = jobs[0].served.model
     decoded = _decode(model.codec, jobs)
     between = time.perf_counter()
     before_s = _postprocess_s(model)

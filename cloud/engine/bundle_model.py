@@ -8,6 +8,7 @@ Legend: B images, N latent channels, h x w latent grid.
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from cloud.engine.compiled_reader import CompiledReader
+from cloud.engine.crew import TORCH_THREADS, Crew, keep_numpy_to_one_thread
 from cloud.engine.exact_torch import TorchBackend
 from cloud.engine.kinds import POSTPROCESS
 from cloud.engine.onnx_tail import OnnxTail
@@ -153,7 +156,7 @@ def _inverse_gains(tensors: dict[str, Tensor], levels: int, channels: int) -> Te
 
 
 class CloudModel:
-    """A bundle's reconstructions and tails, loaded. Not for use from several threads at once. Raises BundleError.
+    """A bundle's reconstructions and tails, loaded. Several threads may use it at once. Raises BundleError.
 
     device: torch's name for it. threads: of torch on a CPU; None leaves torch's own choice.
     """
@@ -161,15 +164,17 @@ class CloudModel:
     def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
+        keep_numpy_to_one_thread()
         self.bundle = bundle
-        self.postprocess_s = 0.0  # spent so far on making results of outputs
+        self._spent = threading.local()
         try:
             self.device = torch.device(device)
             torch.empty(1, device=self.device)
         except (RuntimeError, AssertionError) as error:  # torch raises either if there is no such device
             raise RequestError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
         backend = None if self.device.type == "cpu" else TorchBackend(device)
-        self.codec = LatentCodec(bundle.entropy(), backend)
+        self.crew = Crew((threads or TORCH_THREADS) if self.device.type == "cpu" else 1)
+        self.codec = LatentCodec(bundle.entropy(), backend, CompiledReader)
         manifest = bundle.manifest
         try:
             tensors = load_safetensors(bundle.read(CLOUD))
@@ -247,8 +252,13 @@ class CloudModel:
             )  # the forward pass is still running; its time is no part of this
         started, task = time.perf_counter(), self.bundle.task(name)
         results = POSTPROCESS[task.kind].results(output, task.labels, queries, task.options)
-        self.postprocess_s += time.perf_counter() - started
+        self._spent.s = self.postprocess_s + time.perf_counter() - started
         return results
+
+    @property
+    def postprocess_s(self) -> float:
+        """Spent so far on making results of outputs, by the calling thread."""
+        return float(getattr(self._spent, "s", 0.0))
 
     @property
     def base_tasks(self) -> frozenset[str]:
