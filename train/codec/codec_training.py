@@ -255,15 +255,13 @@ class CodecTraining(Training[CodecBatch, Scores]):
         distance = weighted(recipe, distances, scale)
         rate = bits + recipe.base_lambda * self._base_distance(batch, coded.v)
         loss = level_loss(recipe, scale, distance, rate, rate_weight(step / recipe.steps, recipe)).mean()
-        scalars = {f"d/{n}": float(d.detach().mean()) for n, d in zip(model.names, distances, strict=True)}
-        scalars |= {
-            "distortion": float(distance.detach().mean()),
-            "bytes_under_noise": float(bits.detach().mean()) / 8,
-        }
-        if is_logged(step, self.plan):
-            with torch.no_grad():
-                rounded = model.codec.core.rounded_bits(model.codec.fusion(ys), position)
-                scalars["bytes"] = float(rounded.mean()) / 8
+        if not is_logged(step, self.plan):
+            return loss, {}  # a GPU would wait for each value
+        with torch.no_grad():
+            scalars = {f"d/{n}": float(d.mean()) for n, d in zip(model.names, distances, strict=True)}
+            rounded = model.codec.core.rounded_bits(model.codec.fusion(ys), position)
+            scalars |= {"distortion": float(distance.mean()), "bytes_under_noise": float(bits.mean()) / 8}
+            scalars["bytes"] = float(rounded.mean()) / 8
         return loss, scalars
 
     def _base_distance(self, batch: CodecBatch, v: Tensor) -> Tensor:

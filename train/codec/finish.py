@@ -25,6 +25,7 @@ from train.data.feature_cache import CachedArrays
 from train.loop.journal import Scalars
 from train.loop.schedule import batch_indices
 from train.loop.scores import Scores
+from train.loop.training import is_logged
 
 SHOWN = 64  # images of a validation that only shows
 
@@ -80,6 +81,8 @@ class EntropyTraining(_Finishing):
         bits = rate.bits_z + rate.bits_v
         base = self._base_distance(CodecBatch(batch.inputs[1:], batch.indices), rate.v)
         loss = (scale**-recipe.balance * (bits + recipe.base_lambda * base)).mean() / total_of(recipe)
+        if not is_logged(step, self.plan):
+            return loss, {}
         distance = float(base.detach().mean())
         sizes = {"bytes": float(bits.detach().mean()) / 8, "bytes_v": float(rate.bits_v.detach().mean()) / 8}
         return loss, {**sizes, "distortion": distance}

@@ -81,6 +81,7 @@ class Workers:
         if precision == "auto":
             precision = "bf16-mixed" if device.type == "cuda" else "32"
         self.precision = precision
+        torch.backends.cudnn.benchmark = True  # batches have one shape
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets each process
         self._fabric = _fabric_for(device, "32-true" if precision == "32" else precision, all_used)
         self._fabric.launch()
