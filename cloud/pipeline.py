@@ -201,6 +201,7 @@ class Pipeline:
             self._deadline_s,
             self.settings.grid_cells_max,
             self._observer,
+            self.settings.archived_first,
         )
         limits = SessionLimits(settings.references_max, settings.references_bytes_max, settings.repeats_max)
         return Desk(services, limits, settings.open_max)

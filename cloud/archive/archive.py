@@ -4,7 +4,8 @@
     cloud.archive.records.read (any process, also while one writes) <- DIR
 
 A request id of a camera is recorded once however often it is sent, also after a restart, as long as its record is
-there: clients send a request again when an answer got lost. With another bitstream it is not recorded, and warned of.
+there: clients send a request again when an answer got lost. With another bitstream it is not recorded, and warned of,
+unless one of the two is a frame given others: a camera box sends such a frame by itself after a break.
 
 While the disk is full or away, what comes is dropped and counted; it is archived again once the disk takes it. DIR is
 a local disk: a network file system does not carry a write-ahead log.

@@ -290,9 +290,13 @@ def _insert(db: sqlite3.Connection, record: Record) -> bool:
 
 
 def _same(db: sqlite3.Connection, record: Record) -> bool:
-    """Whether any record of this camera and request id holds the same bitstream."""
-    query = "SELECT 1 FROM records WHERE camera = ? AND request_id = ? AND data = ?"
-    return db.execute(query, (record.camera, record.request_id, record.data)).fetchone() is not None
+    """Whether any record of this camera and request id holds the same image, as far as can be seen here: the same
+    bitstream, or one of the two is given other frames, which a camera box sends by itself after a break."""
+    query = (
+        "SELECT 1 FROM records WHERE camera = ? AND request_id = ? AND (data = ? OR chunk IS NOT NULL OR ?)"
+    )
+    values = (record.camera, record.request_id, record.data, bool(record.chunk))
+    return db.execute(query, values).fetchone() is not None
 
 
 def _bytes(record: Record) -> int:

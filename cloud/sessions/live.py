@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from cloud.archive.late_archive import archived
 from cloud.engine.batch_work import Done, Job, Served, base_tasks_of
 from cloud.engine.batcher import within
 from cloud.observer import NEED_INTRA, Observer, Seen
@@ -53,7 +54,7 @@ class Services:
 
     use: what a frame is answered with, by the bundle's fingerprint in headers, for as long as the frame runs. submit: a
     job's result, and its wait in ms. deadline_s, cells_max: the most that a frame may take, and cells of a grid.
-    observer: gets a report of each frame.
+    observer: gets a report of each frame. archived_first: whether an answer waits until the archive has the frame.
     """
 
     use: Callable[[bytes], AbstractAsyncContextManager[Served]]
@@ -62,6 +63,7 @@ class Services:
     deadline_s: float
     cells_max: int
     observer: Observer
+    archived_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,14 @@ class LiveSession:
         self.session = Session(opened, knows, limits)
         self._base_captured: tuple[bytes, datetime | None] = (b"", None)
         self._refined: Refined | None = None  # the last
+        self._archiving = asyncio.Lock()
         self._refining: dict[bytes, _Asked] = {}  # by the base's digest
 
     async def frame(self, sent: SentFrame) -> FrameReply | None:
         """The answer to a frame; None for a repeat of one that is in work.
 
-        Raises NotReadyError if the bundle or its tasks have changed, so that a session has to be opened anew, or if
-        it cannot be loaded now.
+        Raises NotReadyError where a session has to be opened anew: the bundle or its tasks have changed, it cannot be
+        loaded now, or the archive does not take what answers wait for.
         """
         received_at = datetime.now(UTC)
         async with self._use() as served:
@@ -137,7 +140,7 @@ class LiveSession:
             if given is None:
                 return None
             count = _count_nothing(len(sent.data), served.bundle)
-            return self._reply(sent, given, received_at, count, Times())
+            return await self._reply(sent, given, received_at, count, Times())
 
     def declined(self, number: int) -> None:
         """The edge no longer has the frame of that number, whose refinement was asked."""
@@ -229,14 +232,15 @@ class LiveSession:
         if job.refines is not None:
             self._got(Refined(job.refines, sent.number, done.latent, count, self._captured(job, sent)))
         times = Times(queue_ms=queue_ms, decode_ms=done.decode_ms, tails_ms=done.tails_ms)
-        return self._reply(sent, settled, received_at, count, times)
+        return await self._reply(sent, settled, received_at, count, times)
 
-    def _reply(
+    async def _reply(
         self, sent: SentFrame, settled: Settled, received_at: datetime, count: ByteCount, times: Times
     ) -> FrameReply:
+        """Raises NotReadyError where the archive does not take the frame and answers wait for it."""
         archive, accepted = self._services.archive, settled.accepted
         if archive is not None and accepted is not None:
-            archive.append(
+            kept = archive.append(
                 self.opened.camera,
                 received_at,
                 self.opened.request_id(sent.number),
@@ -244,6 +248,10 @@ class LiveSession:
                 sent.captured_at,
                 accepted.chunk,
             )
+            if self._services.archived_first:
+                # One at a time, in the order in which frames were settled: an answer may mean an earlier one.
+                async with self._archiving:
+                    await archived(archive, kept)
         self._report(settled.outcome, count, received_at)
         if not self.opened.details:
             return FrameReply(sent.number, settled.outcome)

@@ -334,6 +334,17 @@ def test_a_request_is_recorded_once_also_after_a_restart(
         put(archive, replace(record(1), data=b"another image"))
     assert (archive.written, archive.repeated, archive.dropped) == (0, 0, 1)
     assert "request id r1 of camera door is recorded with another bitstream" in caplog.text
+
+
+def test_one_frame_in_two_forms_is_recorded_once(tmp_path: Path) -> None:
+    """A camera box sends a frame that was given others by itself after a break, with the same request id."""
+    with archive_at(tmp_path) as archive:
+        for id_, first, second in (("p", "root", ""), ("i", "", "root")):
+            archive.append("door", NOON, id_, b"one", None, first)
+            archive.append("door", NOON, id_, b"two", None, second)
+        archive.flush()
+        assert (archive.written, archive.repeated, archive.dropped) == (2, 2, 0)
+    assert [one.data for one in read(tmp_path)] == [b"one", b"one"]
     assert count(tmp_path) == 2
 
 
