@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cloud.archive.schema import CHUNKS_SINCE, FILE, Clock, Columns, columns_of, pragma, version
+from cloud.segments.head import pending
 from shared.errors import DataError
 from shared.times import from_microseconds, to_microseconds
 
@@ -57,11 +58,11 @@ def read(
     A server that writes meanwhile can empty its log; a record that it deletes meanwhile is left out. An archive of an
     older schema is read as it is. Raises DataError.
     """
-    from_us, until_us = _bounds(since, until)
+    from_us, until_us = bounds(since, until)
     with reading(path) as db:
         columns = columns_of(db, Path(path))
         when = columns.clocks[by]
-        row = f"{_row(columns)} FROM records WHERE id = ? AND {when} = ?"
+        row = f"{_row(columns)} FROM records WHERE id = ? AND {when} = ?{_not_sealed(db)}"
         for time_us, id_, name in _keys(db, when, from_us, until_us):
             # The camera is chosen here: a search for a rare one would be one long transaction.
             found = db.execute(row, (id_, time_us)).fetchone() if camera in (None, name) else None
@@ -77,13 +78,19 @@ def count(
     by: Clock = "captured",
 ) -> int:
     """How many records `read` would give now. Raises DataError."""
-    bounds: tuple[int | str, ...] = _bounds(since, until)
+    wanted: tuple[int | str, ...] = bounds(since, until)
     with reading(path) as db:
         when = columns_of(db, Path(path)).clocks[by]
-        query = f"SELECT count(*) FROM records WHERE {when} >= ? AND {when} < ?"
+        query = f"SELECT count(*) FROM records WHERE {when} >= ? AND {when} < ?{_not_sealed(db)}"
         if camera is not None:
-            query, bounds = f"{query} AND camera = ?", (*bounds, camera)
-        return int(db.execute(query, bounds).fetchone()[0])
+            query, wanted = f"{query} AND camera = ?", (*wanted, camera)
+        return int(db.execute(query, wanted).fetchone()[0])
+
+
+def _not_sealed(db: sqlite3.Connection) -> str:
+    """SQL that leaves out records which a segment holds already: a kill kept them from being deleted."""
+    sealing = pending(db)
+    return " AND id NOT IN (SELECT id FROM sealing_ids)" if sealing is not None and sealing.written else ""
 
 
 def _keys(db: sqlite3.Connection, when: str, from_us: int, until_us: int) -> Iterator[tuple[int, int, str]]:
@@ -205,7 +212,8 @@ def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
         raise DataError(f"{file} cannot be read: {error}") from None
 
 
-def _bounds(since: datetime | None, until: datetime | None) -> tuple[int, int]:
+def bounds(since: datetime | None, until: datetime | None) -> tuple[int, int]:
+    """Times as microseconds since 1970; what is not given lies beyond all of them."""
     return (
         -(1 << 62) if since is None else to_microseconds(since),
         1 << 62 if until is None else to_microseconds(until),

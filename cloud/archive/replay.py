@@ -30,7 +30,7 @@ from typing import IO, Any, Protocol
 from cloud.archive.chunks import Chunks, Content, Opened
 from cloud.archive.frames import FrameReader, Known
 from cloud.archive.schema import Clock
-from cloud.archive.sources import count_records, open_part, parts_of
+from cloud.archive.sources import count_records, open_parts
 from cloud.engine.batch_work import Done, Job, Results, Served, base_tasks_of, work
 from cloud.engine.batcher import Batcher
 from cloud.requests import queries_of
@@ -199,10 +199,9 @@ async def _run(
 
 def open_records(request: ReplayRequest, reader: FrameReader) -> Generator[Opened, None, None]:
     """The records that are asked for, with what they say, part by part of the archive. Raises DataError."""
-    for part in parts_of(request.archive, request.since, request.until, request.by):
-        with open_part(part) as source:
-            asked = source.read(request.since, request.until, request.camera, request.by)
-            yield from Chunks(source, reader).open(asked)
+    for source in open_parts(request.archive, request.since, request.until, request.by):
+        asked = source.read(request.since, request.until, request.camera, request.by)
+        yield from Chunks(source, reader).open(asked)
 
 
 async def replay(

@@ -7,22 +7,21 @@ kept/segments, s3://bucket/cameras, ...   segments alone: a folder, or an addres
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cloud.archive.chunks import ChunkSource
-from cloud.archive.records import Head, Record, reading
+from cloud.archive.records import Head, Record, bounds, reading
 from cloud.archive.schema import FILE, Clock
+from cloud.segments.head import FOLDER, pending, sealing_lock
 from shared.errors import DataError
 
 if TYPE_CHECKING:
     from cloud.segments.segment import Facts, Name
     from cloud.segments.store import SegmentStore
-
-SEGMENTS = "segments"
 
 
 class Source(ChunkSource, Protocol):
@@ -58,11 +57,27 @@ class Part:
 def parts_of(
     archive: str | Path, since: datetime | None = None, until: datetime | None = None, by: Clock = "captured"
 ) -> list[Part]:
-    """The parts that may hold a record with since <= time < until by a clock: segments in order, the database last.
+    """The parts that may hold a record with since <= time < until by a clock: the database first, then the segments.
 
-    Raises DataError where there is no archive.
+    Records that are sealed after this call and before the database is read are in none of them; `open_parts` keeps
+    sealing waiting. Raises DataError where there is no archive.
     """
     return [part for part, _ in _parts(archive, since, until, by)]
+
+
+def open_parts(
+    archive: str | Path, since: datetime | None = None, until: datetime | None = None, by: Clock = "captured"
+) -> Iterator[Source]:
+    """Each of `parts_of`, open until the next one is asked for. Raises DataError, also where the archive is being
+    sealed."""
+    with ExitStack() as until_read:
+        if (Path(archive) / FILE).is_file():
+            until_read.enter_context(sealing_lock(Path(archive), shared=True))
+        for part in parts_of(archive, since, until, by):
+            if part.segment is not None:
+                until_read.close()  # segments do not change
+            with open_part(part) as source:
+                yield source
 
 
 @contextmanager
@@ -83,9 +98,11 @@ def count_records(
     by: Clock = "captured",
 ) -> int:
     """How many records an archive has with since <= time < until by a clock. Raises DataError."""
+    from_us, until_us = bounds(since, until)
     total = 0
     for part, facts in _parts(archive, since, until, by):
-        if facts is not None and camera is None and _inside(facts, since, until, by):
+        first, last = (0, -1) if facts is None else facts.span_us(by)
+        if facts is not None and camera is None and from_us <= first and last < until_us:
             total += facts.records
             continue
         with open_part(part) as source:
@@ -97,17 +114,20 @@ def _parts(
     archive: str | Path, since: datetime | None, until: datetime | None, by: Clock
 ) -> Iterator[tuple[Part, Facts | None]]:
     head = (Path(archive) / FILE).is_file()
-    place = str(Path(archive) / SEGMENTS) if head else str(archive)
-    found = False
+    place = str(Path(archive) / FOLDER) if head else str(archive)
+    found, unfinished = False, ""
+    if head:
+        with reading(archive) as db:
+            sealing = pending(db)
+        unfinished = sealing.name if sealing is not None and not sealing.written else ""
+        yield Part(str(archive)), None
     if not head or Path(place).is_dir():
         if not head and "://" not in place and not Path(place).is_dir():
             raise _no_archive(archive)
-        for name, facts in _store(place).between(since, until, by):
+        for name, facts in _store(place).between(*bounds(since, until), by, unfinished):
             found = True
             yield Part(place, name), facts
-    if head:
-        yield Part(str(archive)), None
-    elif not found and not _store(place).names():
+    if not head and not found and not _store(place).names():
         raise _no_archive(archive)
 
 
@@ -119,13 +139,3 @@ def _store(place: str) -> SegmentStore:
     from cloud.segments.store import SegmentStore
 
     return SegmentStore(place)
-
-
-def _inside(facts: Facts, since: datetime | None, until: datetime | None, by: Clock) -> bool:
-    """Whether every record of a segment is of that time."""
-    from shared.times import to_microseconds
-
-    first, last = facts.captured_us if by == "captured" else facts.received_us
-    return (since is None or first >= to_microseconds(since)) and (
-        until is None or last < to_microseconds(until)
-    )

@@ -31,6 +31,7 @@ from cloud.archive.schema import (
     pragma,
     version,
 )
+from cloud.segments.head import sealed_among
 from shared.times import to_microseconds
 
 BYTES_MIN = 1 << 20
@@ -99,7 +100,10 @@ class Store:
         self._free(db, -(-(_FIXED + sum(map(_bytes, batch))) // PAGE))
         new, others = 0, []
         with self._transaction(db, _FIXED + sum(map(_log_bytes, batch))):
+            known = sealed_among(db, [(record.camera, record.request_id) for record in batch])
             for record in batch:
+                if (record.camera, record.request_id) in known:
+                    continue  # repeated: a segment holds it
                 if _insert(db, record):
                     new += 1
                 elif not _same(db, record):

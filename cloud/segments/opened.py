@@ -5,6 +5,7 @@ A record's id is its row in the index, from 1: the order of writing in each came
 
 from __future__ import annotations
 
+import fnmatch
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.archive.records import Record
+from cloud.archive.deletion import Deletion
+from cloud.archive.records import Record, bounds
 from cloud.archive.schema import Clock
 from cloud.segments.files import Files
 from cloud.segments.segment import Facts, Name, check_index, damaged, facts_of
 from shared.errors import DataError
-from shared.times import from_microseconds, to_microseconds
+from shared.times import from_microseconds
 
 _BLOCK = 1 << 20
 _BLOCKS = 4
@@ -72,17 +74,55 @@ class OpenSegment:
         by: Clock = "captured",
     ) -> NDArray[np.int64]:
         """The rows that `read` gives."""
-        times = self._received
-        if by == "captured":
-            times = np.where(self._captured == _UNKNOWN, self._received, self._captured)
-        wanted = np.ones(len(times), bool)
-        if since is not None:
-            wanted &= times >= to_microseconds(since)
-        if until is not None:
-            wanted &= times < to_microseconds(until)
+        times = self._times(by)
+        from_us, until_us = bounds(since, until)
+        wanted = (times >= from_us) & (times < until_us)
         if camera is not None:
             wanted &= self._camera == (self._names.index(camera) if camera in self._names else -1)
         return np.flatnonzero(wanted)
+
+    def _times(self, by: Clock) -> NDArray[np.int64]:
+        if by == "received":
+            return self._received
+        return np.where(self._captured == _UNKNOWN, self._received, self._captured)
+
+    def whole_chunks(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The given rows and all others of their chunks, as a mask."""
+        groups = self._groups()
+        return np.isin(groups, np.unique(groups[rows]))
+
+    def last_received(self) -> NDArray[np.int64]:
+        """Of each row when the last frame of its chunk was received, microseconds since 1970."""
+        groups = self._groups()
+        last = np.full(len(groups), _UNKNOWN)
+        np.maximum.at(last, groups, self._received)
+        return last[groups]
+
+    def matching(self, deletion: Deletion) -> NDArray[np.bool_]:
+        """The rows that a deletion takes, as a mask."""
+        cameras = [i for i, name in enumerate(self._names) if fnmatch.fnmatchcase(name, deletion.camera)]
+        times = self._times(deletion.by)
+        return np.isin(self._camera, cameras) & (times >= deletion.since_us) & (times < deletion.until_us)
+
+    def broken_without(self, taken: NDArray[np.bool_]) -> int:
+        """How many rows outside a mask belong to a chunk that begins inside it."""
+        groups = self._groups()
+        return int((taken[groups] & ~taken).sum())
+
+    def _groups(self) -> NDArray[np.int64]:
+        """Of each row a number of its chunk, that of the first row that names it."""
+        first: dict[tuple[int, str], int] = {}
+        chunks, request_ids = self._chunk.to_pylist(), self._request_ids.to_pylist()
+        cameras = self._camera.tolist()
+        return np.array(
+            [
+                first.setdefault((camera, chunk or request_id), row)
+                for row, (camera, chunk, request_id) in enumerate(
+                    zip(cameras, chunks, request_ids, strict=True)
+                )
+            ],
+            np.int64,
+        )
 
     def record(self, row: int) -> Record:
         offset, length = int(self._offset[row]), int(self._length[row])

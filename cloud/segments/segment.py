@@ -39,6 +39,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cloud.archive.records import Record
+from cloud.archive.schema import Clock
 from cloud.segments.files import Files
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame import MAGIC_2, Packet
@@ -67,6 +68,9 @@ class Facts:
     received_us: tuple[int, int]
     cameras: int
     version: int = VERSION
+
+    def span_us(self, by: Clock) -> tuple[int, int]:
+        return self.captured_us if by == "captured" else self.received_us
 
 
 @dataclass(frozen=True, order=True)

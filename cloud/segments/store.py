@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
-from cloud.archive.schema import Clock
+from cloud.archive.schema import FILE, Clock
 from cloud.segments.files import Files
+from cloud.segments.head import FOLDER
 from cloud.segments.opened import OpenSegment
 from cloud.segments.segment import Facts, Name, read_facts, remove_segment
+from shared.errors import DataError
 from shared.files import lock_folder
-from shared.times import to_microseconds
 
-FOLDER = "segments"  # of an archive, beside its database
 LOCK = "segments.lock"
 
 
@@ -36,11 +35,19 @@ class SegmentStore:
         return read_facts(self.files, name)
 
     def between(
-        self, since: datetime | None, until: datetime | None, by: Clock = "captured"
-    ) -> list[tuple[Name, Facts]]:
-        """The segments that may hold a record with since <= time < until, as `names` orders them."""
-        found = ((name, self.facts(name)) for name in self.names())
-        return [(name, facts) for name, facts in found if _may_hold(facts, since, until, by)]
+        self, since_us: int, until_us: int, by: Clock = "captured", unfinished: str = ""
+    ) -> Iterator[tuple[Name, Facts]]:
+        """The segments that may hold a record with since_us <= time < until_us, as `names` orders them.
+
+        unfinished: the one that does not count yet.
+        """
+        for name in self.names():
+            if str(name) == unfinished:
+                continue
+            facts = self.facts(name)
+            first, last = facts.span_us(by)
+            if since_us <= last and first < until_us:
+                yield name, facts
 
     def open(self, name: Name) -> OpenSegment:
         return OpenSegment(self.files, name)
@@ -74,8 +81,17 @@ class SegmentStore:
             os.close(held)
 
 
-def _may_hold(facts: Facts, since: datetime | None, until: datetime | None, by: Clock) -> bool:
-    first, last = facts.captured_us if by == "captured" else facts.received_us
-    return (since is None or last >= to_microseconds(since)) and (
-        until is None or first < to_microseconds(until)
-    )
+def find_store(archive: str | Path) -> SegmentStore | None:
+    """The segments of an archive's folder, or the store itself; None: there is none."""
+    path = Path(archive)
+    if (path / FILE).is_file():
+        return SegmentStore(path / FOLDER) if (path / FOLDER).is_dir() else None
+    return SegmentStore(archive) if "://" in str(archive) or any(path.glob("*.parquet")) else None
+
+
+def store_of(archive: str | Path) -> SegmentStore:
+    """Raises DataError where there is no segment."""
+    found = find_store(archive)
+    if found is None or not found.names():
+        raise DataError(f"there is no segment at {archive}; `isthmus cloud archive seal` makes them")
+    return found

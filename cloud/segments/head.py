@@ -1,0 +1,183 @@
+"""What sealing keeps in an archive's database: which records are on their way. Knows no file of a segment.
+
+    sealing       at most one row: the segment that is being made, in which store, and whether it is written
+    sealing_ids   the records that go into it: their id, and a digest of their camera and request id
+    sealed_ids    the digests of records that were sealed, the last million: a server records none of them again
+
+    BEGIN: sealing, sealing_ids -> the segment is written -> UPDATE: written -> records are deleted, some at a time
+                                                                             -> sealing is empty again
+
+A kill at any moment leaves a row from which the next command goes on. Until `written` is set the records count and the
+segment does not; from then on it is the other way round. Readers hold the lock, so that none sees the change.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud.archive.schema import FILE, VERSION, version
+from shared.errors import DataError
+
+FOLDER = "segments"  # in the archive's; see `seal_archive`
+LOCK = "seal.lock"
+SEALED_IDS_MAX = 1_000_000
+ROWS = 500  # of a transaction
+BUSY_S = 30.0
+WAIT_S = 600.0  # of a reader for the end of sealing
+
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS sealing (
+    name TEXT PRIMARY KEY, store TEXT NOT NULL, written INTEGER NOT NULL DEFAULT 0)""",
+    "CREATE TABLE IF NOT EXISTS sealing_ids (id INTEGER PRIMARY KEY, digest BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS sealed_ids (number INTEGER PRIMARY KEY, digest BLOB NOT NULL)",
+    "CREATE UNIQUE INDEX IF NOT EXISTS sealed_ids_by_digest ON sealed_ids (digest)",
+)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A segment that is on its way. written: whether it counts, and the records that are left here do not."""
+
+    name: str
+    store: str
+    written: bool
+
+
+def digest_of(camera: str, request_id: str) -> bytes:
+    return hashlib.sha256(f"{camera}\0{request_id}".encode()).digest()[:16]
+
+
+@contextmanager
+def sealing_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """The lock of an archive's folder: of one sealer or deleter, or shared by readers, who wait for it.
+
+    Readers go without where nobody has sealed yet. Raises DataError.
+    """
+    file = path / LOCK
+    if shared and not file.exists():
+        yield
+        return
+    try:
+        lock = os.open(file, os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise DataError(f"cannot lock {path}: {error.strerror}") from None
+    try:
+        if not _taken(lock, WAIT_S if shared else 0.0, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+            what = "is being sealed" if shared else "is being replayed, sealed or deleted from"
+            raise DataError(f"{path} {what}; try again when that has ended") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _taken(lock: int, wait_s: float, kind: int) -> bool:
+    """False: not within the time."""
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.05)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[sqlite3.Connection]:
+    """An archive's database with the tables of sealing; a server may have it open too. Raises DataError, also for
+    sqlite3.Error inside the block."""
+    file = path / FILE
+    if not file.is_file():
+        raise DataError(f"no archive at {path}: there is no {FILE} in it")
+    try:
+        with closing(sqlite3.connect(file, BUSY_S, isolation_level=None)) as db:
+            if version(db, path) != VERSION:
+                raise DataError(
+                    f"{path} is an archive of an older release; `isthmus cloud serve` brings it up to date"
+                )
+            db.execute("PRAGMA synchronous = FULL")
+            for statement in _TABLES:
+                db.execute(statement)
+            yield db
+    except sqlite3.Error as error:
+        raise DataError(f"{file} cannot be written: {error}") from None
+
+
+def pending(db: sqlite3.Connection) -> Pending | None:
+    """The segment that is on its way, if there is one. Raises sqlite3.Error."""
+    if not has_tables(db):
+        return None
+    row = db.execute("SELECT name, store, written FROM sealing").fetchone()
+    return None if row is None else Pending(row[0], row[1], bool(row[2]))
+
+
+def has_tables(db: sqlite3.Connection) -> bool:
+    return (
+        db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sealed_ids_by_digest'").fetchone() is not None
+    )
+
+
+def sealed_among(db: sqlite3.Connection, records: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Which of some records, by camera and request id, were sealed already. Raises sqlite3.Error."""
+    if not has_tables(db):
+        return set()
+    query = "SELECT 1 FROM sealed_ids WHERE digest = ?"
+    return {one for one in records if db.execute(query, (digest_of(*one),)).fetchone() is not None}
+
+
+def begin(db: sqlite3.Connection, name: str, store: str, ids: Sequence[tuple[int, bytes]]) -> None:
+    """Notes which records go into a segment. ids: of each its id and `digest_of`. Raises sqlite3.Error."""
+    with _transaction(db):
+        db.execute("INSERT INTO sealing (name, store) VALUES (?, ?)", (name, store))
+        db.executemany("INSERT INTO sealing_ids VALUES (?, ?)", ids)
+
+
+def set_written(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE sealing SET written = 1")
+
+
+def give_up(db: sqlite3.Connection) -> None:
+    """The segment was not finished: its records stay as they are."""
+    with _transaction(db):
+        db.execute("DELETE FROM sealing_ids")
+        db.execute("DELETE FROM sealing")
+
+
+def finish(db: sqlite3.Connection) -> None:
+    """Deletes the records that the segment holds, some at a time, and remembers their digests."""
+    while rows := db.execute(f"SELECT id, digest FROM sealing_ids ORDER BY id LIMIT {ROWS}").fetchall():
+        with _transaction(db):
+            for id_, digest in rows:
+                found = db.execute("SELECT camera, request_id FROM records WHERE id = ?", (id_,)).fetchone()
+                # Another record may have the id by now: the one that was sealed was too old, and went.
+                if found is not None and digest_of(*found) == digest:
+                    db.execute("DELETE FROM records WHERE id = ?", (id_,))
+            db.executemany(
+                "INSERT OR IGNORE INTO sealed_ids (digest) VALUES (?)", ((row[1],) for row in rows)
+            )
+            db.execute("DELETE FROM sealing_ids WHERE id <= ?", (rows[-1][0],))
+    with _transaction(db):
+        newest = db.execute("SELECT max(number) FROM sealed_ids").fetchone()[0] or 0
+        db.execute("DELETE FROM sealed_ids WHERE number <= ?", (newest - SEALED_IDS_MAX,))
+        db.execute("DELETE FROM sealing")
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

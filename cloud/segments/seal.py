@@ -1,0 +1,165 @@
+"""Seals an archive's older records into segments, and takes them out of its database. See `cloud.segments.head`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cloud.archive.records import Record, record_of
+from cloud.segments import head
+from cloud.segments.segment import DATA_BYTES_MAX, RECORDS_MAX, Name, write_segment
+from cloud.segments.store import SegmentStore
+from shared.errors import DataError
+from shared.times import to_microseconds
+
+_KEYS = 1000  # rows that a query takes at once
+
+
+@dataclass
+class Sealed:
+    """How much was sealed."""
+
+    segments: int = 0
+    records: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one segment; a chunk that is larger by itself has a segment of its own."""
+
+    bytes: int = DATA_BYTES_MAX
+    records: int = RECORDS_MAX
+
+
+def seal_archive(
+    archive: Path, before: datetime, store: str | None = None, limits: Limits | None = None
+) -> Sealed:
+    """Moves records that were received before a time into segments: whole chunks, of which no frame came later.
+
+    store: where to, see `cloud.segments.files.Files`; the archive's own folder by default. A server may write
+    meanwhile. What a killed command left is finished first. Raises DataError.
+    """
+    place = store or str((archive / head.FOLDER).absolute())
+    with head.sealing_lock(archive), head.writing(archive) as db:
+        recover(db)
+        segments, sealed = SegmentStore(place), Sealed()
+        with segments.lock():
+            chooser = _Chooser(db, to_microseconds(before), limits or Limits())
+            while chosen := chooser.next():
+                _seal(db, segments, place, chosen)
+                sealed.segments += 1
+                sealed.records += len(chosen)
+                sealed.bytes += sum(one.size for one in chosen)
+        return sealed
+
+
+def recover(db: sqlite3.Connection) -> None:
+    """Finishes what a killed command left, or gives it up where its segment was not written whole. Raises DataError."""
+    found = head.pending(db)
+    if found is None:
+        return
+    if not found.written:
+        store = SegmentStore(found.store)
+        name = next((name for name in store.names() if str(name) == found.name), None)
+        if name is None or not _whole(store, name):
+            unfinished = Name.of_text(found.name)
+            if unfinished is not None:
+                store.files.remove(unfinished.data)
+            if name is not None:
+                store.remove(name)
+            head.give_up(db)
+            return
+        head.set_written(db)
+    head.finish(db)
+
+
+def _whole(store: SegmentStore, name: Name) -> bool:
+    try:
+        return not any(store.open(name).flaws())
+    except DataError:
+        return False
+
+
+@dataclass(frozen=True, order=True)
+class _Chosen:
+    """A record to seal. Sorts as in a segment."""
+
+    camera: str
+    id: int
+    request_id: str
+    size: int
+
+
+def _seal(db: sqlite3.Connection, store: SegmentStore, place: str, chosen: list[_Chosen]) -> None:
+    chosen.sort()
+    first = record_of(db, min(one.id for one in chosen))
+    if first is None:
+        return  # too old, and deleted just now; the others are chosen by the next command
+    name = Name.new(first)
+    head.begin(db, str(name), place, [(one.id, head.digest_of(one.camera, one.request_id)) for one in chosen])
+    write_segment(store.files, name, _records(db, chosen))
+    head.set_written(db)
+    head.finish(db)
+
+
+def _records(db: sqlite3.Connection, chosen: list[_Chosen]) -> Iterator[Record]:
+    for one in chosen:
+        record = record_of(db, one.id)
+        if record is not None and (record.camera, record.request_id) == (one.camera, one.request_id):
+            yield record
+
+
+class _Chooser:
+    """Chooses what the next segment holds: whole chunks, those first that began first. Each query is short.
+
+    before_us: records that were received then or later stay, and with them the chunks that they belong to.
+    """
+
+    def __init__(self, db: sqlite3.Connection, before_us: int, limits: Limits) -> None:
+        self._db, self._before_us, self._limits = db, before_us, limits
+        self._after = 0  # id of the last record that was looked at
+
+    def next(self) -> list[_Chosen]:
+        """Empty: there is nothing more. Those that were chosen before are gone from the database."""
+        chosen: list[_Chosen] = []
+        size = 0
+        for id_, group in self._groups():
+            size += sum(one.size for one in group)
+            if chosen and (size > self._limits.bytes or len(chosen) + len(group) > self._limits.records):
+                break
+            chosen += group
+            self._after = id_
+        return chosen
+
+    def _groups(self) -> Iterator[tuple[int, list[_Chosen]]]:
+        """Whole chunks, with the id of the frame that each begins with."""
+        query = f"""SELECT id, camera, request_id, copy, chunk, received_us, length(data) FROM records
+                    WHERE id > ? ORDER BY id LIMIT {_KEYS}"""
+        after = self._after
+        while page := self._db.execute(query, (after,)).fetchall():
+            after = page[-1][0]
+            for id_, camera, request_id, copy, chunk, received_us, size in page:
+                one = _Chosen(camera, id_, request_id, size)
+                # Nothing begins with a copy, which an older release's archive may hold; see `cloud.archive.schema`.
+                if received_us >= self._before_us or (chunk is not None and self._has_root(camera, chunk)):
+                    continue
+                members = self._members(camera, request_id) if chunk is None and not copy else []
+                if members is not None:
+                    yield id_, [one, *members]
+
+    def _has_root(self, camera: str, chunk: str) -> bool:
+        """Whether the frame that a chunk begins with is here, and the chunk is chosen with it."""
+        query = "SELECT 1 FROM records WHERE camera = ? AND request_id = ? AND copy = 0 AND chunk IS NULL"
+        return self._db.execute(query, (camera, chunk)).fetchone() is not None
+
+    def _members(self, camera: str, chunk: str) -> list[_Chosen] | None:
+        """The other records of a chunk; None where one of them came too late."""
+        query = "SELECT id, request_id, received_us, length(data) FROM records WHERE camera = ? AND chunk = ?"
+        rows = self._db.execute(query, (camera, chunk)).fetchall()
+        if any(received_us >= self._before_us for _, _, received_us, _ in rows):
+            return None
+        return [_Chosen(camera, id_, request_id, size) for id_, request_id, _, size in rows]
