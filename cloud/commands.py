@@ -12,7 +12,7 @@ import typer
 from cloud.archive_commands import app as archive_app
 from cloud.token_commands import app as tokens_app
 from shared.bundle import Bundle
-from shared.errors import IsthmusError
+from shared.errors import IsthmusError, RequestError
 from shared.process.cli import (
     HOUR_MS,
     PORT_MAX,
@@ -227,7 +227,14 @@ def replay(
     task: Annotated[str, typer.Option(help="task to run, also one that was added later")],
     from_: Annotated[str, typer.Option("--from", help="ISO 8601; UTC where it has no zone; included")],
     to: Annotated[str, typer.Option("--to", help="ISO 8601; UTC where it has no zone; not included")],
-    out: Annotated[Path, typer.Option(help="JSON lines, one a record")],
+    out: Annotated[Path | None, typer.Option(help="JSON lines, one a record")] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            help="in place of --out: folder or address of answers as Parquet, of sealed records, each once; "
+            "done again, it goes on"
+        ),
+    ] = None,
     by: Annotated[
         Literal["captured", "received"],
         typer.Option(help="what --from and --to mean; captured: received where the capture time is unknown"),
@@ -243,12 +250,20 @@ def replay(
 ) -> None:
     """Run a task over what an archive holds. A server may write to it meanwhile."""
     from cloud.archive.replay import ReplayRequest, replay_archive
+    from cloud.archive.replay_answers import replay_into
 
     since, until = parse_time("from", from_), parse_time("to", to)
     request = ReplayRequest(archive, since, until, camera, task, top_k, maps, by)
-    counts = replay_archive(request, chosen_bundle(bundle), out, force, device, threads, batch)
+    if (out is None) == (answers is None):
+        raise RequestError("give either --out, for JSON lines, or --answers, for Parquet")
+    if answers is not None:
+        done = replay_into(request, chosen_bundle(bundle), answers, device, threads, batch)
+        counts, more = done.counts, f", {done.known} before, {done.unsealed} not sealed yet"
+    else:
+        assert out is not None
+        counts, more = replay_archive(request, chosen_bundle(bundle), out, force, device, threads, batch), ""
     typer.echo(
-        f"{out}: {counts.answered} answered, {counts.failed} not, of {since:%Y-%m-%d %H:%M:%S} to "
+        f"{out or answers}: {counts.answered} answered, {counts.failed} not{more}, of {since:%Y-%m-%d %H:%M:%S} to "
         f"{until:%Y-%m-%d %H:%M:%S} UTC"
     )
     for title, number in sorted(counts.errors.items()):

@@ -1,7 +1,7 @@
 """Asks a task of what an archive holds: its records -> the engine of a server -> JSON lines. Knows no network.
 
-    records in order of time -> Chunks: frames that need others are decoded, from the beginning of their chunk
-                             -> up to two batches in flight -> Batcher -> a line each, in the same order
+    records, part by part -> Chunks: frames that need others are decoded, from the beginning of their chunk
+                          -> up to two batches in flight -> Batcher -> a line each, in the same order
 
     {"camera": ..., "captured_at": ..., "received_at": ..., "request_id": ..., "frame": ..., "task": ..., "result": ...}
     {"camera": ..., "captured_at": ..., "received_at": ..., "request_id": ..., "frame": ..., "task": ..., "error": ...}
@@ -10,6 +10,8 @@ Times are RFC 3339 in UTC; captured_at is null where it is unknown. `frame` is i
 S; I for version 1, and null where it cannot be read. A result is the one of the HTTP answer, an error has a title and a
 detail. A frame S repeats the answer of the frame that it names, and no tail runs. A frame without the one that it needs
 is an error "Reference missing", one whose base does not answer the task an error "Invalid request".
+
+A database's records come in order of time, a segment's by camera (`cloud.archive.sources`).
 
 The file is written under another name and renamed at the end: a kill leaves no half of it. The archive is only read.
 """
@@ -20,8 +22,9 @@ import asyncio
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -106,7 +109,8 @@ def replay_archive(
     Raises before anything is loaded RequestError, UnknownTaskError, BundleError, or DataError where the archive is
     missing or has nothing of that time; and DataError, with `out` written, where not one record could be answered.
     """
-    total, opened = _check(request, bundle, out, force)
+    _check_out(out, force)
+    total, opened = check_request(request, bundle)
     folder = MapFolder(request.maps, force=force)
     engine = EngineSettings.of(device=device, threads=threads)
     try:
@@ -122,12 +126,11 @@ def replay_archive(
     return counts
 
 
-def _check(request: ReplayRequest, bundle: Path, out: Path, force: bool) -> tuple[int, Bundle]:
+def check_request(request: ReplayRequest, bundle: Path) -> tuple[int, Bundle]:
     """How many records there are, and the bundle that answers them. Raises what `replay_archive` raises early."""
     if request.since >= request.until:
         raise RequestError("the start of the time must be before its end", setting="from")
     check_camera(request.camera or "")
-    _check_out(out, force)
     opened = _with_task(bundle, request.task)
     total = count_records(*_chosen(request))
     if not total:
@@ -152,17 +155,24 @@ def _answer_all(
     total: int,
 ) -> Counts:
     """Writes a line for each record, under a progress bar. Raises DataError where no record is left."""
+    with progress(request.task, total) as advance:
+        counts = asyncio.run(_run(bundle, engine, request, batch, file, folder, advance))
+    if not counts.answered and not counts.failed:
+        raise DataError(f"the records of {request.archive} were deleted meanwhile: too old, or too many")
+    return counts
+
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr, if that is a terminal; what it gives advances it by one."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        shown = bar.add_task(request.task, total=total)
-        counts = asyncio.run(_run(bundle, engine, request, batch, file, folder, lambda: bar.advance(shown)))
-    if not counts.answered and not counts.failed:
-        raise DataError(f"the records of {request.archive} were deleted meanwhile: too old, or too many")
-    return counts
+        shown = bar.add_task(name, total=total)
+        yield lambda: bar.advance(shown)
 
 
 def _with_task(path: Path, name: str) -> Bundle:
