@@ -12,18 +12,19 @@ itself goes through the default bundle's `Encoder`, as on an edge, and then the 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from cloud.answer_cache import AnswerCache
 from cloud.archive.late_archive import archived
 from cloud.engine.batch_work import Done, Job, Results, Served, base_tasks_of
-from cloud.engine.batcher import within
+from cloud.engine.batcher import Batcher, within
 from cloud.engine.engine import MakeEngine, local_engine
+from cloud.engine.fair_queue import NOBODYS, Share
 from cloud.observer import Observer, Unobserved, seeing
 from cloud.requests import Assigner, Bundles, RecordSink, count_frame, queries_of, read_request, unpack
 from cloud.sessions.live import Desk, Services
@@ -32,8 +33,9 @@ from cloud.settings import PipelineSettings, SessionSettings
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame import Packet
 from shared.codec.frame_codec import Coded, FrameCodec, Latent
-from shared.encoder import count_bytes
+from shared.encoder import Encoded, count_bytes
 from shared.process import tracing
+from shared.process.auth import caller
 from shared.times import captured_at_number
 from shared.types import (
     Analysis,
@@ -59,6 +61,14 @@ class _Request:
     captured_at: datetime | None
     received_at: datetime
     keep: bool = True
+
+
+@dataclass(frozen=True)
+class _ToEncode:
+    """An image that waits for the encoder."""
+
+    encode: Callable[[], Encoded]
+    share: Share
 
 
 class Pipeline:
@@ -88,7 +98,14 @@ class Pipeline:
         self._deadline_s = settings.deadline_ms / 1e3
         self._jobs = engine(settings, self._observer.batch)
         self._answers = AnswerCache(settings.answers_kept, settings.answers_bytes_max)
-        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
+        self._encoding: Batcher[_ToEncode, Encoded] = Batcher(
+            lambda images: [image.encode() for image in images],
+            key=lambda _: None,
+            batch_max=1,
+            wait_ms=0,
+            queue_max=settings.queue_max,
+            share=lambda image: image.share,
+        )
         self.sessions = self._desk(sessions or SessionSettings())
 
     @property
@@ -168,13 +185,12 @@ class Pipeline:
             check_request_id(request_id)
             check_camera(camera)
             received_at = datetime.now(UTC)
-            loop = asyncio.get_running_loop()
             async with within(None, self._deadline_s), self.bundles.use_default() as served:
                 seen.bundle = served.bundle
                 queries_of(served.bundle, wanted)  # an unknown task is refused before the work of encoding
                 assert served.encoder is not None  # as for every bundle of a server
-                encode = served.encoder.encode
-                encoded = await loop.run_in_executor(self._encoding, encode, image, quality, bytes_max)
+                encode = partial(served.encoder.encode, image, quality, bytes_max)
+                encoded, _ = await self._encoding.submit(_ToEncode(encode, _share()))
                 tracing.stages(time.perf_counter(), encoded.times.encoding)
                 request = _Request(
                     encoded.data, encoded.packet, wanted, request_id, camera, captured_at, received_at
@@ -208,11 +224,11 @@ class Pipeline:
 
     async def close(self) -> None:
         """Finishes what waits; new requests get NotReadyError."""
+        await self._encoding.close()
         await self._jobs.close()
-        self._encoding.shutdown()
 
     async def _submit(self, job: Job) -> tuple[Done, float]:
-        done, queue_ms = await self._jobs.submit(job)
+        done, queue_ms = await self._jobs.submit(replace(job, share=_share()))
         self._observer.queued(job, queue_ms, done)
         spent_ms = {
             "queue": queue_ms,
@@ -249,6 +265,15 @@ class Pipeline:
             )
 
         return await self._answers.get(request.request_id, _digest(request), compute)
+
+
+def _share() -> Share:
+    """Who the running call is from; the server itself shares with nobody's."""
+    try:
+        identity = caller().identity
+    except LookupError:
+        return NOBODYS
+    return Share(identity.name, identity.weight)
 
 
 def _digest(request: _Request) -> bytes:

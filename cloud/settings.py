@@ -87,7 +87,11 @@ class PipelineSettings(Section):
     batch_wait_ms: float = Field(
         default=2.0, ge=0, description="how long the first image of a batch waits for more"
     )
-    queue_max: int = Field(default=64, ge=1, description="images that wait; more are turned away")
+    queue_max: int = Field(
+        default=64,
+        ge=1,
+        description="images of one bundle that wait; more are turned away. Tokens that wait together share the places",
+    )
     deadline_ms: int = Field(
         default=30_000, ge=1, description="the most that a request may take, and its time if it brings none"
     )

@@ -62,6 +62,10 @@ def add(
     bytes_per_s: Annotated[
         float | None, typer.Option(help="bytes sent a second; without it no limit")
     ] = None,
+    weight: Annotated[
+        float,
+        typer.Option(help="its part of an overloaded server, against that of others: 0.01 to 100"),
+    ] = 1.0,
     expires: Annotated[
         str | None,
         typer.Option(help="when it ends: 90d, 12h, 30m, or a date as 2027-01-31; never by default"),
@@ -76,6 +80,7 @@ def add(
         requests_per_s,
         bytes_per_s,
         _moment("expires", expires),
+        weight,
     )
     _show(add_token(_path(tokens), grant))
 
@@ -162,7 +167,8 @@ def _line(record: TokenRecord) -> str:
     ends = "never expires"
     if record.expires_at is not None:
         ends = f"{'expired' if record.expired() else 'expires'} {record.expires_at:%Y-%m-%d %H:%M} UTC"
-    parts = [", ".join(record.scopes), f"cameras {' '.join(record.cameras)}", *rates, ends]
+    weight = [] if record.weight == 1 else [f"weight {record.weight:g}"]
+    parts = [", ".join(record.scopes), f"cameras {' '.join(record.cameras)}", *rates, *weight, ends]
     return f"{record.name} ({record.id}): {'; '.join(parts)}"
 
 

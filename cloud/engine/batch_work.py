@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud.engine.fair_queue import NOBODYS, Share
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame_codec import Coded, FrameCodec, Latent
@@ -97,17 +98,26 @@ class Served:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One image to decode and answer. queries: of a base, those that it answers; none: it is decoded and no more."""
+    """One image to decode and answer.
+
+    queries: of a base, those that it answers; none: it is decoded and no more. share: who it is from.
+    """
 
     source: Bitstream | Coded | Latent
     queries: tuple[TaskQuery, ...]
     served: Served
+    share: Share = NOBODYS
 
     @property
     def grid(self) -> tuple[int, int]:
         """h, w."""
         source = self.source
         return (source.h, source.w) if isinstance(source, Bitstream) else source.grid
+
+    @property
+    def lane(self) -> Hashable:
+        """Jobs of one bundle have a queue to themselves, whatever tasks it has at the moment."""
+        return self.served.bundle.fingerprint
 
     @property
     def batch_key(self) -> Hashable:

@@ -1,11 +1,12 @@
 """Gathers single requests into batches for a blocking worker. Knows no protobuf, no image and no model.
 
-    submit(item) -> queue (bounded) -> batch of one key, oldest first -> work(batch) in one thread -> each its result
+    submit(item) -> queue (bounded, shared fairly) -> batch of one key -> work(batch) in one thread -> each its result
 
-A batch starts when it is full, or when its oldest item has waited `wait_ms`, and never while another one is running:
+A batch starts when it is full, or when its first item has waited `wait_ms`, and never while another one is running:
 what arrives meanwhile forms the next, once the event loop, which the worker may have kept from running, has taken it
-in. Items that their caller has given up (cancelled, or past its deadline, which asyncio turns into a cancellation)
-leave the queue at once and are never worked on.
+in. Who comes first and who may wait is decided by `cloud.engine.fair_queue`. Items that their caller has given up
+(cancelled, or past its deadline, which asyncio turns into a cancellation) leave the queue at once and are never worked
+on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from cloud.engine.fair_queue import NOBODYS, FairQueue, Share
 from shared.errors import DeadlineError, NotReadyError, OverloadedError
 
 Item = TypeVar("Item")
@@ -27,11 +29,14 @@ Result = TypeVar("Result")
 @dataclass(eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
+    lane: Hashable
     key: Hashable
+    share: Share
     since: float
     done: asyncio.Future[tuple[Result, float]]
 
 
+RATE_MEMORY = 0.7  # of an image's time, from batch to batch
 IDLE_TURNS = 5  # of the event loop, from a request's bytes to its place in the queue
 
 
@@ -40,7 +45,8 @@ class Batcher(Generic[Item, Result]):
 
     work: gets a batch of 1..batch_max items of one key, in the worker's thread; returns for each item, in order, its
     result or the exception that only this item gets. An exception that it raises goes to the whole batch.
-    key: items with equal keys may share a batch.
+    key: items with equal keys may share a batch. lane: `queue_max` items of each lane may wait. share: who an item is
+    from, and gets a batch and a place in its turn.
     Must be made and used in one event loop.
     """
 
@@ -51,10 +57,13 @@ class Batcher(Generic[Item, Result]):
         batch_max: int,
         wait_ms: float,
         queue_max: int,
+        lane: Callable[[Item], Hashable] = lambda _: None,
+        share: Callable[[Item], Share] = lambda _: NOBODYS,
     ) -> None:
-        self._work, self._key = work, key
+        self._work, self._key, self._lane, self._share = work, key, lane, share
         self._batch_max, self._wait_s, self._queue_max = batch_max, wait_ms / 1e3, queue_max
-        self._queue: dict[int, _Waiting[Item, Result]] = {}  # in order of arrival
+        self._queue: FairQueue[_Waiting[Item, Result]] = FairQueue(queue_max)
+        self._item_s = 0.0  # how long an item of a batch takes, lately
         self._arrived = asyncio.Event()
         self._closing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
@@ -65,23 +74,32 @@ class Batcher(Generic[Item, Result]):
         """Items in the queue, without those that are being worked on."""
         return len(self._queue)
 
+    def check(self, lane: Hashable, share: Share) -> None:
+        """Raises what `submit` would raise at once for such an item."""
+        if self._closing:
+            raise NotReadyError("the server is ending; send the request again")
+        if not self._queue.has_room(lane, share):
+            waiting = self._queue.in_lane(lane)
+            raise OverloadedError(
+                f"{waiting} requests are waiting already; try again later", max(waiting * self._item_s, 0.1)
+            )
+
     async def submit(self, item: Item) -> tuple[Result, float]:
         """The item's result, and how long it waited for its batch, in ms.
 
-        Raises OverloadedError when the queue is full, NotReadyError when the batcher is closing, and what `work` gave.
+        Raises OverloadedError when the queue is full, with the time in which what waits now is done; NotReadyError when
+        the batcher is closing; and what `work` gave.
         """
-        if self._closing:
-            raise NotReadyError("the server is ending; send the request again")
-        if len(self._queue) >= self._queue_max:
-            raise OverloadedError(f"{self._queue_max} requests are waiting already; try again later")
+        lane, share = self._lane(item), self._share(item)
+        self.check(lane, share)
         done: asyncio.Future[tuple[Result, float]] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(item, self._key(item), time.perf_counter(), done)
-        self._queue[id(waiting)] = waiting
+        waiting = _Waiting(item, lane, self._key(item), share, time.perf_counter(), done)
+        self._queue.put(waiting)
         self._arrived.set()
         try:
             return await done
         finally:
-            self._queue.pop(id(waiting), None)
+            self._queue.discard(waiting)
 
     async def close(self) -> None:
         """Finish what waits, then end the thread. Submitting is refused from here on."""
@@ -91,9 +109,9 @@ class Batcher(Generic[Item, Result]):
         self._thread.shutdown()
 
     async def _run(self) -> None:
-        while self._queue or not self._closing:
+        while len(self._queue) or not self._closing:
             self._drop_given_up()
-            if not self._queue:
+            if not len(self._queue):
                 if self._closing:
                     break
                 self._arrived.clear()
@@ -105,16 +123,16 @@ class Batcher(Generic[Item, Result]):
 
     def _drop_given_up(self) -> None:
         # Its caller would take a cancelled item out, but only when it next runs.
-        self._queue = {at: waiting for at, waiting in self._queue.items() if not waiting.done.done()}
+        self._queue.drop(lambda waiting: waiting.done.done())
 
     async def _gather(self) -> list[_Waiting[Item, Result]]:
-        """The oldest item and those that may go with it, removed from the queue; empty where all were given up."""
+        """The items whose turn it is, removed from the queue; empty where all were given up."""
         await self._take_in()
-        if not self._queue:
+        first = self._queue.first()
+        if first is None:
             return []
-        oldest = next(iter(self._queue.values()))
-        until = oldest.since + self._wait_s
-        while not self._closing and len(self._of(oldest.key)) < self._batch_max:
+        until = first.since + self._wait_s
+        while not self._closing and self._queue.count(first.key) < self._batch_max:
             left = until - time.perf_counter()
             if left <= 0:
                 break
@@ -123,10 +141,8 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.wait_for(self._arrived.wait(), left)
             except TimeoutError:
                 break
-        batch = self._of(oldest.key)[: self._batch_max]
-        for waiting in batch:
-            del self._queue[id(waiting)]
-        return batch
+        self._drop_given_up()
+        return self._queue.take(first.key, self._batch_max)
 
     async def _take_in(self) -> None:
         """Let the event loop run for as long as it brings new items."""
@@ -134,9 +150,6 @@ class Batcher(Generic[Item, Result]):
         while turns < IDLE_TURNS and len(self._queue) < self._batch_max:
             await asyncio.sleep(0)
             turns, seen = (turns + 1 if len(self._queue) == seen else 0), len(self._queue)
-
-    def _of(self, key: Hashable) -> list[_Waiting[Item, Result]]:
-        return [w for w in self._queue.values() if w.key == key and not w.done.done()]
 
     async def _work_on(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()
@@ -148,6 +161,8 @@ class Batcher(Generic[Item, Result]):
                 raise RuntimeError(f"work gave {len(results)} results for {len(items)} items")
         except Exception as error:  # handed to every caller of the batch; the queue must go on for the others
             results = [error] * len(batch)
+        took = (time.perf_counter() - started) / len(batch)
+        self._item_s = took if not self._item_s else RATE_MEMORY * self._item_s + (1 - RATE_MEMORY) * took
         for waiting, result in zip(batch, results, strict=True):
             if waiting.done.done():
                 continue

@@ -29,7 +29,7 @@ class Limits(Protocol):
 
     @property
     def queue_max(self) -> int:
-        """Images that wait; more are refused."""
+        """Images of one bundle that wait; more are refused."""
 
 
 class Engine(Protocol):
@@ -67,4 +67,6 @@ def local_engine(limits: Limits, seen: BatchSeen) -> Engine:
         batch_max=limits.batch_max,
         wait_ms=limits.batch_wait_ms,
         queue_max=limits.queue_max,
+        lane=lambda job: job.lane,
+        share=lambda job: job.share,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -22,6 +23,7 @@ from shared.errors import (
 )
 from shared.process.access import ANY, PUBLIC, Access, access
 from shared.process.auth import Caller, Credentials, Gate, set_caller
+from shared.process.rates import Places
 
 _SERVICE = "/isthmus.v1.Analyzer/"
 _HEALTH = "/grpc.health.v1.Health/"
@@ -74,14 +76,19 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     """Lets a call through to its method as the gate decides. Sets `caller()` and holds the caller's rates.
 
     A caller is admitted before any message is read, and a method that takes one message waits `message_s` for it: so
-    strangers hold none of the server's calls. Of a stream each message is checked: one whose token is revoked meanwhile
-    ends it. Messages of a stream that are beyond a rate are read later, not refused.
+    strangers hold none of the server's calls, and callers divide `calls_max` among them. Of a stream each message is
+    checked: one whose token is revoked meanwhile ends it. Messages of a stream that are beyond a rate are read later,
+    not refused.
     """
 
     def __init__(
-        self, gate: Gate, message_s: float = 10.0, methods: Mapping[str, MethodAccess] | None = None
+        self,
+        gate: Gate,
+        message_s: float = 10.0,
+        methods: Mapping[str, MethodAccess] | None = None,
+        calls_max: int = 128,
     ) -> None:
-        self._gate, self._message_s = gate, message_s
+        self._gate, self._message_s, self._places = gate, message_s, Places(calls_max)
         self._methods = METHODS if methods is None else methods
 
     async def intercept_service(
@@ -100,10 +107,15 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     def _guarded(
         self, behaviour: Callable[..., Any], method: MethodAccess | None, request_streaming: bool
     ) -> Callable[..., Any]:
-        async def prepared(requests: AsyncIterator[Any], context: Context) -> Any:
-            """What the method is called with, once the caller is admitted. Ends the call where nobody is."""
+        async def prepared(requests: AsyncIterator[Any], context: Context, held: ExitStack) -> Any:
+            """What the method is called with, once the caller is admitted. Ends the call where nobody is.
+
+            held: gets the caller's place, except for streams, which are bounded by themselves.
+            """
             try:
                 admitted = await self._admit(context, method)
+                if admitted is not None and not request_streaming:
+                    held.enter_context(self._places.held(admitted.identity.name, admitted.identity.weight))
                 camera_of = method.camera if method else None
                 if request_streaming:
                     return requests if admitted is None else _each(requests, admitted, camera_of)
@@ -116,11 +128,13 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
                 await abort(context, error)
 
         async def answers(requests: Any, context: Context) -> AsyncIterator[Any]:
-            async for answer in behaviour(await prepared(requests, context), context):
-                yield answer
+            with ExitStack() as held:
+                async for answer in behaviour(await prepared(requests, context, held), context):
+                    yield answer
 
         async def answer(requests: Any, context: Context) -> Any:
-            return await behaviour(await prepared(requests, context), context)
+            with ExitStack() as held:
+                return await behaviour(await prepared(requests, context, held), context)
 
         # grpc.aio distinguishes the two in the same way.
         return answers if inspect.isasyncgenfunction(behaviour) else answer

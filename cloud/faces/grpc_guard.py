@@ -36,8 +36,10 @@ async def abort(context: Context, error: Exception) -> None:
 
 def _hint(error: Exception) -> tuple[tuple[str, str], ...]:
     """When the call may be made again, as gRPC's own retries read it."""
-    seconds = exit_of(error).retry_after_s
-    return () if seconds is None else ((RETRY_HINT, str(1000 * seconds)),)
+    seconds: float | None = exit_of(error).retry_after_s
+    if isinstance(error, OverloadedError) and error.retry_after_s is not None:
+        seconds = error.retry_after_s  # not rounded to whole seconds, as in HTTP
+    return () if seconds is None else ((RETRY_HINT, str(round(1000 * seconds))),)
 
 
 def log_unexpected(error: Exception) -> None:

@@ -85,7 +85,7 @@ class GrpcServer:
             ),
             interceptors=[
                 *([] if requests is None else [CallsSeen(requests)]),
-                AccessInterceptor(gate or Gate(), settings.head_ms / 1e3),
+                AccessInterceptor(gate or Gate(), settings.head_ms / 1e3, calls_max=settings.rpcs_max),
                 self._calls,
                 StreamLimit(settings.streams_max, {SESSIONS: sessions_max}),
                 ReadableMessages(),

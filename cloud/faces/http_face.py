@@ -86,9 +86,9 @@ def build_app(
     app = create_app(
         "Isthmus cloud",
         "Answers vision tasks from a few hundred bytes an image.",
-        settings.requests_max,
+        2 * settings.requests_max,  # the sum of what all callers may have
         settings.bodies_bytes_max,
-        inside=access_guard(gate or Gate(), cors_origins),
+        inside=access_guard(gate or Gate(), cors_origins, settings.requests_max),
         metrics=metrics,
     )
     add_health(app, pipeline, troubles)

@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shared.errors import NotReadyError, OverloadedError, PermissionDeniedError, UnauthorizedError
 from shared.process.access import Access
@@ -50,13 +50,17 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who calls and what that name may do. cameras: sets of patterns; a name has to match one of each set."""
+    """Who calls and what that name may do.
+
+    cameras: sets of patterns; a name has to match one of each set. weight: of its part when not all can be served.
+    """
 
     name: str
     scopes: frozenset[Scope]
     cameras: tuple[tuple[str, ...], ...] = ()
     requests_per_s: float | None = None
     bytes_per_s: float | None = None
+    weight: float = 1.0
 
 
 class Caller:
@@ -218,13 +222,7 @@ class Gate:
             raise _no_token()
         identity, record = await self._by_token(credentials.token, credentials.peer)
         if names is not None:  # both have to allow a camera
-            identity = Identity(
-                identity.name,
-                identity.scopes,
-                (*identity.cameras, names),
-                identity.requests_per_s,
-                identity.bytes_per_s,
-            )
+            identity = replace(identity, cameras=(*identity.cameras, names))
         return Caller(identity, self, record)
 
     async def _by_token(self, token: str, peer: str) -> tuple[Identity, TokenRecord | None]:
@@ -303,7 +301,12 @@ def _bucket(per_s: float | None) -> Bucket | None:
 def _identity_of(record: TokenRecord) -> Identity:
     patterns = (record.cameras,) if "*" not in record.cameras else ()
     return Identity(
-        record.name, frozenset(record.scopes), patterns, record.requests_per_s, record.bytes_per_s
+        record.name,
+        frozenset(record.scopes),
+        patterns,
+        record.requests_per_s,
+        record.bytes_per_s,
+        record.weight,
     )
 
 

@@ -7,6 +7,7 @@ itself: so it holds for mounted applications and for the documentation too, and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import FastAPI
@@ -30,6 +31,7 @@ from shared.process.connections import CERTIFICATE_NAMES
 from shared.process.http import problem_doc, problem_response
 from shared.process.http_seen import REFUSED_ROUTE
 from shared.process.http_sites import is_own
+from shared.process.rates import Places
 
 _BEARER = "bearer"
 _OF_PROXIES = ("forwarded", "x-forwarded-for", "via")
@@ -40,12 +42,14 @@ def undeclared(app: FastAPI) -> list[str]:
     return [str(getattr(route, "path", route)) for route in app.routes if access_of(route) is None]
 
 
-def access_guard(gate: Gate, cors_origins: Sequence[str] = ()) -> list[Middleware]:
+def access_guard(gate: Gate, cors_origins: Sequence[str] = (), requests_max: int = 32) -> list[Middleware]:
     """For `create_app`: every request to the application goes through the gate.
 
+    requests_max: analyses at once, divided among the callers who have some; see `shared.process.rates.Places`.
     cors_origins: of pages elsewhere whose scripts may call, as https://fleet.example.org.
     """
-    guard = [Middleware(AccessGuard, gate=gate, cors_origins=cors_origins)]
+    places = Places(requests_max)
+    guard = [Middleware(AccessGuard, gate=gate, places=places, cors_origins=cors_origins)]
     if not cors_origins:
         return guard
     cors = Middleware(
@@ -77,8 +81,8 @@ def describe_access(app: FastAPI) -> None:
 class AccessGuard:
     """ASGI middleware inside of `RequestGuard`. Sets `caller()` and counts what is sent against its rates."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, cors_origins: Sequence[str] = ()) -> None:
-        self._app, self._gate, self._origins = app, gate, frozenset(cors_origins)
+    def __init__(self, app: ASGIApp, gate: Gate, places: Places, cors_origins: Sequence[str] = ()) -> None:
+        self._app, self._gate, self._places, self._origins = app, gate, places, frozenset(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # there are none; a new one must not slip by
@@ -87,20 +91,26 @@ class AccessGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        try:
-            await self._admit(scope)
-        except IsthmusError as error:
-            response = problem_response(exit_of(error), str(error), scope["state"]["request_id"])
-            await response(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        with ExitStack() as held:
+            try:
+                admitted = await self._admit(scope)
+                if admitted is not None and scope["method"] == "POST":
+                    held.enter_context(self._places.held(admitted.identity.name, admitted.identity.weight))
+            except IsthmusError as error:
+                response = problem_response(exit_of(error), str(error), scope["state"]["request_id"])
+                await response(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
 
-    async def _admit(self, scope: Scope) -> None:
-        """Raises UnauthorizedError, PermissionDeniedError, OverloadedError, or NotReadyError."""
+    async def _admit(self, scope: Scope) -> Caller | None:
+        """None where everybody may call.
+
+        Raises UnauthorizedError, PermissionDeniedError, OverloadedError, or NotReadyError.
+        """
         route = scope[REFUSED_ROUTE] = _route(scope)
         needed = ANY if route is None else access_of(route)
         if needed is not None and needed.is_public:
-            return
+            return None
         headers = Headers(scope=scope)
         if not self._gate.locked:
             self._refuse_others(headers)
@@ -112,6 +122,7 @@ class AccessGuard:
         admitted.charge(requests=1)
         _meter(scope, admitted)
         set_caller(admitted)
+        return admitted
 
     def _refuse_others(self, headers: Headers) -> None:
         """Keeps pages of other sites, and callers behind a proxy on this machine, from a server without tokens.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+
+from shared.errors import OverloadedError
 
 Clock = Callable[[], float]
 
@@ -29,6 +32,36 @@ class Bucket:
     def _fill(self) -> None:
         now = self._clock()
         self._level, self._at = min(self.most, self._level + (now - self._at) * self.per_s), now
+
+
+class Places:
+    """Places that calls hold while they run, divided among those who hold some in proportion to their weights.
+
+    Whoever is alone may have `most`; who comes when others hold them all still gets a part, so that nobody shuts others
+    out.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._held: dict[str, tuple[int, float]] = {}  # places and weight, by who holds them
+
+    @contextmanager
+    def held(self, name: str, weight: float) -> Iterator[None]:
+        """Holds one place for the block. Raises OverloadedError where all that this one may have are taken."""
+        count = self._held.get(name, (0, weight))[0]
+        others = sum(other for holder, (_, other) in self._held.items() if holder != name)
+        part = max(1, int(self.most * weight / (weight + others)))
+        if count >= part:
+            raise OverloadedError(f"{part} requests are being served already; try again later")
+        self._held[name] = count + 1, weight
+        try:
+            yield
+        finally:
+            left = self._held[name][0] - 1
+            if left:
+                self._held[name] = left, weight
+            else:
+                del self._held[name]
 
 
 class Attempts:

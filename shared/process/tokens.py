@@ -44,6 +44,7 @@ class TokenRecord(BaseModel):
     """One token without its secret.
 
     cameras: patterns of names, in which * stands for any characters. requests_per_s, bytes_per_s: None without a limit.
+    weight: its part of an overloaded server, against the others'.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +57,7 @@ class TokenRecord(BaseModel):
     )
     requests_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     bytes_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, ge=0.01, le=100)
     expires_at: Moment | None = None
     created_at: Moment
     salt: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -91,6 +93,7 @@ class TokenGrant:
     requests_per_s: float | None = None
     bytes_per_s: float | None = None
     expires_at: datetime | None = None
+    weight: float = 1.0
 
 
 @dataclass
@@ -186,7 +189,15 @@ def rotate_token(path: Path, name: str, old_until: datetime | None) -> str:
         if old is None:
             raise RequestError(f"there is no token {name!r} in {path}; `isthmus cloud token list` shows them")
         token, new = _make(
-            TokenGrant(name, old.scopes, old.cameras, old.requests_per_s, old.bytes_per_s, old.expires_at)
+            TokenGrant(
+                name,
+                old.scopes,
+                old.cameras,
+                old.requests_per_s,
+                old.bytes_per_s,
+                old.expires_at,
+                old.weight,
+            )
         )
         others = [record for record in records if record.name != name]
         if old_until is not None:
@@ -208,6 +219,7 @@ def _make(grant: TokenGrant) -> tuple[str, TokenRecord]:
             cameras=tuple(grant.cameras),
             requests_per_s=grant.requests_per_s,
             bytes_per_s=grant.bytes_per_s,
+            weight=grant.weight,
             expires_at=grant.expires_at,
             created_at=datetime.now(UTC),
             salt=salt.hex(),

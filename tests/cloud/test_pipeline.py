@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from shared.errors import (
     StreamTooLargeError,
     UnknownTaskError,
 )
+from shared.process.auth import Caller, Gate, Identity, set_caller
 from shared.types import Analysis, TaskQuery, Wanted
 from support.service import GatedModel, png, until
 
@@ -208,6 +210,59 @@ async def test_overload(make_pipeline: Any, packed: list[bytes], model: GatedMod
             await pipeline.analyze(packed[2], ALL, "turned-away")
         model.gate.set()
         await asyncio.gather(*tasks)
+
+
+async def test_tokens_share_a_full_queue(make_pipeline: Any, packed: list[bytes], model: GatedModel) -> None:
+    gate = Gate()
+
+    async def analyze(name: str, number: int) -> str:
+        set_caller(Caller(Identity(name, frozenset({"analyze"})), gate))
+        await pipeline.analyze(packed[number % 8], ALL, f"{name}{number}")
+        order.append(name)
+        return name
+
+    order: list[str] = []
+    async with make_pipeline(queue_max=4, batch_max=1) as pipeline:
+        model.gate.clear()
+        running = asyncio.create_task(analyze("first", 0))
+        await asyncio.to_thread(model.entered.wait, 30)
+        many = [asyncio.create_task(analyze("many", number)) for number in range(4)]
+        await until(lambda: pipeline.waiting == 4)
+        with pytest.raises(OverloadedError) as refused:
+            await analyze("many", 5)
+        assert refused.value.retry_after_s
+        few = [asyncio.create_task(analyze("few", number)) for number in range(2)]
+        await until(lambda: pipeline.waiting == 6)
+        model.gate.set()
+        await asyncio.gather(running, *many, *few)
+    assert order[:5].count("few") == 2
+
+
+async def test_images_wait_for_the_encoder_in_a_bounded_queue(
+    make_pipeline: Any, monkeypatch: pytest.MonkeyPatch, encoder: Any
+) -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        started.set()
+        assert go.wait(30)
+        return encode(*arguments)
+
+    encode = encoder.encode
+    monkeypatch.setattr(encoder, "encode", slow)
+    async with make_pipeline(queue_max=1) as pipeline:
+        tasks = [asyncio.create_task(pipeline.analyze_image(png(0), ALL, "running"))]
+        await asyncio.to_thread(started.wait, 30)
+        given_up = asyncio.create_task(pipeline.analyze_image(png(1), ALL, "waits"))
+        await until(lambda: len(pipeline._encoding._queue) == 1)
+        with pytest.raises(OverloadedError):
+            await pipeline.analyze_image(png(2), ALL, "turned-away")
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+        tasks.append(asyncio.create_task(pipeline.analyze_image(png(3), ALL, "follows")))
+        await until(lambda: len(pipeline._encoding._queue) == 1)
+        go.set()
+        assert all(answer.results for answer in await asyncio.gather(*tasks))
 
 
 async def test_grids_are_not_mixed(

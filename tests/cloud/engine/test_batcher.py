@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cloud.engine.batcher import Batcher
+from cloud.engine.fair_queue import Share
 from shared.errors import CorruptPayloadError, NotReadyError, OverloadedError
 from support.service import until
 
@@ -126,6 +127,54 @@ async def test_a_full_queue_turns_away_and_opens_again(make: Make, work: Work) -
         work.gate.set()
         await asyncio.gather(first, *rest)
         assert (await batcher.submit(4))[0] == 8
+
+
+async def test_a_refusal_says_when_what_waits_is_done(make: Make, work: Work) -> None:
+    async with make(queue_max=3, batch_max=1) as batcher:
+        batcher._item_s = 2.0
+        first = await busy(batcher, work)
+        rest = [asyncio.create_task(batcher.submit(i)) for i in range(3)]
+        await waiting(batcher, 3)
+        with pytest.raises(OverloadedError) as refused:
+            await batcher.submit(3)
+        assert refused.value.retry_after_s == 6.0
+        work.gate.set()
+        await asyncio.gather(first, *rest)
+        assert batcher._item_s < 2.0  # it follows what batches take
+
+
+async def test_a_customer_with_a_full_queue_does_not_keep_another_waiting(work: Work) -> None:
+    shares = {number: Share("busy" if number < 100 else "rare") for number in range(-1, 200)}
+    batcher: Batcher[int, int] = Batcher(
+        work, lambda _: 0, batch_max=2, wait_ms=0, queue_max=8, share=lambda item: shares[item]
+    )
+    first = await busy(batcher, work)
+    rest = [asyncio.create_task(batcher.submit(number)) for number in range(8)]
+    await waiting(batcher, 8)
+    with pytest.raises(OverloadedError):
+        await batcher.submit(50)
+    late = [asyncio.create_task(batcher.submit(number)) for number in (100, 101)]
+    await waiting(batcher, 10)
+    work.gate.set()
+    await asyncio.gather(first, *rest, *late)
+    await batcher.close()
+    assert [sorted(batch) for batch in work.batches[1:3]] == [[0, 100], [1, 101]]
+
+
+async def test_a_full_lane_leaves_another_its_places(work: Work) -> None:
+    batcher: Batcher[int, int] = Batcher(
+        work, lambda item: item % 2, batch_max=4, wait_ms=0, queue_max=2, lane=lambda item: item % 2
+    )
+    first = await busy(batcher, work)
+    rest = [asyncio.create_task(batcher.submit(number)) for number in (0, 2, 1)]
+    await waiting(batcher, 3)
+    with pytest.raises(OverloadedError):
+        await batcher.submit(4)
+    rest.append(asyncio.create_task(batcher.submit(3)))
+    await waiting(batcher, 4)
+    work.gate.set()
+    await asyncio.gather(first, *rest)
+    await batcher.close()
 
 
 async def test_what_is_given_up_is_never_worked_on_and_frees_its_place(make: Make, work: Work) -> None:
