@@ -28,9 +28,9 @@ _DELIMITER = 20
 # else libvvenc writes a warning to the standard output, into the stream.
 _INTRA = "intraperiod=1:refreshtype=idr:gopsize=1:bim=0:mctf=0:alfspeed=0"
 
-# FFmpeg's libvvenc loses everything where it is flushed before its first frame is out, as with 8 to 10 frames. So
-# more than _SHORT frames are filled up to _LONG with black ones, whose units are thrown away.
-_SHORT, _LONG = 7, 16
+# FFmpeg takes a flush that gives no unit for the end, but libvvenc also gives none while its thread still works: on a
+# busy machine all frames that it holds are lost. So black frames follow, enough to push all others out before that.
+_BEHIND = 16
 
 
 @functools.cache
@@ -72,14 +72,13 @@ def encode_vvc(frames: Sequence[Pixels], qp: int) -> list[bytes]:
     command = [_ffmpeg(), "-v", "error", *given, *coded, "-vvenc-params", _INTRA, "-f", "vvc", "-"]
 
     def encode(part: Sequence[Pixels]) -> list[bytes]:
-        raw = [*map(_raw, part)]
-        if len(raw) > _SHORT:
-            raw += [_raw(np.zeros((height, width), np.uint8))] * (_LONG - len(raw))
-        done = subprocess.run(command, input=b"".join(raw), capture_output=True)
+        black = _raw(np.zeros((height, width), np.uint8))
+        raw = b"".join([*map(_raw, part), *[black] * _BEHIND])
+        done = subprocess.run(command, input=raw, capture_output=True)
         units = access_units(done.stdout, VVC, _DELIMITER)
-        if done.returncode or len(units) != len(raw):
+        if done.returncode or len(units) < len(part):
             reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason given"]
-            raise DataError(f"ffmpeg coded {len(units)} of {len(raw)} frames as VVC: {reason[0]}")
+            raise DataError(f"ffmpeg coded {len(units)} of {len(part)} frames as VVC: {reason[0]}")
         return units[: len(part)]
 
     return on_all_cores(encode, frames)
