@@ -6,7 +6,7 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,7 +14,12 @@ from shared.errors import DataError, RequestError
 from shared.process.commands import CommandTable, print_error
 from shared.times import parse_time
 
-app = CommandTable(no_args_is_help=True, help="What a server has kept: seal, verify, export, expire, delete.")
+if TYPE_CHECKING:
+    from cloud.archive.encryption import ArchiveKey
+
+app = CommandTable(
+    no_args_is_help=True, help="What a server has kept: seal, verify, export, expire, delete, encrypt."
+)
 
 ArchiveOption = Annotated[
     str,
@@ -34,6 +39,14 @@ ByOption = Annotated[
     Literal["captured", "received"],
     typer.Option(help="what --from and --to mean; captured: received where the capture time is unknown"),
 ]
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--archive-key-file",
+        envvar="ISTHMUS_ARCHIVE_KEY_FILE",
+        help="of an encrypted archive: 64 hex digits; ISTHMUS_ARCHIVE_KEY may hold them itself",
+    ),
+]
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -49,10 +62,12 @@ def seal(
     older_than: Annotated[
         str, typer.Option(help="since when a record must be there, as 1d, 12h or 30m; 0m for all")
     ] = "1d",
+    archive_key_file: KeyFileOption = None,
 ) -> None:
     """Move older records into segments: immutable files with a Parquet index. A server may run meanwhile."""
     from cloud.segments.seal import seal_archive
 
+    unlock(archive_key_file)
     sealed = seal_archive(archive, _ago("older_than", older_than), store)
     typer.echo(
         f"{archive}: {sealed.records} records ({sealed.bytes:,} bytes) sealed in {sealed.segments} segments"
@@ -60,10 +75,11 @@ def seal(
 
 
 @app.command()
-def verify(archive: ArchiveOption) -> None:
+def verify(archive: ArchiveOption, archive_key_file: KeyFileOption = None) -> None:
     """Check every byte: the index and the data of each segment, and each record of the database."""
     from cloud.segments.verify import Looked, flaws
 
+    unlock(archive_key_file)
     looked, count, started = Looked(), 0, time.monotonic()
     for flaw in flaws(archive, looked):
         count += 1
@@ -85,11 +101,13 @@ def export(
     to: ToOption = None,
     by: ByOption = "captured",
     camera: Annotated[str | None, typer.Option(help="of this camera alone")] = None,
+    archive_key_file: KeyFileOption = None,
 ) -> None:
     """Copy sealed records into another store, with the frames that they come from. Done again, it goes on."""
     from cloud.segments.change import copy_records
     from cloud.segments.store import SegmentStore, store_of
 
+    unlock(archive_key_file)
     since, until = _span(from_, to)
     copied = copy_records(store_of(archive), SegmentStore(out), since, until, camera, by)
     typer.echo(f"{out}: {copied.records} records in {copied.segments} segments")
@@ -99,11 +117,13 @@ def export(
 def expire(
     archive: ArchiveOption,
     older_than: Annotated[str, typer.Option(help="since when a record must be there, as 365d")],
+    archive_key_file: KeyFileOption = None,
 ) -> None:
     """Delete sealed records that were received too long ago. The server does it for those that are not sealed."""
     from cloud.segments.change import expire_records
     from cloud.segments.store import store_of
 
+    unlock(archive_key_file)
     gone = expire_records(store_of(archive), _ago("older_than", older_than))
     typer.echo(f"{archive}: {gone.records} records deleted, {gone.segments} segments changed")
 
@@ -116,11 +136,13 @@ def delete(
     to: ToOption = None,
     by: ByOption = "captured",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and delete nothing")] = False,
+    archive_key_file: KeyFileOption = None,
 ) -> None:
     """Delete records so that the archive's files hold nothing of them. A server may run meanwhile."""
     from cloud.archive.deletion import Deletion
     from cloud.segments.deleting import delete_everywhere, plan_everywhere
 
+    unlock(archive_key_file)
     deletion = Deletion.of(camera, *_span(from_, to), by)
     taken, broken = plan_everywhere(archive, deletion)
     if broken:
@@ -130,6 +152,34 @@ def delete(
         return
     delete_everywhere(archive, deletion, print_error)
     typer.echo(f"{archive}: {taken} records deleted; no file of the archive holds their bytes")
+
+
+@app.command()
+def encrypt(archive: ArchiveOption, archive_key_file: KeyFileOption = None) -> None:
+    """Encrypt what was kept without a key, by AES-256-GCM, also in segments. No server may run meanwhile.
+
+    Afterwards no bitstream can be read from the archive's files without the key. A kill on the way leaves records of
+    both kinds, which are read as before; doing it again finishes.
+    """
+    from cloud.segments.encrypting import encrypt_everywhere
+
+    key = unlock(archive_key_file)
+    if key is None:
+        raise RequestError(
+            "name the file of the key; `openssl rand -hex 32 > FILE` makes one", setting="archive_key_file"
+        )
+    count = encrypt_everywhere(archive, key)
+    typer.echo(f"{archive}: {count} records encrypted with the key {key.id.hex()}")
+
+
+def unlock(key_file: Path | None) -> ArchiveKey | None:
+    """The key of the option or the environment, with which this process reads from here on. Raises RequestError."""
+    from cloud.archive.encryption import key_of_environment, read_key, use_key
+
+    key = read_key(key_file) if key_file is not None else key_of_environment()
+    if key is not None:
+        use_key(key)
+    return key
 
 
 def _span(from_: str | None, to: str | None) -> tuple[datetime | None, datetime | None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cloud.archive_commands import KeyFileOption, unlock
 from cloud.archive_commands import app as archive_app
 from cloud.token_commands import app as tokens_app
 from shared.bundle import Bundle
@@ -136,6 +137,9 @@ ArchiveAgeMaxDaysOption = Annotated[
     float | None,
     typer.Option(min=0, max=36_500, help="days after which records are deleted; 30 by default"),
 ]
+ArchiveKeyFileOption = Annotated[
+    Path | None, typer.Option(help="64 hex digits: bitstreams are stored encrypted, by AES-256-GCM")
+]
 
 
 @app.command()
@@ -164,6 +168,7 @@ def serve(
     archive: ArchiveOption = None,
     archive_bytes_max: ArchiveBytesMaxOption = None,
     archive_age_max_days: ArchiveAgeMaxDaysOption = None,
+    archive_key_file: ArchiveKeyFileOption = None,
     log_format: LogFormatOption = None,
     log_level: LogLevelOption = None,
     metrics_cameras: MetricsCamerasOption = None,
@@ -200,6 +205,7 @@ def serve(
         "archive.folder": ("--archive", archive),
         "archive.bytes_max": ("--archive-bytes-max", archive_bytes_max),
         "archive.age_max_days": ("--archive-age-max-days", archive_age_max_days),
+        "archive.key_file": ("--archive-key-file", archive_key_file),
         "log.format": ("--log-format", log_format),
         "log.level": ("--log-level", log_level),
         "metrics.cameras": ("--metrics-cameras", metrics_cameras),
@@ -247,11 +253,13 @@ def replay(
     threads: ThreadsOption = None,
     batch: BatchOption = 16,
     force: Annotated[bool, typer.Option("--force", help="replace --out where it exists")] = False,
+    archive_key_file: KeyFileOption = None,
 ) -> None:
     """Run a task over what an archive holds. A server may write to it meanwhile."""
     from cloud.archive.replay import ReplayRequest, replay_archive
     from cloud.archive.replay_answers import replay_into
 
+    unlock(archive_key_file)
     since, until = parse_time("from", from_), parse_time("to", to)
     request = ReplayRequest(archive, since, until, camera, task, top_k, maps, by)
     if (out is None) == (answers is None):

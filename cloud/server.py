@@ -207,4 +207,6 @@ def _archive(settings: ArchiveSettings) -> LateArchive | None:
     folder = settings.folder
     if folder is None:
         return None
-    return LateArchive(lambda: Archive(folder, settings.bytes_max, settings.age_max_days * 86_400))
+    key = settings.read_key()
+    age_s = settings.age_max_days * 86_400
+    return LateArchive(lambda: Archive(folder, settings.bytes_max, age_s, key=key))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -21,6 +21,9 @@ from shared.process.config import (
 )
 from shared.process.tls import TlsFiles
 from shared.shipped import BundlePath, default_bundle
+
+if TYPE_CHECKING:
+    from cloud.archive.encryption import ArchiveKey
 
 TOKEN_MIN = 16  # characters
 ARCHIVE_BYTES_MIN = 1 << 20
@@ -133,6 +136,20 @@ class ArchiveSettings(Section):
         default=1 << 30, ge=ARCHIVE_BYTES_MIN, description="size of all files of the archive together"
     )
     age_max_days: float = Field(default=30.0, ge=0.001, description="older records are deleted")
+    key: SecretStr | None = Field(
+        default=None,
+        description="64 hex digits, as openssl rand -hex 32 makes them: bitstreams are stored encrypted with it",
+    )
+    key_file: Path | None = Field(
+        default=None,
+        description="file that holds that key; it goes before `key`",
+    )
+
+    def read_key(self) -> ArchiveKey | None:
+        """Raises RequestError where the file cannot be read, or what is given is no key."""
+        from cloud.archive.encryption import read_key
+
+        return read_key(self.key_file, None if self.key is None else self.key.get_secret_value())
 
 
 class ShelfSettings(Section):

@@ -24,6 +24,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cloud.archive.deletion import Deletion, carry_out, read_request, requested
+from cloud.archive.encryption import ArchiveKey, use_key
 from cloud.archive.records import UNNAMED, Record, read
 from cloud.archive.schema import FILE, Clock
 from cloud.archive.store import BYTES_MIN, Store, identity
@@ -55,7 +56,8 @@ class Archive:
     path: a folder, made where it is absent. bytes_max: all its files together; from 64 MiB up, every valid bitstream
     fits, and below that one of more than about an eighth of it is dropped. age_max_s: records that were received
     longer ago are deleted. Requests to delete records (`cloud.archive.deletion`) are carried out within seconds.
-    queue_max, queue_bytes_max: what may wait for the disk; more is dropped.
+    queue_max, queue_bytes_max: what may wait for the disk; more is dropped. key: encrypts what is written, and this
+    process then reads with it; without one an archive that has a key is refused.
 
     written, repeated, dropped: how many records so far were new, were there already, and were not kept.
 
@@ -71,6 +73,7 @@ class Archive:
         age_max_s: float,
         queue_max: int = 1024,
         queue_bytes_max: int = 32 << 20,
+        key: ArchiveKey | None = None,
     ) -> None:
         check_bounds(bytes_max, age_max_s)
         self.path = Path(path)
@@ -84,14 +87,16 @@ class Archive:
         self._erase_at = 0.0
         self._closing = False
         self._changed = threading.Condition()
-        self._store = Store(self.path, bytes_max, age_max_s)
+        self._store = Store(self.path, bytes_max, age_max_s, key)
+        if key is not None:
+            use_key(key)
         self._lock = -1
         try:
             self._lock = self._locked()
             self._store.open()
         except (sqlite3.Error, OSError) as error:
             self._unlock()
-            raise DataError(f"cannot keep an archive in {self.path}: {_reason(error)}") from None
+            raise DataError(f"cannot keep an archive in {self.path}: {reason_of(error)}") from None
         except BaseException:
             self._unlock()
             raise
@@ -194,7 +199,7 @@ class Archive:
             self._erase()
             return self._store.tidy()
         except (sqlite3.Error, DataError, OSError) as error:
-            self.trouble = f"the disk refused: {_reason(error)}"
+            self.trouble = f"the disk refused: {reason_of(error)}"
             with self._changed:
                 self._drop(unwritten, self.trouble)
             # A connection that met an I/O error may be of no more use; the next step opens another.
@@ -213,10 +218,10 @@ class Archive:
                 self._settled += len(self._queue) - len(kept)
                 self._queue_bytes = sum(len(one.data) for one in kept)
                 self._queue = deque(kept)
-            count = carry_out(self._store, files)
+            count = carry_out(self._store.erase, files)
             log.info("%s: %d records deleted for good, as asked", self.path, count)
         except (sqlite3.Error, DataError, OSError) as error:
-            log.error("%s: a deletion is not done yet: %s", self.path, _reason(error))
+            log.error("%s: a deletion is not done yet: %s", self.path, reason_of(error))
             self._erase_at = time.monotonic() + ERASE_AGAIN_S
             self._store.close()
 
@@ -263,7 +268,8 @@ def _taken(record: Record, deletions: list[Deletion]) -> bool:
     return any(one.matches(record.camera, record.time(one.by)) for one in deletions)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why the disk or the database refused, for people."""
     return (error.strerror or str(error)) if isinstance(error, OSError) else f"{FILE}: {error}"
 
 

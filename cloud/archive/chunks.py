@@ -20,12 +20,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from cloud.archive.encryption import is_encrypted
 from cloud.archive.frames import FrameReader, Known, References, coded_of, missing_reference
 from cloud.archive.records import Record
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame import NAMED_BYTES, FrameType, Packet
 from shared.codec.frame_codec import Coded, Latent
-from shared.errors import IsthmusError
+from shared.errors import ChecksumError, IsthmusError
 
 LATENTS = 16  # of a chunk; a server keeps 8 of a session
 NAMES = 100_000  # latents of a chunk of which it is known where they come from
@@ -110,6 +111,8 @@ class Chunks:
             frame = ""
             content: Content | IsthmusError
             try:
+                if is_encrypted(record.data):
+                    raise ChecksumError("the record is damaged: it does not decrypt")
                 stream = self._reader.read(record.data)
                 frame = stream.frame.name if isinstance(stream, Packet) else FrameType.I.name
                 content = self._content(record, stream)

@@ -13,10 +13,9 @@ from __future__ import annotations
 import fnmatch
 import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import Field, ValidationError
 
@@ -65,12 +64,6 @@ class Deletion(Frozen):
         )
 
 
-class Erasing(Protocol):
-    """Deletes records for good; `Store` does. Raises sqlite3.Error, OSError, or DataError."""
-
-    def erase(self, deletions: Sequence[Deletion]) -> int: ...
-
-
 def plan(path: Path, deletion: Deletion) -> tuple[int, int]:
     """How many records a deletion would take, and how many later ones could no longer be decoded without them.
 
@@ -115,12 +108,12 @@ def read_request(file: Path) -> Deletion:
         raise DataError(f"{file} is no request to delete records; remove it and ask again") from None
 
 
-def carry_out(store: Erasing, files: Sequence[Path]) -> int:
+def carry_out(erase: Callable[[Sequence[Deletion]], int], files: Sequence[Path]) -> int:
     """Carries requests out, and removes them. Returns how many records went.
 
-    Raises what `Erasing.erase` and `read_request` raise; the requests then stay.
+    erase: deletes records for good. Raises what it and `read_request` raise; the requests then stay.
     """
-    count = store.erase([read_request(file) for file in files])
+    count = erase([read_request(file) for file in files])
     for file in files:
         file.unlink(missing_ok=True)
     return count
@@ -129,7 +122,7 @@ def carry_out(store: Erasing, files: Sequence[Path]) -> int:
 def erase(db: sqlite3.Connection, deletions: Sequence[Deletion]) -> int:
     """Deletes records, and what the database's file and its log still hold of these and of others deleted earlier.
 
-    db: of this release's schema, without an open transaction. Writes the database once more, so it needs that much
+    db: an archive of any schema, without an open transaction. Writes the database once more, so it needs that much
     space. Returns how many records went. Raises sqlite3.Error, also where a program that reads for long keeps the log;
     the records are deleted then, but not all their bytes.
     """
@@ -142,11 +135,16 @@ def erase(db: sqlite3.Connection, deletions: Sequence[Deletion]) -> int:
     except BaseException:
         db.execute("ROLLBACK")
         raise
+    wipe(db)
+    return count
+
+
+def wipe(db: sqlite3.Connection) -> None:
+    """Leaves in the database's file and its log only what its rows hold. Raises sqlite3.Error, see `erase`."""
     # secure_delete would not do: it leaves copies where rows were moved between pages.
     db.execute("VACUUM")
     if db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
         raise sqlite3.OperationalError("another program has read for long and holds the log")
-    return count
 
 
 def _delete(db: sqlite3.Connection, deletion: Deletion, camera: str) -> int:

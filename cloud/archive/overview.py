@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cloud.archive.encryption import MAGIC, OVERHEAD, decrypt
 from cloud.archive.records import Record, reading, record_of
 from cloud.archive.schema import CHUNKS_SINCE, columns_of, pragma
 from shared.errors import DataError
@@ -37,14 +38,18 @@ def slots(path: Path, since: datetime, until: datetime, slot_s: int) -> Iterator
     with reading(path) as db:
         received = columns_of(db, path).received
         # SQLite takes a bare column beside max() from the row that has the maximum.
-        query = f"""SELECT camera, count(*), total(length(data)), max({received}), substr(data, 1, 8) FROM records
+        query = f"""SELECT camera, count(*), total(length(data)), total(substr(data, 1, 2) = ?),
+                           max({received}), request_id, data FROM records
                     WHERE {received} >= ? AND {received} < ? GROUP BY camera, {received} / ?"""
         start = since
         while start < until:
             end = min(start + _STEP, until)
-            bounds = to_microseconds(start), to_microseconds(end), slot_s * 1_000_000
-            for camera, records, size, last_us, head in db.execute(query, bounds).fetchall():
-                yield Slot(camera, records, int(size), from_microseconds(last_us), bytes(head))
+            values = MAGIC, to_microseconds(start), to_microseconds(end), slot_s * 1_000_000
+            found = db.execute(query, values).fetchall()
+            for camera, records, size, encrypted, last_us, request_id, data in found:
+                head = decrypt(bytes(data), camera, request_id, last_us)[:8]
+                plain = int(size - encrypted * OVERHEAD)
+                yield Slot(camera, records, plain, from_microseconds(last_us), head)
             start = end
 
 

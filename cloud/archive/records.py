@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from cloud.archive.encryption import decrypt, is_encrypted
 from cloud.archive.schema import CHUNKS_SINCE, FILE, Clock, Columns, columns_of, pragma, version
 from cloud.segments.head import pending
 from shared.errors import DataError
@@ -28,9 +29,10 @@ KEYS_OF_CHUNK = 64  # the same, of rows with their bytes
 class Record:
     """One image as it was received.
 
-    data: the packed bitstream, of version 1 or a packet of version 2. captured_at: None if unknown.
+    data: the packed bitstream, of version 1 or a packet of version 2; of a damaged encrypted one what is stored.
+    captured_at: None if unknown.
     chunk: the request id of the frame I at the root of its references; empty: it needs none. id: its place in the order
-    of writing, of a record that was read.
+    of writing, of a record that was read. encrypted: its form on the disk, where it is stored encrypted.
     """
 
     camera: str
@@ -40,6 +42,23 @@ class Record:
     captured_at: datetime | None = None
     chunk: str = ""
     id: int = field(default=0, compare=False)
+    encrypted: bytes = field(default=b"", compare=False, repr=False)
+
+    @classmethod
+    def stored(
+        cls,
+        camera: str,
+        received_at: datetime,
+        request_id: str,
+        data: bytes,
+        captured_at: datetime | None,
+        chunk: str,
+        id_: int,
+    ) -> Record:
+        """A record as it is stored, decrypted if it must be. Raises DataError where this process has not the key."""
+        plain = decrypt(data, camera, request_id, to_microseconds(received_at))
+        encrypted = data if is_encrypted(data) else b""
+        return cls(camera, received_at, request_id, plain, captured_at, chunk, id_, encrypted)
 
     def time(self, by: Clock) -> datetime:
         """The time that counts by a clock: see `Clock`."""
@@ -193,7 +212,7 @@ def _record(
 ) -> Record:
     captured_at = None if captured_us is None else from_microseconds(captured_us)
     received_at = from_microseconds(received_us)
-    return Record(camera, received_at, request_id, bytes(data), captured_at, chunk or "", id_)
+    return Record.stored(camera, received_at, request_id, bytes(data), captured_at, chunk or "", id_)
 
 
 @contextmanager

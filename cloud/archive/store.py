@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cloud.archive.deletion import Deletion, erase
+from cloud.archive.encrypting import check_key, encrypt
+from cloud.archive.encryption import OVERHEAD, ArchiveKey, decrypt
 from cloud.archive.records import Record
 from cloud.archive.schema import (
     FILE,
@@ -39,7 +41,8 @@ BYTES_MIN = 1 << 20
 BUSY_S = 2.0  # how long a write waits for another program's lock
 _LOG_MAX = 16 << 20  # of the write-ahead log; also a quarter of a small archive
 _SMALL_FILES = 128 << 10  # shared memory of the log, and the lock
-_ROW = 896  # a record without its bytes: id, times, camera, request id, chunk, index entries
+# A record without its bytes: id, times, camera, request id, chunk, index entries.
+_ROW = 896 + OVERHEAD
 _FIXED = 64 << 10  # what any transaction may write without its records: inner pages, lists of pages
 # Request ids, capture times and chunks come in any order: a record may change a page of its own in each index of them.
 _SCATTERED = 3 * PAGE
@@ -49,13 +52,14 @@ KEYS = 1000  # rows that a query takes at once
 class Store:
     """Records on the disk, in the folder `path`. Close it.
 
-    bytes_max: all files together, at least BYTES_MIN. age_max_s: since a record was received.
+    bytes_max: all files together, at least BYTES_MIN. age_max_s: since a record was received. key: encrypts what is
+    inserted; None for an archive that has no key.
     Every method raises sqlite3.Error where the disk or another program refuses, and OSError; `open` and those that
-    open a closed store raise DataError for a database that is no archive of this release.
+    open a closed store raise DataError for a database that is no archive of this release, or has another key.
     """
 
-    def __init__(self, path: Path, bytes_max: int, age_max_s: float) -> None:
-        self.path = path
+    def __init__(self, path: Path, bytes_max: int, age_max_s: float, key: ArchiveKey | None = None) -> None:
+        self.path, self._key = path, key
         self._age_max_us = int(min(age_max_s * 1e6, 1 << 62))
         self._log_max = min(_LOG_MAX, bytes_max // 4)
         self._pages_max = (bytes_max - self._log_max - _SMALL_FILES) // PAGE
@@ -104,7 +108,7 @@ class Store:
             for record in batch:
                 if (record.camera, record.request_id) in known:
                     continue  # repeated: a segment holds it
-                if _insert(db, record):
+                if _insert(db, record, self._key):
                     new += 1
                 elif not _same(db, record):
                     others.append(record)
@@ -138,6 +142,10 @@ class Store:
         self._files = self._there()
         return count
 
+    def encrypt(self, key: ArchiveKey) -> int:
+        """Encrypts what was inserted without a key. Returns how many records. See `cloud.archive.encrypting`."""
+        return encrypt(self._opened(), key)
+
     def _opened(self) -> sqlite3.Connection:
         self.open()
         assert self._db is not None
@@ -163,6 +171,7 @@ class Store:
                 create(db)
             elif found < VERSION:
                 self._migrate(db)
+            check_key(db, self._key)
             db.execute(f"PRAGMA max_page_count = {self._pages_max}")
         except BaseException:
             db.close()
@@ -280,11 +289,14 @@ def _with_chunks(
             yield id_, size, True
 
 
-def _insert(db: sqlite3.Connection, record: Record) -> bool:
+def _insert(db: sqlite3.Connection, record: Record, key: ArchiveKey | None) -> bool:
     """False: the camera and the request id are recorded already."""
     captured = None if record.captured_at is None else to_microseconds(record.captured_at)
     received, chunk = to_microseconds(record.received_at), record.chunk or None
-    row = (received, captured, record.camera, record.request_id, record.data, chunk)
+    data = record.data
+    if key is not None:
+        data = key.encrypt(data, record.camera, record.request_id, received)
+    row = (received, captured, record.camera, record.request_id, data, chunk)
     done = db.execute(
         "INSERT INTO records (received_us, captured_us, camera, request_id, data, chunk) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (camera, request_id, copy) DO NOTHING",
@@ -296,11 +308,12 @@ def _insert(db: sqlite3.Connection, record: Record) -> bool:
 def _same(db: sqlite3.Connection, record: Record) -> bool:
     """Whether any record of this camera and request id holds the same image, as far as can be seen here: the same
     bitstream, or one of the two is given other frames, which a camera box sends by itself after a break."""
-    query = (
-        "SELECT 1 FROM records WHERE camera = ? AND request_id = ? AND (data = ? OR chunk IS NOT NULL OR ?)"
-    )
-    values = (record.camera, record.request_id, record.data, bool(record.chunk))
-    return db.execute(query, values).fetchone() is not None
+    names = record.camera, record.request_id
+    query = "SELECT data, received_us, chunk FROM records WHERE camera = ? AND request_id = ?"
+    for data, received, chunk in db.execute(query, names).fetchall():
+        if chunk or record.chunk or decrypt(bytes(data), *names, received) == record.data:
+            return True
+    return False
 
 
 def _bytes(record: Record) -> int:

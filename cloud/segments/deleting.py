@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from cloud.archive.deleting import delete_records
 from cloud.archive.deletion import Deletion, plan
+from cloud.archive.offline import delete_records
 from cloud.archive.schema import FILE
 from cloud.segments import head
 from cloud.segments.change import remove_records

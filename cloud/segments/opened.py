@@ -130,7 +130,7 @@ class OpenSegment:
         if len(data) != length:
             raise damaged(self._files, self.name.data, f"it ends before byte {offset + length}")
         captured = int(self._captured[row])
-        return Record(
+        return Record.stored(
             self._names[self._camera[row]],
             from_microseconds(int(self._received[row])),
             self._request_ids[row].as_py(),
@@ -144,7 +144,7 @@ class OpenSegment:
         """What is wrong with the records' bytes, one text a record."""
         for row in range(self.facts.records):
             record = self.record(row)
-            if zlib.crc32(record.data) != self._crc32[row]:
+            if zlib.crc32(record.encrypted or record.data) != self._crc32[row]:
                 where = f"{self._files.shown}/{self.name.data}, from byte {int(self._offset[row])}"
                 yield f"{where}: record {record.request_id} of camera {record.camera} is damaged"
 

@@ -123,7 +123,7 @@ def write_segment(files: Files, name: Name, records: Iterable[Record]) -> Name:
     for record in records:
         columns.add(record, len(data))
         spans.add(record)
-        data += record.data
+        data += record.encrypted or record.data
     facts = Facts(
         len(columns),
         len(data),
@@ -212,6 +212,7 @@ class _Columns:
 
     def add(self, record: Record, offset: int) -> None:
         bundle, level, frame = described(record.data)
+        stored = record.encrypted or record.data
         self._cameras.add(record.camera)
         captured = None if record.captured_at is None else to_microseconds(record.captured_at)
         row = (
@@ -224,8 +225,8 @@ class _Columns:
             frame,
             record.chunk or None,
             offset,
-            len(record.data),
-            zlib.crc32(record.data),
+            len(stored),
+            zlib.crc32(stored),
         )
         for column, value in zip(self._rows.values(), row, strict=True):
             column.append(value)

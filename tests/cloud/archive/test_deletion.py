@@ -136,7 +136,7 @@ def test_a_kill_leaves_nothing_half_done(tmp_path: Path, moment: str) -> None:
     script = f"""
 import os, signal, sqlite3, sys
 from pathlib import Path
-import cloud.archive.store as store
+import cloud.archive.offline as offline
 from cloud.archive import deletion
 from support.processes import run_here
 
@@ -149,9 +149,9 @@ class Dying:
         return self.db.execute(text, *rest)
 
 real = deletion.erase
-store.erase = lambda db, deletions: real(Dying(db), deletions)
+offline.erase = lambda db, deletions: real(Dying(db), deletions)
 if {moment!r} == "unlink": Path.unlink = die
-from cloud.archive.deleting import delete_records
+from cloud.archive.offline import delete_records
 delete_records(Path({str(tmp_path)!r}), deletion.Deletion.of("door", None, None, "captured"), print)
 """
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}

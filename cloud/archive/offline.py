@@ -1,4 +1,4 @@
-"""Deletes records from outside a server: waits for the server that has the archive, or does it itself."""
+"""Changes an archive from outside a server: deletes records, which a running server does instead; encrypts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-from cloud.archive.archive import LOCK
-from cloud.archive.deletion import Deletion, carry_out, request, requested
+from cloud.archive.archive import LOCK, reason_of
+from cloud.archive.deletion import Deletion, carry_out, erase, request, requested
+from cloud.archive.encryption import ArchiveKey
+from cloud.archive.records import reading
 from cloud.archive.schema import FILE
 from cloud.archive.store import Store
 from shared.errors import DataError
@@ -17,6 +20,7 @@ from shared.files import lock_folder
 
 _LOOK_S = 0.1
 _UNBOUNDED = 1 << 40
+_BUSY_S = 2.0  # how long a write waits for another program's lock
 
 
 def delete_records(path: Path, deletion: Deletion, say: Callable[[str], None], wait_s: float = 600.0) -> None:
@@ -47,14 +51,28 @@ def _done_here(path: Path) -> bool:
         lock = lock_folder(path, LOCK, "")
     except DataError:
         return False
-    store = Store(path, _UNBOUNDED, float("inf"))
     try:
-        carry_out(store, requested(path))
+        # Not through `Store`: what goes needs no key, no bounds and no newer schema.
+        with closing(sqlite3.connect(path / FILE, _BUSY_S, isolation_level=None)) as db:
+            carry_out(lambda deletions: erase(db, deletions), requested(path))
     except (sqlite3.Error, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"{FILE}: {error}"
         again = "the next start of a server or of this command goes on"
-        raise DataError(f"{path}: not all is deleted yet: {reason}; {again}") from None
+        raise DataError(f"{path}: not all is deleted yet: {reason_of(error)}; {again}") from None
+    finally:
+        os.close(lock)
+    return True
+
+
+def encrypt_archive(path: Path, key: ArchiveKey) -> int:
+    """Encrypts the database of an archive. Returns how many records. Raises DataError."""
+    with reading(path):
+        pass  # there is one, which is not made here
+    lock = lock_folder(path, LOCK, f"a server has {path}; stop it first")
+    store = Store(path, _UNBOUNDED, float("inf"), key)
+    try:
+        return store.encrypt(key)
+    except (sqlite3.Error, OSError) as error:
+        raise DataError(f"{path}: not all is encrypted yet: {reason_of(error)}; do it again") from None
     finally:
         store.close()
         os.close(lock)
-    return True

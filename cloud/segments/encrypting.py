@@ -1,0 +1,54 @@
+"""Encrypts what an archive keeps without a key: its database, and its segments, which are written anew."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from cloud.archive.encryption import ArchiveKey
+from cloud.archive.offline import encrypt_archive
+from cloud.archive.records import Record
+from cloud.archive.schema import FILE
+from cloud.segments import head
+from cloud.segments.segment import write_segment
+from cloud.segments.store import SegmentStore, find_store
+from shared.times import to_microseconds
+
+
+def encrypt_everywhere(archive: str, key: ArchiveKey) -> int:
+    """Returns how many records were encrypted. A kill leaves records of both kinds; doing it again finishes.
+
+    Raises DataError, also where there is no archive, or a server has it.
+    """
+    path, store, count = Path(archive), find_store(archive), 0
+    with ExitStack() as locked:
+        if (path / head.LOCK).exists():
+            locked.enter_context(head.sealing_lock(path))
+        if store is None or (path / FILE).is_file():
+            count += encrypt_archive(path, key)
+        if store is not None:
+            count += encrypt_segments(store, key)
+    return count
+
+
+def encrypt_segments(store: SegmentStore, key: ArchiveKey) -> int:
+    """Writes each segment that holds a readable record again, without one. Returns how many. Raises DataError."""
+    count = 0
+    with store.lock():
+        store.tidy()
+        for name in store.names():
+            records = list(store.open(name).read())
+            readable = sum(not record.encrypted for record in records)
+            if readable:
+                write_segment(store.files, name.next, (_encrypted(record, key) for record in records))
+                store.remove(name)
+                count += readable
+    return count
+
+
+def _encrypted(record: Record, key: ArchiveKey) -> Record:
+    if record.encrypted:
+        return record
+    received_us = to_microseconds(record.received_at)
+    return replace(record, encrypted=key.encrypt(record.data, record.camera, record.request_id, received_us))
