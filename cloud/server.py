@@ -34,7 +34,7 @@ from cloud.shelf.rollout import Rollout
 from cloud.shelf.shelf import Shelf
 from shared.bundle import Bundle
 from shared.errors import DataError, RequestError
-from shared.process.limits import cpu_limit, threads_for
+from shared.process.limits import cpu_limit, memory_limit, threads_for
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
 from shared.process.tracing import start_tracing, stop_tracing
@@ -124,9 +124,10 @@ class CloudServer:
         """Refuses what is new, finishes what runs, and closes in the order of the flow."""
         pipeline = self._pipeline.empty()
         self._keeper.empty()
+        drain_s = self._settings.drain_ms / 1e3
+        await asyncio.gather(self._grpc.end(drain_s), self._http.finish(drain_s), return_exceptions=True)
         self._http.stop()
-        grpc_end = self._grpc.end(self._settings.drain_ms / 1e3)
-        await asyncio.gather(grpc_end, http_task, return_exceptions=True)
+        await asyncio.gather(http_task, return_exceptions=True)
         if pipeline is not None:
             await pipeline.close()
         if self._archive is not None:
@@ -140,7 +141,7 @@ class CloudServer:
             await self._remember(settings.archive.folder)
         shelf = Shelf(
             _loader(settings.engine),
-            settings.shelf.bytes_max,
+            _shelf_bytes(settings.shelf.bytes_max, memory_limit()),
             settings.shelf.default,
             settings.pipeline.queue_max,
         )
@@ -201,6 +202,14 @@ def _loader(engine: EngineSettings) -> Callable[[Bundle], Loaded]:
     # torch counts the machine's processors; in a container with a limit its threads would wait for each other.
     threads = engine.threads or threads_for(cpu_limit(), os.cpu_count() or 1)
     return lambda bundle: load(bundle, engine.device, threads, engine.encode_threads)
+
+
+def _shelf_bytes(bytes_max: int, limit: int | None) -> int:
+    """Memory for bundles: at most half of a container's, whose other half is for requests, answers and libraries."""
+    if limit is None or bytes_max <= limit // 2:
+        return bytes_max
+    log.info("bundles may take %d MiB, half of the container's memory", limit // 2 >> 20)
+    return limit // 2
 
 
 def _archive(settings: ArchiveSettings) -> LateArchive | None:

@@ -65,6 +65,7 @@ async def _serve(bundle: Bundle, settings: EdgeSettings) -> None:
     finally:
         log.info("ending")
         ready.empty()
+        await http.finish(settings.drain_ms / 1e3)
         http.stop()
         await asyncio.gather(http_task, return_exceptions=True)
         if pipeline is not None:

@@ -310,14 +310,22 @@ class CloudModel:
         return out
 
     def warm_up(self) -> None:
-        """Runs one image of zeros through everything, so that the first request does not pay for it."""
+        """Runs images of zeros through everything, so that the first requests do not pay for it."""
         config = CodecConfig.model_validate(self.bundle.manifest.codec)
         z = np.zeros((1, config.latent_channels, *config.grid), np.int32)
         v = np.zeros(self.codec.path.v_size, np.int32)
         quality = self.bundle.quality(None)
         streams = [self.codec.encode(v, z[0], quality)]
         queries = [TaskQuery(name=task.name) for task in self.bundle.tasks]
-        self.answer(self.codec.decode_batch(streams, *config.grid, [quality]), [queries], [quality])
+        latent = self.codec.decode_batch(streams, *config.grid, [quality])
+
+        def answer(images: Sequence[int]) -> Sequence[int]:
+            count = len(images)
+            self.answer(np.repeat(latent, count, 0), [queries] * count, [quality] * count)
+            return images
+
+        answer([0])
+        self.crew.run(answer, range(self.crew.threads))  # in each thread of a batch
 
 
 def _base(task: Task, config: CodecConfig, tensors: dict[str, Tensor]) -> nn.Module:

@@ -144,6 +144,7 @@ async def _serve(watched: Watched, bundle: Bundle, spool: Spool) -> None:
         log.info("ending")
         systemd.send("STOPPING=1")
         ready.empty()
+        await http.finish(settings.drain_ms / 1e3)
         http.stop()
         await asyncio.gather(http_task, return_exceptions=True)
         await running.close()

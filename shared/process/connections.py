@@ -65,6 +65,8 @@ class Connections:
         self._connections_max = connections_max
         self.head_s, self.keep_alive_s = head_s, keep_alive_s
         self._open: dict[Connection, None] = {}  # oldest first
+        self._awaited: set[Connection] = set()  # by `finish`
+        self._finished = asyncio.Event()
         self._seldom = Seldom()
 
     def __len__(self) -> int:
@@ -82,6 +84,20 @@ class Connections:
 
     def leave(self, connection: Connection) -> None:
         self._open.pop(connection, None)
+        self.answered(connection)
+
+    def answered(self, connection: Connection) -> None:
+        """No request runs on the connection."""
+        self._awaited.discard(connection)
+        if not self._awaited:
+            self._finished.set()
+
+    async def finish(self) -> None:
+        """Waits until the requests that run now have been answered; later ones do not count."""
+        self._awaited = {one for one in self._open if one.state is State.BUSY}
+        self._finished.clear()
+        if self._awaited:
+            await self._finished.wait()
 
     def out_of_descriptors(self, error: OSError) -> None:
         """Frees some descriptors, so that the next connection can be accepted."""
@@ -165,6 +181,7 @@ class Connection(H11Protocol):
             self._end.cancel()
             self._end = None
         if state is not State.BUSY:
+            self._connections.answered(self)
             seconds = self._connections.keep_alive_s if state is State.IDLE else self._connections.head_s
             self._end = self.loop.call_later(seconds, self.abort)
 

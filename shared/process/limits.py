@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+_NO_LIMIT = 1 << 60  # version 1 has a number of about 2**63 for it
 
 
 def cpu_limit(root: Path = CGROUPS) -> int | None:
@@ -17,6 +18,14 @@ def cpu_limit(root: Path = CGROUPS) -> int | None:
     if not (quota.isdecimal() and period.isdecimal() and int(period)):
         return None  # "max", and -1 in version 1
     return max(1, math.ceil(int(quota) / int(period)))
+
+
+def memory_limit(root: Path = CGROUPS) -> int | None:
+    """Bytes that the process may take before it is killed; None without a limit. root: see `cpu_limit`."""
+    given = _read(root / "memory.max") or _read(root / "memory" / "memory.limit_in_bytes")
+    if not given.isdecimal() or int(given) >= _NO_LIMIT:
+        return None
+    return int(given)
 
 
 def threads_for(limit: int | None, processors: int) -> int | None:

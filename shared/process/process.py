@@ -103,7 +103,15 @@ class HttpServer:
         report_accept_failures(asyncio.get_running_loop(), self.connections)
         await self._server.serve(sockets=[self._socket])
 
+    async def finish(self, most_s: float) -> None:
+        """Waits until the requests that run now have been answered, for `most_s` at most. New ones are still taken, so
+        that they can be refused with a hint when to come again, where a closed port would say nothing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(most_s):
+                await self.connections.finish()
+
     def stop(self) -> None:
+        """Closes the port."""
         self._server.should_exit = True
 
 

@@ -1,4 +1,4 @@
-"""A container's limit on processors, as control groups of both versions write it."""
+"""A container's limits on processors and memory, as control groups of both versions write them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.process.limits import cpu_limit, threads_for
+from shared.process.limits import cpu_limit, memory_limit, threads_for
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,22 @@ def test_threads_follow_the_limit_where_it_is_less_than_the_machine_has() -> Non
     assert threads_for(2, 8) == 2
     assert threads_for(8, 2) is None
     assert threads_for(None, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("1073741824\n", 1 << 30), ("max\n", None), ("", None), ("x", None)]
+)
+def test_memory_of_version_2(tmp_path: Path, text: str, limit: int | None) -> None:
+    (tmp_path / "memory.max").write_text(text)
+    assert memory_limit(tmp_path) == limit
+
+
+@pytest.mark.parametrize(("text", "limit"), [("268435456\n", 1 << 28), ("9223372036854771712\n", None)])
+def test_memory_of_version_1(tmp_path: Path, text: str, limit: int | None) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(text)
+    assert memory_limit(tmp_path) == limit
+
+
+def test_no_control_groups_no_memory_limit(tmp_path: Path) -> None:
+    assert memory_limit(tmp_path) is None
