@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +46,7 @@ from shared.sealed import FileEntry
 from train.bundle.export import export, export_tail
 from train.bundle.manifest import tail_spec, without_paths, write_manifest
 from train.bundle.size_report import Report, latents_of, report_of
+from train.bundle.stretch import stretch
 from train.codec.codec_recipe import CodecRecipe, lambdas_of
 from train.codec.codec_training import FILES
 from train.codec.fixed_point import BitWidths
@@ -71,12 +72,14 @@ def build(
     precision: BitWidths | None = None,
     licences: dict[str, str] | None = None,
     half: bool = False,
+    factors: Mapping[str, float] | None = None,
 ) -> Report:
     """Makes the bundle `out` from the run folder of a codec.
 
     data: images to calibrate on and to report on.
     default_quality: by default the recipe's, where the scale of lambda is 1.
     half: rounds weights to 16 bits, which halves their files; integers are not concerned.
+    factors: by task, how much the decoded feature is stretched; see `train.bundle.stretch`.
 
     Raises DataError where the run or the name is unusable or `out` exists, InexactError where a bound cannot be proven.
     """
@@ -87,6 +90,7 @@ def build(
     if half:
         _round_weights(model)
     preprocess = cards[0].preprocess
+    stretch(model, factors or {}, data, preprocess)
     x, u = _transformed(model, data, preprocess)
     count = len(recipe.qualities)
     levels = [latents_of(model, u, level, count) for level in range(count)]
@@ -98,6 +102,9 @@ def build(
     mark = fingerprint(tensors)
     report = report_of(LatentCodec(tensors), mark, recipe.qualities, levels)
     manifest = _manifest(name, mark, default, model, recipe, cards, report, licences or {}, _learnt_from(run))
+    if factors:
+        training = manifest.training | {"stretch": dict(factors)}
+        manifest = manifest.model_copy(update={"training": training})
     files = _files(model, cards, preprocess, u, tensors)
     with new_folder(out) as temporary:
         _write(temporary, manifest, files)

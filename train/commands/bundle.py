@@ -53,6 +53,12 @@ def build(
     half: Annotated[
         bool, typer.Option("--half", help="round the networks' and transforms' weights to 16 bits")
     ] = False,
+    stretch: Annotated[
+        list[str],
+        typer.Option(
+            help="TASK=FACTOR: enlarge a decoded feature's contrast, which rounding takes; repeatable"
+        ),
+    ] = [],  # noqa: B006
     damaged: DamagedFiles = "refuse",
 ) -> None:
     """Make a bundle of a trained codec, and report what its integers cost on held-out images."""
@@ -85,6 +91,7 @@ def build(
             precision=BitWidths(weight_bits, activation_bits),
             licences=_licences(licence),
             half=half,
+            factors=_factors(stretch),
         )
     except InexactError as error:
         raise DataError(f"{error}; use fewer bits (--weight-bits, --activation-bits)") from None
@@ -104,6 +111,18 @@ def _licences(given: Sequence[str]) -> dict[str, str]:
             raise DataError(f"two licences of {what} are given", setting="licence")
         out[what] = licence
     return {"weights": "not stated", **out}
+
+
+def _factors(given: Sequence[str]) -> dict[str, float]:
+    """Factors by task. Raises DataError."""
+    out: dict[str, float] = {}
+    for text in given:
+        task, _, factor = text.partition("=")
+        try:
+            out[task] = float(factor)
+        except ValueError:
+            raise DataError(f"{text!r} is not TASK=FACTOR, as in normals=1.05", setting="stretch") from None
+    return out
 
 
 def _format_report(report: Report, out: Path) -> Iterator[str]:
