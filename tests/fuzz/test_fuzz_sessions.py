@@ -52,4 +52,4 @@ def test_3000_frames() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_100000_frames(seed: int) -> None:
-    fuzz(25_000, "--seed", str(seed), timeout_s=900)
+    fuzz(25_000, "--seed", str(seed), "--seconds", "3500", timeout_s=3_600)
