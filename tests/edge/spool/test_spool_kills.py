@@ -1,6 +1,8 @@
 """A process that spools and acknowledges is killed at random moments: what it said was accepted is there, and no more.
 
-`python -m pytest -m slow tests/edge/spool/test_spool_kills.py` kills it 200 times.
+The same where the power is cut: then what was written and not synced is lost as well, or a part of it.
+
+`python -m pytest -m slow tests/edge/spool/test_spool_kills.py` does each 200 times.
 """
 
 from __future__ import annotations
@@ -8,30 +10,17 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from edge.spool.records import NewFrame
 from edge.spool.spool import Spool
-
-
-def work(path: Path, out: int, seed: int) -> None:
-    """Puts and acknowledges for ever, and says each after it is done: "+id" or "-id"."""
-    rng = random.Random(seed)
-    spool = Spool(path, bytes_max=1 << 30)
-    while True:
-        frames = [
-            NewFrame("door", "01234567", rng.randbytes(rng.choice((30, 400, 9000))))
-            for _ in range(rng.randint(1, 5))
-        ]
-        done = [f"+{id_}" for id_ in spool.put(frames)]
-        os.write(out, "\n".join([*done, ""]).encode())
-        ids = [one.id for one in spool.lease(rng.randint(0, 5))]
-        spool.acknowledge(ids[1:])
-        spool.give_back(ids[:1])
-        os.write(out, "".join(f"-{id_}\n" for id_ in ids[1:]).encode())
+from support.power_cut import Disk
+from support.processes import ROOT
+from support.spool_work import work
 
 
 def killed(path: Path, seed: int, lines: int, more_s: float) -> list[str]:
@@ -54,11 +43,33 @@ def killed(path: Path, seed: int, lines: int, more_s: float) -> list[str]:
     return [line.rstrip("\n") for line in said if line.endswith("\n")]
 
 
-def kill_often(path: Path, times: int) -> None:
+def powerless(path: Path, disk: Disk, seed: int, lines: int, more_s: float, *more: str) -> list[str]:
+    """The lines of a process whose power is cut a moment after it has written so many."""
+    disk.settle()
+    env = os.environ | disk.env | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    command = [sys.executable, "-m", "support.spool_work", str(path), str(seed), *more]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(lines)]
+        assert all(said)
+        threading.Event().wait(more_s)
+        process.kill()
+        said += process.stdout.readlines()
+    return [line.rstrip("\n") for line in said if line.endswith("\n")]
+
+
+def kill_often(path: Path, times: int, disk: Disk | None = None) -> int:
+    """Returns how many blocks were lost."""
     rng = random.Random(times)
     expected: set[str] = set()
+    lost = 0
     for seed in range(times):
-        for line in killed(path, seed, rng.randint(0, 12), rng.random() / 50):
+        lines, more_s = rng.randint(0, 12), rng.random() / 50
+        said = (
+            killed(path, seed, lines, more_s) if disk is None else powerless(path, disk, seed, lines, more_s)
+        )
+        lost += 0 if disk is None else disk.lose(rng)
+        for line in said:
             (expected.add if line[0] == "+" else expected.discard)(line[1:])
         with Spool(path, bytes_max=1 << 30) as spool:
             state, there = spool.state(), {one.id for one in spool.lease(1 << 20)}
@@ -71,12 +82,41 @@ def kill_often(path: Path, times: int) -> None:
         assert not (there - expected and expected - there), f"kill {seed}"
         expected = there
     assert expected
+    return lost
 
 
 def test_kills(tmp_path: Path) -> None:
     kill_often(tmp_path, 20)
 
 
+def spool_and_disk(path: Path) -> tuple[Path, Disk]:
+    (path / "spool").mkdir()
+    return path / "spool", Disk(path / "spool", path)
+
+
+def test_power_cuts(tmp_path: Path) -> None:
+    path, disk = spool_and_disk(tmp_path)
+    assert kill_often(path, 6, disk) > 0
+
+
+def test_the_power_cut_loses_what_is_not_synced(tmp_path: Path) -> None:
+    """The same without syncs: what was said to be accepted is not there, so the test above can fail."""
+    path, disk = spool_and_disk(tmp_path)
+    said = powerless(path, disk, 0, 40, 0.0, "unsynced")
+    assert disk.lose(random.Random(1)) > 0
+    accepted = {line[1:] for line in said if line[0] == "+"} - {line[1:] for line in said if line[0] == "-"}
+    with Spool(path, bytes_max=1 << 30) as spool:
+        there = {one.id for one in spool.lease(1 << 20)}
+    assert accepted - there
+
+
 @pytest.mark.slow
 def test_many_kills(tmp_path: Path) -> None:
     kill_often(tmp_path, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_many_power_cuts(tmp_path: Path) -> None:
+    path, disk = spool_and_disk(tmp_path)
+    assert kill_often(path, 200, disk) > 0
