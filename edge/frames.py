@@ -31,6 +31,7 @@ from shared.codec.frame_codec import FrameCodec, Latent
 
 REFERENCES = 4  # latents that may be referred to
 KEPT = 16  # frames in flight, or whose refinement can be sent
+REFINED = 1 << 31  # added to the number of a frame, where numbers are given, is that of its refinement
 
 # What an image says at a quality, with z. reference: what its z is rounded towards, or None.
 Extract = Callable[[int, Latent | None], Latent]
@@ -71,14 +72,19 @@ class FrameEncoder:
     ) -> None:
         self.base_only = base_only
         self._codec, self._key, self._intra_every_s = codec, key, intra_every_s
-        self._number = 0  # of the last frame
+        self._number, self._given = 0, False  # of the last frame, and whether it was given
         self._intra_at_s: float | None = None
         self._intra_bytes: dict[int, int] = {}  # of the last frame I at each quality
         self._kept: OrderedDict[int, NextFrame] = OrderedDict()
         self._references: OrderedDict[int, NextFrame] = OrderedDict()  # by number, the last used at the end
 
-    def next(self, extract: Extract, quality: int, at_s: float, intra: bool = False) -> NextFrame:
-        """The frame of an image. at_s: seconds on any clock. intra: whether it must be of type I.
+    def next(
+        self, extract: Extract, quality: int, at_s: float, intra: bool = False, number: int | None = None
+    ) -> NextFrame:
+        """The frame of an image.
+
+        at_s: seconds on any clock. intra: whether it must be of type I. number: 1 to `REFINED` - 1, another for each
+        image; None for the one after the last. Of one session all are given, or none.
 
         Raises RequestError if the codec does not have the quality, and whatever `extract` raises.
         """
@@ -89,7 +95,9 @@ class FrameEncoder:
         used = reference if reference and option.frame.needs_reference else None
         if used is None:
             self._intra_at_s = at_s
-        return self._sent(option, whole, used)
+        self._number = self._number + 1 if number is None else number
+        self._given = number is not None
+        return self._sent(option, whole, used, self._number)
 
     def confirm(self, number: int) -> None:
         """The receiver has the frame of this number: further ones may refer to it."""
@@ -119,7 +127,11 @@ class FrameEncoder:
         latent = Latent(base.latent.v, base.whole.z, base.latent.grid, base.latent.quality)
         payload = self._codec.encode(latent, own_v=False)
         frame = Frame(FrameType.I, latent.quality, own_v=False, has_z=True, payload=payload)
-        return self._sent(_Option(frame, latent), base.whole, base)
+        if not self._given:
+            self._number += 1
+        return self._sent(
+            _Option(frame, latent), base.whole, base, number + REFINED if self._given else self._number
+        )
 
     def _reference(self, quality: int) -> NextFrame | None:
         """The last confirmed frame of this quality, with z unless only bases are sent."""
@@ -162,13 +174,12 @@ class FrameEncoder:
         payload = self._codec.encode(latent, own_v, given)
         return _Option(Frame(kind, latent.quality, own_v, latent.z is not None, payload), latent)
 
-    def _sent(self, option: _Option, whole: Latent, reference: NextFrame | None) -> NextFrame:
-        """The option as the next frame, kept until it is confirmed and for a while longer."""
-        self._number += 1
+    def _sent(self, option: _Option, whole: Latent, reference: NextFrame | None, number: int) -> NextFrame:
+        """The option as a frame, kept until it is confirmed and for a while longer."""
         digest = reference.latent.digest if reference else None
-        data = option.frame.pack(self._key, self._number, digest)
-        number = reference.number if reference else None
-        sent = NextFrame(self._number, option.frame, data, option.latent, whole, number)
+        data = option.frame.pack(self._key, number, digest)
+        needs = reference.number if reference else None
+        sent = NextFrame(number, option.frame, data, option.latent, whole, needs)
         self._kept[sent.number] = sent
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)

@@ -1,11 +1,13 @@
 """From the spool to the cloud: frames are leased, sent, and leave the spool once the cloud has them. Knows no image.
 
-    describe (until the cloud serves our bundle) -> lease -> Client.analyze, several at once -> acknowledge
+    describe (until the cloud serves our bundle) -> lease -> in a session, or by itself; several at once -> acknowledge
 
 What a failure means for the frame:
     unreachable, late, overloaded, no permission, another bundle    it stays, and is sent again after a wait that grows
     refused as such (a task that is unknown, bytes that are wrong)  dropped as "refused": sent again it would be refused
     the cloud failed                                                sent again a few times, then dropped as "failed"
+
+What was sent in a session and not answered, or refused there, is sent again by itself, and that answer counts.
 
 The wait holds for the link as a whole: while a cloud is away, one frame tries.
 """
@@ -19,9 +21,11 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from edge.lanes import InSession, UnansweredError
 from edge.spool.records import Spooled
 from edge.spool.spool import Spool
 from shared.errors import (
@@ -42,6 +46,7 @@ LOOK_S = 1.0  # how often the spool is looked at, where nobody says that there i
 DESCRIBE_EVERY_S = 300.0
 TRIES = 5  # of a frame at which the cloud fails
 REFUSED = ("INVALID_ARGUMENT", "NOT_FOUND")
+PASSING = (CloudUnreachableError, DeadlineError, OverloadedError)
 WAITS = ("FAILED_PRECONDITION", "UNAUTHENTICATED", "PERMISSION_DENIED")
 
 
@@ -60,21 +65,41 @@ class Cloud(Protocol):
     async def describe(self) -> list[BundleInfo]: ...
 
 
+class Sessions(Protocol):
+    """What a link needs of `edge.lanes.Lanes`."""
+
+    async def analyze(self, one: Spooled) -> InSession | None: ...
+
+
+class Pace(Protocol):
+    """What a link needs of `edge.rate.Pacer`."""
+
+    async def __call__(self, size: int) -> None: ...
+
+    def in_session(self, size: int, sent: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An answered frame. size: bytes that were sent of it. type: I, P or S in a session, otherwise empty."""
+
+    answer: Analysis
+    size: int
+    type: str = ""
+
+
 # What is done with an answer, before its frame leaves the spool.
-Answered = Callable[[Spooled, Analysis], Awaitable[None]]
-Pacer = Callable[[int], Awaitable[None]]
-
-
-async def _at_once(_: int) -> None: ...
+Answered = Callable[[Spooled, Sent], Awaitable[None]]
 
 
 class Link:
     """Sends what a spool holds. Must be made in the event loop that runs it.
 
     in_flight_max: frames at once. bundle: name and fingerprint of the box's own. pace: waits before so many bytes are
-    sent. disk: one thread in which the spool is used.
+    sent. disk: one thread in which the spool is used. sessions: None sends each frame by itself.
 
-    sent, bytes: frames acknowledged and their bitstreams. trouble: why nothing goes through; empty if it does.
+    sent, bytes: frames acknowledged, and what was sent of them. in_session: those of them that were sent in one.
+    trouble: why nothing goes through; empty if it does.
     """
 
     def __init__(
@@ -85,10 +110,12 @@ class Link:
         bundle: tuple[str, str],
         answered: Answered,
         disk: ThreadPoolExecutor,
-        pace: Pacer = _at_once,
+        pace: Pace | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         self.trouble = ""
-        self.sent = self.bytes = 0
+        self.sent = self.bytes = self.in_session = 0
+        self._sessions = sessions
         self._spool, self._cloud, self._answered = spool, cloud, answered
         self._bundle, self._disk, self._pace = bundle, disk, pace
         self._in_flight_max = in_flight_max
@@ -156,7 +183,8 @@ class Link:
             return False
         frames = await self._on_disk(lambda: self._spool.lease(room, self._served))
         for one in frames:
-            await self._pace(len(one.frame.data))
+            if self._pace is not None:
+                await self._pace(len(one.frame.data))
             task = asyncio.create_task(self._send(one))
             self._tasks.add(task)
             task.add_done_callback(self._done)
@@ -181,11 +209,13 @@ class Link:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _send(self, one: Spooled) -> None:
-        frame = one.frame
         try:
-            wanted = Wanted.model_validate_json(frame.wanted)
-            answer = await self._cloud.analyze(one.id, frame.data, wanted, frame.source, frame.captured_at)
-            await self._answered(one, answer)
+            sent = await self._ask(one)
+            await self._answered(one, sent)
+        except UnansweredError as error:
+            self._spool.give_back([one.id], sent=True)
+            if isinstance(error.cause, PASSING):
+                self._failed(str(error))
         except IsthmusError as error:
             await self._sort(one, error)
         except BaseException:
@@ -194,8 +224,22 @@ class Link:
         else:
             self._tries.pop(one.id, None)
             self.trouble, self._wait_s = "", 0.0
-            self.sent, self.bytes = self.sent + 1, self.bytes + len(frame.data)
+            self.sent, self.bytes = self.sent + 1, self.bytes + sent.size
+            self.in_session += bool(sent.type)
             await self._on_disk(lambda: self._spool.acknowledge([one.id]))
+
+    async def _ask(self, one: Spooled) -> Sent:
+        """Raises UnansweredError or IsthmusError."""
+        frame = one.frame
+        if self._sessions is not None:
+            done = await self._sessions.analyze(one)
+            if done is not None:
+                if self._pace is not None:
+                    self._pace.in_session(len(frame.data), done.size)
+                return Sent(done.answer, done.size, done.type)
+        wanted = Wanted.model_validate_json(frame.wanted)
+        answer = await self._cloud.analyze(one.id, frame.data, wanted, frame.source, frame.captured_at)
+        return Sent(answer, len(frame.data))
 
     async def _sort(self, one: Spooled, error: IsthmusError) -> None:
         """What becomes of a frame that was not answered."""
@@ -205,7 +249,7 @@ class Link:
             return
         if code == "FAILED_PRECONDITION":
             self._described_s = float("-inf")
-        passing = isinstance(error, CloudUnreachableError | DeadlineError | OverloadedError) or code in WAITS
+        passing = isinstance(error, PASSING) or code in WAITS
         if not passing:
             self._tries[one.id] += 1
             if self._tries[one.id] >= TRIES:

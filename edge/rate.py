@@ -22,6 +22,7 @@ from collections import deque
 GROWTH = 1.25  # of the rate, a second in which nothing waits
 DRAIN = 0.85  # of what the link takes, is used for new frames while others wait
 SMOOTH_S = 2.0  # over which what the link takes is measured
+SESSION_OVERHEAD = 52  # bytes up beside a frame in a session, without TLS (docs/results, wire)
 BYTES_MIN = 24  # about the smallest bitstream that a bundle makes
 
 
@@ -43,8 +44,11 @@ class Rate:
         self._frames: deque[float] = deque()  # when images came, in the last window
         self._through: deque[tuple[float, int]] = deque()  # when, and bytes that the link took by then
 
-    def allowance(self, now_s: float) -> int | None:
-        """Bytes that the next bitstream may have; None for any number. Counts an image that has come."""
+    def allowance(self, now_s: float, overhead: int | None = None) -> int | None:
+        """Bytes that the next bitstream may have; None for any number. Counts an image that has come.
+
+        overhead: of this one, here and below, if it is not that of a request.
+        """
         self._frames.append(now_s)
         while self._frames[0] < now_s - self._window_s:
             self._frames.popleft()
@@ -55,20 +59,24 @@ class Rate:
         each_s = span_s / (len(self._frames) - 1) if len(self._frames) > 1 else 1.0
         # Credit is used up, or debt paid, within half a window.
         per_s = self.limit + self._credit / (self._window_s / 2)
-        return max(int(per_s * each_s) - self._overhead, 0)
+        return max(int(per_s * each_s) - self._with(overhead), 0)
 
-    def may_send(self, size: int, now_s: float) -> bool:
+    def may_send(self, size: int, now_s: float, overhead: int | None = None) -> bool:
         """Whether a bitstream of the lowest quality, larger than its allowance, may be sent all the same."""
         if self._budget is None:
             return True
         self._advance(now_s)
-        return self._in_budget - size - self._overhead >= -self._budget * self._window_s / 2
+        left = self._in_budget - size - self._with(overhead)
+        return left >= -self._budget * self._window_s / 2
 
-    def spent(self, size: int, now_s: float) -> None:
+    def spent(self, size: int, now_s: float, overhead: int | None = None) -> None:
         """A bitstream of so many bytes was accepted."""
         self._advance(now_s)
-        self._credit -= size + self._overhead
-        self._in_budget -= size + self._overhead
+        self._credit -= size + self._with(overhead)
+        self._in_budget -= size + self._with(overhead)
+
+    def _with(self, overhead: int | None) -> int:
+        return self._overhead if overhead is None else overhead
 
     def measured(self, sent_bytes: int, sent: int, waiting: bool, down: bool, now_s: float) -> None:
         """What the link has done. sent_bytes, sent: bitstreams since the start. waiting: whether more wait in the spool
@@ -125,3 +133,7 @@ class Pacer:
                 break
             await asyncio.sleep(-self._credit / self._per_s)
         self._credit -= size + self._overhead
+
+    def in_session(self, size: int, sent: int) -> None:
+        """A frame that was counted with its own size took so many bytes in a session."""
+        self._credit = min(self._credit + size + self._overhead - sent - SESSION_OVERHEAD, self._most)

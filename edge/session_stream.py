@@ -104,9 +104,14 @@ class SessionStream:
         return ready
 
     async def ask(
-        self, extract: Extract, quality: int, captured_at: datetime | None, intra: bool = False
+        self,
+        extract: Extract,
+        quality: int,
+        captured_at: datetime | None,
+        intra: bool = False,
+        number: int | None = None,
     ) -> Reply:
-        """Sends the frame of an image and waits for its reply.
+        """Sends the frame of an image and waits for its reply. number: see `FrameEncoder.next`.
 
         Raises CloudUnreachableError once the stream has ended, RemoteError or a subclass, OverloadedError, or
         RequestError.
@@ -114,7 +119,7 @@ class SessionStream:
         _, frames = await asyncio.shield(self._ready)
         async with self._coding:
             at_s = self._loop.time()
-            sent = await self._run(lambda: frames.next(extract, quality, at_s, intra))
+            sent = await self._run(lambda: frames.next(extract, quality, at_s, intra, number))
             future, code_s = self._put(sent, captured_at), self._loop.time() - at_s
         name = "AnalyzeSession frame"
         with tracing.frame_span(self.opened.request_id(sent.number), name, "client", type=sent.frame.name):

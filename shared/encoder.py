@@ -175,13 +175,17 @@ class Encoder:
         v, z = self.latents(u, self.bundle.position(quality), known, hold)
         return Latent(v[0], z[0], (z.shape[2], z.shape[3]), quality)
 
+    def packet_of(self, latent: Latent) -> Packet:
+        """The latent as a frame I by itself; as its base where it has no z. Raises RequestError."""
+        frame = Frame(FrameType.I, latent.quality, True, latent.z is not None, self.frames.encode(latent))
+        own = tuple(self.bundle.manifest.codec.get("grid", ()))
+        return Packet(self.bundle.fingerprint, frame, None if latent.grid == own else latent.grid)
+
     def _code(self, u: NDArray[np.float32], quality: int, base_only: bool) -> _Made:
         """The bitstream of u (1, N, h, w) at a quality."""
         whole = self.latent(u, quality)
         latent = whole.base if base_only else whole
-        frame = Frame(FrameType.I, quality, True, not base_only, self.frames.encode(latent))
-        own = tuple(self.bundle.manifest.codec.get("grid", ()))
-        packet = Packet(self.bundle.fingerprint, frame, None if latent.grid == own else latent.grid)
+        packet = self.packet_of(latent)
         return _Made(packet, latent, packet.pack())
 
     def _within(self, u: NDArray[np.float32], top: int, bytes_max: int, base_only: bool) -> _Made:

@@ -8,6 +8,7 @@ The bytes of a frame are those of `shared.codec.frame`.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,11 +27,23 @@ Compression = Literal["none", "gzip", "deflate"]
 Results = Mapping[str, TaskResult]
 
 NUMBER_MAX = 2**32 - 1
+_FRAME_ID = re.compile(r"s\.([0-9a-f]{32})\.([1-9][0-9]{0,9})")
 
 
 def new_session() -> bytes:
-    """The random bytes that name a session."""
+    """The random bytes that name a session. A stream that broke off may be opened again under its session's name."""
     return secrets.token_bytes(SESSION_BYTES)
+
+
+def frame_id(session: bytes, number: int) -> str:
+    """The request id of a session's frame, for archives and logs."""
+    return f"s.{session.hex()}.{number}"
+
+
+def read_frame_id(request_id: str) -> tuple[bytes, int] | None:
+    """Session and number; None for an id of something else."""
+    found = _FRAME_ID.fullmatch(request_id)
+    return None if found is None else (bytes.fromhex(found[1]), int(found[2]))
 
 
 class SessionOpen(Frozen):
@@ -73,7 +86,7 @@ class SessionOpen(Frozen):
 
     def request_id(self, number: int) -> str:
         """The id of one frame, for archives and logs."""
-        return f"s.{self.session.hex()}.{number}"
+        return frame_id(self.session, number)
 
 
 class SessionReady(Frozen):

@@ -1,6 +1,7 @@
 """The camera box at work: sources -> Encoder -> spool -> link -> sinks. Knows no gRPC and no HTTP.
 
 Source (a process each) -> accept: encode at the chosen quality, spool, and only then take the next image
+  (by itself, or as one of a Group of frames, which the link sends in a session)
 spool -> Link -> the cloud's answer -> sinks; the file of a folder is moved or deleted; the frame leaves the spool
 """
 
@@ -14,41 +15,33 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from edge.box.coder import Coder
 from edge.box.settings import RateSettings
 from edge.capture.messages import Message
 from edge.capture.settings import SourceSettings
 from edge.capture.source import Source
-from edge.link import Cloud, Link
-from edge.quality import quality_for
-from edge.rate import Pacer, Rate
+from edge.lanes import Lanes
+from edge.link import Cloud, Link, Sent
+from edge.pipeline import SessionLink
+from edge.rate import SESSION_OVERHEAD, Pacer, Rate
 from edge.sinks.sinks import Sinks
 from edge.spool.records import NewFrame, Spooled
 from edge.spool.spool import Spool
-from shared.encoder import Encoded, Encoder
+from shared.encoder import Encoder
 from shared.errors import ImageError, RequestError
 from shared.types import Analysis, Wanted
 
 log = logging.getLogger("isthmus.edge.box")
 
 MEASURE_S = 0.5
-CODED_KEPT = 300  # frames of a source whose quality and size are shown
+KEPT = 300  # frames of a source whose quality is shown, and whose size
 DONE = "done"  # folder, in a watched one, for files that the cloud has
 FULL_S = 0.2  # how often a full spool is tried again, with the policy "stop"
-
-
-@dataclass(frozen=True)
-class Coded:
-    """A frame that was accepted: when (monotonic), at which quality, and its bitstream's bytes."""
-
-    at_s: float
-    quality: int
-    size: int
 
 
 class Keeper:
@@ -88,7 +81,9 @@ class Box:
     """The sources, the spool and the link of one process. Must be made in the event loop that runs it; close it.
 
     accepted: frames spooled by source. drops: images that no frame was made of, by source and reason. last: the last
-    image of each source, and the last answer. coded: its last frames.
+    image of each source, and the last answer. qualities: of its last frames. sizes: when (monotonic) frames of it were
+    answered, and bytes that were sent of each. types: how many were, by how they were sent: I, P or S in a session,
+    otherwise empty.
     """
 
     def __init__(
@@ -99,13 +94,17 @@ class Box:
         sinks: Sinks,
         in_flight_max: int = 8,
         rate: RateSettings | None = None,
+        sessions: SessionLink | None = None,
     ) -> None:
+        """sessions: of sources that have groups; None sends each frame by itself."""
         self.encoder, self.spool, self.sinks = encoder, spool, sinks
         self.sources: dict[str, Source] = {}
         self.accepted: Counter[str] = Counter()
         self.drops: Counter[tuple[str, str]] = Counter()
         self.last: dict[str, tuple[Image.Image, Analysis | None]] = {}
-        self.coded: dict[str, deque[Coded]] = {}
+        self.types: Counter[tuple[str, str]] = Counter()
+        self.sizes: dict[str, deque[tuple[float, int]]] = {}
+        self.qualities: dict[str, deque[int]] = {}
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._keeper = Keeper(spool, self._disk)
@@ -113,8 +112,13 @@ class Box:
         rate = rate or RateSettings()
         budget = None if rate.kbit_per_s is None else rate.kbit_per_s * 125  # bytes a second
         self.rate = Rate(budget, rate.window_s, rate.overhead_bytes, rate.measured)
+        self.lanes = None if sessions is None else lanes_of(sessions, encoder, self._encoding)
+        hold = None if sessions is None else sessions.settings.hold
+        self._coder = Coder(self.rate, rate.window_s, self._encoding, hold)
+        self._overhead = rate.overhead_bytes
         pace = Pacer(budget, rate.window_s, rate.overhead_bytes)
-        self.link = Link(spool, cloud, in_flight_max, _named(encoder), self._answered, self._disk, pace)
+        own = _named(encoder)
+        self.link = Link(spool, cloud, in_flight_max, own, self._answered, self._disk, pace, self.lanes)
         self._running = [
             asyncio.create_task(self.link.run()),
             asyncio.create_task(self._measure(in_flight_max)),
@@ -137,6 +141,8 @@ class Box:
     def swap(self, encoder: Encoder) -> None:
         """Encodes with another bundle from the next image on; what is spooled is sent as it is."""
         self.encoder = encoder
+        if self.lanes is not None:
+            self.lanes.use(encoder)
         self.link.use(_named(encoder))
 
     async def close(self) -> None:
@@ -146,6 +152,8 @@ class Box:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        if self.lanes is not None:
+            await self.lanes.close()
         await self.sinks.close()
         self._encoding.shutdown()
         self._disk.shutdown()
@@ -160,7 +168,8 @@ class Box:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         del self.sources[name]
-        for kept in (self.last, self.coded):
+        self._coder.end(name)
+        for kept in (self.last, self.qualities, self.sizes):
             kept.pop(name, None)
 
     async def _run(self, source: Source) -> None:
@@ -178,12 +187,12 @@ class Box:
         assert message.image is not None
         settings, name, encoder = source.settings, source.name, self.encoder
         try:
-            encoded = await self._encode(encoder, message.image, settings)
+            coded = await self._coder.code(encoder, name, message.image, settings)
         except (ImageError, RequestError) as error:
             self.drops[name, "encoder"] += 1
             source.state.trouble = str(error)
             return
-        if encoded is None:
+        if coded is None:
             self.drops[name, "budget"] += 1
             return
         wanted = Wanted.same(settings.tasks, settings.top_k)
@@ -192,11 +201,12 @@ class Box:
         frame = NewFrame(
             name,
             encoder.bundle.fingerprint.hex(),
-            encoded.data,
+            coded.data,
             wanted.model_dump_json(),
             message.captured_at,
             message.origin,
             message.version if settings.after == "keep" else None,
+            coded.id,
         )
         while (id_ := await self._keeper.put(frame)) is None:
             if self.spool.full != "stop" or frame.cost > self.spool.bytes_max:
@@ -204,54 +214,42 @@ class Box:
                 return
             await asyncio.sleep(FULL_S)
         self.accepted[name] += 1
-        self.rate.spent(len(encoded.data), time.monotonic())
+        self.rate.spent(coded.expected, time.monotonic(), coded.overhead)
+        if self.lanes is not None and coded.latent is not None:
+            self.lanes.remember(id_, coded.latent)
         self.last[name] = message.image, self.last.get(name, (None, None))[1]
-        frame_of = Coded(time.monotonic(), encoded.quality, len(encoded.data))
-        self.coded.setdefault(name, deque(maxlen=CODED_KEPT)).append(frame_of)
-        log.debug("%s: frame %s spooled, %d bytes", name, id_, len(encoded.data))
+        self.qualities.setdefault(name, deque(maxlen=KEPT)).append(coded.quality)
+        log.debug("%s: frame %s spooled, %d bytes", name, id_, len(coded.data))
         self.link.wake()
-
-    async def _encode(self, encoder: Encoder, image: Image.Image, settings: SourceSettings) -> Encoded | None:
-        """None for an image that even the lowest quality makes too large for the budget.
-
-        Raises ImageError or RequestError.
-        """
-        bundle = encoder.bundle
-        quality = settings.quality
-        if settings.loss is not None:
-            quality = quality_for(bundle, settings.tasks, settings.loss)
-        allowed = self.rate.allowance(time.monotonic())
-        if allowed is None or (settings.bytes_max is not None and settings.bytes_max <= allowed):
-            return await self._encode_within(encoder, image, quality, settings.bytes_max)
-        try:
-            top = quality if settings.bytes_max is not None else bundle.quality(quality)
-            return await self._encode_within(encoder, image, top, max(allowed, 1))
-        except RequestError:  # it does not fit
-            encoded = await self._encode_within(encoder, image, bundle.levels.lowest, None)
-            return encoded if self.rate.may_send(len(encoded.data), time.monotonic()) else None
-
-    async def _encode_within(
-        self, encoder: Encoder, image: Image.Image, quality: int | None, bytes_max: int | None
-    ) -> Encoded:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._encoding, encoder.encode, image, quality, bytes_max)
 
     async def _measure(self, in_flight_max: int) -> None:
         """Lets the rate know what the link does."""
         while True:
             await asyncio.sleep(MEASURE_S)
-            waiting = self.spool.depth > self.link.in_flight + in_flight_max
-            down, now_s = bool(self.link.trouble), time.monotonic()
-            self.rate.measured(self.link.bytes, self.link.sent, waiting, down, now_s)
+            link = self.link
+            waiting = self.spool.depth > link.in_flight + in_flight_max
+            down, now_s = bool(link.trouble), time.monotonic()
+            by_itself = link.sent - link.in_session
+            through = link.bytes + self._overhead * by_itself + SESSION_OVERHEAD * link.in_session
+            self.rate.measured(through, 0, waiting, down, now_s)
 
-    async def _answered(self, one: Spooled, answer: Analysis) -> None:
+    async def _answered(self, one: Spooled, sent: Sent) -> None:
         """What is done with an answer before its frame leaves the spool. Done twice, it does no harm."""
-        name = one.frame.source
+        name, answer = one.frame.source, sent.answer
+        self.types[name, sent.type] += 1
+        if name in self.sources:
+            self.sizes.setdefault(name, deque(maxlen=KEPT)).append((time.monotonic(), sent.size))
+        if sent.type not in ("", "S"):
+            self._coder.learn(name, len(one.frame.data), sent.size)
         self.sinks.put(name, answer)
         if name in self.last:
             self.last[name] = self.last[name][0], answer
         if one.frame.origin and name in self.sources:
             await asyncio.to_thread(finish, Path(one.frame.origin), self.sources[name].settings.after)
+
+
+def lanes_of(to: SessionLink, encoder: Encoder, encoding: ThreadPoolExecutor) -> Lanes:
+    return Lanes(to.transport, to.link, to.settings, encoder, encoding)
 
 
 def _named(encoder: Encoder) -> tuple[str, str]:

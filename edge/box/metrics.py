@@ -17,6 +17,10 @@ SERIES: dict[str, tuple[tuple[str, ...], str]] = {
         ("source", "outcome"),
         "Images of a source: accepted into the spool, or the reason why they were not.",
     ),
+    "source_frames_total": (
+        ("source", "type"),
+        "Frames that the cloud acknowledged, by how they were sent: I, P or S in a session, or alone.",
+    ),
     "spool_frames": ((), "Frames that the cloud has not acknowledged."),
     "spool_bytes": ((), "Their size."),
     "spool_oldest_seconds": ((), "Age of the oldest of them."),
@@ -24,7 +28,7 @@ SERIES: dict[str, tuple[tuple[str, ...], str]] = {
     "spool_damaged_files_total": ((), "Files of the spool that were set aside."),
     "link_up": ((), "1 while frames go through to the cloud, or would."),
     "link_frames_total": ((), "Frames that the cloud acknowledged."),
-    "link_bytes_total": ((), "Their bitstreams."),
+    "link_bytes_total": ((), "What was sent of them, without what protocols add."),
     "answers_total": (("sink", "outcome"), "Answers by sink: delivered or dropped."),
 }
 Values = dict[str, list[tuple[tuple[str, ...], float]]]
@@ -57,12 +61,13 @@ def values_of(status: BoxStatus) -> Values:
         "link_bytes_total": [((), link.sent_bytes)],
         "answers_total": [],
     }
-    for name in ("source_up", "source_starts_total", "source_images_total"):
+    for name in ("source_up", "source_starts_total", "source_images_total", "source_frames_total"):
         values[name] = []
     for name, source in status.sources.items():
         values["source_up"].append(((name,), source.status == "running"))
         values["source_starts_total"].append(((name,), source.starts))
         counts = {"accepted": source.accepted, **source.drops}
+        values["source_frames_total"] += [((name, kind), count) for kind, count in source.sent.items()]
         values["source_images_total"] += [((name, outcome), count) for outcome, count in counts.items()]
     for sink in status.sinks:
         values["answers_total"] += [

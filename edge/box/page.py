@@ -10,13 +10,13 @@ import base64
 import hashlib
 import io
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from html import escape
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 
-from edge.box.box import Box, Coded
+from edge.box.box import Box
 from edge.box.status import BoxStatus, SourceStatus, status_of
 from shared.errors import UnknownCameraError
 from shared.kinds import KINDS
@@ -80,8 +80,7 @@ def add_page(app: FastAPI, box: Callable[[], Box], others: Callable[[], Mapping[
 def page_of(box: Box, status: BoxStatus) -> str:
     """The page as HTML."""
     cards = "".join(
-        _card(name, one, box.last.get(name, (None, None))[1], box.coded.get(name, ()))
-        for name, one in status.sources.items()
+        _card(name, one, box.last.get(name, (None, None))[1], box) for name, one in status.sources.items()
     )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH_S}">'
@@ -91,10 +90,10 @@ def page_of(box: Box, status: BoxStatus) -> str:
     )
 
 
-def _card(name: str, one: SourceStatus, answer: Analysis | None, coded: Iterable[Coded]) -> str:
-    history = list(coded)
+def _card(name: str, one: SourceStatus, answer: Analysis | None, box: Box) -> str:
+    qualities, sizes = list(box.qualities.get(name, ())), list(box.sizes.get(name, ()))
     now_s = time.monotonic()
-    per_s = sum(each.size for each in history if each.at_s > now_s - RATE_S) / RATE_S
+    per_s = sum(size for at_s, size in sizes if at_s > now_s - RATE_S) / RATE_S
     age = "none yet" if one.last_image_s is None else f"{one.last_image_s:.0f} s ago"
     facts = {
         "state": one.status,
@@ -104,12 +103,13 @@ def _card(name: str, one: SourceStatus, answer: Analysis | None, coded: Iterable
         "accepted": str(one.accepted),
         "not sent": ", ".join(f"{count} {reason}" for reason, count in one.drops.items()),
         "bytes a second": f"{per_s:.1f}",
-        "quality": str(history[-1].quality) if history else "",
+        "sent": ", ".join(f"{count} {kind}" for kind, count in one.sent.items()),
+        "quality": str(qualities[-1]) if qualities else "",
     }
     shown = (
-        f'<img src="sources/{escape(name)}/picture" alt="Last image of {escape(name)}">' if history else ""
+        f'<img src="sources/{escape(name)}/picture" alt="Last image of {escape(name)}">' if qualities else ""
     )
-    return _section(name, shown + _list(facts) + _chart([each.quality for each in history]) + _answer(answer))
+    return _section(name, shown + _list(facts) + _chart(qualities) + _answer(answer))
 
 
 def _answer(answer: Analysis | None) -> str:

@@ -161,7 +161,8 @@ async def _begin(running: _Running, bundle: Bundle, spool: Spool) -> None:
     sessions = SessionLink(settings.cloud, settings.session, transport, settings.camera)
     pipeline = running.pipeline = Pipeline(encoder, client, sessions, metrics)
     sinks = Sinks(outputs_of(settings.answers, settings.mqtt), settings.answers.waiting_max)
-    box = running.box = Box(encoder, spool, client, sinks, settings.cloud.in_flight_max, settings.rate)
+    in_flight_max = settings.cloud.in_flight_max
+    box = running.box = Box(encoder, spool, client, sinks, in_flight_max, settings.rate, sessions)
     await box.use(config.sources)
     running.ready.fill(pipeline)
     running.tasks.append(asyncio.create_task(follow(running.watched, box, settings.watch_ms / 1e3)))

@@ -10,6 +10,8 @@ from pydantic import Field
 from edge.box.box import Box
 from shared.frozen import Frozen
 
+ALONE = "alone"
+
 
 class SourceStatus(Frozen):
     """One source."""
@@ -22,6 +24,9 @@ class SourceStatus(Frozen):
     starts: int = Field(description="of its process")
     captured: int = Field(description="images that it delivered")
     accepted: int = Field(description="frames that were spooled")
+    sent: dict[str, int] = Field(
+        description="frames acknowledged, by how they were sent: I, P or S (nothing new) in a session, or alone"
+    )
     drops: dict[str, int] = Field(description="images that were not, by reason")
     last_image_s: float | None = Field(description="seconds since the last image; null if there was none")
 
@@ -43,7 +48,7 @@ class LinkStatus(Frozen):
     trouble: str
     in_flight: int
     sent: int = Field(description="frames acknowledged since the start")
-    sent_bytes: int = Field(description="their bitstreams")
+    sent_bytes: int = Field(description="what was sent of them, without what protocols add")
     limit_bytes_per_s: float | None = Field(
         description="what new frames may take now, by the budget and by what the link takes; null: no limit"
     )
@@ -126,6 +131,7 @@ def _source(box: Box, name: str) -> SourceStatus:
         starts=state.starts,
         captured=counts["captured"],
         accepted=box.accepted[name],
+        sent={kind or ALONE: count for (camera, kind), count in sorted(box.types.items()) if camera == name},
         drops=drops | own,
         last_image_s=None if state.last_s is None else round(time.monotonic() - state.last_s, 3),
     )

@@ -48,6 +48,11 @@ class SourceSettings(Section):
         le=1,
         description="takes the lowest quality that loses at most this share of each task",
     )
+    groups: bool | None = Field(
+        default=None,
+        description="whether frames are sent given earlier ones, which saves most of a scene that stays the same; by "
+        "default those of all sources but folders",
+    )
     region: Share | None = Field(
         default=None,
         description="left, top, width, height as shares of the image: what is outside is cut off",
@@ -130,6 +135,10 @@ class SourceSettings(Section):
     def is_live(self) -> bool:
         """Whether an image that is not taken in time is gone: then the newest counts."""
         return self.kind in ("rtsp", "v4l2", "snapshot") or (self.kind == "video" and self.pace == "own")
+
+    @property
+    def is_grouped(self) -> bool:
+        return self.kind != "folder" if self.groups is None else self.groups
 
     def to_child(self) -> dict[str, Any]:
         """What its process needs; a path no longer depends on the current folder."""

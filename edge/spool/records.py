@@ -24,7 +24,8 @@ class NewFrame:
 
     source: its camera. bundle: fingerprint that it was coded with, hex. data: the packed bitstream. wanted: what is
     asked of it, as JSON. origin: the file that it is of, where its source has files. version: size and modification
-    time (ns) of that file, if it is to be remembered that it was taken; the frame itself does not keep them.
+    time (ns) of that file, if it is to be remembered that it was taken; the frame itself does not keep them. id: its
+    request id, where its source makes them (`edge.groups`).
     """
 
     source: str
@@ -34,6 +35,7 @@ class NewFrame:
     captured_at: datetime | None = None
     origin: str = ""
     version: Version | None = None
+    id: str = ""
 
     @property
     def cost(self) -> int:
@@ -43,11 +45,16 @@ class NewFrame:
 
 @dataclass(frozen=True)
 class Spooled:
-    """A frame that was accepted. id: its request id, a UUIDv7 in hex."""
+    """A frame that was accepted.
+
+    id: its request id, a UUIDv7 in hex unless the source makes them. again: the cloud may have it already, so that no
+    other frame must be given it.
+    """
 
     id: str
     frame: NewFrame
     spooled_us: int
+    again: bool = False
 
     def row(self) -> tuple[Any, ...]:
         """Its columns, the check last."""

@@ -3,8 +3,11 @@
     put (synced to the disk: from here on the frame is accepted) -> lease -> acknowledge, or give back
 
 Each record is a frame I, which decodes without any other, so whichever are dropped, the rest can be read. Its request
-id is made here, once: sent again after any restart of either side, the frame is recorded by the cloud once. Leases live
-in memory; after a kill there are none.
+id is made once, here or by its source: sent again after any restart of either side, the frame is recorded by the cloud
+once. Leases live in memory; after a kill there are none.
+
+A frame that may have been sent before is leased as such (`Spooled.again`): those given back as sent, and after a
+restart those up to a mark in the file, which goes ahead of what is leased.
 
 - bytes: each record counts with its data and ROW_BYTES. Beyond `bytes_max` the policy decides: "drop-oldest",
   "drop-newest", or "stop": nothing is taken until there is room again. What is leased is not dropped.
@@ -24,7 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -38,6 +41,9 @@ log = logging.getLogger("isthmus.edge.spool")
 Full = Literal["drop-oldest", "drop-newest", "stop"]
 Order = Literal["oldest", "newest"]
 LOCK = "spool.lock"
+SENT_AHEAD = (
+    64  # frames by which the mark of what may have been sent goes ahead, so that it is seldom written
+)
 BYTES_MIN = 64 << 10
 REPORT_EVERY_S = 60.0
 _SANE_US = 1_577_836_800_000_000  # 2020: before, the box had no clock, and the age of its frames is unknown
@@ -87,6 +93,8 @@ class Spool:
         self._mutex = threading.RLock()
         self._leased: set[str] = set()
         self._settled: set[str] = set()  # no longer wanted, and still in the file where the disk refused
+        self._again: set[str] = set()  # may have been sent, by this process
+        self._sent_before = self._sent_upto = 0  # places: by an earlier process, and as the file says
         self._drops: Counter[str] = Counter()
         self._damaged: list[str] = []
         self.trouble, self._reported_at = "", -REPORT_EVERY_S
@@ -142,10 +150,12 @@ class Spool:
             nothing: list[Spooled] = []
             return self._guarded(lambda: self._lease(count, bundles), nothing)
 
-    def give_back(self, ids: Iterable[str]) -> None:
-        """Ends leases; the frames are leased again later."""
+    def give_back(self, ids: Collection[str], sent: bool = False) -> None:
+        """Ends leases; the frames are leased again later. sent: whether the cloud may have them."""
         with self._mutex:
             self._leased.difference_update(ids)
+            if sent:
+                self._again.update(ids)
 
     def acknowledge(self, ids: Iterable[str]) -> None:
         """The cloud has these frames: they leave the spool. An id that is not here is left out."""
@@ -204,7 +214,7 @@ class Spool:
                     taken.append(None)
                     continue
                 now = self._clock()
-                one = Spooled(self._ids.next(now), frame, now)
+                one = Spooled(frame.id or self._ids.next(now), frame, now)
                 store.insert(one)
                 taken.append(one.id)
         self._drops.update(+drops)
@@ -227,7 +237,7 @@ class Spool:
         return store.delete(found)
 
     def _lease(self, count: int, bundles: Collection[str] | None) -> list[Spooled]:
-        store, found, damaged = self._opened(), list[Spooled](), list[int]()
+        store, found, damaged, last = self._opened(), list[Spooled](), list[int](), 0
         # Those that are leased may all be among the first.
         limit = count + len(self._leased) + len(self._settled)
         for place, row in store.rows(self.order == "newest", bundles, limit):
@@ -236,7 +246,9 @@ class Spool:
             if row[0] in self._leased or row[0] in self._settled:
                 continue
             try:
-                found.append(spooled_of(row))
+                one = spooled_of(row)
+                found.append(replace(one, again=place <= self._sent_before or one.id in self._again))
+                last = max(last, place)
             except (ValueError, OverflowError):
                 log.error("%s: frame %s is damaged, and dropped", self.path / FILE, row[0])
                 damaged.append(place)
@@ -244,8 +256,22 @@ class Spool:
             with store.transaction():
                 store.delete_at(damaged)
             self._drops["damaged"] += len(damaged)
+        if last > self._sent_upto and not self._mark(store, last + SENT_AHEAD):
+            found = [replace(one, again=True) for one in found]
         self._leased.update(one.id for one in found)
         return found
+
+    def _mark(self, store: Store, place: int) -> bool:
+        """Notes that frames up to a place may be sent from now on. False: the disk does not take it."""
+        try:
+            with store.transaction():
+                store.set_sent_place(place)
+        except sqlite3.Error as error:
+            if is_damage(error):
+                raise
+            return False
+        self._sent_upto = place
+        return True
 
     def _taken(self, source: str, keeps: bool) -> dict[str, Version | None]:
         store = self._opened()
@@ -268,6 +294,7 @@ class Spool:
             with store.transaction():
                 store.delete(self._settled)
             self._leased -= self._settled
+            self._again -= self._settled
             self._settled.clear()
             self.trouble = ""
 
@@ -295,6 +322,8 @@ class Spool:
             self._set_aside(error)
             self._store = Store(self.path)
         self._ids = Ids(self._store.last_id())
+        self._sent_upto = self._store.sent_place()
+        self._sent_before = min(self._sent_upto, self._store.last_place())
 
     def _set_aside(self, error: sqlite3.Error) -> None:
         if self._store is not None:
@@ -303,8 +332,8 @@ class Spool:
         name = set_aside(self.path)
         self._damaged.append(name)
         log.error("%s is damaged (%s); it is set aside as %s, and a new spool begins", FILE, error, name)
-        self._leased.clear()
-        self._settled.clear()
+        for known in (self._leased, self._settled, self._again):
+            known.clear()
 
     def _guarded(self, work: Callable[[], T], otherwise: T) -> T:
         """The result of some work on the file, or `otherwise` where the disk refuses twice."""

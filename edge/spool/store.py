@@ -31,11 +31,14 @@ _SCHEMA = (
         data BLOB NOT NULL, crc INTEGER NOT NULL)""",
     "CREATE INDEX by_age ON frames (spooled_us)",
 )
-# Since version 2: files of folders whose files are kept, as they were when a frame of them was accepted.
+# Since version 2. files: those of folders whose files are kept, as they were when a frame of them was accepted.
 _SCHEMA_2 = (
     """CREATE TABLE files (
         source TEXT NOT NULL, file TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
         PRIMARY KEY (source, file)) WITHOUT ROWID""",
+    # One row: the last place (seq) whose frame may have been sent. Of those after it none was.
+    "CREATE TABLE sent (seq INTEGER NOT NULL)",
+    "INSERT INTO sent VALUES (0)",
     f"PRAGMA user_version = {_VERSION}",
 )
 
@@ -135,11 +138,23 @@ class Store:
         return found
 
     def last_id(self) -> str:
-        return str(self._db.execute("SELECT max(id) FROM frames").fetchone()[0] or "")
+        """The largest of the ids that were made here: those begin with a hexadecimal digit."""
+        return str(self._db.execute("SELECT max(id) FROM frames WHERE id < 'g'").fetchone()[0] or "")
 
     def origins(self, source: str) -> list[str]:
         query = "SELECT origin FROM frames WHERE source = ? AND origin != ''"
         return [row[0] for row in self._db.execute(query, (source,))]
+
+    def last_place(self) -> int:
+        """The place of the frame that was put last, also if it has gone."""
+        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'frames'").fetchone()
+        return 0 if row is None else int(row[0])
+
+    def sent_place(self) -> int:
+        return int(self._db.execute("SELECT seq FROM sent").fetchone()[0])
+
+    def set_sent_place(self, place: int) -> None:
+        self._db.execute("UPDATE sent SET seq = ?", (place,))
 
     def files(self, source: str) -> dict[str, Version]:
         """The files of a source that were taken and are remembered."""

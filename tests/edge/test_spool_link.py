@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import edge.link
-from edge.link import Link
+from edge.lanes import InSession, UnansweredError
+from edge.link import Link, Sent
 from edge.spool.records import NewFrame, Spooled
 from edge.spool.spool import Spool
 from shared.errors import (
@@ -50,6 +51,7 @@ class FakeCloud:
         self.gate = asyncio.Event()
         self.gate.set()
         self.in_work = self.most = 0
+        self.sessions: FakeSessions | None = None
 
     async def analyze(
         self, request_id: str, bitstream: bytes, wanted: Wanted, camera: str = "", captured_at: Any = None
@@ -89,6 +91,23 @@ class FakeCloud:
         ]
 
 
+class FakeSessions:
+    """Takes frames that were not sent before. failures: what comes instead of an answer, by the bytes of a frame."""
+
+    def __init__(self, cloud: FakeCloud) -> None:
+        self.cloud = cloud
+        self.failures: dict[bytes, IsthmusError] = {}
+        self.tried: list[str] = []
+
+    async def analyze(self, one: Spooled) -> InSession | None:
+        if one.again:
+            return None
+        self.tried.append(one.id)
+        if one.frame.data in self.failures:
+            raise UnansweredError(self.failures[one.frame.data])
+        return InSession(await self.cloud.analyze(one.id, b"S", Wanted()), 3, "S")
+
+
 class Bench:
     """A spool, a link, and what was answered."""
 
@@ -96,11 +115,14 @@ class Bench:
         self.spool, self.cloud = spool, cloud
         self.answered: list[str] = []
         self.disk = ThreadPoolExecutor(1)
-        self.link = Link(spool, cloud, in_flight_max, ("ours", OURS), self._answered, self.disk)
+        self.sizes: list[tuple[str, int]] = []
+        own = "ours", OURS
+        self.link = Link(spool, cloud, in_flight_max, own, self._answered, self.disk, sessions=cloud.sessions)
 
-    async def _answered(self, one: Spooled, answer: Analysis) -> None:
-        assert one.id == answer.request_id
+    async def _answered(self, one: Spooled, sent: Sent) -> None:
+        assert one.id == sent.answer.request_id
         self.answered.append(one.id)
+        self.sizes.append((sent.type, sent.size))
 
     async def empty(self) -> None:
         await until(lambda: self.spool.depth == 0)
@@ -171,6 +193,28 @@ async def test_poison_is_dropped_and_blocks_nothing(tmp_path: Path, error: Isthm
         await bench.empty()
         assert bench.spool.state().drops == {reason: 1}
     assert sorted(one[0] for one in cloud.got) == sorted(str(one) for one in ids if one != ids[1])
+
+
+async def test_what_a_session_does_not_answer_is_sent_by_itself(tmp_path: Path) -> None:
+    """Once, under the same id; a refusal of the session's does not count, one of the cloud's own does."""
+    cloud = FakeCloud()
+    cloud.sessions = FakeSessions(cloud)
+    cloud.sessions.failures = {
+        b"\1": CloudUnreachableError("gone"),
+        b"\2": RemoteRejectedError("INVALID_ARGUMENT", "damaged on its way"),
+        b"\3": RemoteError("odd"),
+        b"\4": RemoteRejectedError("INVALID_ARGUMENT", "bad bytes"),
+    }
+    cloud.failures[b"\4"] = [RemoteRejectedError("INVALID_ARGUMENT", "bad bytes")]
+    async with sending(tmp_path, cloud) as bench:
+        ids = bench.spool.put(frames(6))
+        await bench.empty()
+        assert bench.spool.state().drops == {"refused": 1}
+        assert (bench.link.sent, bench.link.in_session, bench.link.bytes) == (5, 2, 9)
+    assert sorted(cloud.sessions.tried) == sorted(str(one) for one in ids)
+    alone = [one[0] for one in cloud.got if one[1] != b"S"]
+    assert sorted(alone) == sorted(str(one) for one in ids[1:4])
+    assert sorted(bench.sizes) == [("", 1)] * 3 + [("S", 3)] * 2
 
 
 async def test_a_cloud_that_is_away_at_the_start_and_in_between(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ async def test_from_folders_to_the_sinks(tmp_path: Path, encoder: Encoder) -> No
 
 async def check_page(box: Box) -> None:
     app = create_app("box", "", 4, 1 << 20)
-    add_page(app, lambda: box, lambda: "<script>alert(1)</script>")
+    add_page(app, lambda: box, lambda: {"config": "<script>alert(1)</script>"})
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://box") as client:
         page = await client.get("/")
         assert page.status_code == 200

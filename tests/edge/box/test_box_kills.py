@@ -18,8 +18,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cloud.archive.records import read
+from cloud.archive.chunks import Chunks
+from cloud.archive.frames import FrameReader
+from cloud.archive.records import Head, read, reading
 from edge.spool.spool import Spool
+from shared.bundle import Bundle
+from shared.codec.latent_codec import LatentCodec
 from shared.shipped import default_bundle
 from support.processes import ROOT, Server, server
 from support.service import png
@@ -48,11 +52,13 @@ class Site:
         """cloud_port: where the cloud listens. at: where the box looks for it."""
         self.inbox, self.archive, self.spool = path / "inbox", path / "archive", path / "spool"
         self.inbox.mkdir()
+        self._bundle = bundle
         self._stack, self._config = stack, path / "box.toml"
         self._config.write_text(
             f'[cloud]\naddress = "127.0.0.1:{at}"\ndeadline_ms = 5000\n'
             f'[spool]\nfolder = "{self.spool}"\n[http]\nport = 0\n'
             f'[sources.door]\nkind = "folder"\nurl = "{self.inbox}"\nafter = "delete"\nsettle_ms = 0\n'
+            "groups = true\n"
         )
         cloud = path / "cloud.toml"
         cloud.write_text(
@@ -73,7 +79,7 @@ class Site:
 
     def feed(self, images: list[bytes], count: int, first: int = 0) -> None:
         for number in range(first, first + count):
-            (self.inbox / f".{number}").write_bytes(images[number % len(images)])
+            (self.inbox / f".{number}").write_bytes(images[number // 3 % len(images)])  # a scene that stays
             (self.inbox / f".{number}").rename(self.inbox / f"{number:06d}.png")
 
     @property
@@ -87,6 +93,16 @@ class Site:
     def recorded(self) -> Counter[str]:
         return Counter(one.request_id for one in read(self.archive, camera="door"))
 
+    def types(self) -> Counter[str]:
+        """Frames of the archive by their types; each can be decoded, with those that it needs."""
+        bundle = Bundle.open(self._bundle)
+        reader, found = FrameReader(bundle, LatentCodec(bundle.entropy()), 1024), Counter[str]()
+        with reading(self.archive) as db:
+            for one in Chunks(Head(self.archive, db), reader).open(read(self.archive)):
+                assert not isinstance(one.content, Exception), one.content
+                found[one.frame] += 1
+        return found
+
 
 @contextmanager
 def site(path: Path, bundle: Path, cloud_port: int, at: int = 0) -> Iterator[Site]:
@@ -95,8 +111,11 @@ def site(path: Path, bundle: Path, cloud_port: int, at: int = 0) -> Iterator[Sit
         yield one
 
 
-def check_ends(one: Site, count: int) -> None:
-    """The box and the cloud are ended in order; every file has one record, and the spool is empty."""
+def check_ends(one: Site, count: int) -> Counter[str]:
+    """The box and the cloud are ended in order; every file has one record, and the spool is empty.
+
+    Returns the types of the records' frames.
+    """
     assert one.box.stop() == 0
     assert one.cloud.stop() == 0
     recorded = one.recorded()
@@ -104,6 +123,10 @@ def check_ends(one: Site, count: int) -> None:
     assert len(recorded) == count
     with Spool(one.spool) as spool:
         assert spool.depth == 0
+    types = one.types()
+    assert types.total() == count
+    assert types["S"] > 0  # frames that others are needed for are among them
+    return types
 
 
 def test_one_kill_of_each(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -196,5 +219,5 @@ def storm(path: Path, count: int) -> None:
                 one.start_box()
         wait_for(lambda: one.left == 0, "all are answered", 1200)
         seconds = time.monotonic() - began
-        check_ends(one, count)
-    print(f"{count} frames in {seconds:.0f} s: one record each")
+        types = check_ends(one, count)
+    print(f"{count} frames in {seconds:.0f} s: one record each; {dict(types)}")

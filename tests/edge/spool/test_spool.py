@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -106,11 +107,31 @@ def test_files_that_are_kept_are_remembered(tmp_path: Path) -> None:
         assert spool.taken("door", True) == {files[0]: (6, 7)}
 
 
+def test_frames_that_may_have_been_sent(tmp_path: Path) -> None:
+    def again(spool: Spool, count: int = 1000) -> list[bool]:
+        return [one.again for one in spool.lease(count)]
+
+    with Spool(tmp_path) as spool:
+        ids = taken(spool.put([frame(id=f"s.{'0' * 32}.{n}") for n in range(1, 4)]))
+        assert ids[0] == f"s.{'0' * 32}.1"
+        assert again(spool, 2) == [False, False]
+        spool.give_back(ids[:1])
+        spool.give_back(ids[1:2], sent=True)
+        assert again(spool) == [False, True, False]
+        spool.acknowledge(ids[:1])
+    with Spool(tmp_path) as spool:  # which of them were leased is not known exactly
+        spool.put([frame() for _ in range(200)])
+        assert again(spool, 3) == [True, True, False]
+    with Spool(tmp_path) as spool:  # the mark goes ahead by 64 frames, so that it is seldom written
+        upto = 2 + 64
+        assert again(spool) == [number <= upto for number in range(2, 204)]
+
+
 def test_a_spool_of_an_earlier_release(tmp_path: Path) -> None:
     with Spool(tmp_path) as spool:
         ids = spool.put([frame()])
     with closing(sqlite3.connect(tmp_path / FILE)) as db:
-        db.executescript("DROP TABLE files; PRAGMA user_version = 1")
+        db.executescript("DROP TABLE files; DROP TABLE sent; PRAGMA user_version = 1")
     with Spool(tmp_path) as spool:
         assert leased(spool) == ids
         file = str(tmp_path / "spool.lock")
@@ -308,6 +329,36 @@ def test_a_full_disk_drops_the_oldest(small_disk: Path) -> None:
         kept = leased(spool)
         assert kept == accepted[-len(kept) :]
         assert spool.state().drops == {"oldest": 240 - len(kept)}
+
+
+def test_a_disk_that_takes_no_more_writes(tmp_path: Path) -> None:
+    """What is there is sent all the same, as what may be sent again; the rest waits until the disk takes writes."""
+    with Spool(tmp_path) as spool:
+        first, second = taken(spool.put([frame(id=f"s.{'0' * 32}.{n}") for n in (1, 2)]))
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # Every write fails, as where a disk turns read-only.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            assert spool.put([frame()]) == [None]
+            assert spool.state().drops == {"disk": 1}
+            assert "disk refused" in spool.state().trouble
+            assert [(one.id, one.again) for one in spool.lease(9)] == [(first, True), (second, True)]
+            spool.acknowledge([first])
+            spool.give_back([second])
+            assert leased(spool) == [second]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert spool.put([frame()]) != [None]
+        assert spool.state().depth == 2
+        assert spool.state().trouble == ""
+
+
+def test_a_disk_that_is_read_only(small_disk: Path) -> None:
+    with Spool(small_disk / "spool") as spool:
+        spool.put([frame()])
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(DataError, match=r"cannot keep a spool in .*: Read-only file system"):
+        Spool(small_disk / "spool")
 
 
 def fill_up(path: Path) -> None:
