@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bench.archive.command import archive
 from bench.devices.command import devices
 from bench.latency.command import latency
 from bench.photos.command import photos
 from bench.privacy.command import privacy
 from bench.rate.command import rate
 from bench.rooms.command import rooms
+from bench.scale.command import scale
 from bench.throughput.command import cloud
 from bench.video.command import video
 from bench.wire.command import wire
@@ -22,6 +24,8 @@ app.command()(latency)
 app.command()(cloud)
 app.command()(devices)
 app.command()(wire)
+app.command()(archive)
+app.command()(scale)
 app.command()(video)
 app.command()(photos)
 app.command()(privacy)

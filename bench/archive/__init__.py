@@ -1,0 +1,1 @@
+"""An archive of many frames: sealed, verified, copied, replayed, expired."""
