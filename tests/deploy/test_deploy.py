@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -21,9 +22,12 @@ import typer.main
 from cloud.settings import AuthSettings, CloudSettings
 from edge.settings import EdgeSettings
 from shared.image import MAX_PIXELS
+from shared.process.config import ServerSettings, variable_names
+from support.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deploy" / "compose.yaml"
+OVERLAYS = {name: ROOT / "deploy" / f"compose.{name}.yaml" for name in ("gpu", "tls")}
 DOCKERFILES = {name: ROOT / "deploy" / f"{name}.Dockerfile" for name in ("edge", "cloud")}
 
 
@@ -36,9 +40,9 @@ def tool(name: str) -> str:
     return found
 
 
-def compose() -> dict[str, Any]:
+def compose(path: Path = COMPOSE) -> dict[str, Any]:
     yaml = pytest.importorskip("ruamel.yaml", reason="comes with check-jsonschema, in '.[dev]'")
-    loaded: dict[str, Any] = yaml.YAML(typ="safe", pure=True).load(COMPOSE)
+    loaded: dict[str, Any] = yaml.YAML(typ="safe", pure=True).load(path)
     return loaded
 
 
@@ -57,8 +61,9 @@ def test_compose_file_is_valid(tmp_path: Path) -> None:
         command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(path)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
-    done = check(COMPOSE)
-    assert done.returncode == 0, done.stdout
+    for path in (COMPOSE, *OVERLAYS.values()):
+        done = check(path)
+        assert done.returncode == 0, done.stdout
     wrong = tmp_path / "compose.yaml"
     wrong.write_text(COMPOSE.read_text().replace("depends_on:", "depends_upon:"))
     assert check(wrong).returncode == 1
@@ -201,6 +206,40 @@ def test_compose_services_are_hardened_and_local() -> None:
         assert service["image"].endswith(f":{importlib.metadata.version('isthmus')}")
 
 
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_overlays_change_services_that_there_are_by_known_settings(name: str) -> None:
+    services = compose()["services"]
+    for service, added in compose(OVERLAYS[name])["services"].items():
+        assert service in services
+        kind: type[ServerSettings] = CloudSettings if service == "cloud" else EdgeSettings
+        for variable in added["environment"]:
+            assert variable in variable_names(kind).values(), variable
+        mounted = {mount.split(":")[-2] for mount in added.get("volumes", ())}
+        files = (value for value in added["environment"].values() if value.startswith("/"))
+        assert all(any(file.startswith(f"{folder}/") for folder in mounted) for file in files)
+
+
+def test_the_health_check_over_tls(tmp_path: Path) -> None:
+    class Ready(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/readyz" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    pair = Authority(tmp_path / "ca").issue("server", "cloud", "DNS:cloud")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    [*_, script] = compose(OVERLAYS["tls"])["services"]["cloud"]["healthcheck"]["test"]
+    with http.server.HTTPServer(("127.0.0.1", 0), Ready) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        script = script.replace(":8080", f":{server.server_port}")
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        server.shutdown()
+
+
 @pytest.mark.parametrize("name", DOCKERFILES)
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (None, 1)])
 def test_health_check_tells_ready_from_not(name: str, status: int | None, code: int) -> None:
@@ -271,5 +310,5 @@ def test_ci_runs_what_the_readme_says() -> None:
     ):
         assert f"\n{line}\n" in text
         assert line in (ROOT / "README.md").read_text()
-    for line in ("pytest", "ruff check", "ruff format --check", "mypy"):
+    for line in ("make sbom", "pytest", "ruff check", "ruff format --check", "mypy"):
         assert f"\n{line}\n" in text
