@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,8 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
 ]
 NETWORKS = ROOT.parent / "shared" / "data" / "networks"
-SMALL = {
-    "--steps": "2",
-    "--batch": "2",
-    "--images": "2",
-    "--count": "2",
-    "views=24": "views=1",
-    "width=2": "width=1",
-}
+VALUES = {"--steps": "2", "--batch": "2", "--images": "2", "--count": "2"}
+SETTINGS = {"views=24": "views=1", "width=2": "width=1"}
 
 
 def test_every_option_that_is_shown_exists():
@@ -54,9 +49,8 @@ def test_the_walk_ends_with_an_answer_of_the_later_task(tmp_path: Path):
     done = None
     for words in COMMANDS:
         assert words[0] == "isthmus"
-        for i in range(1, len(words)):
-            words[i] = SMALL.get(words[i], SMALL.get(words[i - 1], words[i]))
-        command = [sys.executable, str(ROOT / "isthmus.py"), *words[1:]]
+        small = [VALUES.get(before, SETTINGS.get(word, word)) for before, word in pairwise(words)]
+        command = [sys.executable, str(ROOT / "isthmus.py"), *small]
         done = subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}
         )
