@@ -375,5 +375,8 @@ class Bundle:
             fingerprint=self.fingerprint.hex(),
             qualities=self.levels.qualities,
             default_quality=self.quality(None),
-            tasks=tuple(TaskInfo(name=t.name, kind=t.kind, labels=t.labels) for t in self.tasks),
+            tasks=tuple(
+                TaskInfo(name=t.name, kind=t.kind, labels=t.labels, ids=tuple(t.options.get("ids", ())))
+                for t in self.tasks
+            ),
         )

@@ -172,6 +172,10 @@ class TaskInfo(Frozen):
     name: str
     kind: TaskKind
     labels: tuple[str, ...]
+    ids: tuple[str, ...] = Field(
+        default=(),
+        description="an id of each class, in the labels' order, such as WordNet's; empty: there are none",
+    )
 
 
 class BundleInfo(Frozen):

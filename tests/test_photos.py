@@ -14,6 +14,7 @@ from cloud.engine.bundle_model import CloudModel
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.image import fit, to_input
+from shared.wire import convert
 from train.bundle.evaluate import bitstreams, decoded
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "bundles" / "photos"
@@ -98,3 +99,10 @@ def test_its_script_runs_to_the_end(tmp_path: Path, quick: str) -> None:
     added = [] if quick else ["task train", "task add"]
     ends = ["bundle calibrate", "bundle evaluate"]
     assert steps == ["network import"] * 3 + trained + ["codec frames", "bundle build", *added, *ends]
+
+
+def test_ids_of_imagenets_classes_cross_the_link(bundle: Bundle) -> None:
+    described = convert.bundles_of(convert.describe_message([bundle.info()]))[0].tasks
+    classes = next(task for task in described if task.kind == "classification")
+    assert len(classes.ids) == len(classes.labels) == 1000
+    assert dict(zip(classes.ids, classes.labels, strict=True))["n01440764"].startswith("tench")

@@ -144,7 +144,7 @@ def describe_message(bundles: Sequence[BundleInfo], wanted: str = "") -> pb.Desc
                 fingerprint=bundle.fingerprint,
                 qualities=bundle.qualities,
                 default_quality=bundle.default_quality,
-                tasks=[pb.Task(name=t.name, kind=t.kind, labels=t.labels) for t in bundle.tasks],
+                tasks=[pb.Task(name=t.name, kind=t.kind, labels=t.labels, ids=t.ids) for t in bundle.tasks],
             )
             for bundle in bundles
         ]
@@ -161,7 +161,9 @@ def bundles_of(message: pb.DescribeResponse) -> list[BundleInfo]:
                 qualities=tuple(bundle.qualities),
                 default_quality=bundle.default_quality,
                 tasks=tuple(
-                    TaskInfo.model_validate({"name": t.name, "kind": t.kind, "labels": tuple(t.labels)})
+                    TaskInfo.model_validate(
+                        {"name": t.name, "kind": t.kind, "labels": tuple(t.labels), "ids": tuple(t.ids)}
+                    )
                     for t in bundle.tasks
                 ),
             )
