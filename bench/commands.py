@@ -10,6 +10,7 @@ from bench.privacy.command import privacy
 from bench.rate.command import rate
 from bench.rooms.command import rooms
 from bench.scale.command import scale
+from bench.sessions.command import sessions
 from bench.throughput.command import cloud
 from bench.video.command import video
 from bench.wire.command import wire
@@ -26,6 +27,7 @@ app.command()(devices)
 app.command()(wire)
 app.command()(archive)
 app.command()(scale)
+app.command()(sessions)
 app.command()(video)
 app.command()(photos)
 app.command()(privacy)

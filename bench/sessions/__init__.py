@@ -1,0 +1,1 @@
+"""Thousands of simulated cameras with a session each, on one cloud."""
