@@ -43,7 +43,7 @@ class ArchivePlan:
     folder: Path
     total: int
     cameras: int
-    task: str
+    task: str | None = None
     stream: int = 60
 
 
@@ -58,6 +58,7 @@ class _Ended(NamedTuple):
 def bench_archive(plan: ArchivePlan, command: str) -> Archived:
     """Measures, and writes the report. Raises DataError where a command fails."""
     bundle = Bundle.open(plan.bundle)
+    task = plan.task or bundle.tasks[0].name
     streams = coded_streams(bundle, plan.stream)
     kept, copy, answers = (plan.folder / name for name in ("kept", "copy", "answers"))
     steps = [_write(plan, streams, kept)]
@@ -82,7 +83,7 @@ def bench_archive(plan: ArchivePlan, command: str) -> Archived:
         "--archive",
         kept,
         "--task",
-        plan.task,
+        task,
         "--bundle",
         plan.bundle,
         "--camera",

@@ -23,7 +23,9 @@ def archive(
     out: Annotated[Path, typer.Option(help="Run folder of the results.")] = Path("runs/bench/archive"),
     total: Annotated[int, typer.Option(min=1000, max=10**9, help="Frames in the archive.")] = TOTAL,
     cameras: Annotated[int, typer.Option(min=2, max=10**6, help="Cameras that sent them.")] = CAMERAS,
-    task: Annotated[str, typer.Option(help="Task that a camera's frames are asked.")] = "classification",
+    task: Annotated[
+        str | None, typer.Option(help="Task that a camera's frames are asked; default: the bundle's first.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} frames.")] = False,
     force: Force = False,
 ) -> None:

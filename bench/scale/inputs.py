@@ -78,7 +78,7 @@ INPUTS: tuple[Input, ...] = (
     ),
     _assumed("tls_ms", 2, "ms", "a core, for opening a TLS connection"),
     Input("session_mb", 2, "MB", "memory of a session, at most", setting="sessions.references_bytes_max"),
-    Input("sessions_max", 32, "", "sessions of one process", setting="grpc.streams_max"),
+    Input("sessions_max", 128, "", "sessions of one process", setting="sessions.open_max"),
     _assumed("data_bytes", 40, "bytes", "a record's bitstream in a segment, on average"),
     _assumed("index_bytes", 20, "bytes", "a record's row in the index of a segment"),
     _assumed("head_bytes", 300, "bytes", "a record in a server's database"),

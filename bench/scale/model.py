@@ -153,9 +153,7 @@ def limits_of(inputs: Sequence[Input]) -> list[Limit]:
     v, camera = values(inputs), camera_of(inputs)
     a_day = v.fps * _DAY_S
     found = [
-        Limit(
-            "open sessions of a process, by default", v.sessions_max, "raise grpc.streams_max and rpcs_max"
-        ),
+        Limit("open sessions of a process, by default", v.sessions_max, "raise sessions.open_max"),
         Limit(
             "one core, all tasks",
             v.utilisation / camera.cores,

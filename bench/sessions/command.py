@@ -22,7 +22,9 @@ def sessions(
     out: Annotated[Path, typer.Option(help="Run folder of the results.")] = Path("runs/bench/sessions"),
     cameras: Annotated[int, typer.Option(min=1, max=10**6, help="Sessions, one each.")] = CAMERAS,
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Frames of each camera after the first.")] = 2,
-    task: Annotated[str, typer.Option(help="Task that each frame is asked.")] = "classification",
+    task: Annotated[
+        str | None, typer.Option(help="Task that each frame is asked; default: the bundle's first.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Measure a cloud with many cameras: sessions open, frames a second, p99, memory a session."""

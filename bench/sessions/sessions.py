@@ -42,7 +42,7 @@ class SessionsPlan:
     out: Path
     cameras: int
     rounds: int
-    task: str
+    task: str | None = None
 
 
 class Step(Frozen):
@@ -76,6 +76,7 @@ class Sessions(Frozen):
 def bench_sessions(plan: SessionsPlan, command: str) -> Sessions:
     """Measures, and writes the report. Raises IsthmusError, also where a session is refused or ends."""
     bundle = Bundle.open(plan.bundle)
+    task = plan.task or bundle.tasks[0].name
     footage = Footage.of(Encoder(bundle), str(min(SAMPLES.glob("*.png"))))
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "cloud.toml"
@@ -85,11 +86,11 @@ def bench_sessions(plan: SessionsPlan, command: str) -> Sessions:
         with server("cloud", [str(word) for word in start]) as cloud:
             address = cloud.wait_for("listening")["grpc"]
             cloud.wait_for("ready")
-            idle_mb, steps = asyncio.run(_measure(plan, address, footage, psutil.Process(cloud.pid)))
+            idle_mb, steps = asyncio.run(_measure(plan, address, task, footage, psutil.Process(cloud.pid)))
     measured = Sessions(
         about=About.now(command, plan.cameras),
         bundle=bundle.manifest.name,
-        task=plan.task,
+        task=task,
         idle_mb=idle_mb,
         steps=tuple(steps),
     )
@@ -101,10 +102,10 @@ def bench_sessions(plan: SessionsPlan, command: str) -> Sessions:
 
 
 async def _measure(
-    plan: SessionsPlan, address: str, footage: Footage, cloud: psutil.Process
+    plan: SessionsPlan, address: str, task: str, footage: Footage, cloud: psutil.Process
 ) -> tuple[float, list[Step]]:
-    cameras = Cameras(address, footage, plan.task, CONNECTIONS, AT_ONCE)
-    warm = Cameras(address, footage, plan.task, 1, 1)
+    cameras = Cameras(address, footage, task, CONNECTIONS, AT_ONCE)
+    warm = Cameras(address, footage, task, 1, 1)
     await warm.open(1, lambda: None)
     await warm.close()
     idle_mb, steps = _mb(cloud), []

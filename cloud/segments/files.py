@@ -52,6 +52,13 @@ class Files:
         names = (path.rstrip("/").rpartition("/")[2] for path in found)
         return sorted(name for name in names if name.endswith(end) and not name.startswith("."))
 
+    def unfinished(self) -> list[str]:
+        """The names of files that a killed process was writing; only on a local disk."""
+        if self.folder is None or not self.folder.is_dir():
+            return []
+        with self._asking("listed"):
+            return sorted(path.name for path in self.folder.iterdir() if path.name.startswith("."))
+
     def read(self, name: str) -> bytes:
         """A whole file."""
         with self._asking(name):

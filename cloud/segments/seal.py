@@ -48,6 +48,8 @@ def seal_archive(
         recover(db)
         segments, sealed = SegmentStore(place), Sealed()
         with segments.lock():
+            if segments.files.folder is not None:
+                segments.tidy()  # elsewhere, another archive may be sealed into the same store just now
             chooser = _Chooser(db, to_microseconds(before), limits or Limits())
             while chosen := chooser.next():
                 _seal(db, segments, place, chosen)

@@ -106,6 +106,11 @@ class Name:
         found = _NAME.fullmatch(text)
         return cls(found[1], int(found[2])) if found else None
 
+    @staticmethod
+    def of_unfinished(file: str) -> bool:
+        """Whether a file is what `write_atomically` leaves of a segment's where it is killed."""
+        return re.match(rf"\.{_NAME.pattern}\.", file, re.ASCII) is not None
+
     @classmethod
     def of_index(cls, file: str) -> Name | None:
         """The name in a file's name; None for other files."""

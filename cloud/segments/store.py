@@ -56,7 +56,8 @@ class SegmentStore:
         """Files of segments that were not finished or were replaced: a killed command left them behind."""
         whole = {name.data for name in self.names()} | {name.index for name in self.names()}
         ours = (name for name in self.files.names() if name.endswith(".data") or Name.of_index(name))
-        return [name for name in ours if name not in whole]
+        cut = (name for name in self.files.unfinished() if Name.of_unfinished(name))
+        return [*(name for name in ours if name not in whole), *cut]
 
     def tidy(self) -> None:
         """Removes the leftovers. Only under the lock: what another command is writing looks the same."""

@@ -11,7 +11,7 @@ import pytest
 from bench.scale.inputs import INPUTS, inputs_with
 from bench.scale.model import SIZES, camera_of, fleet_of, limits_of, lost_zone, year_replay
 from bench.scale.page import rewritten
-from cloud.settings import GrpcSettings, SessionSettings
+from cloud.settings import SessionSettings
 from edge.settings import SessionSettings as EdgeSessionSettings
 from shared.errors import DataError
 from support.processes import ROOT, refused, run_here
@@ -37,7 +37,7 @@ def test_defaults_are_the_settings() -> None:
     value = {one.name: one.value for one in INPUTS}
     assert value["intra_every_s"] == EdgeSessionSettings().intra_every_s
     assert value["session_mb"] * (1 << 20) == SessionSettings().references_bytes_max
-    assert value["sessions_max"] == GrpcSettings().streams_max
+    assert value["sessions_max"] == SessionSettings().open_max
     assert sorted(one.name for one in INPUTS if one.setting) == [
         "intra_every_s",
         "session_mb",

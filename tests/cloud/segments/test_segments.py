@@ -121,14 +121,22 @@ def test_only_the_last_generation_counts_and_the_others_are_left_over(tmp_path: 
     store = SegmentStore(tmp_path)
     new = write_segment(store.files, old.next, [record(1)])
     store.files.write(Name("20261122T120000Z-0123456789ab").data, b"unfinished")
+    (tmp_path / f".{new.data}.x81ab").write_bytes(b"cut short by a kill")
     (tmp_path / "notes.txt").write_text("of somebody else")
+    (tmp_path / ".notes.txt.swp").write_text("the same")
     assert store.names() == [new]
-    assert len(store.leftovers()) == 3
+    assert len(store.leftovers()) == 4
     with store.lock():
         store.tidy()
         with pytest.raises(DataError, match="another command"), store.lock():
             pass
-    assert {path.name for path in tmp_path.iterdir()} == {new.data, new.index, "notes.txt", "segments.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        new.data,
+        new.index,
+        "notes.txt",
+        ".notes.txt.swp",
+        "segments.lock",
+    }
 
 
 def test_places_that_hold_nothing_are_refused(tmp_path: Path) -> None:
