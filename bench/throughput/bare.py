@@ -31,13 +31,26 @@ class BareModel:
         self._model = CloudModel(bundle, threads=threads)
         self._codec = FrameCodec(self._model.codec)
 
-    def forward(self, tasks: Sequence[str], batch: int, seconds: float) -> tuple[float, float]:
-        """Images a second of reconstruction and tails alone, and processor ms per image."""
+    def forward(
+        self, tasks: Sequence[str], batch: int, seconds: float, pieces: bool = False
+    ) -> tuple[float, float]:
+        """Images a second of reconstruction and tails alone, and processor ms per image.
+
+        pieces: the batch is shared among threads as the service does it, instead of one pass on torch's threads.
+        """
         streams, z = self._latents(batch)
-        qualities, wanted = [one.quality for one in streams], {name: range(batch) for name in tasks}
+        qualities = [one.quality for one in streams]
+
+        def piece(images: Sequence[int]) -> Sequence[int]:
+            rows = {name: range(len(images)) for name in tasks}
+            self._model.outputs(z[list(images)], rows, [qualities[i] for i in images])
+            return images
 
         def run() -> None:
-            self._model.outputs(z, wanted, qualities)
+            if pieces:
+                self._model.crew.run(piece, range(batch))
+            else:
+                piece(range(batch))
 
         run()  # warms up caches and allocators
         times, cpu = 0, time.process_time()

@@ -20,7 +20,8 @@ class Round(Frozen):
     batches. ms: of each request, as its client sees it.
     queue_ms, decode_ms, tails_ms: means of what the answers say, for a batch rather than an image. cpu_ms: processor
     time of the cloud per request. load_share: cores that the load kept busy. bare_rate: images a second of the forward
-    alone, in batches of that size; bare_cpu_ms: its processor time per image.
+    alone, in batches of that size; bare_cpu_ms: its processor time per image; pieces_rate: the same where threads share
+    each batch, as in the service; 0 if not measured.
     """
 
     rate: float
@@ -34,6 +35,7 @@ class Round(Frozen):
     load_share: float
     bare_rate: float
     bare_cpu_ms: float
+    pieces_rate: float = 0.0
 
 
 class LoadPoint(Frozen):
@@ -50,6 +52,16 @@ class LoadPoint(Frozen):
     @cached_property
     def bare_rate(self) -> float:
         return median(one.bare_rate for one in self.rounds)
+
+    @cached_property
+    def pieces_rate(self) -> float:
+        return median(one.pieces_rate for one in self.rounds)
+
+    @cached_property
+    def ratio_bound(self) -> float:
+        """What the service's ratio cannot exceed: the faster of the two ways of the forward it contains, over the
+        bare one."""
+        return max(1.0, median(one.pieces_rate / one.bare_rate for one in self.rounds))
 
     @cached_property
     def ratio(self) -> float:

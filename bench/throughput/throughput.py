@@ -159,7 +159,9 @@ def one_round(
     result, cpu_s = service.measure(load)
     replies = result.replies
     rate, steady, batch = rate_and_batch(result)
-    bare_rate, bare_cpu_ms = bare.forward(workload.tasks, max(1, round(batch)), seconds / 2)
+    size = max(1, round(batch))
+    bare_rate, bare_cpu_ms = bare.forward(workload.tasks, size, seconds / 2)
+    pieces_rate, _ = bare.forward(workload.tasks, size, seconds / 2, pieces=True)
     return Round(
         rate=rate,
         steady=steady,
@@ -172,6 +174,7 @@ def one_round(
         load_share=result.cpu_s / result.seconds,
         bare_rate=bare_rate,
         bare_cpu_ms=bare_cpu_ms,
+        pieces_rate=pieces_rate,
     )
 
 

@@ -53,11 +53,31 @@ def test_a_service_that_outran_its_own_forward_is_noise_and_meets_no_target() ->
     rates = sections(measured(made_round(294, 100)))[0]
     [target] = rates.targets
     assert (target.reached, target.met, target.verdict) == ("noise (294%)", None, "undetermined")
-    assert rates.rows[0][6] == "noise (294%)"
+    assert rates.rows[0][7] == "noise (294%)"
     assert any(note.startswith("noise: a service cannot be faster") for note in rates.notes)
     # Two measurements one after the other differ by a few percent.
     [close] = sections(measured(made_round(103, 100)))[0].targets
     assert (close.reached, close.met) == ("103%", True)
+
+
+def test_a_service_may_outrun_a_forward_that_is_slower_than_its_own_way() -> None:
+    quicker = made_round(130, 100).model_copy(update={"pieces_rate": 140})
+    [target] = sections(measured(quicker))[0].targets
+    assert (target.reached, target.met) == ("130%", True)
+    [target] = sections(measured(made_round(160, 100).model_copy(update={"pieces_rate": 140})))[0].targets
+    assert target.verdict == "undetermined"
+
+
+@pytest.mark.parametrize(
+    ("workload", "wanted"),
+    [("all tasks", ">= 85%"), ("all tasks, PNG maps", ">= 75%"), ("classification alone", ">= 70%")],
+)
+def test_each_workload_has_its_target(workload: str, wanted: str) -> None:
+    throughput = measured(made_round(90, 100))
+    loads = tuple(load.model_copy(update={"workload": workload}) for load in throughput.loads)
+    stages = tuple(one.model_copy(update={"workload": workload}) for one in throughput.stages)
+    [target] = sections(throughput.model_copy(update={"loads": loads, "stages": stages}))[0].targets
+    assert target.target == wanted
 
 
 def test_stages_that_took_longer_than_the_whole_leave_an_undetermined_rest() -> None:
@@ -68,7 +88,7 @@ def test_stages_that_took_longer_than_the_whole_leave_an_undetermined_rest() -> 
 
 def test_a_round_too_brief_for_the_systems_clock_is_noise() -> None:
     rates = sections(measured(made_round(90, 100, cpu_ms=0)))[0]
-    assert rates.rows[0][7] == "noise (inf%)"
+    assert rates.rows[0][8] == "noise (inf%)"
 
 
 def test_a_run_that_was_too_brief_misses_no_target() -> None:
