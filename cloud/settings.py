@@ -90,6 +90,12 @@ class PipelineSettings(Section):
     batch_wait_ms: float = Field(
         default=2.0, ge=0, description="how long the first image of a batch waits for more"
     )
+    batch_shared_ms: float = Field(
+        default=50.0,
+        gt=0,
+        description="about the most that a batch takes while several tokens send, since one token's batch keeps "
+        "another's image waiting; smaller batches answer fewer images a second",
+    )
     queue_max: int = Field(
         default=64,
         ge=1,

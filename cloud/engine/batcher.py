@@ -4,7 +4,8 @@
 
 A batch starts when it is full, or when its first item has waited `wait_ms`, and never while another one is running:
 what arrives meanwhile forms the next, once the event loop, which the worker may have kept from running, has taken it
-in. Who comes first and who may wait is decided by `cloud.engine.fair_queue`. Items that their caller has given up
+in. While several shares send, it is kept to about `shared_ms`: what another one sends would have to wait for its end.
+Who comes first and who may wait is decided by `cloud.engine.fair_queue`. Items that their caller has given up
 (cancelled, or past its deadline, which asyncio turns into a cancellation) leave the queue at once and are never worked
 on.
 """
@@ -12,6 +13,7 @@ on.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +39,7 @@ class _Waiting(Generic[Item, Result]):
 
 
 RATE_MEMORY = 0.7  # of an image's time, from batch to batch
+SHARED_S = 2.0  # after two shares have sent in turn
 IDLE_TURNS = 5  # of the event loop, from a request's bytes to its place in the queue
 
 
@@ -46,7 +49,7 @@ class Batcher(Generic[Item, Result]):
     work: gets a batch of 1..batch_max items of one key, in the worker's thread; returns for each item, in order, its
     result or the exception that only this item gets. An exception that it raises goes to the whole batch.
     key: items with equal keys may share a batch. lane: `queue_max` items of each lane may wait. share: who an item is
-    from, and gets a batch and a place in its turn.
+    from, and gets a batch and a place in its turn. shared_ms: see the module.
     Must be made and used in one event loop.
     """
 
@@ -59,10 +62,12 @@ class Batcher(Generic[Item, Result]):
         queue_max: int,
         lane: Callable[[Item], Hashable] = lambda _: None,
         share: Callable[[Item], Share] = lambda _: NOBODYS,
+        shared_ms: float = math.inf,
     ) -> None:
         self._work, self._key, self._lane, self._share = work, key, lane, share
         self._batch_max, self._wait_s, self._queue_max = batch_max, wait_ms / 1e3, queue_max
         self._queue: FairQueue[_Waiting[Item, Result]] = FairQueue(queue_max)
+        self._shared_s, self._shared_until, self._sender = shared_ms / 1e3, 0.0, ""
         self._item_s = 0.0  # how long an item of a batch takes, lately
         self._arrived = asyncio.Event()
         self._closing = False
@@ -95,6 +100,9 @@ class Batcher(Generic[Item, Result]):
         done: asyncio.Future[tuple[Result, float]] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(item, lane, self._key(item), share, time.perf_counter(), done)
         self._queue.put(waiting)
+        if share.name != self._sender:
+            self._shared_until = waiting.since + SHARED_S if self._sender else 0.0
+            self._sender = share.name
         self._arrived.set()
         try:
             return await done
@@ -131,8 +139,8 @@ class Batcher(Generic[Item, Result]):
         first = self._queue.first()
         if first is None:
             return []
-        until = first.since + self._wait_s
-        while not self._closing and self._queue.count(first.key) < self._batch_max:
+        until, most = first.since + self._wait_s, self._most()
+        while not self._closing and self._queue.count(first.key) < most:
             left = until - time.perf_counter()
             if left <= 0:
                 break
@@ -142,7 +150,13 @@ class Batcher(Generic[Item, Result]):
             except TimeoutError:
                 break
         self._drop_given_up()
-        return self._queue.take(first.key, self._batch_max)
+        return self._queue.take(first.key, most)
+
+    def _most(self) -> int:
+        """The items of a batch that starts now."""
+        if time.perf_counter() > self._shared_until or not self._item_s:
+            return self._batch_max
+        return max(1, int(min(self._batch_max, self._shared_s / self._item_s)))
 
     async def _take_in(self) -> None:
         """Let the event loop run for as long as it brings new items."""

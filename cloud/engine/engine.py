@@ -28,6 +28,10 @@ class Limits(Protocol):
         """How long the first image of a batch waits for more."""
 
     @property
+    def batch_shared_ms(self) -> float:
+        """How long a batch takes, about, while several tokens send."""
+
+    @property
     def queue_max(self) -> int:
         """Images of one bundle that wait; more are refused."""
 
@@ -69,4 +73,5 @@ def local_engine(limits: Limits, seen: BatchSeen) -> Engine:
         queue_max=limits.queue_max,
         lane=lambda job: job.lane,
         share=lambda job: job.share,
+        shared_ms=limits.batch_shared_ms,
     )

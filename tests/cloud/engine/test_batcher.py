@@ -161,6 +161,27 @@ async def test_a_customer_with_a_full_queue_does_not_keep_another_waiting(work: 
     assert [sorted(batch) for batch in work.batches[1:3]] == [[0, 100], [1, 101]]
 
 
+async def test_batches_are_short_while_several_send(work: Work) -> None:
+    work.gate.set()
+    batcher: Batcher[int, int] = Batcher(
+        work,
+        lambda _: 0,
+        batch_max=8,
+        wait_ms=20_000,
+        queue_max=99,
+        share=lambda item: Share("odd" if item % 2 else "even"),
+        shared_ms=50,
+    )
+    await asyncio.gather(*(batcher.submit(2 * number) for number in range(8)))
+    batcher._item_s = 0.02
+    async with asyncio.timeout(20):
+        await asyncio.gather(batcher.submit(1), batcher.submit(2))  # 40 ms are full enough
+        batcher._shared_until = 0.0  # and long after the other one sent last
+        await asyncio.gather(*(batcher.submit(2 * number) for number in range(8)))
+    await batcher.close()
+    assert [len(batch) for batch in work.batches] == [8, 2, 8]
+
+
 async def test_a_full_lane_leaves_another_its_places(work: Work) -> None:
     batcher: Batcher[int, int] = Batcher(
         work, lambda item: item % 2, batch_max=4, wait_ms=0, queue_max=2, lane=lambda item: item % 2
