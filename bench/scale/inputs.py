@@ -21,6 +21,10 @@ _INTRA = "| a person walks | session, I alone | TLS | I 100% | 28% | 315.8 | 391
 _OPEN = "| session, answers wait 1 s | TLS | 1452 | 2301 |"
 _ALL = "| all tasks | 16 | 0.01 | 0.76 | 17.05 | 2.25 | 0.03 | 1.67 | 21.77 |"
 _CLASS = "| classification alone | 16 | 0.01 | 1.83 | 2.05 | 0.03 | 0.02 | -0.85 | 3.09 |"
+_DATA = "| segments' data | 27.4 | 27.4 |"
+_INDEX = "| segments' indices | 7.2 | 7.2 |"
+_HEAD = "| database, before | 237.6 | 237.6 |"
+_WRITE = "| write (a server's archive) | 1,000,000 | 211.5 | 43.3 | 4,728 |"
 _TCP = "What TCP and IP add, 40 to 66 bytes a segment, is not counted."
 
 
@@ -46,7 +50,7 @@ def _wire(name: str, value: float, what: str, quoted: str, unit: str = "bytes") 
     return Input(name, value, unit, what, WIRE, quoted)
 
 
-def _archive(name: str, value: float, unit: str, what: str, quoted: str) -> Input:
+def _archive(name: str, value: float, what: str, quoted: str, unit: str = "bytes") -> Input:
     return Input(name, value, unit, what, ARCHIVE, quoted)
 
 
@@ -79,10 +83,10 @@ INPUTS: tuple[Input, ...] = (
     _assumed("tls_ms", 2, "ms", "a core, for opening a TLS connection"),
     Input("session_mb", 2, "MB", "memory of a session, at most", setting="sessions.references_bytes_max"),
     Input("sessions_max", 128, "", "sessions of one process", setting="sessions.open_max"),
-    _assumed("data_bytes", 40, "bytes", "a record's bitstream in a segment, on average"),
-    _assumed("index_bytes", 20, "bytes", "a record's row in the index of a segment"),
-    _assumed("head_bytes", 300, "bytes", "a record in a server's database"),
-    _assumed("write_rate", 10_000, "records/s", "that one server's archive takes"),
+    _archive("data_bytes", 27.4, "a record's bitstream in a segment, half of the cameras busy", _DATA),
+    _archive("index_bytes", 7.2, "a record's row in the index of a segment", _INDEX),
+    _archive("head_bytes", 237.6, "a record in a server's database", _HEAD),
+    _archive("write_rate", 4728, "that one server's archive took on a busy machine", _WRITE, "records/s"),
     _assumed("utilisation", 0.6, "share", "of the cores that are paid, busy on average"),
     _assumed("zones", 3, "", "of which one may be lost"),
     _assumed("machine_cores", 32, "", "of a machine, one process a core"),

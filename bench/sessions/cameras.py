@@ -39,8 +39,8 @@ class Footage:
 class Camera:
     """One session. number: of the last frame that was sent."""
 
-    def __init__(self, call: GrpcSessionCall, footage: Footage, name: str, task: str) -> None:
-        self._call, self._footage = call, footage
+    def __init__(self, transport: GrpcTransport, footage: Footage, name: str, task: str) -> None:
+        self._transport, self._footage = transport, footage
         self._opened = SessionOpen(
             fingerprint=footage.fingerprint,
             session=new_session(),
@@ -53,6 +53,8 @@ class Camera:
 
     async def open(self) -> None:
         """Opens the session, and sends the frame I. Raises RemoteError or a subclass, or OverloadedError."""
+        # Not before: the cloud ends a call whose first message is late.
+        self._call: GrpcSessionCall = self._transport.open_session()
         await self._call.send(open_message(self._opened))
         first = await self._call.receive()
         if first is None or first.WhichOneof("message") != "ready":
@@ -95,14 +97,10 @@ class Cameras:
 
     async def open(self, count: int, advance: Callable[[], None]) -> tuple[list[float], float]:
         """Opens sessions until there are `count` more. Returns the milliseconds of each, and the seconds of all."""
+        first, transports = len(self.cameras), self._transports
         new = [
-            Camera(
-                self._transports[i % len(self._transports)].open_session(),
-                self._footage,
-                f"camera-{i}",
-                self._task,
-            )
-            for i in range(len(self.cameras), len(self.cameras) + count)
+            Camera(transports[i % len(transports)], self._footage, f"camera-{i}", self._task)
+            for i in range(first, first + count)
         ]
         took = await self._all([camera.open for camera in new], advance)
         self.cameras += new

@@ -24,7 +24,7 @@ from shared.process.child_process import ISTHMUS, SAMPLES, server
 from shared.types import Frozen
 
 CONNECTIONS = 20
-AT_ONCE = 64
+AT_ONCE = 16
 _CONFIG = """[grpc]
 stream_idle_ms = 3600000
 [sessions]
