@@ -35,6 +35,7 @@ from shared.times import parse_time
 from shared.types import Analysis, Wanted
 
 if TYPE_CHECKING:
+    from cloud.archive.replay_answers import RunParts
     from cloud.settings import EngineSettings
 
 app = CommandTable(no_args_is_help=True, help="The server side: bytes -> answers.")
@@ -81,6 +82,16 @@ HttpPortOption = Annotated[
 ]
 ServingDevice = Annotated[
     str | None, typer.Option(help="torch's name of the device: cpu (the default), cuda")
+]
+EngineOption = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option(help="what runs tails: this process (the default), or replicas in a Ray cluster"),
+]
+RayAddressOption = Annotated[
+    str | None, typer.Option(help="of a running cluster: auto, or host:6379; by default one is started here")
+]
+ReplicasOption = Annotated[
+    int | None, typer.Option(min=1, max=4096, help="replicas of the engine ray, at most; 1 by default")
 ]
 BatchMaxOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="images in one batch; 16 by default")
@@ -153,6 +164,9 @@ def serve(
     host: HostOption = None,
     grpc_port: GrpcPortOption = None,
     http_port: HttpPortOption = None,
+    engine: EngineOption = None,
+    ray_address: RayAddressOption = None,
+    replicas_max: ReplicasOption = None,
     device: ServingDevice = None,
     threads: ThreadsOption = None,
     batch_max: BatchMaxOption = None,
@@ -190,6 +204,9 @@ def serve(
         "host": ("--host", host),
         "grpc.port": ("--grpc-port", grpc_port),
         "http.port": ("--http-port", http_port),
+        "engine.kind": ("--engine", engine),
+        "ray.address": ("--ray-address", ray_address),
+        "ray.replicas_max": ("--replicas-max", replicas_max),
         "engine.device": ("--device", device),
         "engine.threads": ("--threads", threads),
         "pipeline.batch_max": ("--batch-max", batch_max),
@@ -241,6 +258,20 @@ def replay(
             "done again, it goes on"
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="with --answers: 1/8 .. 8/8, an eighth of the segments; each may run on its own machine"
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(
+            help="with --answers: ray answers segments side by side on the machines of a Ray cluster"
+        ),
+    ] = "local",
+    ray_address: RayAddressOption = None,
+    replicas_max: ReplicasOption = None,
     by: Annotated[
         Literal["captured", "received"],
         typer.Option(help="what --from and --to mean; captured: received where the capture time is unknown"),
@@ -257,15 +288,19 @@ def replay(
 ) -> None:
     """Run a task over what an archive holds. A server may write to it meanwhile."""
     from cloud.archive.replay import ReplayRequest, replay_archive
-    from cloud.archive.replay_answers import replay_into
+    from cloud.archive.replay_answers import Machine, Shard, replay_into
 
     unlock(archive_key_file)
     since, until = parse_time("from", from_), parse_time("to", to)
     request = ReplayRequest(archive, since, until, camera, task, top_k, maps, by)
     if (out is None) == (answers is None):
         raise RequestError("give either --out, for JSON lines, or --answers, for Parquet")
+    if answers is None and (shard is not None or engine == "ray"):
+        raise RequestError("--shard and --engine ray go with --answers, which several processes may write to")
     if answers is not None:
-        done = replay_into(request, chosen_bundle(bundle), answers, device, threads, batch)
+        machine, part = Machine(device, threads, batch), None if shard is None else Shard.parse(shard)
+        elsewhere = _on_ray(ray_address, replicas_max, device) if engine == "ray" else None
+        done = replay_into(request, chosen_bundle(bundle), answers, machine, part, elsewhere)
         counts, more = done.counts, f", {done.known} before, {done.unsealed} not sealed yet"
     else:
         assert out is not None
@@ -276,6 +311,17 @@ def replay(
     )
     for title, number in sorted(counts.errors.items()):
         typer.echo(f"  {title}: {number}")
+
+
+def _on_ray(address: str | None, replicas_max: int | None, device: str) -> RunParts:
+    """What answers parts in processes of a Ray cluster. Raises RequestError without the extra `ray`."""
+    from cloud.engine.choice import import_ray
+    from cloud.settings import RaySettings
+
+    given = {"address": address, "replicas_max": replicas_max, "gpus": None if device == "cpu" else 1.0}
+    settings = RaySettings.of(**{key: value for key, value in given.items() if value is not None})
+    engine = import_ray()
+    return lambda work: engine.map_items(settings, work.load, len(work.parts))
 
 
 @app.command()

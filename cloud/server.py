@@ -14,13 +14,18 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloud.admission import make_gate, make_tls
 from cloud.archive.archive import Archive
 from cloud.archive.late_archive import LateArchive
 from cloud.archive.overview import last_day
+from cloud.engine.choice import import_ray
+from cloud.engine.engine import MakeEngine, local_engine
 from cloud.engine.load import Loaded, load
+from cloud.engine.version import Version
 from cloud.faces.grpc_server import GrpcServer
 from cloud.faces.http_face import build_app
 from cloud.faces.http_page import PageParts
@@ -33,20 +38,29 @@ from cloud.shelf.keeper import Keeper
 from cloud.shelf.rollout import Rollout
 from cloud.shelf.shelf import Shelf
 from shared.bundle import Bundle
-from shared.errors import DataError, RequestError
+from shared.errors import BundleError, DataError, RequestError
 from shared.process.limits import cpu_limit, memory_limit, threads_for
 from shared.process.process import HttpServer, announce, stop_signal
 from shared.process.ready import Ready
 from shared.process.tracing import start_tracing, stop_tracing
 
+if TYPE_CHECKING:
+    from cloud.engine.ray_engine import Cluster
+
 log = logging.getLogger("isthmus.cloud")
 
 
-async def serve(settings: CloudSettings) -> None:
-    """Runs until SIGTERM or SIGINT. Raises BundleError, or RequestError if a port cannot be bound."""
+async def serve(
+    settings: CloudSettings, engine: MakeEngine | None = None, stop: asyncio.Event | None = None
+) -> None:
+    """Runs until SIGTERM or SIGINT, or, where there is one, until `stop` is set.
+
+    engine: makes what answers; None: what the settings say. Raises BundleError, or RequestError if a port cannot be
+    bound or Ray cannot be reached.
+    """
     start_tracing(settings.tracing, "isthmus-cloud")
     try:
-        await CloudServer(_source(settings), settings).run()
+        await CloudServer(_source(settings), settings, engine).run(stop or stop_signal())
     finally:
         await asyncio.to_thread(stop_tracing)
 
@@ -54,12 +68,16 @@ async def serve(settings: CloudSettings) -> None:
 class CloudServer:
     """The parts of one process. Must be made and run in one event loop."""
 
-    def __init__(self, source: Bundle | Path, settings: CloudSettings) -> None:
-        """Binds both ports. source: a bundle, or a folder of bundles.
+    def __init__(
+        self, source: Bundle | Path, settings: CloudSettings, engine: MakeEngine | None = None
+    ) -> None:
+        """Binds both ports. source: a bundle, or a folder of bundles. engine: see `serve`.
 
         Raises RequestError, also for tokens and certificates that cannot be used.
         """
         self._source, self._settings = source, settings
+        self._engine = engine
+        self._cluster: Cluster | None = None
         self._pipeline: Ready[Pipeline] = Ready("the server")
         self._keeper: Ready[Keeper] = Ready("the server")
         self._archive = _archive(settings.archive)
@@ -95,8 +113,7 @@ class CloudServer:
             metrics.archive(self._archive)
         return metrics
 
-    async def run(self) -> None:
-        stop = stop_signal()
+    async def run(self, stop: asyncio.Event) -> None:
         await self._grpc.start()
         http_task = asyncio.create_task(self._http.serve())
         announce(
@@ -132,6 +149,8 @@ class CloudServer:
             await pipeline.close()
         if self._archive is not None:
             await self._archive.close()
+        if self._cluster is not None:
+            await asyncio.to_thread(self._cluster.leave)
 
     async def _load_and_watch(self) -> None:
         settings = self._settings
@@ -139,6 +158,7 @@ class CloudServer:
         if self._archive is not None:
             await self._archive.open()
             await self._remember(settings.archive.folder)
+        engine = await self._make_engine()
         shelf = Shelf(
             _loader(settings.engine),
             _shelf_bytes(settings.shelf.bytes_max, memory_limit()),
@@ -150,7 +170,9 @@ class CloudServer:
         await keeper.begin(self._poll)
         self._metrics.bundles(shelf.states)
         observer = Observers(self._metrics, self._fleet, rollout)
-        pipeline = Pipeline(shelf, settings.pipeline, self._archive, settings.sessions, observer, rollout)
+        pipeline = Pipeline(
+            shelf, settings.pipeline, self._archive, settings.sessions, observer, rollout, engine
+        )
         self._pipeline.fill(pipeline)
         self._keeper.fill(keeper)
         await self._grpc.serving()
@@ -161,6 +183,15 @@ class CloudServer:
             group.create_task(keeper.run(self._poll))
             if self._archive is not None:
                 group.create_task(self._archive.keep_trying())
+
+    async def _make_engine(self) -> MakeEngine:
+        """What answers jobs. Raises RequestError if it cannot be had."""
+        if self._engine is not None:
+            return self._engine
+        if self._settings.engine.kind == "local":
+            return local_engine
+        self._cluster = await asyncio.to_thread(_join, self._settings, self._source)
+        return self._cluster.engine
 
     async def _remember(self, archive: Path | None) -> None:
         """Fills the fleet's last day from the archive; one that cannot be read is no reason not to serve."""
@@ -198,10 +229,25 @@ def _source(settings: CloudSettings) -> Bundle | Path:
     return folder
 
 
+def _join(settings: CloudSettings, source: Bundle | Path) -> Cluster:
+    """Starts or joins Ray. Blocks for seconds. Raises RequestError."""
+    first = ""
+    if isinstance(source, Bundle):
+        with suppress(BundleError):  # of an added task, which the first scan reports
+            first = Version.of(Bundle.open(source.path)).name
+    ray_engine = import_ray()
+    log.info("starting %s", f"at Ray of {settings.ray.address}" if settings.ray.address else "Ray")
+    loader = ray_engine.tails_loader(settings.engine)
+    cluster: Cluster = ray_engine.Cluster(settings.ray, settings.pipeline, loader, first)
+    return cluster
+
+
 def _loader(engine: EngineSettings) -> Callable[[Bundle], Loaded]:
     # torch counts the machine's processors; in a container with a limit its threads would wait for each other.
     threads = engine.threads or threads_for(cpu_limit(), os.cpu_count() or 1)
-    return lambda bundle: load(bundle, engine.device, threads, engine.encode_threads)
+    # Replicas run the tails; a model here checks the bundle and says what it can answer.
+    device = engine.device if engine.kind == "local" else "cpu"
+    return lambda bundle: load(bundle, device, threads, engine.encode_threads)
 
 
 def _shelf_bytes(bytes_max: int, limit: int | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -66,8 +66,12 @@ class GrpcSettings(Section):
 
 
 class EngineSettings(Section):
-    """Owner: `cloud.engine.load`."""
+    """Owner: `cloud.engine`."""
 
+    kind: Literal["local", "ray"] = Field(
+        default="local",
+        description="local: a thread of this process; ray: replicas on the machines of a Ray cluster, see [ray]",
+    )
     device: str = Field(default="cpu", min_length=1, description="torch's name of it: cpu, cuda")
     threads: int | None = Field(
         default=None,
@@ -80,6 +84,36 @@ class EngineSettings(Section):
         ge=1,
         le=THREADS_MAX,
         description="threads of ONNX Runtime, for images that arrive over HTTP",
+    )
+
+
+class RaySettings(Section):
+    """Owner: `cloud.engine.ray_engine`; used with engine.kind = "ray" alone."""
+
+    address: str = Field(
+        default="",
+        description="of a running cluster: auto, or host:6379 of its head; empty: a Ray of this machine is started, "
+        "which ends with the server",
+    )
+    replicas_min: int = Field(default=1, ge=1, description="processes that decode and run tails, at least")
+    replicas_max: int = Field(
+        default=1, ge=1, description="at most; between both their number follows the queue"
+    )
+    cpus: float = Field(default=1.0, ge=0, description="processors that a replica is given, also 0.5")
+    gpus: float = Field(
+        default=0.0, ge=0, description="GPUs that it is given: 0.25 lets four share one; then device = cuda"
+    )
+    machine_cpus: int | None = Field(
+        default=None, ge=1, description="processors that a Ray started here may give away; all by default"
+    )
+    folder: Path | None = Field(
+        default=None,
+        description="files and logs of a Ray started here; short, as sockets lie in it; /tmp/ray",
+    )
+    gateways: int = Field(
+        default=1,
+        ge=1,
+        description="servers before the replicas, one a machine; used by `serve deploy` alone",
     )
 
 
@@ -310,6 +344,7 @@ class CloudSettings(ServerSettings):
     grpc: GrpcSettings = GrpcSettings()
     http: HttpSettings = HttpSettings()
     engine: EngineSettings = EngineSettings()
+    ray: RaySettings = RaySettings()
     pipeline: PipelineSettings = PipelineSettings()
     sessions: SessionSettings = SessionSettings()
     archive: ArchiveSettings = ArchiveSettings()
@@ -324,6 +359,7 @@ class CloudSettings(ServerSettings):
     @classmethod
     def variables(cls) -> dict[str, str]:
         return {
+            "engine.kind": "ISTHMUS_ENGINE",
             "engine.device": "ISTHMUS_DEVICE",
             "archive.folder": "ISTHMUS_ARCHIVE",
             "shelf.folder": "ISTHMUS_BUNDLES",

@@ -21,12 +21,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -47,6 +49,7 @@ from shared.process.cli import MapFolder, wanted_of
 from shared.times import to_rfc3339
 from shared.types import TaskQuery, check_camera
 
+LINE_S = 30.0  # between two lines of progress where there is no terminal
 BATCH_WAIT_MS = 50.0  # nobody waits for one image, and frames that are decoded one by one fill a batch slowly
 
 
@@ -131,7 +134,7 @@ def check_request(request: ReplayRequest, bundle: Path) -> tuple[int, Bundle]:
     if request.since >= request.until:
         raise RequestError("the start of the time must be before its end", setting="from")
     check_camera(request.camera or "")
-    opened = _with_task(bundle, request.task)
+    opened = with_task(bundle, request.task)
     total = count_records(*_chosen(request))
     if not total:
         camera = f" of camera {request.camera}" if request.camera else ""
@@ -156,26 +159,45 @@ def _answer_all(
 ) -> Counts:
     """Writes a line for each record, under a progress bar. Raises DataError where no record is left."""
     with progress(request.task, total) as advance:
-        counts = asyncio.run(_run(bundle, engine, request, batch, file, folder, advance))
+        counts = asyncio.run(_run(bundle, engine, request, batch, file, folder, lambda: advance(1)))
     if not counts.answered and not counts.failed:
         raise DataError(f"the records of {request.archive} were deleted meanwhile: too old, or too many")
     return counts
 
 
 @contextmanager
-def progress(name: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, if that is a terminal; what it gives advances it by one."""
+def progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Progress on stderr with rate and time left: a bar on a terminal, elsewhere a line every LINE_S seconds.
+
+    What it gives advances it by a number of records.
+    """
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+    rate = TextColumn("{task.fields[rate]:,.0f}/s")
+    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), rate, TimeRemainingColumn())
+    said = time.monotonic()
+    done, first, started = 0, 0, 0.0  # the rate counts from the first answers: loading is no part of it
+
+    def advance(count: int) -> None:
+        nonlocal done, first, said, started
+        done, now = done + count, time.monotonic()
+        if not started:
+            first, started = done, now
+        per_s = (done - first) / max(now - started, 1e-3)
+        bar.update(shown, advance=count, rate=per_s)
+        if bar.disable and now - said >= LINE_S:
+            said = now
+            left = timedelta(seconds=round((total - done) / per_s)) if per_s else "unknown time"
+            print(f"{name}: {done:,} of {total:,}, {per_s:,.0f}/s, {left} left", file=sys.stderr, flush=True)
+
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        shown = bar.add_task(name, total=total)
-        yield lambda: bar.advance(shown)
+        shown = bar.add_task(name, total=total, rate=0.0)
+        yield advance
 
 
-def _with_task(path: Path, name: str) -> Bundle:
+def with_task(path: Path, name: str) -> Bundle:
     """The bundle with no added task except the one asked for: others may be damaged, or vanish meanwhile.
 
     Raises UnknownTaskError, BundleError.

@@ -97,10 +97,10 @@ class Server:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
-    def event(self, name: str) -> dict[str, Any]:
-        """Its next event, which must be `name`."""
+    def event(self, name: str, seconds: float = 120) -> dict[str, Any]:
+        """Its next event, which must be `name`, within that time."""
         assert self.process.stdout is not None
-        with killed_after(self.process):
+        with killed_after(self.process, seconds):
             line = self.process.stdout.readline()
             assert line, self.process.stderr and self.process.stderr.read()
         told: dict[str, Any] = json.loads(line)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
 
+from cloud.engine.engine import MakeEngine, local_engine
 from cloud.faces.grpc_face import Servicer
 from cloud.faces.grpc_guard import ReadableMessages
 from cloud.pipeline import Pipeline
 from cloud.settings import PipelineSettings
 from shared.bundle import Bundle
 from shared.encoder import Encoder
+from shared.errors import RequestError
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub, add_AnalyzerServicer_to_server
 from support.service import GatedModel, OneBundle, png
 from support.streams import version_1
@@ -68,18 +70,55 @@ def settings() -> PipelineSettings:
     return PipelineSettings(batch_wait_ms=0, deadline_ms=20_000)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs the tests of a module with BOTH_ENGINES against both; a mark stands for the second's tests."""
+    marks = getattr(metafunc.module, "BOTH_ENGINES", None)
+    if marks is not None and "engine_kind" in metafunc.fixturenames:
+        metafunc.parametrize("engine_kind", ["local", pytest.param("ray", marks=marks)])
+
+
+@pytest.fixture
+def engine_kind() -> str:
+    return "local"
+
+
+@pytest.fixture(scope="session")
+def ray_tails() -> Iterator[Any]:
+    pytest.importorskip("ray", reason="comes with the extra ray")
+    from support.ray_tails import ray_of_tests
+
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(ray_of_tests())
+        except (
+            RequestError
+        ) as error:  # its own processes wait 30 s for each other; tests marked slow insist on it
+            pytest.skip(f"no Ray on a machine as busy as this one: {error}")
+        yield made
+
+
+@pytest.fixture
+def make_engine(request: pytest.FixtureRequest, engine_kind: str, model: GatedModel) -> MakeEngine:
+    if engine_kind == "local":
+        return local_engine
+    made: tuple[MakeEngine, Any] = request.getfixturevalue("ray_tails")
+    made[1].model = model
+    return made[0]
+
+
 MakePipeline = Callable[..., AbstractAsyncContextManager[Pipeline]]
 
 
 @pytest.fixture
 def make_pipeline(
-    bundle: Bundle, encoder: Encoder, model: GatedModel, settings: PipelineSettings
+    bundle: Bundle, encoder: Encoder, model: GatedModel, settings: PipelineSettings, make_engine: MakeEngine
 ) -> MakePipeline:
     """make_pipeline(**changed settings) -> async context manager of a pipeline around the gated model."""
 
     @asynccontextmanager
     async def make(**changed: Any) -> AsyncIterator[Pipeline]:
-        pipeline = Pipeline(OneBundle(bundle, model, encoder), settings.model_copy(update=changed))
+        served = OneBundle(bundle, model, encoder)
+        pipeline = Pipeline(served, settings.model_copy(update=changed), engine=make_engine)
         try:
             yield pipeline
         finally:

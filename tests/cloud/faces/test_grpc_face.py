@@ -30,6 +30,7 @@ from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 from support.service import GatedModel, until
 
 Code = grpc.StatusCode
+BOTH_ENGINES = (pytest.mark.timeout(600),)  # the first of them starts Ray
 
 
 def filled(pipeline: Pipeline) -> Ready[Pipeline]:

@@ -45,6 +45,8 @@ from support.service import GatedBaseModel, OneBundle, until
 from support.session_ends import GRID, QUALITY, EdgeEnd, changed_latent, random_latent, small_codec
 from support.tasks import write_task
 
+BOTH_ENGINES = (pytest.mark.slow,)
+
 Code = grpc.StatusCode
 LABELS = ("red", "green", "blue")
 MOODS = ("calm", "busy", "dim", "bright")

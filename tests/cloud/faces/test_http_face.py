@@ -24,6 +24,8 @@ from shared.process.logs import TextLines
 from shared.types import Analysis
 from support.service import GatedModel, bomb, png, problem, until
 
+BOTH_ENGINES = (pytest.mark.slow,)
+
 ROOMS = Path(__file__).parents[3] / "deploy" / "bundles" / "rooms"
 IMAGE = {"Content-Type": "image/png"}
 STREAM = {"Content-Type": MEDIA_TYPE}
