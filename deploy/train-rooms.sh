@@ -10,7 +10,7 @@
 # The classifier and segmentation have its front: the camera computes one feature, and sends it once for all tasks.
 # The codec is trained without context first. Then its latents stay: the entropy model learns them with context, and v
 # learns to answer the class. Then all of it is trained together, and frames learn from sequences. (`trains=synthesis`
-# was tried and did not help: docs/LOG.md. The stretch of the normals' feature was chosen on rooms held out.)
+# was tried and did not help: docs/LOG.md. How far features are stretched was chosen on rooms held out.)
 #
 # Can be killed at any time and started again: each step goes on where it stopped. Sizes for two CPU cores are those of
 # the shipped bundle, which was made with START from the one before it; with a GPU, which nobody has tried yet, there
@@ -123,10 +123,10 @@ later() { # later NAME options: a run for the task that comes later
 }
 if [ ! -d "$work/bundle/tasks/segmentation" ]; then
     if [ -n "${START:-}" ]; then
-        later task-longer $(steps 900) --set learning_rate=6e-4 --set init="$earlier"
+        later task-longer $(steps 900) --set learning_rate=6e-4 --set init="$earlier" --set stretch=1.03
     else
         later task $(steps 2600) --set learning_rate=2e-3
-        later task-longer $(steps 5000) --set learning_rate=1e-3 --set init="$work/task/task"
+        later task-longer $(steps 5000) --set learning_rate=1e-3 --set init="$work/task/task" --set stretch=1.03
     fi
     step isthmus task add "$work/bundle" "$work/task-longer/task"
 fi

@@ -49,22 +49,27 @@ def stretch(
             scaling.deviation.mul_(factor)
         elif separation.subnets:
             mean = _mean(model.fronts[which], model.heads[which].feature[0], data, preprocess)
-            _stretch(separation.subnets[which], factor, mean)
+            stretch_last(separation.subnets[which], factor, mean)
         else:
             raise DataError(
                 "a codec of one feature, or without separation, has none to stretch", setting="stretch"
             )
 
 
-def _stretch(subnet: nn.Module, factor: float, mean: Tensor) -> None:
-    """mean: (C,)."""
-    chain = subnet.chain if isinstance(subnet, WithSkip) else subnet
-    assert isinstance(chain, nn.Sequential)
-    last = affine(chain[-1])
+@torch.no_grad()
+def stretch_last(module: nn.Module, factor: float, mean: Tensor) -> None:
+    """Changes the last layers of what makes a feature: convolutions, or a chain of them with a skip path.
+
+    mean: (C,), of the feature.
+    """
+    chain = module.chain if isinstance(module, WithSkip) else module
+    layers = chain if isinstance(chain, nn.Sequential) else chain.layers
+    assert isinstance(layers, nn.Sequential | nn.ModuleList)
+    last = affine(layers[-1])
     last.weight.mul_(factor)
     last.bias.mul_(factor).add_((1 - factor) * mean)
-    if isinstance(subnet, WithSkip):
-        subnet.linear.weight.mul_(factor)
+    if isinstance(module, WithSkip):
+        module.linear.weight.mul_(factor)
 
 
 def _mean(front: nn.Module, channels: int, data: Dataset, preprocess: Preprocess) -> Tensor:

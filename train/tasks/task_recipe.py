@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from train.bundle.stretch import STRETCH_MAX
 from train.codec.codec_recipe import Crop, Distortion
 from train.loop.schedule import Seed
 from train.networks.load import NetworkSpec
@@ -15,6 +16,7 @@ class TaskRecipe(NetworkSpec):
     name: by default what its network was trained for.
     width: of the reconstruction, as a multiple of the bundle's own; no edge pays for it.
     init: a task folder for the same bundle, with a reconstruction of the same width to start from.
+    stretch: factor by which the decoded feature is stretched once it has been learnt; see `train.bundle.stretch`.
     """
 
     data: str
@@ -30,3 +32,4 @@ class TaskRecipe(NetworkSpec):
     crop: Crop = 8
     flips: bool = True
     seed: Seed = 0
+    stretch: float = Field(1.0, gt=0, le=STRETCH_MAX)

@@ -24,6 +24,7 @@ from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.kinds import KINDS
 from train.bundle.manifest import tail_spec, without_paths
+from train.bundle.stretch import stretch_last
 from train.codec.codec_recipe import LABELLED
 from train.codec.codec_training import SAMPLE, VALIDATED
 from train.codec.distortion import crop_for, distortion
@@ -158,7 +159,17 @@ class TaskTraining(Training[NDArray[np.int64], Scores]):
             return {}
         return {self.name: task_sheet(self.model, self.encoder, self.front, self.validation)}
 
+    def _stretch(self) -> None:
+        if self.recipe.stretch == 1:
+            return
+        if self.model.scaling:
+            self.model.scaling.deviation.mul_(self.recipe.stretch)
+            return
+        sample = self.features.batch(np.arange(min(self.size, SAMPLE))).to(self.device)
+        stretch_last(self.model.reconstruction.layers, self.recipe.stretch, sample.mean((0, 2, 3)))
+
     def result(self, scores: Scores) -> Scores:
+        self._stretch()
         scores = self._evaluate()
         task = Task(
             name=self.name,

@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from shared.bundle import CLOUD, Bundle
+from cloud.networks.sizes import PRESETS
+from cloud.networks.transforms import FeatureReconstruction
+from shared.bundle import CLOUD, WEIGHTS, Bundle
 from shared.errors import DataError
 from support.untrained import random_network, random_run
 from train.bundle.build import build
-from train.bundle.stretch import stretch
+from train.bundle.stretch import stretch, stretch_last
 from train.codec.split_networks import SplitNetworks, as_map, load_networks, load_run
 from train.data.dataset import network_input
+from train.tasks.task_recipe import TaskRecipe
+from train.tasks.train_task import train_task
 
 FACTOR = 1.25
 
@@ -75,11 +80,35 @@ def test_a_codec_of_one_feature_ends_in_none_of_its_own(tiny_run, patches):
         stretch(model, {"classification": 1.1}, patches[1], preprocess)
 
 
-def test_a_bundle_of_it_differs_in_the_cloud_alone(run, patches, tmp_path):
-    build(run, tmp_path / "plain", "b", patches[1])
-    build(run, tmp_path / "wide", "b", patches[1], factors={"normals": FACTOR})
-    plain, wide = Bundle.open(tmp_path / "plain").manifest, Bundle.open(tmp_path / "wide").manifest
-    differing = {name for name, entry in plain.files.items() if entry != wide.files[name]}
-    assert differing == {CLOUD}
-    assert wide.fingerprint == plain.fingerprint
-    assert wide.training["stretch"] == {"normals": FACTOR}
+def test_a_bundle_is_built_of_the_stretched_codec(run, patches, tmp_path):
+    build(run, tmp_path / "bundle", "b", patches[1], factors={"normals": FACTOR})
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert bundle.manifest.training["stretch"] == {"normals": FACTOR}
+    linear = load_file(bundle.path / CLOUD)["separation.subnets.1.linear.weight"]
+    model, _ = _model(run, False)
+    assert torch.allclose(linear, FACTOR * model.codec.separation.subnets[1].linear.weight)
+
+
+@pytest.mark.parametrize("shortcut", [False, True])
+@torch.no_grad()
+def test_a_reconstruction_is_stretched_as_well(shortcut):
+    torch.manual_seed(3)
+    config = PRESETS["small"].model_copy(update={"shortcut": shortcut})
+    reconstruction = FeatureReconstruction(4, config)
+    z, mean = torch.randn(2, config.latent_channels, 4, 4), torch.randn(4)
+    size = (4 * config.stride, 4 * config.stride)
+    before = reconstruction(z, size)
+    stretch_last(reconstruction.layers, FACTOR, mean)
+    about = mean[:, None, None]
+    assert torch.allclose(reconstruction(z, size) - about, FACTOR * (before - about), atol=1e-5)
+
+
+def test_an_added_task_is_stretched_once_it_has_learnt(tiny_bundle, tiny_network, patches, tmp_path):
+    values = {"data": "patches", "bundle": str(tiny_bundle), "network": str(tiny_network), "name": "more"}
+    last = {}
+    for factor in (1.0, FACTOR):
+        recipe = TaskRecipe(**values, steps=1, batch=24, stretch=factor)
+        train_task(recipe, *patches, tmp_path / f"{factor}", resume=False)
+        tensors = load_file(tmp_path / f"{factor}" / "task" / WEIGHTS)
+        last[factor] = tensors["reconstruction.layers.linear.weight"]
+    assert torch.allclose(last[FACTOR], FACTOR * last[1.0])
