@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from cloud.segments.segment import RECORDS_MAX
 from shared.errors import RequestError
 
 Kind = Literal["measured", "default", "assumed"]
 
 THROUGHPUT = "2026-11-22-throughput-machine-a.md"
 WIRE = "2026-11-29-wire-machine-b.md"
+SESSIONS = "2026-11-29-sessions-machine-b.md"
 ARCHIVE = "2026-11-29-archive-machine-b.md"
 # Rows of those pages, as they stand there.
 _STILL = "| still, fresh noise | session, answers wait 1 s | TLS | S 100% | 100% | 0.0 | 51.2 | 12.2 | 63.4 |"
@@ -25,6 +27,8 @@ _DATA = "| segments' data | 27.4 | 27.4 |"
 _INDEX = "| segments' indices | 7.2 | 7.2 |"
 _HEAD = "| database, before | 237.6 | 237.6 |"
 _WRITE = "| write (a server's archive) | 1,000,000 | 211.5 | 43.3 | 4,728 |"
+_SAME = "| as before, round 1 | 10,000 | 351 | 27 | 180 | 0.65 | 1164 |"
+_SESSION = "Memory a session: 61 KB above a warm cloud's 568 MB."
 _TCP = "What TCP and IP add, 40 to 66 bytes a segment, is not counted."
 
 
@@ -76,15 +80,20 @@ INPUTS: tuple[Input, ...] = (
     Input("decode_ms", 0.76, "ms", "b_v and b_z to z, a core, all tasks", THROUGHPUT, _ALL),
     Input("forward_ms", 17.05, "ms", "reconstruction and tails, all tasks", THROUGHPUT, _ALL),
     Input("results_ms", 2.25, "ms", "answers from what the tails gave", THROUGHPUT, _ALL),
-    Input("rest_ms", 1.67, "ms", "gRPC, queue and asyncio; a frame S costs this alone", THROUGHPUT, _ALL),
+    Input("rest_ms", 1.67, "ms", "gRPC, queue and asyncio of an image that is answered", THROUGHPUT, _ALL),
+    Input("same_ms", 0.65, "ms", "the whole of a frame S in a session", SESSIONS, _SAME),
     Input(
         "class_ms", 3.09, "ms", "the whole of an image of which only the class is asked", THROUGHPUT, _CLASS
     ),
     _assumed("tls_ms", 2, "ms", "a core, for opening a TLS connection"),
-    Input("session_mb", 2, "MB", "memory of a session, at most", setting="sessions.references_bytes_max"),
+    Input("session_kb", 61, "KB", "memory of a session of which the class is asked", SESSIONS, _SESSION),
     Input("sessions_max", 128, "", "sessions of one process", setting="sessions.open_max"),
     _archive("data_bytes", 27.4, "a record's bitstream in a segment, half of the cameras busy", _DATA),
     _archive("index_bytes", 7.2, "a record's row in the index of a segment", _INDEX),
+    Input(
+        "segment_records", RECORDS_MAX, "", "records of a segment, at most", setting="segments (a constant)"
+    ),
+    _assumed("segments_listed", 10_000, "", "segments that a command looks through in an acceptable time"),
     _archive("head_bytes", 237.6, "a record in a server's database", _HEAD),
     _archive("write_rate", 4728, "that one server's archive took on a busy machine", _WRITE, "records/s"),
     _assumed("utilisation", 0.6, "share", "of the cores that are paid, busy on average"),

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from bench.scale.inputs import Input
 
 SIZES = (10, 1_000, 100_000, 1_000_000)
+_BY_DAY = "seal each day into a store of its own (--store)"
 _DAY_S, _MONTH_H, _YEAR_S = 86_400, 730, 365 * 86_400
 
 
@@ -44,7 +45,7 @@ class Camera:
 class Fleet:
     """Many cameras. cores: that are busy. paid_cores: with headroom, and with the spare ones for a lost zone.
 
-    processes, machines: at least. memory_gb: of sessions, at most. stored_gb: once the records of the kept days are
+    processes, machines: at least. memory_gb: of sessions. stored_gb, segments: once the kept days are
     there. dollars: a month, by what they pay for.
     """
 
@@ -56,6 +57,7 @@ class Fleet:
     machines: int
     memory_gb: float
     stored_gb: float
+    segments: float
     dollars: dict[str, float]
 
     @property
@@ -120,7 +122,7 @@ def camera_of(inputs: Sequence[Input]) -> Camera:
         down=mean(v.still_down, v.busy_down, v.intra_down),
         decode=v.fps * answered * v.decode_ms / 1e3,
         tails=v.fps * answered * (v.forward_ms + v.results_ms) / 1e3,
-        rest=v.fps * v.rest_ms / 1e3,
+        rest=v.fps * (answered * v.rest_ms + (1 - answered) * v.same_ms) / 1e3,
         kept=v.data_bytes + v.index_bytes,
     )
 
@@ -138,8 +140,9 @@ def fleet_of(inputs: Sequence[Input], cameras: int) -> Fleet:
         paid_cores=paid,
         processes=max(paid, ceil(cameras / v.sessions_max)),
         machines=max(ceil(paid / v.machine_cores), ceil(cameras * camera.up / (1e9 * v.machine_gbit))),
-        memory_gb=cameras * v.session_mb / 1e3,
+        memory_gb=cameras * v.session_kb / 1e6,
         stored_gb=stored_gb,
+        segments=cameras * v.fps * v.kept_days * _DAY_S / v.segment_records,
         dollars={
             "cores": paid * v.core_price * _MONTH_H,
             "storage": stored_gb * v.storage_price,
@@ -154,6 +157,10 @@ def limits_of(inputs: Sequence[Input]) -> list[Limit]:
     a_day = v.fps * _DAY_S
     found = [
         Limit("open sessions of a process, by default", v.sessions_max, "raise sessions.open_max"),
+        Limit(
+            "a store of all kept days", v.segments_listed * v.segment_records / (a_day * v.kept_days), _BY_DAY
+        ),
+        Limit("a store of one day", v.segments_listed * v.segment_records / a_day, "a store a region, too"),
         Limit(
             "one core, all tasks",
             v.utilisation / camera.cores,

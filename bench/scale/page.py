@@ -46,7 +46,7 @@ def _camera(inputs: Sequence[Input]) -> Rows:
         ("link up / down, TCP and IP included", f"{camera.up / 1e3:.2f} / {camera.down / 1e3:.2f} kbit/s"),
         ("decoding", f"{1e3 * camera.decode:.3f} core-ms a second"),
         ("tails and results, all tasks", f"{1e3 * camera.tails:.3f} core-ms a second"),
-        ("gRPC, queue, asyncio", f"{1e3 * camera.rest:.3f} core-ms a second"),
+        ("gRPC, queue, asyncio, frames S", f"{1e3 * camera.rest:.3f} core-ms a second"),
         ("a record in a segment, with its index", f"{camera.kept:.0f} bytes"),
     )
 
@@ -64,8 +64,9 @@ def _fleets(inputs: Sequence[Input]) -> Rows:
         ("cores to pay", *(_number(one.paid_cores) for one in fleets)),
         ("processes, default sessions", *(_number(one.processes) for one in fleets)),
         ("machines", *(_number(one.machines) for one in fleets)),
-        ("memory of sessions, GB, at most", *(_number(one.memory_gb) for one in fleets)),
+        ("memory of sessions, GB", *(_number(one.memory_gb) for one in fleets)),
         ("kept records, GB", *(_number(one.stored_gb) for one in fleets)),
+        ("kept segments", *(_number(one.segments) for one in fleets)),
     )
 
 

@@ -36,11 +36,10 @@ def test_a_measured_input_stands_in_its_page(one) -> None:
 def test_defaults_are_the_settings() -> None:
     value = {one.name: one.value for one in INPUTS}
     assert value["intra_every_s"] == EdgeSessionSettings().intra_every_s
-    assert value["session_mb"] * (1 << 20) == SessionSettings().references_bytes_max
     assert value["sessions_max"] == SessionSettings().open_max
     assert sorted(one.name for one in INPUTS if one.setting) == [
         "intra_every_s",
-        "session_mb",
+        "segment_records",
         "sessions_max",
     ]
 
