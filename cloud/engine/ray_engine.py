@@ -255,8 +255,10 @@ class Cluster:
             serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
             if APP not in serve.status().applications:
                 serve.run(tails_application(settings, limits, load, first), name=APP, route_prefix=None)
-        except (RuntimeError, RayError) as error:
-            raise RequestError(f"Ray does not serve: {_deployment_trouble() or _short(error)}") from None
+        except (RuntimeError, TimeoutError, RayError) as error:
+            trouble = _deployment_trouble() or _short(error)
+            ray.shutdown()
+            raise RequestError(f"Ray does not serve: {trouble}") from None
         self.tails = serve.get_deployment_handle(TAILS, APP)
         self.engine = engine_maker(self.tails, settings)
 
@@ -271,14 +273,12 @@ def join(settings: RaySettings) -> None:
     options = {} if settings.address else _own_options(settings)
     try:
         ray.init(address=settings.address or "local", namespace=APP, log_to_driver=False, **options)
-    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        if not settings.address:
-            raise RequestError(f"Ray does not start here: {_short(error)}") from None
-        raise RequestError(
-            f"no Ray at {settings.address}: {_short(error)}; if it asks for a token, set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN",
-            setting="ray.address",
-        ) from None
+    except Exception as error:  # Ray raises that itself where its processes do not come up within 30 s
+        hint = (
+            "; if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" if settings.address else ""
+        )
+        place = settings.address or "this machine"
+        raise RequestError(f"no Ray at {place}: {_short(error)}{hint}", setting="ray.address") from None
 
 
 def _short(error: Exception) -> str:
