@@ -5,7 +5,7 @@ PyAV decodes videos; it comes with the extra `video`, as it is large and an edge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,12 +38,13 @@ def is_clip(path: Path, fps: float | None) -> bool:
 class Clip:
     """A clip that is open. fps: images a second, at most those that it has; None: all of a video.
 
-    started_at: when it was captured, if the file says so. Raises NotAnImageError, ImageTooLargeError, or RequestError
-    where PyAV is missing.
+    opening: what else PyAV opens the video with. started_at: when it was captured, if the file says so.
+
+    Raises NotAnImageError, ImageTooLargeError, or RequestError where PyAV is missing.
     """
 
-    def __init__(self, path: Path, fps: float | None) -> None:
-        self._path, self._fps = path, fps
+    def __init__(self, path: Path, fps: float | None, opening: Mapping[str, Any] | None = None) -> None:
+        self._path, self._fps, self._opening = path, fps, dict(opening or {})
         self.started_at: datetime | None = None
         self._container: Any = None
         if path.is_dir():
@@ -86,7 +87,7 @@ class Clip:
                 "or this package with [video]"
             ) from None
         try:
-            self._container = av.open(str(self._path))
+            self._container = av.open(str(self._path), **self._opening)
         except FileNotFoundError:
             raise NotAnImageError(f"no such file: {self._path}") from None
         except (av.FFmpegError, OSError, ValueError) as error:

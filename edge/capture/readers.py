@@ -7,6 +7,7 @@ ImageError, RequestError, OSError or what PyAV raises; its process then ends, an
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -56,7 +57,8 @@ def read(settings: dict[str, Any], wait: Callable[[float], object]) -> Shots:
     if kind == "snapshot":
         return snapshots(settings["url"], settings["fps"] or 1.0, settings["stall_ms"] / 2e3, wait)
     if kind == "video":
-        return video(Path(settings["url"]), settings["loop"], settings["pace"] == "own", wait)
+        own_pace = settings["pace"] == "own"
+        return video(Path(settings["url"]), settings["loop"], own_pace, wait, _hardware(settings))
     return stream(settings)
 
 
@@ -92,11 +94,24 @@ def _av() -> Any:
 
 
 def _hardware(settings: dict[str, Any]) -> dict[str, Any]:
-    if not settings["hwaccel"]:
+    """What PyAV opens a video with, so that the machine's own decoder is used; nothing where it has none."""
+    name = settings["hwaccel"]
+    if not name:
         return {}
+    av = _av()
     from av.codec.hwaccel import HWAccel
 
-    return {"hwaccel": HWAccel(settings["hwaccel"], allow_software_fallback=True)}
+    found = HWAccel(name, allow_software_fallback=True)
+    try:
+        av.CodecContext.create("h264", "r", hwaccel=found)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # also what FFmpeg raises: no such device, or none for us
+        print(f"hwaccel {name} cannot be used here ({error}); software decodes", file=sys.stderr, flush=True)
+        return {}
+    return {"hwaccel": found}
 
 
 def _loader(frame: Any) -> Callable[[], Image.Image]:
@@ -112,13 +127,22 @@ def _loader(frame: Any) -> Callable[[], Image.Image]:
     return load
 
 
-def video(path: Path, loop: bool, own_pace: bool, wait: Callable[[float], object]) -> Shots:
-    """A file's, once or for ever. own_pace: as its clock says. Capture times: if the file says when it began."""
+def video(
+    path: Path,
+    loop: bool,
+    own_pace: bool,
+    wait: Callable[[float], object],
+    opening: Mapping[str, Any] | None = None,
+) -> Shots:
+    """A file's, once or for ever. own_pace: as its clock says. opening: see `Clip`.
+
+    Capture times: if the file says when it began.
+    """
     began_s = time.monotonic()
     ahead_s = 0.0  # of the first image of this round, to `began_s`
     while True:
         last_s = 0.0
-        with Clip(path, None) as clip:
+        with Clip(path, None, opening) as clip:
             for one in clip.images():
                 last_s = one.at_ms / 1e3
                 due_s = began_s + ahead_s + last_s

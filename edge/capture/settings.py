@@ -86,7 +86,8 @@ class SourceSettings(Section):
     )
     transport: Literal["tcp", "udp"] = Field(default="tcp", description="of rtsp")
     hwaccel: str = Field(
-        default="", description="of videos: ffmpeg's name of a decoder's device, vaapi or cuda"
+        default="",
+        description="of rtsp and video: ffmpeg's name of a device that decodes, as vaapi or cuda; otherwise software",
     )
     stall_ms: int = Field(
         default=10_000, ge=100, description="a source that says nothing for so long is started again"

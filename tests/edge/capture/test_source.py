@@ -277,7 +277,7 @@ async def test_the_process_ends_with_the_box(tmp_path: Path) -> None:
     )
     assert process.stdin is not None
     settings = SourceSettings(kind="folder", url=str(tmp_path))
-    process.stdin.write(json.dumps(settings.to_child() | {"taken": []}).encode() + b"\n")
+    process.stdin.write(json.dumps(settings.to_child() | {"taken": {}}).encode() + b"\n")
     process.stdin.close()
     async with asyncio.timeout(LIMIT_S):
         assert await process.wait() == 0
