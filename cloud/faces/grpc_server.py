@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -57,6 +58,13 @@ def server_options(message_bytes_max: int, connections_max: int, head_ms: int) -
     ]
 
 
+class _Health(health.aio.HealthServicer):
+    """The library's, which logs a traceback for each call of the method that it has no code for."""
+
+    async def List(self, _: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask Check or Watch, which name a service")
+
+
 class GrpcServer:
     """gRPC on a port of its own: the Analyzer, health and reflection. Must be made in a running event loop.
 
@@ -95,7 +103,7 @@ class GrpcServer:
         )
         self._servicer = Servicer(ready, settings.stream_requests_max, settings.stream_idle_ms / 1e3)
         add_AnalyzerServicer_to_server(self._servicer, self._server)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
