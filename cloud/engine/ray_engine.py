@@ -64,7 +64,7 @@ class Tails:
     """Decodes and runs tails; one replica is one process. Keeps nothing but loaded bundles.
 
     It batches as a server without Ray does. Ray's own @serve.batch closes a batch after its wait even while another one
-    runs: what arrived meanwhile went through the tails one by one.
+    runs, and so divides what arrives meanwhile into small ones.
 
     load: loads a bundle's model; blocks. limits: of the replica. first: name of the version that is loaded before the
     replica counts as ready; empty: none.
