@@ -4,6 +4,7 @@
     fit:  scaled and cropped to the network's size -> normalised floats
 
 Pillow decodes. Only formats that cameras and people use are accepted, and no pixel is decoded before the size is known.
+Reading loads no bundle and no pydantic: the process of a camera box's source, of which there are many, only reads.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from shared.bundle import Preprocess
 from shared.errors import DataError, ImageError, ImageTooLargeError, NotAnImageError
 from shared.image_depth import to_eight_bits
 from shared.jpeg_end import read_without_end
-from shared.placement import View, letterbox, placed
+
+if TYPE_CHECKING:
+    from shared.bundle import Preprocess
+    from shared.placement import View
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 UNLABELLED_CLASS = 255  # of a map of classes: a pixel that nobody labelled
@@ -198,6 +201,8 @@ def fit_map(labels: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
 def view_of(image: tuple[int, int], preprocess: Preprocess) -> View | None:
     """Which part of an image of that width and height `fit` keeps, and where; None: all of it, everywhere."""
     size = (preprocess.width, preprocess.height)
+    from shared.placement import placed
+
     view = placed(image, size, preprocess.fit, preprocess.resize).view(image, size)
     return None if view.whole else view
 
@@ -215,6 +220,8 @@ def _fitted(
         if preprocess.fit == "stretch":
             return image.resize(size, resampling)
         if preprocess.fit == "letterbox":
+            from shared.placement import letterbox
+
             left, top, right, bottom = letterbox(image.size, size)
             canvas = Image.new(image.mode, size, bar)
             canvas.paste(image.resize((right - left, bottom - top), resampling), (left, top))

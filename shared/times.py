@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
-
-from pydantic import AfterValidator, AwareDatetime
 
 from shared.errors import RequestError
 
@@ -22,17 +19,6 @@ _MAX_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _RFC3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )  # at most nanoseconds; what is finer than a microsecond is cut off
-
-
-def _to_utc(when: datetime) -> datetime:
-    try:
-        return when.astimezone(UTC)
-    except OverflowError:
-        raise ValueError(f"{when.isoformat()} is not in the years 1 to 9999 in UTC") from None
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
-"""A field of a pydantic model; it holds UTC, and RFC 3339 in JSON."""
 
 
 def to_microseconds(when: datetime) -> int:

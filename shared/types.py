@@ -14,11 +14,11 @@ from pydantic_core.core_schema import tagged_union_schema
 
 from shared.errors import RequestError
 from shared.frozen import Frozen as Frozen
+from shared.frozen import Moment
 from shared.frozen import Share as Share
 from shared.kinds import KINDS
 from shared.kinds.kind import Result
 from shared.placement import View
-from shared.times import Moment
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 TASKS_MAX = 64  # per request

@@ -21,8 +21,7 @@ from cloud.observer import ANSWERED, Seen, Unobserved
 from shared.bundle import Bundle
 from shared.codec.frame import MAGIC_2
 from shared.errors import IsthmusError, exit_of
-from shared.frozen import Frozen
-from shared.times import Moment
+from shared.frozen import Frozen, Moment
 
 SLOT_S = 900
 SLOTS = 96

@@ -23,8 +23,7 @@ from cloud.pipeline import Pipeline
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame_codec import Coded, Latent
 from shared.errors import DataError, IsthmusError, NotFoundError, exit_of
-from shared.frozen import Frozen
-from shared.times import Moment
+from shared.frozen import Frozen, Moment
 from shared.types import TaskQuery
 
 RECORDS_MAX = 24  # at once

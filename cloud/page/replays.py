@@ -29,10 +29,10 @@ from cloud.page.inspection import using
 from cloud.pipeline import Pipeline
 from cloud.requests import queries_of
 from shared.errors import DataError, IsthmusError, NotFoundError, OverloadedError, RequestError
-from shared.frozen import Frozen
+from shared.frozen import Frozen, Moment
 from shared.kinds import KINDS
 from shared.process.cli import MapFolder
-from shared.times import Moment, to_rfc3339
+from shared.times import to_rfc3339
 from shared.types import TaskQuery, Wanted, check_camera, new_request_id
 
 log = logging.getLogger("isthmus.cloud.replays")

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import NotReadyError, RequestError
 from shared.files import writing_atomically
-from shared.times import Moment
+from shared.frozen import Moment
 
 Scope = Literal["analyze", "admin", "metrics"]
 SCOPES: tuple[Scope, ...] = ("analyze", "admin", "metrics")
