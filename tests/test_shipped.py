@@ -145,7 +145,7 @@ def evaluated(bundle: Bundle, folder: Path, count: int, qualities: list[int]) ->
 
 
 # Bytes, degrees and mIoU of the first 8 test rooms by quality, as measured with this bundle; every class is right.
-MEASURED = {0: (45.5, 19.877, 0.4029), 50: (163.4, 14.946, 0.5304), 96: (340.0, 14.013, 0.5402)}
+MEASURED = {0: (45.5, 19.835, 0.4049), 50: (163.4, 14.945, 0.5281), 96: (340.0, 13.999, 0.5421)}
 
 
 def test_what_it_does_on_a_few_rooms_is_what_it_did(bundle, tmp_path):
