@@ -132,12 +132,12 @@ def test_the_command_and_the_examples_of_the_page(
     with archive_at(tmp_path / "kept") as archive:
         for i in range(8):
             put(archive, replace(record(i, f"door-{i % 2}"), received_at=now, data=packed[i]))
+        assert archive.flush(30)
         command = ["cloud", "replay", "--archive", tmp_path / "kept", "--task", "classification"]
         command += ["--from", "2026-01-01", "--to", "2999-01-01", "--bundle", tiny_bundle]
         answers = tmp_path / "answers"
         assert "either --out" in refused(*command, status=2)
         assert "nothing of that time is sealed" in refused(*command, "--answers", answers, status=2)
-        assert archive.flush(30)
         seal_archive(tmp_path / "kept", datetime.now(UTC))
         put(archive, replace(record(9, "door-1"), received_at=now, data=packed[0]))
         assert archive.flush(30)
