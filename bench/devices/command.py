@@ -20,8 +20,8 @@ def devices(
     images: Annotated[Path, typer.Argument(help="A folder of images.")],
     device: Annotated[list[str], typer.Option(help="torch's names.")] = ["cpu", "cuda"],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Run folder of the results.")] = Path("runs/bench/devices"),
-    count: Annotated[int, typer.Option(min=1, help="At most so many images.")] = COUNT,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Of each measurement.")] = 2.0,
+    count: Annotated[int, typer.Option(min=1, max=10**6, help="At most so many images.")] = COUNT,
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="Of each measurement.")] = 2.0,
     force: Force = False,
 ) -> None:
     """Check that devices decode the same integers, and measure decoding and tails on each."""
