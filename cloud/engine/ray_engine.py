@@ -44,7 +44,8 @@ from cloud.settings import EngineSettings, PipelineSettings, RaySettings
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame_codec import Coded, Latent
-from shared.errors import BundleError, IsthmusError, NotReadyError, OverloadedError, RequestError
+from shared.errors import BundleError, IsthmusError, NotReadyError, RequestError
+from shared.process.rates import Places
 from shared.types import TaskQuery
 
 log = logging.getLogger("isthmus.cloud.ray")
@@ -157,11 +158,12 @@ class _Counts:
 class RayEngine:
     """An Engine before a deployment of `Tails`. Must be made and used in one event loop.
 
-    at_work_max: jobs that all replicas together can work on. queue_max: more that may wait.
+    at_work_max: jobs that all replicas together can work on. queue_max: more that may wait. Those who send divide both.
     """
 
     def __init__(self, tails: DeploymentHandle, at_work_max: int, queue_max: int) -> None:
-        self._tails, self._at_work_max, self._queue_max = tails, at_work_max, queue_max
+        self._tails, self._at_work_max = tails, at_work_max
+        self._places = Places(at_work_max + queue_max)
         self._handles: WeakKeyDictionary[Served, DeploymentHandle] = WeakKeyDictionary()
         self._running = 0
         self._idle = asyncio.Event()
@@ -177,17 +179,16 @@ class RayEngine:
         """See `cloud.engine.engine.Engine`. The wait includes the way to the replica and back."""
         if self._closing:
             raise NotReadyError("the server is ending; send the request again")
-        if self.waiting >= self._queue_max:
-            raise OverloadedError(f"{self._queue_max} requests are waiting already; try again later")
         started = time.perf_counter()
-        self._running += 1
-        self._idle.clear()
-        try:
-            outcome = await self._ask(job)
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
+        with self._places.held(job.share.name, job.share.weight):
+            self._running += 1
+            self._idle.clear()
+            try:
+                outcome = await self._ask(job)
+            finally:
+                self._running -= 1
+                if not self._running:
+                    self._idle.set()
         if isinstance(outcome, Exception):
             raise outcome
         ended = time.perf_counter()  # the replica's clock is another one
