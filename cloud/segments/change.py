@@ -15,6 +15,7 @@ from cloud.archive.schema import Clock
 from cloud.segments.opened import OpenSegment
 from cloud.segments.segment import Facts, Name, write_segment
 from cloud.segments.store import SegmentStore
+from shared.errors import RequestError
 
 # The rows of a segment that are kept, as a mask.
 Keep = Callable[[OpenSegment], NDArray[np.bool_]]
@@ -68,8 +69,13 @@ def copy_records(
 ) -> Changed:
     """Copies the chunks that have a frame with since <= time < until, of one camera or of all.
 
-    Done again, it writes what is not there yet: a segment of the same records has the same name. Raises DataError.
+    Done again, it writes what is not there yet: a segment of the same records has the same name. Raises DataError, or
+    RequestError where both are one store.
     """
+    if source.files.is_same(target.files):
+        raise RequestError(
+            f"{target.files.shown} is where the records are; choose another place", setting="out"
+        )
     changed = Changed()
     with target.lock():
         target.tidy()

@@ -13,9 +13,8 @@ from pathlib import Path
 from cloud.archive.deletion import Deletion, plan
 from cloud.archive.offline import delete_records
 from cloud.archive.schema import FILE
-from cloud.segments import head
 from cloud.segments.change import remove_records
-from cloud.segments.seal import recover
+from cloud.segments.seal import keep_from_sealing
 from cloud.segments.store import find_store
 
 
@@ -40,15 +39,16 @@ def plan_everywhere(archive: str, deletion: Deletion) -> tuple[int, int]:
 def delete_everywhere(archive: str, deletion: Deletion, say: Callable[[str], None]) -> None:
     """Returns once the records are gone from the files. say: takes a line for people. Raises DataError."""
     path = Path(archive)
-    store = find_store(archive)
     with ExitStack() as locked:
-        if (path / head.LOCK).exists():
-            # Otherwise records that are being sealed just now would be in a segment that is not there yet.
-            locked.enter_context(head.sealing_lock(path))
-            with head.writing(path) as db:
-                recover(db)
-        if store is None or (path / FILE).is_file():
+        # Otherwise records that are being sealed just now would be in a segment that is not there yet.
+        unsealed = not keep_from_sealing(path, locked)
+        if (path / FILE).is_file() or find_store(archive) is None:
             delete_records(path, deletion, say)
+        if unsealed:
+            keep_from_sealing(
+                path, locked
+            )  # the first sealing may have begun, and taken some of them with it
+        store = find_store(archive)
         if store is not None:
             remove_records(store, lambda segment: ~segment.matching(deletion), *_span(deletion), deletion.by)
 

@@ -10,7 +10,7 @@ from cloud.archive.encryption import ArchiveKey
 from cloud.archive.offline import encrypt_archive
 from cloud.archive.records import Record
 from cloud.archive.schema import FILE
-from cloud.segments import head
+from cloud.segments.seal import keep_from_sealing
 from cloud.segments.segment import write_segment
 from cloud.segments.store import SegmentStore, find_store
 from shared.times import to_microseconds
@@ -21,12 +21,16 @@ def encrypt_everywhere(archive: str, key: ArchiveKey) -> int:
 
     Raises DataError, also where there is no archive, or a server has it.
     """
-    path, store, count = Path(archive), find_store(archive), 0
+    path, count = Path(archive), 0
     with ExitStack() as locked:
-        if (path / head.LOCK).exists():
-            locked.enter_context(head.sealing_lock(path))
-        if store is None or (path / FILE).is_file():
+        unsealed = not keep_from_sealing(path, locked)
+        if (path / FILE).is_file() or find_store(archive) is None:
             count += encrypt_archive(path, key)
+        if unsealed:
+            keep_from_sealing(
+                path, locked
+            )  # the first sealing may have begun, and taken readable records with it
+        store = find_store(archive)
         if store is not None:
             count += encrypt_segments(store, key)
     return count

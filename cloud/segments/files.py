@@ -41,6 +41,10 @@ class Files:
         )
         self.folder = Path(self._root) if local else None
 
+    def is_same(self, other: Files) -> bool:
+        """Whether both are one folder."""
+        return bool(self._fs == other._fs) and self._root.rstrip("/") == other._root.rstrip("/")
+
     def names(self, end: str = "") -> list[str]:
         """The names that end so, in order; none where the folder is not there."""
         with self._asking("listed"):

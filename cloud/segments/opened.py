@@ -43,6 +43,7 @@ class OpenSegment:
         self._received, self._captured = _times(table, "received"), _times(table, "captured")
         self._offset, self._length = _numbers(table, "offset"), _numbers(table, "length")
         self._crc32 = _numbers(table, "crc32")
+        self._bundle = table.column("bundle")
         self._request_ids = table.column("request_id")
         self._chunk = table.column("chunk")
         cameras = table.column("camera").combine_chunks().dictionary_encode()
@@ -147,6 +148,13 @@ class OpenSegment:
             if zlib.crc32(record.encrypted or record.data) != self._crc32[row]:
                 where = f"{self._files.shown}/{self.name.data}, from byte {int(self._offset[row])}"
                 yield f"{where}: record {record.request_id} of camera {record.camera} is damaged"
+
+    def unreadable(self) -> Iterator[str]:
+        """The records that were no bitstreams when they were written, also to a segment before: one text a record."""
+        for row in np.flatnonzero(self._bundle.is_null().to_numpy()):
+            names = self._request_ids[int(row)].as_py(), self._names[self._camera[row]]
+            where = f"{self._files.shown}/{self.name.data}, from byte {int(self._offset[row])}"
+            yield f"{where}: record {names[0]} of camera {names[1]} was damaged before it was sealed or rewritten"
 
     def _pieces(self, start: int, end: int) -> Iterator[bytes]:
         """The data from `start` to before `end`, by blocks, of which a few are held."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,6 +58,19 @@ def seal_archive(
                 sealed.records += len(chosen)
                 sealed.bytes += sum(one.size for one in chosen)
         return sealed
+
+
+def keep_from_sealing(path: Path, locked: ExitStack) -> bool:
+    """Finishes what a killed sealing left, and lets nobody seal an archive until `locked` ends.
+
+    False: nobody has sealed it so far, and somebody may begin. Raises DataError.
+    """
+    if not (path / head.LOCK).exists():
+        return False
+    locked.enter_context(head.sealing_lock(path))
+    with head.writing(path) as db:
+        recover(db)
+    return True
 
 
 def recover(db: sqlite3.Connection) -> None:

@@ -50,6 +50,7 @@ def _of_segment(store: SegmentStore, name: Name, looked: Looked) -> Iterator[str
         looked.records += segment.facts.records
         looked.bytes += segment.facts.data_bytes
         if _digest(store, name) == segment.facts.data_sha256:
+            yield from segment.unreadable()
             return
         damaged = list(segment.flaws())
         yield from damaged or [f"{store.files.shown}/{name.data} is damaged outside its records"]

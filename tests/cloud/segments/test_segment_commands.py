@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import cloud.segments.change
+import cloud.segments.deleting
+from cloud.archive import encryption
 from cloud.archive.deletion import Deletion
+from cloud.archive.encryption import ArchiveKey
 from cloud.archive.records import Record
 from cloud.archive.sources import open_parts
 from cloud.segments.change import copy_records, expire_records
 from cloud.segments.deleting import delete_everywhere
+from cloud.segments.encrypting import encrypt_everywhere
 from cloud.segments.seal import Limits, seal_archive
 from cloud.segments.store import SegmentStore
 from support.archives import archive_at, at, put
@@ -34,6 +39,12 @@ def kept(tmp_path: Path) -> Path:
         put(archive, *(some[i % CAMERAS].some(i) for i in range(FRAMES)))
     seal_archive(path, at(60), limits=Limits(600, 1000))
     return path
+
+
+def use_key_of_test(monkeypatch: pytest.MonkeyPatch) -> ArchiveKey:
+    key = ArchiveKey("ab" * 32)
+    monkeypatch.setattr(encryption, "_keys", {key.id: key})
+    return key
 
 
 def held(path: Path) -> list[Record]:
@@ -72,6 +83,21 @@ def test_verify_reads_the_database_too(kept: Path) -> None:
     assert "no archive at" in refused("cloud", "archive", "verify", "--archive", kept.parent, status=2)
 
 
+def test_verify_names_what_was_damaged_before_a_segment_was_written_again(kept: Path) -> None:
+    store = SegmentStore(kept / "segments")
+    first = store.names()[0]
+    flip(kept / "segments" / first.data, 8 * 5)
+    last = max(one.received_at for one in store.open(first).read())
+    camera = next(one.camera for one in store.open(first).read() if one.received_at == last)
+    delete_everywhere(str(kept), Deletion.of(camera, last, None, "received"), print)
+    assert first not in store.names()
+    found = run_here("cloud", "archive", "verify", "--archive", kept)
+    assert found.returncode == 2
+    assert "from byte 0: record s." in found.stdout
+    assert "was damaged before it was sealed or rewritten" in found.stdout
+    assert "1 flaws in" in found.stderr
+
+
 def test_export_takes_whole_chunks_and_doubles_none(kept: Path, tmp_path: Path) -> None:
     store, out = SegmentStore(kept / "segments"), tmp_path / "copy"
     whole = run_here("cloud", "archive", "export", "--archive", kept, "--out", out)
@@ -92,6 +118,9 @@ def test_export_takes_whole_chunks_and_doubles_none(kept: Path, tmp_path: Path) 
     assert "no segment at" in refused(
         "cloud", "archive", "export", "--archive", out / "x", "--out", out, status=2
     )
+    into_itself = ("export", "--archive", kept, "--out", f"{kept}/segments/", "--camera", "c1")
+    assert "--out" in refused("cloud", "archive", *into_itself, status=2)
+    assert held(kept / "segments") == sealed
 
 
 def test_expire_takes_whole_chunks_that_are_old(kept: Path) -> None:
@@ -160,6 +189,41 @@ def test_delete_finishes_a_sealing_that_was_killed(kept: Path, monkeypatch: pyte
     assert Counter(held(kept)) == Counter(before)
     delete_everywhere(str(kept), Deletion.of("*", at(50), None, "received"), print)
     assert Counter(held(kept)) == Counter(one for one in before if one.received_at < at(50))
+
+
+def test_a_first_sealing_takes_nothing_away_from_a_deletion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, path = CodedSession("c0", 0, "00"), tmp_path / "kept"
+    with archive_at(path) as archive:
+        put(archive, *(session.some(i) for i in range(20)))
+    delete_records = cloud.segments.deleting.delete_records
+
+    def after_sealing(*arguments: Any) -> None:
+        seal_archive(path, at(1000))
+        delete_records(*arguments)
+
+    monkeypatch.setattr(cloud.segments.deleting, "delete_records", after_sealing)
+    assert held(path)
+    delete_everywhere(str(path), Deletion.of("c0", None, None, "received"), print)
+    assert not held(path)
+
+
+def test_what_a_killed_sealing_left_is_not_doubled_by_encrypting(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = held(kept)
+    written = cloud.segments.head.set_written
+    monkeypatch.setattr(
+        cloud.segments.head, "set_written", lambda db: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        seal_archive(kept, at(1000))
+    monkeypatch.setattr(cloud.segments.head, "set_written", written)
+    encrypt_everywhere(str(kept), use_key_of_test(monkeypatch))
+    seal_archive(kept, at(1000))
+    assert Counter(held(kept)) == Counter(before)
+    assert all(one.encrypted for one in held(kept))
 
 
 def test_a_time_goes_by_its_clock(kept: Path) -> None:
