@@ -215,10 +215,8 @@ class RayEngine:
                 raise
             except RayTaskError:
                 raise
-            except (
-                RayError,
-                RayServeException,
-            ) as error:  # the replica or its machine went: jobs can be repeated
+            except (RayError, RayServeException) as error:
+                # The replica or its machine went: jobs can be repeated.
                 log.warning("a job is asked again: %s", str(error).splitlines()[0])
         raise NotReadyError("the replica that worked on this request was lost; send the request again")
 
