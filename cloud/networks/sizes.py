@@ -114,8 +114,7 @@ class CodecConfig(Frozen):
 
 
 # The method's worked example (an 8 x 4 x 4 feature: 256 x 256 pixels at stride 64); the sizes of the bundle `rooms`;
-# for wide features in blocks of 2 x 2 cells, with most of the work in the linear path. "linear" leaves nearly all of it
-# to that path, as the bundle `photos` does.
+# for wide features in blocks of 2 x 2 cells, as in the bundle `photos`.
 PRESETS = {
     "reference": CodecConfig(),
     "small": CodecConfig(
@@ -151,9 +150,6 @@ PRESETS = {
         shortcut=True,
     ),
 }
-PRESETS["linear"] = PRESETS["blocks"].model_copy(
-    update={"transform": (8, 8), "latent_channels": 256, "reconstruction": (8, 8, 8)}
-)
 
 
 Shape = tuple[int, ...]  # one image's feature: (C, H', W'), or (C,) for a vector

@@ -74,7 +74,7 @@ class CodecRecipe(Frozen):
     parts: tuple[Part, ...] = Field(min_length=1)
     scales: tuple[float, ...] = Field((1.0,), min_length=1)
     qualities: tuple[int, ...] = (50,)
-    preset: Literal["reference", "small", "blocks", "linear"] = "small"
+    preset: Literal["reference", "small", "blocks"] = "small"
     stride: int | None = Field(None, ge=1)
     width: float = Field(1.0, gt=0, le=16)
     scaled: bool | None = None
