@@ -64,9 +64,7 @@ class Devices(Frozen):
 def bench_devices(plan: DevicesPlan, command: str) -> Devices:
     """Raises BundleError, ImageError, RequestError."""
     bundle = Bundle.open(plan.bundle)
-    files = sorted(file for file in plan.images.iterdir() if file.suffix.lower() in IMAGES)[: plan.count]
-    if not files:
-        raise RequestError(f"{plan.images} has no image")
+    files = _images(plan.images)[: plan.count]
     encoder = Encoder(bundle)
     levels = [one.quality for one in bundle.manifest.qualities] or [None]
     streams = [encoder.encode(file, quality) for file, quality in zip(files, cycle(levels), strict=False)]
@@ -90,6 +88,17 @@ def bench_devices(plan: DevicesPlan, command: str) -> Devices:
         differs=differs,
         speeds=tuple(speeds),
     )
+
+
+def _images(folder: Path) -> list[Path]:
+    """The folder's images, by name. Raises RequestError."""
+    try:
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
+    except OSError as error:
+        raise RequestError(f"{folder} is no folder of images: {error.strerror}") from None
+    if not files:
+        raise RequestError(f"{folder} has no image ({', '.join(IMAGES)})")
+    return files
 
 
 def _equal(model: CloudModel, streams: Sequence[Encoded], batch: int) -> int:

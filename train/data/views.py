@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -115,6 +116,9 @@ _adopted: ViewSet | None = None  # in a process that draws views: the set that t
 def _adopt(views: ViewSet) -> None:
     global _adopted
     _adopted = views
+    # Ctrl-C reaches all processes of a terminal; the training ends these itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _drawn(index: int) -> NDArray[np.uint8]:

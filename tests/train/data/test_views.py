@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,21 @@ def test_processes_draw_the_same_views(monkeypatch):
     alone = opened().images(np.arange(18))
     monkeypatch.setattr(views_module.os, "sched_getaffinity", lambda _: set(range(4)))
     assert np.array_equal(opened().images(np.arange(18)), alone)
+
+
+def test_an_interrupt_leaves_the_processes_that_draw_to_the_training(monkeypatch):
+    monkeypatch.setattr(views_module.os, "sched_getaffinity", lambda _: set(range(4)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        data = opened()
+        alone = data.images(np.arange(18))
+        pool = data._processes()
+        assert pool is not None
+        for process in pool._processes:
+            os.kill(process, signal.SIGINT)
+        assert np.array_equal(data.images(np.arange(18)), alone)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_photographs_beyond_the_memory_are_decoded_again(monkeypatch):
