@@ -149,7 +149,7 @@ class Pipeline:
             async with within(deadline_s, self._deadline_s), self.bundles.use(stream.fingerprint) as served:
                 seen.bundle = served.bundle
                 analysis = await self._answer(request, served)
-            seen.answered(analysis.bytes)
+            seen.answered(analysis.bytes, results=analysis.results)
             return analysis
 
     async def ask(
@@ -220,7 +220,7 @@ class Pipeline:
             self.settings.archived_first,
         )
         limits = SessionLimits(settings.references_max, settings.references_bytes_max, settings.repeats_max)
-        return Desk(services, limits, settings.open_max)
+        return Desk(services, limits)
 
     async def close(self) -> None:
         """Finishes what waits; new requests get NotReadyError."""

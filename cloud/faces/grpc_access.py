@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
+from cloud.faces.grpc_connections import GrpcConnections
 from cloud.faces.grpc_guard import Context, Continuation, abort, behaviour_name
 from shared.errors import (
     DeadlineError,
@@ -24,6 +25,7 @@ from shared.errors import (
 from shared.process.access import ANY, PUBLIC, Access, access
 from shared.process.auth import Caller, Credentials, Gate, set_caller
 from shared.process.rates import Places
+from shared.process.sockets import CONNECTIONS_MAX
 
 _SERVICE = "/isthmus.v1.Analyzer/"
 _HEALTH = "/grpc.health.v1.Health/"
@@ -87,8 +89,10 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         message_s: float = 10.0,
         methods: Mapping[str, MethodAccess] | None = None,
         calls_max: int = 128,
+        connections: GrpcConnections | None = None,
     ) -> None:
         self._gate, self._message_s, self._places = gate, message_s, Places(calls_max)
+        self._connections = connections or GrpcConnections(CONNECTIONS_MAX)
         self._methods = METHODS if methods is None else methods
 
     async def intercept_service(
@@ -110,12 +114,15 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         async def prepared(requests: AsyncIterator[Any], context: Context, held: ExitStack) -> Any:
             """What the method is called with, once the caller is admitted. Ends the call where nobody is.
 
-            held: gets the caller's place, except for streams, which are bounded by themselves.
+            held: gets the caller's places: of its connection, and of calls, except for streams, which are bounded by
+            themselves.
             """
             try:
                 admitted = await self._admit(context, method)
+                who = ("", 1.0) if admitted is None else (admitted.identity.name, admitted.identity.weight)
+                held.enter_context(self._connections.used(*who, context.peer()))
                 if admitted is not None and not request_streaming:
-                    held.enter_context(self._places.held(admitted.identity.name, admitted.identity.weight))
+                    held.enter_context(self._places.held(*who))
                 camera_of = method.camera if method else None
                 if request_streaming:
                     return requests if admitted is None else _each(requests, admitted, camera_of)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from shared.errors import IsthmusError, OverloadedError, RequestError, exit_of
+from shared.errors import IsthmusError, NotReadyError, OverloadedError, RequestError, exit_of
+from shared.process.auth import caller
+from shared.process.rates import Seat, Seats
 from shared.wire import convert
 
 RETRY_HINT = "grpc-retry-pushback-ms"
@@ -107,9 +108,9 @@ def _checked(behaviour: Callable[..., Any], method: str, request_streaming: bool
 
 
 class StreamLimit(grpc.aio.ServerInterceptor):
-    """At most `streams_max` open calls of each method that answers with a stream; more are refused.
+    """At most `streams_max` open calls of each method that answers with a stream, shared as `Seats` says.
 
-    others: methods with another limit.
+    others: methods with another limit. A stream whose place another caller takes ends with UNAVAILABLE.
 
     Such a call may stay open for ever (reflection and Health.Watch too), and each counts as one of the server's calls:
     without this limit idle streams would shut everybody out, health checks among them.
@@ -117,7 +118,12 @@ class StreamLimit(grpc.aio.ServerInterceptor):
 
     def __init__(self, streams_max: int, others: Mapping[str, int] | None = None) -> None:
         self._streams_max, self._others = streams_max, others or {}
-        self.open: Counter[str] = Counter()
+        self._seats: dict[str, Seats] = {}
+
+    @property
+    def open(self) -> int:
+        """Open streams of all methods."""
+        return sum(map(len, self._seats.values()))
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -131,27 +137,59 @@ class StreamLimit(grpc.aio.ServerInterceptor):
 
     def _limited(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
         async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
-            await self._enter(method, context)
-            async for answer in behaviour(request, context):
-                yield answer
+            seat = await self._enter(method, context)
+            try:
+                async for answer in behaviour(request, context):
+                    yield answer
+            except asyncio.CancelledError:
+                await _give_way(seat, context)
+                raise
 
         async def writes(request: Any, context: Context) -> None:
-            await self._enter(method, context)
-            await behaviour(request, context)
+            seat = await self._enter(method, context)
+            try:
+                await behaviour(request, context)
+            except asyncio.CancelledError:
+                await _give_way(seat, context)
+                raise
 
         # grpc.aio distinguishes the two in the same way.
         return answers if inspect.isasyncgenfunction(behaviour) else writes
 
-    async def _enter(self, method: str, context: Context) -> None:
-        def leave(_: Any) -> None:
-            self.open[method] -= 1
-
+    async def _enter(self, method: str, context: Context) -> Seat:
         most = self._others.get(method, self._streams_max)
-        if self.open[method] >= most:
-            text = f"{most} streams of {method} are open already; try again later"
+        seats = self._seats.setdefault(method, Seats(most))
+        name, weight = _who()
+        call = asyncio.current_task()
+        assert call is not None
+        try:
+            seat = seats.take(name, weight, call.cancel)
+        except OverloadedError as error:
+            text = f"streams of {method}: {error}; try again later"
             await abort(context, OverloadedError(text))
-        self.open[method] += 1
-        context.add_done_callback(leave)  # type: ignore[arg-type]  # its class in the stubs is no Protocol
+            raise
+        context.add_done_callback(lambda _: seats.give_back(seat))  # type: ignore[arg-type]  # no Protocol in the stubs
+        return seat
+
+
+async def _give_way(seat: Seat, context: Context) -> None:
+    """Ends the running call with a status if it was cancelled because another caller has its place."""
+    if not seat.taken:
+        return
+    call = asyncio.current_task()
+    assert call is not None
+    call.uncancel()
+    text = "another caller has less than its part of the open streams and takes this place; open the stream again"
+    await abort(context, NotReadyError(text))
+
+
+def _who() -> tuple[str, float]:
+    """Name and weight of the running call's caller; of methods that are open to everybody none is known."""
+    try:
+        identity = caller().identity
+    except LookupError:
+        return "", 1.0
+    return identity.name, identity.weight
 
 
 class RunningCalls(grpc.aio.ServerInterceptor):

@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud.faces.grpc_access import AccessInterceptor
+from cloud.faces.grpc_connections import SWEEP_S, GrpcConnections
 from cloud.faces.grpc_face import Servicer
 from cloud.faces.grpc_guard import ReadableMessages, RunningCalls, StreamLimit
 from cloud.faces.grpc_seen import CallsSeen
@@ -85,21 +86,30 @@ class GrpcServer:
         requests: RequestMetrics | None = None,
     ) -> None:
         self._calls = RunningCalls(SERVICE)
+        connections_max = settings.connections_max or connections_allowed()
+        self._connections = GrpcConnections(connections_max)
+        self._sweeping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
             options=server_options(
                 settings.message_bytes_max,
-                settings.connections_max or connections_allowed(),
+                connections_max,
                 settings.head_ms,
             ),
             interceptors=[
                 *([] if requests is None else [CallsSeen(requests)]),
-                AccessInterceptor(gate or Gate(), settings.head_ms / 1e3, calls_max=settings.rpcs_max),
+                AccessInterceptor(
+                    gate or Gate(),
+                    settings.head_ms / 1e3,
+                    calls_max=settings.rpcs_max,
+                    connections=self._connections,
+                ),
                 self._calls,
                 StreamLimit(settings.streams_max, {SESSIONS: sessions_max}),
                 ReadableMessages(),
             ],
-            # A session stays open for as long as its camera runs, and takes no other call's place.
-            maximum_concurrent_rpcs=settings.rpcs_max + sessions_max,
+            # Each kind of call has a bound of its own that tokens share (up to 4 times rpcs_max among 30 equal ones),
+            # so that this one, which knows nobody, is never reached by one of them alone.
+            maximum_concurrent_rpcs=4 * settings.rpcs_max + 3 * settings.streams_max + sessions_max,
         )
         self._servicer = Servicer(ready, settings.stream_requests_max, settings.stream_idle_ms / 1e3)
         add_AnalyzerServicer_to_server(self._servicer, self._server)
@@ -113,6 +123,7 @@ class GrpcServer:
     async def start(self) -> None:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
+        self._sweeping = asyncio.create_task(self._sweep())
 
     async def serving(self) -> None:
         """Health checks answer SERVING from here on."""
@@ -123,6 +134,8 @@ class GrpcServer:
 
         The caller withdraws the pipeline first, so that new calls get UNAVAILABLE.
         """
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await self._health.enter_graceful_shutdown()
         self._servicer.end()
         with contextlib.suppress(TimeoutError):
@@ -132,6 +145,12 @@ class GrpcServer:
         # that is closed under them end UNAVAILABLE, so the connections are closed before gRPC stops.
         close_connections(self._port)
         await self._server.stop(0)
+
+    async def _sweep(self) -> None:
+        """Looks at connections for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self._connections.sweep(self._port)
 
     async def _set_health(self, status: int) -> None:
         for name in ("", SERVICE):

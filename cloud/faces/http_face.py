@@ -50,6 +50,7 @@ from shared.process.http import (
 from shared.process.http_access import access_guard, describe_access
 from shared.process.http_parameters import AnalyzeParameters, analyze_parameters, no_query
 from shared.process.metrics import Metrics
+from shared.process.sockets import connections_allowed
 from shared.types import Analysis, BundleInfo
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -86,9 +87,14 @@ def build_app(
     app = create_app(
         "Isthmus cloud",
         "Answers vision tasks from a few hundred bytes an image.",
-        2 * settings.requests_max,  # the sum of what all callers may have
+        4 * settings.requests_max,  # the sum of what 30 equal callers may have
         settings.bodies_bytes_max,
-        inside=access_guard(gate or Gate(), cors_origins, settings.requests_max),
+        inside=access_guard(
+            gate or Gate(),
+            cors_origins,
+            settings.requests_max,
+            max(1, (settings.connections_max or connections_allowed()) // 2),
+        ),
         metrics=metrics,
     )
     add_health(app, pipeline, troubles)

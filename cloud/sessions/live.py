@@ -29,7 +29,6 @@ from shared.errors import (
     FrameGoneError,
     IsthmusError,
     NotReadyError,
-    OverloadedError,
     RequestError,
     UnknownCameraError,
 )
@@ -266,7 +265,8 @@ class LiveSession:
         elif isinstance(outcome, NeedIntra):
             seen.outcome = NEED_INTRA
         elif count is not None:
-            seen.answered(count)
+            results = dict(outcome.results) if isinstance(outcome, Answered) else None
+            seen.answered(count, results=results)
         self._services.observer.image(seen)
 
     def _captured(self, job: FrameJob, sent: SentFrame) -> datetime | None:
@@ -282,10 +282,13 @@ class LiveSession:
 
 
 class Desk:
-    """Opens sessions, and finds them by camera. sessions_max: open at once. Use it in one event loop."""
+    """Opens sessions, and finds them by camera. How many there are is bounded by the face that opens them.
 
-    def __init__(self, services: Services, limits: SessionLimits, sessions_max: int) -> None:
-        self._services, self.limits, self._sessions_max = services, limits, sessions_max
+    Use it in one event loop.
+    """
+
+    def __init__(self, services: Services, limits: SessionLimits) -> None:
+        self._services, self.limits = services, limits
         self._open: dict[LiveSession, None] = {}  # in the order in which they were opened
 
     def __len__(self) -> int:
@@ -294,11 +297,9 @@ class Desk:
     async def open(self, opened: SessionOpen, ask: Callable[[RefineAsked], None]) -> LiveSession:
         """A session, counted until it is closed with `close`.
 
-        Raises what LiveSession raises, OverloadedError, or NotReadyError if its bundle cannot be loaded now.
+        Raises what LiveSession raises, or NotReadyError if its bundle cannot be loaded now.
         """
         async with self._services.use(opened.fingerprint[:FINGERPRINT_BYTES]) as served:
-            if len(self._open) >= self._sessions_max:
-                raise OverloadedError(f"{self._sessions_max} sessions are open already; try again later")
             live = LiveSession(opened, served, self._services, self.limits, ask)
             self._open[live] = None
         return live

@@ -43,6 +43,7 @@ from shared.process.access import public
 from shared.process.http_seen import RequestsSeen, add_metrics
 from shared.process.logs import about
 from shared.process.metrics import Metrics
+from shared.process.rates import Portions
 from shared.process.security_headers import add_security_headers
 from shared.types import (
     Analysis,
@@ -98,37 +99,36 @@ def problem_response(exit_: Exit, detail: str, request_id: str) -> Response:
     return Response(problem.model_dump_json(), exit_.http, headers, PROBLEM_TYPE)
 
 
-class BodyBudget:
-    """Bytes that the bodies of all requests may hold together, from their arrival to their answer."""
+class BodyShare:
+    """What one request holds of the bytes that the bodies of all requests may have, from their arrival to its answer.
 
-    def __init__(self, bytes_max: int) -> None:
-        self.bytes_max, self.held = bytes_max, 0
+    Taken as bytes arrive: an announced length that never comes takes none. name, weight: of who sends it, once known;
+    see `Portions`. meter: counts bytes for whoever sends them.
+    """
+
+    def __init__(self, budget: Portions) -> None:
+        self._budget, self._held = budget, 0
+        self.name, self.weight = "", 1.0
+        self.meter: Callable[[int], None] | None = None
 
     def check(self, size: int) -> None:
         """Raises OverloadedError where `size` more bytes have no room now."""
-        if self.held + size > self.bytes_max:
+        if not self._budget.has_room(self.name, self.weight, size):
             raise OverloadedError(
-                f"the bodies of running requests fill {self.bytes_max} bytes; try again later"
+                f"the bodies of running requests fill {self._budget.most} bytes; try again later"
             )
-
-
-class BodyShare:
-    """What one request holds of the budget. Taken as bytes arrive: an announced length that never comes takes none."""
-
-    def __init__(self, budget: BodyBudget) -> None:
-        self.budget, self._held = budget, 0
-        self.meter: Callable[[int], None] | None = None  # counts bytes for whoever sends them
 
     def take(self, size: int) -> None:
         """Raises OverloadedError."""
-        self.budget.check(size)
+        self.check(size)
         if self.meter is not None:
             self.meter(size)
-        self.budget.held += size
+        self._budget.take(self.name, self.weight, size)
         self._held += size
 
     def give_back(self) -> None:
-        self.budget.held -= self._held
+        if self._held:
+            self._budget.give_back(self.name, self._held)
         self._held = 0
 
 
@@ -144,8 +144,8 @@ def create_app(
     """A FastAPI app whose every answer has a request id and whose every error is a problem.
 
     requests_max: analyses at once; more are answered 429 before their body is read. bodies_bytes_max: their bodies
-    together; one that does not fit is answered 429. inside: middleware between `RequestGuard` and the routes, the
-    outermost first. metrics: counts the requests, and is read at GET /metrics.
+    together, shared by who sends them; one that does not fit is answered 429. inside: middleware between `RequestGuard`
+    and the routes, the outermost first. metrics: counts the requests, and is read at GET /metrics.
     """
     app = FastAPI(title=title, summary=summary, version="1", **options)
 
@@ -171,7 +171,7 @@ def create_app(
     app.add_exception_handler(HTTPException, routed)
     for one in reversed(inside):
         app.add_middleware(one.cls, *one.args, **one.kwargs)
-    app.add_middleware(RequestGuard, requests_max=requests_max, budget=BodyBudget(bodies_bytes_max))
+    app.add_middleware(RequestGuard, requests_max=requests_max, budget=Portions(bodies_bytes_max))
     if metrics is not None:
         app.add_middleware(RequestsSeen, requests=metrics.requests)
         add_metrics(app, metrics)
@@ -181,7 +181,7 @@ def create_app(
 class RequestGuard:
     """ASGI middleware around every request: its id, the limits of all requests, and the outermost error boundary."""
 
-    def __init__(self, app: ASGIApp, requests_max: int, budget: BodyBudget) -> None:
+    def __init__(self, app: ASGIApp, requests_max: int, budget: Portions) -> None:
         self._app, self._requests_max, self._budget = app, requests_max, budget
         self._running = 0
 
@@ -248,7 +248,7 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     if length.isdecimal():
         if int(length) > bytes_max:
             raise too_large
-        share.budget.check(int(length))
+        share.check(int(length))
     body = (
         io.BytesIO()
     )  # its getvalue() hands the buffer out, where joining parts would hold every byte twice

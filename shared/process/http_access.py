@@ -42,14 +42,17 @@ def undeclared(app: FastAPI) -> list[str]:
     return [str(getattr(route, "path", route)) for route in app.routes if access_of(route) is None]
 
 
-def access_guard(gate: Gate, cors_origins: Sequence[str] = (), requests_max: int = 32) -> list[Middleware]:
+def access_guard(
+    gate: Gate, cors_origins: Sequence[str] = (), requests_max: int = 32, reads_max: int = 512
+) -> list[Middleware]:
     """For `create_app`: every request to the application goes through the gate.
 
-    requests_max: analyses at once, divided among the callers who have some; see `shared.process.rates.Places`.
-    cors_origins: of pages elsewhere whose scripts may call, as https://fleet.example.org.
+    requests_max: analyses at once, reads_max: other requests, so that slow readers of long answers do not hold every
+    connection; callers share both, see `shared.process.rates.Places`. cors_origins: of pages elsewhere whose scripts
+    may call, as https://fleet.example.org.
     """
-    places = Places(requests_max)
-    guard = [Middleware(AccessGuard, gate=gate, places=places, cors_origins=cors_origins)]
+    posts, reads = Places(requests_max), Places(reads_max)
+    guard = [Middleware(AccessGuard, gate=gate, posts=posts, reads=reads, cors_origins=cors_origins)]
     if not cors_origins:
         return guard
     cors = Middleware(
@@ -81,8 +84,11 @@ def describe_access(app: FastAPI) -> None:
 class AccessGuard:
     """ASGI middleware inside of `RequestGuard`. Sets `caller()` and counts what is sent against its rates."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, places: Places, cors_origins: Sequence[str] = ()) -> None:
-        self._app, self._gate, self._places, self._origins = app, gate, places, frozenset(cors_origins)
+    def __init__(
+        self, app: ASGIApp, gate: Gate, posts: Places, reads: Places, cors_origins: Sequence[str] = ()
+    ) -> None:
+        self._app, self._gate, self._origins = app, gate, frozenset(cors_origins)
+        self._posts, self._reads = posts, reads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # there are none; a new one must not slip by
@@ -94,8 +100,9 @@ class AccessGuard:
         with ExitStack() as held:
             try:
                 admitted = await self._admit(scope)
-                if admitted is not None and scope["method"] == "POST":
-                    held.enter_context(self._places.held(admitted.identity.name, admitted.identity.weight))
+                if admitted is not None:
+                    places = self._posts if scope["method"] == "POST" else self._reads
+                    held.enter_context(places.held(admitted.identity.name, admitted.identity.weight))
             except IsthmusError as error:
                 response = problem_response(exit_of(error), str(error), scope["state"]["request_id"])
                 await response(scope, receive, send)
@@ -143,10 +150,11 @@ class AccessGuard:
 
 
 def _meter(scope: Scope, admitted: Caller) -> None:
-    """Lets the body count as it arrives. It is owed, not refused: half a body would be of no use to anybody."""
+    """Lets the body count as it arrives. Beyond a rate it is owed, not refused: half a body would be of no use."""
     share = scope["state"].get("body")
     if share is not None:
         share.meter = admitted.count
+        share.name, share.weight = admitted.identity.name, admitted.identity.weight
 
 
 def _credentials(scope: Scope, headers: Headers) -> Credentials:

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from shared.errors import OverloadedError
 
@@ -34,34 +35,118 @@ class Bucket:
         self._level, self._at = min(self.most, self._level + (now - self._at) * self.per_s), now
 
 
-class Places:
-    """Places that calls hold while they run, divided among those who hold some in proportion to their weights.
+class Portions:
+    """So much of something, shared by those who hold some of it now, in proportion to their weights.
 
-    Whoever is alone may have `most`; who comes when others hold them all still gets a part, so that nobody shuts others
-    out.
+    Whoever comes may have what is free, all of it too. Where too little is, one who holds less than its part gets it
+    all the same, so that nobody shuts others out: n equal ones may hold up to 1 + 1/2 + .. + 1/n times `most` together,
+    until the first have given some back.
     """
 
     def __init__(self, most: int) -> None:
-        self.most = most
-        self._held: dict[str, tuple[int, float]] = {}  # places and weight, by who holds them
+        self.most, self.held = most, 0
+        self._held: dict[str, tuple[int, float]] = {}  # amount and weight, by who holds it
+
+    def part(self, name: str, weight: float) -> int:
+        """What this one may hold where nothing is free."""
+        others = sum(other for holder, (_, other) in self._held.items() if holder != name)
+        return max(1, int(self.most * weight / (weight + others)))
+
+    def has_room(self, name: str, weight: float, amount: int = 1) -> bool:
+        if self.held + amount <= self.most:
+            return True
+        return self._held.get(name, (0, weight))[0] + amount <= self.part(name, weight)
+
+    def take(self, name: str, weight: float, amount: int = 1) -> None:
+        """Counts so much as held. Asks nothing: `has_room` does."""
+        self._held[name] = self._held.get(name, (0, weight))[0] + amount, weight
+        self.held += amount
+
+    def give_back(self, name: str, amount: int = 1) -> None:
+        held, weight = self._held.get(name, (0, 1.0))
+        self.held -= amount
+        if held > amount:
+            self._held[name] = held - amount, weight
+        else:
+            self._held.pop(name, None)
+
+
+class Places:
+    """Places that calls hold while they run, shared as `Portions` says."""
+
+    def __init__(self, most: int) -> None:
+        self._portions = Portions(most)
 
     @contextmanager
     def held(self, name: str, weight: float) -> Iterator[None]:
         """Holds one place for the block. Raises OverloadedError where all that this one may have are taken."""
-        count = self._held.get(name, (0, weight))[0]
-        others = sum(other for holder, (_, other) in self._held.items() if holder != name)
-        part = max(1, int(self.most * weight / (weight + others)))
-        if count >= part:
+        if not self._portions.has_room(name, weight):
+            part = self._portions.part(name, weight)
             raise OverloadedError(f"{part} requests are being served already; try again later")
-        self._held[name] = count + 1, weight
+        self._portions.take(name, weight)
         try:
             yield
         finally:
-            left = self._held[name][0] - 1
-            if left:
-                self._held[name] = left, weight
-            else:
-                del self._held[name]
+            self._portions.give_back(name)
+
+
+@dataclass(eq=False)
+class Seat:
+    """A place that is held for long. end: asks its holder to leave. taken: another has it."""
+
+    name: str
+    weight: float
+    end: Callable[[], object]
+    taken: bool = False
+
+
+class Seats:
+    """Places that are held for long, such as those of open streams: never more than `most`.
+
+    Whoever comes may have what is free, all of it too. Where nothing is, one who holds less than its part, by weight,
+    gets a place of the one who is furthest above its own, whose newest holder is asked to leave. The last place of
+    somebody is left alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._held: dict[str, list[Seat]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._held.values()))
+
+    def take(self, name: str, weight: float, end: Callable[[], object]) -> Seat:
+        """Raises OverloadedError."""
+        if len(self) >= self.most:
+            self._make_room(name, weight)
+        seat = Seat(name, weight, end)
+        self._held.setdefault(name, []).append(seat)
+        return seat
+
+    def give_back(self, seat: Seat) -> None:
+        """May be called again, and for a seat that was taken."""
+        held = self._held.get(seat.name, [])
+        if seat in held:
+            held.remove(seat)
+        if not held:
+            self._held.pop(seat.name, None)
+
+    def _make_room(self, name: str, weight: float) -> None:
+        weights = {holder: seats[-1].weight for holder, seats in self._held.items()} | {name: weight}
+        unit = self.most / sum(weights.values())
+        above = {
+            holder: len(seats) - unit * weights[holder]
+            for holder, seats in self._held.items()
+            if holder != name and len(seats) > 1
+        }
+        part = max(1, int(unit * weight))
+        loser = max(above, key=lambda holder: above[holder], default=name)
+        if len(self._held.get(name, ())) >= part or above.get(loser, 0.0) <= 0:
+            raise OverloadedError(f"all {self.most} places are taken, {part} of them may be yours")
+        seat = self._held[loser][-1]
+        seat.taken = True
+        self.give_back(seat)
+        seat.end()
 
 
 class Attempts:

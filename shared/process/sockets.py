@@ -1,13 +1,17 @@
-"""The process's descriptors and sockets: how many connections it may hold, and closing those of one port."""
+"""The process's descriptors and sockets: how many connections it may hold, who they lead to, and closing some."""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import resource
 import socket
 import stat
+from collections.abc import Collection
 from pathlib import Path
+
+Endpoint = tuple[str, int]  # address and port
 
 CONNECTIONS_MAX = 1024  # of one port, however many descriptors there are
 
@@ -34,6 +38,41 @@ def close_connections(port: int) -> None:
                 ours = _local_port(one) == port
                 if ours and bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) is listening:
                     one.shutdown(socket.SHUT_RDWR)
+
+
+def descriptors() -> int:
+    """How many the process has open, about; 0 where there is no /proc."""
+    folder = Path("/proc/self/fd")
+    return len(os.listdir(folder)) if folder.is_dir() else 0
+
+
+def peers_of(port: int) -> set[Endpoint]:
+    """The other ends of the process's TCP connections on a local port."""
+    return {peer for _, peer in _connections(port)}
+
+
+def close_some(port: int, peers: Collection[Endpoint]) -> None:
+    """Shuts down the connections on a local port that lead to these other ends."""
+    for descriptor, peer in _connections(port):
+        if peer in peers:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as one:
+                one.shutdown(socket.SHUT_RDWR)
+
+
+def plain_address(host: str) -> str:
+    """An address, without the form that an IPv4 address has in IPv6. Raises ValueError."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def _connections(port: int) -> list[tuple[int, Endpoint]]:
+    found = []
+    for descriptor in _sockets():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as one:
+            if _local_port(one) == port:
+                host, other = one.getpeername()[:2]  # raises for one that listens
+                found.append((descriptor, (plain_address(host), int(other))))
+    return found
 
 
 def _sockets() -> list[int]:

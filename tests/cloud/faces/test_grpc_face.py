@@ -317,8 +317,8 @@ async def test_a_stream_whose_answers_nobody_takes_is_ended(
         stream = stub.AnalyzeStream()
         for i in range(4):
             await stream.write(request(packed[0], f"{i}"))
-        await until(lambda: sum(limit.open.values()) == 1)
-        await until(lambda: sum(limit.open.values()) == 0)
+        await until(lambda: limit.open == 1)
+        await until(lambda: limit.open == 0)
         again = stub.AnalyzeStream()
         await again.write(request(packed[1], "other"))
         assert (await again.read()).request_id == "other"
