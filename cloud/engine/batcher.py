@@ -49,7 +49,8 @@ class Batcher(Generic[Item, Result]):
     work: gets a batch of 1..batch_max items of one key, in the worker's thread; returns for each item, in order, its
     result or the exception that only this item gets. An exception that it raises goes to the whole batch.
     key: items with equal keys may share a batch. lane: `queue_max` items of each lane may wait. share: who an item is
-    from, and gets a batch and a place in its turn. shared_ms: see the module.
+    from, and gets a batch and a place in its turn. shared_ms: see the module. abreast: items like this one that take
+    about as long together as one alone; a batch is not made smaller than that.
     Must be made and used in one event loop.
     """
 
@@ -63,8 +64,9 @@ class Batcher(Generic[Item, Result]):
         lane: Callable[[Item], Hashable] = lambda _: None,
         share: Callable[[Item], Share] = lambda _: NOBODYS,
         shared_ms: float = math.inf,
+        abreast: Callable[[Item], int] = lambda _: 1,
     ) -> None:
-        self._work, self._key, self._lane, self._share = work, key, lane, share
+        self._work, self._key, self._lane, self._share, self._abreast = work, key, lane, share, abreast
         self._batch_max, self._wait_s, self._queue_max = batch_max, wait_ms / 1e3, queue_max
         self._queue: FairQueue[_Waiting[Item, Result]] = FairQueue(queue_max)
         self._shared_s, self._shared_until, self._sender = shared_ms / 1e3, 0.0, ""
@@ -139,7 +141,7 @@ class Batcher(Generic[Item, Result]):
         first = self._queue.first()
         if first is None:
             return []
-        until, most = first.since + self._wait_s, self._most()
+        until, most = first.since + self._wait_s, self._most(first.item)
         while not self._closing and self._queue.count(first.key) < most:
             left = until - time.perf_counter()
             if left <= 0:
@@ -152,11 +154,16 @@ class Batcher(Generic[Item, Result]):
         self._drop_given_up()
         return self._queue.take(first.key, most)
 
-    def _most(self) -> int:
+    def _most(self, first: Item) -> int:
         """The items of a batch that starts now."""
         if time.perf_counter() > self._shared_until or not self._item_s:
             return self._batch_max
-        return max(1, int(min(self._batch_max, self._shared_s / self._item_s)))
+        wanted = self._shared_s / self._item_s
+        if wanted >= self._batch_max:
+            return self._batch_max
+        # Whole rounds: cores that wait for the last item of a batch gain nobody anything.
+        abreast = max(1, self._abreast(first))
+        return min(self._batch_max, max(1, int(wanted // abreast)) * abreast)
 
     async def _take_in(self) -> None:
         """Let the event loop run for as long as it brings new items."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from cloud.engine.batch_work import Done, Job, work
+from cloud.engine.batch_work import CrewedModel, Done, Job, work
 from cloud.engine.batcher import Batcher
 
 BatchSeen = Callable[[Sequence[Job], Sequence[Done | Exception]], None]
@@ -74,4 +74,11 @@ def local_engine(limits: Limits, seen: BatchSeen) -> Engine:
         lane=lambda job: job.lane,
         share=lambda job: job.share,
         shared_ms=limits.batch_shared_ms,
+        abreast=_abreast,
     )
+
+
+def _abreast(job: Job) -> int:
+    """Images that share a batch without one waiting for another: a thread each."""
+    model = job.served.model
+    return model.crew.threads if isinstance(model, CrewedModel) else 1

@@ -13,6 +13,7 @@ the places are taken, until the first have gone down to theirs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -47,11 +48,27 @@ Entry = TypeVar("Entry", bound=Waiting)
 
 @dataclass(eq=False)
 class _Line(Generic[Entry]):
-    """One share's entries, in order. served: how many were taken, over the weight, counted from a common start."""
+    """One share's entries, in order. served: how many were taken, over the weight, counted from a common start.
+
+    lanes: how many entries there are of each.
+    """
 
     weight: float
     served: float
     entries: dict[int, Entry] = field(default_factory=dict)
+    lanes: Counter[Hashable] = field(default_factory=Counter)
+
+    def put(self, entry: Entry) -> None:
+        self.entries[id(entry)] = entry
+        self.lanes[entry.lane] += 1
+
+    def remove(self, entry: Entry) -> bool:
+        if self.entries.pop(id(entry), None) is None:
+            return False
+        self.lanes[entry.lane] -= 1
+        if not self.lanes[entry.lane]:
+            del self.lanes[entry.lane]
+        return True
 
     def first(self, key: Hashable) -> Entry | None:
         return next((entry for entry in self.entries.values() if entry.key == key), None)
@@ -75,13 +92,13 @@ class FairQueue(Generic[Entry]):
             yield from line.entries.values()
 
     def in_lane(self, lane: Hashable) -> int:
-        return sum(entry.lane == lane for entry in self)
+        return sum(line.lanes[lane] for line in self._lines.values())
 
     def has_room(self, lane: Hashable, share: Share) -> bool:
         """Whether one more of this share may wait in the lane."""
         own, weights = 0, share.weight
         for name, line in self._lines.items():
-            waiting = sum(entry.lane == lane for entry in line.entries.values())
+            waiting = line.lanes[lane]
             if name == share.name:
                 own = waiting
             elif waiting:
@@ -96,12 +113,12 @@ class FairQueue(Generic[Entry]):
         line.weight = share.weight
         if not line.entries:
             line.served = max(line.served, self._now)
-        line.entries[id(entry)] = entry
+        line.put(entry)
 
     def discard(self, entry: Entry) -> None:
         """Takes an entry out without counting it as served. Does nothing if it is not there."""
         line = self._lines.get(entry.share.name)
-        if line is not None and line.entries.pop(id(entry), None) is not None:
+        if line is not None and line.remove(entry):
             self._forget(entry.share.name, line)
 
     def drop(self, is_over: Callable[[Entry], bool]) -> None:
@@ -131,7 +148,7 @@ class FairQueue(Generic[Entry]):
             self._now = max(self._now, served)
             line = self._lines[name]
             line.served += 1 / line.weight
-            del line.entries[id(entry)]
+            line.remove(entry)
             taken.append(entry)
         for name, line in list(self._lines.items()):
             self._forget(name, line)

@@ -182,6 +182,28 @@ async def test_batches_are_short_while_several_send(work: Work) -> None:
     assert [len(batch) for batch in work.batches] == [8, 2, 8]
 
 
+async def test_a_short_batch_is_as_large_as_what_runs_side_by_side(work: Work) -> None:
+    work.gate.set()
+    batcher: Batcher[int, int] = Batcher(
+        work,
+        lambda _: 0,
+        batch_max=8,
+        wait_ms=20_000,
+        queue_max=99,
+        share=lambda item: Share("odd" if item % 2 else "even"),
+        shared_ms=50,
+        abreast=lambda _: 3,
+    )
+    batcher._shared_until = float("inf")
+    batcher._sender = "even"
+    async with asyncio.timeout(20):
+        for item_s, size in ((0.2, 3), (0.01, 3), (0.008, 6), (0.001, 8)):
+            batcher._item_s = item_s
+            await asyncio.gather(*(batcher.submit(2 * number) for number in range(size)))
+    await batcher.close()
+    assert [len(batch) for batch in work.batches] == [3, 3, 6, 8]
+
+
 async def test_a_full_lane_leaves_another_its_places(work: Work) -> None:
     batcher: Batcher[int, int] = Batcher(
         work, lambda item: item % 2, batch_max=4, wait_ms=0, queue_max=2, lane=lambda item: item % 2
