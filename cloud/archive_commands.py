@@ -155,12 +155,19 @@ def delete(
 
 
 @app.command()
-def encrypt(archive: ArchiveOption, archive_key_file: KeyFileOption = None) -> None:
-    """Encrypt what was kept without a key, by AES-256-GCM, also in segments. No server may run meanwhile.
+def encrypt(
+    archive: ArchiveOption,
+    archive_key_file: KeyFileOption = None,
+    new_key_file: Annotated[
+        Path | None, typer.Option(help="of a key to use from now on in place of --archive-key-file's")
+    ] = None,
+) -> None:
+    """Encrypt what was kept without a key, by AES-256-GCM, also in segments; or change the key. No server may run.
 
-    Afterwards no bitstream can be read from the archive's files without the key. A kill on the way leaves records of
-    both kinds, which are read as before; doing it again finishes.
+    Afterwards no bitstream can be read from the archive's files without the key, or with the old one. A kill on the way
+    leaves records of both kinds, all whole; doing it again finishes.
     """
+    from cloud.archive.encryption import read_key, use_key
     from cloud.segments.encrypting import encrypt_everywhere
 
     key = unlock(archive_key_file)
@@ -168,8 +175,11 @@ def encrypt(archive: ArchiveOption, archive_key_file: KeyFileOption = None) -> N
         raise RequestError(
             "name the file of the key; `openssl rand -hex 32 > FILE` makes one", setting="archive_key_file"
         )
-    count = encrypt_everywhere(archive, key)
-    typer.echo(f"{archive}: {count} records encrypted with the key {key.id.hex()}")
+    new = read_key(new_key_file)
+    if new is not None:
+        use_key(new)
+    count = encrypt_everywhere(archive, new or key, key if new else None)
+    typer.echo(f"{archive}: {count} records encrypted with the key {(new or key).id.hex()}")
 
 
 def unlock(key_file: Path | None) -> ArchiveKey | None:

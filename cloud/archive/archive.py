@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from cloud.archive.deletion import Deletion, carry_out, read_request, requested
+from cloud.archive.deletion import Deletion, carry_out, read_requests, requested
 from cloud.archive.encryption import ArchiveKey, use_key
 from cloud.archive.records import UNNAMED, Record, read
 from cloud.archive.schema import FILE, Clock
@@ -37,6 +37,7 @@ LOCK = "archive.lock"
 
 LOOK_EVERY_S = 1.0  # for records that are too old, and for requests to delete some
 WARN_EVERY_S = 60.0
+QUEUE_MAX = 16_384  # records; while a deletion writes a gigabyte anew, some seconds' worth of them wait
 ERASE_AGAIN_S = 60.0  # after a deletion that failed
 
 
@@ -71,7 +72,7 @@ class Archive:
         path: str | Path,
         bytes_max: int,
         age_max_s: float,
-        queue_max: int = 1024,
+        queue_max: int = QUEUE_MAX,
         queue_bytes_max: int = 32 << 20,
         key: ArchiveKey | None = None,
     ) -> None:
@@ -212,13 +213,16 @@ class Archive:
         if not files or time.monotonic() < self._erase_at:
             return
         try:
-            deletions = [read_request(file) for file in files]
+            asked = read_requests(files)
+            if not asked:
+                return
+            deletions = list(asked.values())
             with self._changed:
                 kept = [one for one in self._queue if not _taken(one, deletions)]
                 self._settled += len(self._queue) - len(kept)
                 self._queue_bytes = sum(len(one.data) for one in kept)
                 self._queue = deque(kept)
-            count = carry_out(self._store.erase, files)
+            count = carry_out(self._store.erase, asked)
             log.info("%s: %d records deleted for good, as asked", self.path, count)
         except (sqlite3.Error, DataError, OSError) as error:
             log.error("%s: a deletion is not done yet: %s", self.path, reason_of(error))

@@ -11,9 +11,10 @@ row alone is not enough: its bytes would stay in free pages, in gaps of pages in
 from __future__ import annotations
 
 import fnmatch
+import logging
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from pydantic import Field, ValidationError
 
 from cloud.archive.records import reading
 from cloud.archive.schema import Clock, columns_of
-from shared.errors import DataError, RequestError
+from shared.errors import RequestError
 from shared.files import write_atomically
 from shared.frozen import Frozen
 from shared.times import to_microseconds
+
+log = logging.getLogger("isthmus.cloud.archive")
 
 PATTERN = r"^[A-Za-z0-9_.*-]{1,64}$"
 STARS_MAX = 4  # a pattern with many of them takes long to match
@@ -98,23 +101,30 @@ def requested(path: Path) -> list[Path]:
     return sorted(path.glob("delete-*.json"))
 
 
-def read_request(file: Path) -> Deletion:
-    """Raises DataError, or OSError."""
-    with file.open("rb") as opened:
-        text = opened.read(_FILE_BYTES_MAX)
-    try:
-        return Deletion.model_validate_json(text)
-    except ValidationError:
-        raise DataError(f"{file} is no request to delete records; remove it and ask again") from None
+def read_requests(files: Sequence[Path]) -> dict[Path, Deletion]:
+    """What the files ask for. One that is no request is renamed and logged, and keeps no other from being carried out.
+
+    Raises OSError.
+    """
+    found = {}
+    for file in files:
+        with file.open("rb") as opened:
+            text = opened.read(_FILE_BYTES_MAX)
+        try:
+            found[file] = Deletion.model_validate_json(text)
+        except ValidationError:
+            aside = file.rename(file.with_suffix(".unreadable"))
+            log.error("%s is no request to delete records, so nothing is deleted for it; ask again", aside)
+    return found
 
 
-def carry_out(erase: Callable[[Sequence[Deletion]], int], files: Sequence[Path]) -> int:
+def carry_out(erase: Callable[[Sequence[Deletion]], int], requests: Mapping[Path, Deletion]) -> int:
     """Carries requests out, and removes them. Returns how many records went.
 
-    erase: deletes records for good. Raises what it and `read_request` raise; the requests then stay.
+    erase: deletes records for good. Raises what it raises, or OSError; the requests then stay.
     """
-    count = erase([read_request(file) for file in files])
-    for file in files:
+    count = erase(list(requests.values()))
+    for file in requests:
         file.unlink(missing_ok=True)
     return count
 

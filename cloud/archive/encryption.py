@@ -54,6 +54,7 @@ class ArchiveKey:
             raise RequestError("encryption needs cryptography: pip install -c constraints.txt -e '.[cloud]'")
         self._secret = bytes.fromhex(text.strip())
         self.id = hashlib.sha256(b"isthmus archive key id " + self._secret).digest()[:_ID_BYTES]
+        self.mark = MAGIC + self.id  # what it encrypts begins with it
         self._of_camera = functools.lru_cache(_CAMERAS)(self._derive)
 
     def __repr__(self) -> str:
@@ -63,7 +64,18 @@ class ArchiveKey:
         """The encrypted form of a record's bitstream."""
         nonce = os.urandom(_NONCE_BYTES)
         beside = _beside(camera, request_id, received_us)
-        return MAGIC + self.id + nonce + self._of_camera(camera).encrypt(nonce, data, beside)
+        return self.mark + nonce + self._of_camera(camera).encrypt(nonce, data, beside)
+
+    def encrypt_again(self, data: bytes, camera: str, request_id: str, received_us: int) -> bytes:
+        """The same of what is stored so far: a bitstream, or one that is encrypted with a key that this process has.
+
+        What is damaged only gets this key's id: it is refused by name, and no other key is needed for that. Raises
+        DataError.
+        """
+        plain = decrypt(data, camera, request_id, received_us)
+        if is_encrypted(plain):
+            return self.mark + plain[_HEAD:]
+        return self.encrypt(plain, camera, request_id, received_us)
 
     def decrypt(self, encrypted: bytes, camera: str, request_id: str, received_us: int) -> bytes | None:
         """The bitstream. None: it is damaged, or of another record."""

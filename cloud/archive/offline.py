@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 from cloud.archive.archive import LOCK, reason_of
-from cloud.archive.deletion import Deletion, carry_out, erase, request, requested
+from cloud.archive.deletion import Deletion, carry_out, erase, read_requests, request, requested
+from cloud.archive.encrypting import change_key
 from cloud.archive.encryption import ArchiveKey
 from cloud.archive.records import reading
 from cloud.archive.schema import FILE
@@ -54,7 +55,7 @@ def _done_here(path: Path) -> bool:
     try:
         # Not through `Store`: what goes needs no key, no bounds and no newer schema.
         with closing(sqlite3.connect(path / FILE, _BUSY_S, isolation_level=None)) as db:
-            carry_out(lambda deletions: erase(db, deletions), requested(path))
+            carry_out(lambda deletions: erase(db, deletions), read_requests(requested(path)))
     except (sqlite3.Error, OSError) as error:
         again = "the next start of a server or of this command goes on"
         raise DataError(f"{path}: not all is deleted yet: {reason_of(error)}; {again}") from None
@@ -63,13 +64,19 @@ def _done_here(path: Path) -> bool:
     return True
 
 
-def encrypt_archive(path: Path, key: ArchiveKey) -> int:
-    """Encrypts the database of an archive. Returns how many records. Raises DataError."""
+def encrypt_archive(path: Path, key: ArchiveKey, old: ArchiveKey | None = None) -> int:
+    """Encrypts the database of an archive. old: the key that it has so far, in whose place `key` comes.
+
+    Returns how many records. Raises DataError.
+    """
     with reading(path):
         pass  # there is one, which is not made here
     lock = lock_folder(path, LOCK, f"a server has {path}; stop it first")
     store = Store(path, _UNBOUNDED, float("inf"), key)
     try:
+        if old is not None:
+            with closing(sqlite3.connect(path / FILE, _BUSY_S, isolation_level=None)) as db:
+                change_key(db, old, key)
         return store.encrypt(key)
     except (sqlite3.Error, OSError) as error:
         raise DataError(f"{path}: not all is encrypted yet: {reason_of(error)}; do it again") from None

@@ -1,4 +1,4 @@
-"""Encrypts what an archive keeps without a key: its database, and its segments, which are written anew."""
+"""Encrypts what an archive keeps without a key, or with an old one: its database, and its segments, written anew."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from cloud.segments.store import SegmentStore, find_store
 from shared.times import to_microseconds
 
 
-def encrypt_everywhere(archive: str, key: ArchiveKey) -> int:
+def encrypt_everywhere(archive: str, key: ArchiveKey, old: ArchiveKey | None = None) -> int:
     """Returns how many records were encrypted. A kill leaves records of both kinds; doing it again finishes.
 
-    Raises DataError, also where there is no archive, or a server has it.
+    old: the key that the archive has so far, which this process reads with. Raises DataError, also where there is no
+    archive, or a server has it.
     """
     path, count = Path(archive), 0
     with ExitStack() as locked:
         unsealed = not keep_from_sealing(path, locked)
         if (path / FILE).is_file() or find_store(archive) is None:
-            count += encrypt_archive(path, key)
+            count += encrypt_archive(path, key, old)
         if unsealed:
             keep_from_sealing(
                 path, locked
@@ -37,22 +38,22 @@ def encrypt_everywhere(archive: str, key: ArchiveKey) -> int:
 
 
 def encrypt_segments(store: SegmentStore, key: ArchiveKey) -> int:
-    """Writes each segment that holds a readable record again, without one. Returns how many. Raises DataError."""
+    """Writes each segment again that holds a record without the key. Returns how many records. Raises DataError."""
     count = 0
     with store.lock():
         store.tidy()
         for name in store.names():
             records = list(store.open(name).read())
-            readable = sum(not record.encrypted for record in records)
-            if readable:
+            others = sum(not record.encrypted.startswith(key.mark) for record in records)
+            if others:
                 write_segment(store.files, name.next, (_encrypted(record, key) for record in records))
                 store.remove(name)
-                count += readable
+                count += others
     return count
 
 
 def _encrypted(record: Record, key: ArchiveKey) -> Record:
-    if record.encrypted:
+    if record.encrypted.startswith(key.mark):
         return record
-    received_us = to_microseconds(record.received_at)
-    return replace(record, encrypted=key.encrypt(record.data, record.camera, record.request_id, received_us))
+    about = record.camera, record.request_id, to_microseconds(record.received_at)
+    return replace(record, encrypted=key.encrypt_again(record.encrypted or record.data, *about))

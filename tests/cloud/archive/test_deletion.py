@@ -168,11 +168,18 @@ delete_records(Path({str(tmp_path)!r}), deletion.Deletion.of("door", None, None,
 
 def test_requests_that_are_none_stop_nothing(tmp_path: Path) -> None:
     fill(tmp_path, 10)
-    (tmp_path / "delete-odd.json").write_text("{}")
+    odd = tmp_path / "delete-000.json"
+    odd.write_text("{}")
     with archive_at(tmp_path) as archive:
         put(archive, kept(100))
         assert archive.flush(30)
-    assert len(list(read(tmp_path))) == 11
+        delete(tmp_path)  # of the server, which is asked for both
+        assert [one.camera for one in read(tmp_path)] == ["hall"] * 5
+    assert not odd.exists()
+    assert odd.with_suffix(".unreadable").read_text() == "{}"
+    odd.write_text("{}")
+    delete(tmp_path)  # by the command itself
+    assert requested(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,34 @@ def test_an_archive_from_before_goes_on_and_is_encrypted_by_a_command(tmp_path: 
     assert "0 records encrypted" in run_here(*command).stdout
 
 
+def test_a_new_key_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    """Also of readable records; what is damaged stays so; a third key changes nothing."""
+    kept, old, new, third = (tmp_path / name for name in ("kept", "archive.key", "new.key", "third.key"))
+    for file, text in ((old, TEXT), (new, OTHER), (third, "5e" * 32)):
+        file.write_text(text)
+    fill(kept, None, 3)
+    records = fill(kept, ArchiveKey(TEXT), 40)
+    with closing(sqlite3.connect(kept / FILE)) as db, db:
+        cut = "UPDATE records SET data = substr(data, 1, 60) WHERE request_id = ?"
+        db.execute(cut, (records[7].request_id,))
+    run = ("cloud", "archive", "encrypt", "--archive", kept, "--archive-key-file")
+    told = refused(*run, third, "--new-key-file", new, status=2)
+    assert f"is encrypted with the key {ArchiveKey(TEXT).id.hex()}; the one given is" in told
+    id_ = ArchiveKey(OTHER).id.hex()
+    assert f"40 records encrypted with the key {id_}" in run_here(*run, old, "--new-key-file", new).stdout
+    assert ArchiveKey(TEXT).mark not in files_of(kept)
+    assert b"readable" not in files_of(kept)
+    assert f"0 records encrypted with the key {id_}" in run_here(*run, old, "--new-key-file", new).stdout
+    forget_keys()
+    with pytest.raises(DataError, match="the one given is"), archive_at(kept, key=ArchiveKey(TEXT)):
+        pass
+    with archive_at(kept, key=ArchiveKey(OTHER)) as archive:
+        put(archive, record(2000))
+    found = list(read(kept))
+    assert is_encrypted(found.pop(7).data)
+    assert found == [*records[:7], *records[8:], record(2000)]
+
+
 def test_encrypting_has_the_archive_alone(tmp_path: Path) -> None:
     kept, file = tmp_path / "kept", key_file(tmp_path)
     fill(kept, None)
