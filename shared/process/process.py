@@ -29,6 +29,7 @@ from shared.process.sockets import connections_allowed
 from shared.process.tls import ServerTls
 
 BACKLOG = 256  # connections that wait in the kernel
+LAST_S = 1  # for what was refused last, and for connections to close
 
 
 def announce(event: str, **fields: Any) -> None:
@@ -105,10 +106,14 @@ class HttpServer:
 
     async def finish(self, most_s: float) -> None:
         """Waits until the requests that run now have been answered, for `most_s` at most. New ones are still taken, so
-        that they can be refused with a hint when to come again, where a closed port would say nothing."""
+        that they can be refused with a hint when to come again, where a closed port would say nothing.
+
+        What still runs then has `LAST_S` after `stop`, not once more the time that it had.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(most_s):
                 await self.connections.finish()
+        self._server.config.timeout_graceful_shutdown = LAST_S
 
     def stop(self) -> None:
         """Closes the port."""

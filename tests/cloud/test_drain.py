@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
 
@@ -63,19 +64,21 @@ async def test_http_refuses_with_a_hint_while_it_finishes(
 async def test_an_answer_that_does_not_come_holds_the_end_for_its_time_only(
     pipeline: Pipeline, model: GatedModel, packed: list[bytes]
 ) -> None:
-    served = HttpServer(build_app(lambda: pipeline, HttpSettings()), "127.0.0.1", HttpSettings(port=0), 1_000)
+    settings = HttpSettings(port=0)
+    served = HttpServer(build_app(lambda: pipeline, HttpSettings()), "127.0.0.1", settings, 60_000)
     serving = asyncio.create_task(served.serve())
     model.gate.clear()
-    async with httpx.AsyncClient(base_url=f"http://{served.address}", timeout=30) as http:
+    async with httpx.AsyncClient(base_url=f"http://{served.address}", timeout=60) as http:
         stuck = asyncio.create_task(http.post("/analyze", content=packed[0], headers=STREAM))
         await asyncio.to_thread(model.entered.wait, 30)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await served.finish(0.05)
-        assert not stuck.done()
+            assert not stuck.done()
+            served.stop()
+            await serving  # not for another minute
         model.gate.set()
-        assert (await stuck).status_code == 200
-    served.stop()
-    await serving
+        with contextlib.suppress(httpx.HTTPError):
+            assert (await stuck).is_server_error
 
 
 async def test_a_second_process_takes_over_without_a_lost_request(
