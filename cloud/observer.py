@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from cloud.engine.batch_work import Done, Job
+from cloud.engine.batch_work import Done, Job, Results
 from shared.bundle import Bundle
 from shared.errors import exit_of
 from shared.types import ByteCount, Times
@@ -43,7 +43,8 @@ class Seen:
     """One image and what became of it. outcome: ANSWERED, NEED_INTRA, GONE, or the gRPC code of its error.
 
     bundle: None where the image was refused before one was found. bytes, encoding: None if unknown; encoding: the
-    stages of an image that was encoded here. error: why it was refused, if it was. ms: until its end.
+    stages of an image that was encoded here. results: of an answer that is not "as before". error: why it was refused,
+    if it was. ms: until its end.
     """
 
     source: Source
@@ -52,11 +53,14 @@ class Seen:
     outcome: str = GONE
     bytes: ByteCount | None = None
     encoding: Times | None = None
+    results: Results | None = None
     error: BaseException | None = None
     ms: float = 0.0
 
-    def answered(self, sizes: ByteCount, encoding: Times | None = None) -> None:
-        self.outcome, self.bytes, self.encoding = ANSWERED, sizes, encoding
+    def answered(
+        self, sizes: ByteCount, encoding: Times | None = None, results: Results | None = None
+    ) -> None:
+        self.outcome, self.bytes, self.encoding, self.results = ANSWERED, sizes, encoding, results
 
     def failed(self, error: BaseException) -> None:
         if not isinstance(error, asyncio.CancelledError | GeneratorExit):

@@ -13,6 +13,7 @@ from shared.process.cli import JsonOption
 from shared.process.commands import CommandTable
 
 if TYPE_CHECKING:
+    from cloud.shelf.agreement import TaskAgreement
     from cloud.shelf.rollout import BundleFigures, RolloutState
 
 app = CommandTable(no_args_is_help=True)
@@ -113,7 +114,16 @@ def _format(state: RolloutState) -> str:
     rows: list[tuple[str, ...]] = [("bundle", "cameras", "requests", "errors", "bytes", "p50 ms", "p95 ms")]
     rows += [_row(figures) for figures in state.figures]
     lines = ["  ".join(cell.rjust(10) for cell in row) for row in rows]
+    lines += [_alike(one) for one in state.agreement]
     return "\n".join([head, *lines, *(f"{camera}: {why}" for camera, why in state.troubles.items())])
+
+
+def _alike(one: TaskAgreement) -> str:
+    across, before = ("-" if mean is None else f"{mean:.1%}" for mean in (one.across, one.before))
+    return (
+        f"{one.task}: frames in a row agree by {across} across {one.switches} switches, by {before} within the bundle "
+        f"before ({one.pairs})"
+    )
 
 
 def _row(figures: BundleFigures) -> tuple[str, ...]:

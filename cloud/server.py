@@ -84,7 +84,7 @@ class CloudServer:
         self._rollout = Rollout(settings.shelf.rollout)
         self._tls, self._gate = make_tls(settings), make_gate(settings)
         self._metrics = self._count(settings)
-        self._fleet = Fleet()
+        self._fleet = Fleet(pending=self._rollout.pending)
         app = build_app(
             self._pipeline,
             settings.http,

@@ -46,6 +46,7 @@ class CameraState(Frozen):
     camera: str
     last_at: Moment | None = Field(description="when its last frame was answered")
     bundle: str = Field(description="fingerprint of that frame's bundle, 8 hex digits; empty if unknown")
+    wanted: str = Field(default="", description="the one that a rollout wants it to run instead; empty: none")
     rate: float = Field(description="answers a minute, over the last five minutes")
     answers: int
     bytes: int = Field(description="of its bitstreams")
@@ -98,7 +99,7 @@ class _Camera:
     mark: str = ""
     last_error: CameraError | None = None
 
-    def state(self, name: str, now: datetime) -> CameraState:
+    def state(self, name: str, now: datetime, wanted: str) -> CameraState:
         now_s = now.timestamp()
         day = self.day.read(now_s)
         answers, bytes_, errors = day.sum(0).tolist()
@@ -108,6 +109,7 @@ class _Camera:
             camera=name,
             last_at=self.last_at,
             bundle=self.mark,
+            wanted=wanted,
             rate=round(60 * recent / max(window_s, 60), 2),
             answers=answers,
             bytes=bytes_,
@@ -124,12 +126,18 @@ def _now() -> datetime:
 class Fleet(Unobserved):
     """Every camera's day: an Observer of the pipeline. For one thread. Images without a camera's name do not count.
 
-    The camera that was seen longest ago gives way to one too many. now: the clock.
+    The camera that was seen longest ago gives way to one too many. now: the clock. pending: of a camera and the
+    fingerprint that it runs, the one that it should run instead, if any.
     """
 
-    def __init__(self, cameras_max: int = CAMERAS_MAX, now: Callable[[], datetime] = _now) -> None:
+    def __init__(
+        self,
+        cameras_max: int = CAMERAS_MAX,
+        now: Callable[[], datetime] = _now,
+        pending: Callable[[str, str], str] = lambda camera, mark: "",
+    ) -> None:
         self._cameras: OrderedDict[str, _Camera] = OrderedDict()
-        self._cameras_max, self._now = cameras_max, now
+        self._cameras_max, self._now, self._pending = cameras_max, now, pending
 
     def image(self, seen: Seen) -> None:
         if not seen.camera:
@@ -177,12 +185,15 @@ class Fleet(Unobserved):
         cameras_now = self._cameras.items()
         found = [(name, one) for name, one in cameras_now if text in name.casefold() and shown(name)]
         found.sort(key=lambda pair: (-pair[1].last_at.timestamp() if pair[1].last_at else 0, pair[0]))
-        cameras = tuple(one.state(name, now) for name, one in found[:limit])
+        cameras = tuple(self._state(name, one, now) for name, one in found[:limit])
         return FleetState(at=now, total=len(found), cameras=cameras, archived=archived)
 
     def camera(self, name: str) -> CameraState | None:
         one = self._cameras.get(name)
-        return None if one is None else one.state(name, self._now())
+        return None if one is None else self._state(name, one, self._now())
+
+    def _state(self, name: str, one: _Camera, now: datetime) -> CameraState:
+        return one.state(name, now, self._pending(name, one.mark))
 
     def _camera(self, name: str, at: datetime) -> _Camera:
         one = self._cameras.get(name)

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +22,11 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from cloud.observer import ANSWERED, GONE, NEED_INTRA, Seen, Unobserved
+from cloud.shelf.agreement import Agreement, TaskAgreement
 from shared.codec.bitstream import FINGERPRINT_BYTES
 from shared.errors import BundleMismatchError, OverloadedError, RequestError
 from shared.files import write_atomically
+from shared.kinds.kind import Result
 from shared.types import Frozen
 
 log = logging.getLogger("isthmus.cloud.rollout")
@@ -75,11 +78,13 @@ class BundleFigures(Frozen):
 
 
 class RolloutState(Frozen):
-    """kept: whether the plan survives a restart. troubles: why cameras do not run what they should, by camera."""
+    """kept: whether the plan survives a restart. figures: of the bundle before, and of the one that is rolled out.
+    troubles: why cameras do not run what they should, by camera."""
 
     plan: Plan | None
     kept: bool
     figures: tuple[BundleFigures, ...]
+    agreement: tuple[TaskAgreement, ...] = ()
     troubles: dict[str, str]
 
 
@@ -122,6 +127,7 @@ class Rollout(Unobserved):
         self.plan = None if file is None else _read(file)
         self._tallies: dict[str, _Tally] = {}
         self._cameras: OrderedDict[str, _Camera] = OrderedDict()
+        self._agreement = Agreement(CAMERAS_MAX)
 
     def begin(self, bundle: str, base: str, to: str, errors_max: float, requests_min: int) -> None:
         """Rolls a bundle out.
@@ -148,6 +154,7 @@ class Rollout(Unobserved):
         )
         if before is None or before.back or before.bundle != bundle:
             self._tallies.clear()  # a wider share goes on counting
+            self._agreement.clear()
         log.info("bundle %s is rolled out to %s", bundle[:8], to)
 
     def back(self, reason: str = "an operator took it back") -> None:
@@ -170,6 +177,19 @@ class Rollout(Unobserved):
             return "" if running == self.plan.bundle else self.plan.bundle
         return self.plan.base if running == self.plan.bundle else ""
 
+    def pending(self, camera: str, mark: str) -> str:
+        """What a camera should run and does not yet. mark: of what it runs, 8 hex digits, as the answer; empty: none.
+
+        Unlike `wanted` it asks nothing of the camera and notes nothing.
+        """
+        plan = self.plan
+        if plan is None or not mark:
+            return ""
+        new, base = plan.bundle[:_DIGITS], plan.base[:_DIGITS]
+        if plan.chooses(camera):
+            return "" if mark == new else new
+        return base if mark == new else ""
+
     def image(self, seen: Seen) -> None:
         """Counts an image that an edge encoded, unless its end says nothing about the bundle."""
         if seen.bundle is None or seen.source == "image" or isinstance(seen.error, NOT_THE_BUNDLES):
@@ -177,10 +197,21 @@ class Rollout(Unobserved):
         if seen.outcome not in (GONE, NEED_INTRA):
             size = seen.bytes.total if seen.bytes else 0
             failed = seen.outcome != ANSWERED
-            self.note(seen.camera, seen.bundle.fingerprint, size, seen.ms, failed=failed)
+            mark = seen.bundle.fingerprint
+            self.note(seen.camera, mark, size, seen.ms, failed=failed, results=seen.results)
 
-    def note(self, camera: str, mark: bytes, size: int, ms: float, *, failed: bool) -> None:
-        """Counts a request. mark: of its bundle. size: bytes of its bitstream. ms: until its answer."""
+    def note(
+        self,
+        camera: str,
+        mark: bytes,
+        size: int,
+        ms: float,
+        *,
+        failed: bool,
+        results: Mapping[str, Result] | None = None,
+    ) -> None:
+        """Counts a request. mark: of its bundle. size: bytes of its bitstream. ms: until its answer. results: its
+        answer; None if that is as the camera's last."""
         plan = self.plan
         name = mark.hex()
         if plan is None or name not in (plan.bundle[: len(name)], plan.base[: len(name)]):
@@ -194,6 +225,8 @@ class Rollout(Unobserved):
         if not failed:
             tally.bytes += size
             tally.times_ms.append(ms)
+            if camera:
+                self._agreement.note(camera, is_new, results)
         if is_new and failed and not plan.back:
             self._judge(plan, tally)
 
@@ -203,7 +236,13 @@ class Rollout(Unobserved):
         running = [one.running[:_DIGITS] for one in self._cameras.values()]
         figures = tuple(self._tallies.get(m, _Tally()).figures(m, running.count(m)) for m in marks)
         troubles = {name: one.trouble for name, one in sorted(self._cameras.items()) if one.trouble}
-        return RolloutState(plan=plan, kept=self._file is not None, figures=figures, troubles=troubles)
+        return RolloutState(
+            plan=plan,
+            kept=self._file is not None,
+            figures=figures,
+            agreement=self._agreement.state(),
+            troubles=troubles,
+        )
 
     def _judge(self, plan: Plan, new: _Tally) -> None:
         old = self._tallies.get(plan.base[:_DIGITS], _Tally())

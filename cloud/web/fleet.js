@@ -2,6 +2,7 @@
 
 import {explain, getJson} from "./api.js";
 import {curve} from "./charts.js";
+import {fillRollout} from "./rollout.js";
 import {ago, blobOf, byId, bytes, capital, clock, count, debounced, decimals, el, say} from "./dom.js";
 
 const REFRESH_MS = 4000;
@@ -43,7 +44,7 @@ function row(camera) {
     number("Answers", count(camera.answers)),
     number("Bytes each", perAnswer(camera)),
     number("Errors", count(camera.errors), camera.errors ? "bad-text" : ""),
-    cell("Bundle", camera.bundle ? el("code", {}, camera.bundle) : "–"));
+    cell("Bundle", camera.bundle ? el("code", {}, camera.bundle) : "–", camera.wanted ? el("span", {class: "muted"}, " should run ", el("code", {}, camera.wanted)) : ""));
 }
 
 function table(cameras) {
@@ -92,9 +93,10 @@ class Fleet {
     const search = byId("fleet-search").value.trim();
     const query = new URLSearchParams({search, limit: LISTED});
     try {
-      const fleet = await getJson(`/v1/fleet?${query}`);
+      const [fleet, rollout] = await Promise.all([getJson(`/v1/fleet?${query}`), getJson("/admin/rollout")]);
       if (search !== byId("fleet-search").value.trim()) return;
       say(byId("fleet-error"), "");
+      fillRollout(byId("fleet-rollout"), rollout);
       this.fill(fleet, search);
     } catch (error) {
       if (error.status !== 0) say(byId("fleet-error"), explain(error)); // the header says that the server is away
@@ -164,7 +166,7 @@ class CameraView {
       fact("Answers in 24 h", count(camera.answers)),
       fact("Bytes each", perAnswer(camera)),
       fact("Errors in 24 h", count(camera.errors), camera.errors ? "bad-text" : ""),
-      fact("Bundle", camera.bundle || "–"));
+      fact("Bundle", camera.wanted ? `${camera.bundle}, should run ${camera.wanted}` : camera.bundle || "–"));
     const failed = camera.last_error;
     this.curve.replaceChildren(
       el("h2", {}, "Answers over the last 24 hours"),

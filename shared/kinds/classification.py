@@ -63,5 +63,9 @@ class Classification(Kind[ClassificationResult]):
         best = result.top[0]
         return [best.label], [f"{best.score:.2f}"]
 
+    def agreement(self, one: ClassificationResult, other: ClassificationResult) -> float:
+        """Whether the best class is the same."""
+        return float([best.label for best in one.top[:1]] == [best.label for best in other.top[:1]])
+
     def best(self, result: ClassificationResult) -> tuple[str, float]:
         return result.top[0].label, result.top[0].score

@@ -89,6 +89,11 @@ class Depth(Kind[DepthResult]):
     def cells(self, result: DepthResult) -> tuple[Sequence[str], ...]:
         return ([f"{result.min_m:.1f}, {result.median_m:.1f}, {result.max_m:.1f} m"],)
 
+    def agreement(self, one: DepthResult, other: DepthResult) -> float:
+        """The smaller median over the larger."""
+        near, far = sorted((one.median_m, other.median_m))
+        return near / far if far else 1.0
+
     def tile(self, png: bytes) -> Image.Image:
         with Image.open(io.BytesIO(png)) as opened:
             return Image.fromarray(depth_rgb(np.asarray(opened) / 1000))

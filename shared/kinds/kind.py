@@ -9,7 +9,7 @@ A kind whose name is no member of TaskResult in the contract travels as `Custom`
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self, TypeVar
 
 from PIL import Image
@@ -71,6 +71,10 @@ class Kind(Protocol[R]):
         """The one label that stands for the image, with its score, if the kind has such a thing."""
         return None
 
+    def agreement(self, one: R, other: R) -> float | None:
+        """How far two results say the same, 0 to 1; None where the kind cannot say."""
+        return None
+
     def tile(self, png: bytes) -> Image.Image:
         """A map's PNG file as an image to look at."""
         with Image.open(io.BytesIO(png)) as opened:
@@ -94,6 +98,11 @@ def map_of(result: Result) -> Map | None:
 def largest(shares: Sequence[tuple[str, float]], shown: int, form: str) -> list[str]:
     """The first of named shares, those above 0, each as text."""
     return [f"{name} {share:{form}}" for name, share in shares[:shown] if share]
+
+
+def overlap(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """What two divisions of an image into named shares have in common, 0 to 1."""
+    return min(1.0, sum(min(share, other.get(name, 0.0)) for name, share in one.items()))
 
 
 def write_map(found: Map | None, message: Any) -> None:

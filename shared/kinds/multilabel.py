@@ -44,3 +44,10 @@ class Multilabel(Kind[MultilabelResult]):
     def cells(self, result: MultilabelResult) -> tuple[Sequence[str], ...]:
         present = [one for one in result.top if one.score >= PRESENT][:SHOWN_MAX]
         return ([f"{one.label} {one.score:.2f}" for one in present] or ["none"],)
+
+    def agreement(self, one: MultilabelResult, other: MultilabelResult) -> float:
+        """The labels that both show, of those that one of them shows."""
+        first, second = (
+            {score.label for score in given.top if score.score >= PRESENT} for given in (one, other)
+        )
+        return len(first & second) / len(first | second) if first | second else 1.0

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field
 
 from shared.frozen import Frozen, Share
-from shared.kinds.kind import Kind, Result, largest, read_map, write_map
+from shared.kinds.kind import Kind, Result, largest, overlap, read_map, write_map
 from shared.maps import Map, MapArray, MapPng, pack, png
 
 SHOWN_MAX = 3  # ways, in a cell
@@ -101,3 +101,7 @@ class Normals(Kind[NormalsResult]):
 
     def cells(self, result: NormalsResult) -> tuple[Sequence[str], ...]:
         return (largest(result.facing.ordered(), SHOWN_MAX, ".0%"),)
+
+    def agreement(self, one: NormalsResult, other: NormalsResult) -> float:
+        """The share of the image that faces the same ways."""
+        return overlap(one.facing.model_dump(), other.facing.model_dump())

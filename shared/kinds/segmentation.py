@@ -16,7 +16,7 @@ from pydantic import Field
 
 from shared.errors import RequestError
 from shared.frozen import Frozen, Share
-from shared.kinds.kind import Kind, Result, largest, read_map, write_map
+from shared.kinds.kind import Kind, Result, largest, overlap, read_map, write_map
 from shared.maps import Colour, Map, MapArray, MapPng, pack, png
 
 CLASSES_MAX = 256  # of a palette, and of uint8
@@ -112,6 +112,10 @@ class Segmentation(Kind[SegmentationResult]):
 
     def cells(self, result: SegmentationResult) -> tuple[Sequence[str], ...]:
         return (largest([(area.label, area.share) for area in result.areas], SHOWN_MAX, ".0%"),)
+
+    def agreement(self, one: SegmentationResult, other: SegmentationResult) -> float:
+        """The share of the image that has the same classes, wherever they are."""
+        return overlap(*({area.label: area.share for area in given.areas} for given in (one, other)))
 
     def legend(self, result: SegmentationResult) -> dict[int, tuple[Colour, str]]:
         colours = palette(CLASSES_MAX).tolist()

@@ -13,6 +13,9 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Route
 
+from cloud.shelf.rollout import Rollout
+from shared.bundle import Bundle
+from shared.kinds.classification import ClassificationResult, ClassScore
 from support.browser import Visit, chromium, visit
 from support.processes import server
 from support.service import png
@@ -177,6 +180,32 @@ def test_the_fleet(opened: Visit) -> None:
     expect(frames.first.get_by_role("img", name="Segmentation of the frame")).to_be_visible()
     page.get_by_role("link", name="All cameras").click()
     expect(row).to_be_visible()
+
+
+def test_a_rollout(opened: Visit) -> None:
+    """Both bundles side by side, and which camera is still to change over."""
+    page = opened.page
+    fingerprint = Bundle.open(ROOMS).manifest.fingerprint
+    old, new = fingerprint, "1b" * 32
+    rollout = Rollout()
+    rollout.begin(new, old, "page-r*", 0.05, 10)
+    rollout.wanted("page-rest", old, "no space left on the box")
+    for mark in (old, old, new):
+        scores = (ClassScore(label="kitchen", index=0, score=1.0),)
+        results = {"classification": ClassificationResult(top=scores)}
+        rollout.note("page-row", bytes.fromhex(mark)[:4], 300, 5.0, failed=False, results=results)
+    send(opened.origin, "page-rest", "kitchen")
+    page.get_by_role("link", name="Fleet").click()
+    expect(page.get_by_role("row", name=re.compile("page-rest"))).to_be_visible()
+    expect(page.get_by_role("region", name="Rollout")).to_be_hidden()
+    page.route("**/admin/rollout", lambda route: route.fulfill(json=rollout.state().model_dump(mode="json")))
+    card = page.get_by_role("region", name="Rollout")
+    expect(card).to_contain_text(f"{new[:8]} goes to page-r*")
+    expect(card.get_by_role("row", name=re.compile("rolled out"))).to_contain_text("300 B")
+    expect(card.get_by_role("row", name=re.compile("classification"))).to_contain_text("100.0 %")
+    expect(card).to_contain_text("page-rest: no space left on the box")
+    rollout.back("too many errors")
+    expect(card).to_contain_text("was taken back: too many errors")
 
 
 def test_a_new_question(opened: Visit) -> None:

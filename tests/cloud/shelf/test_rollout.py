@@ -239,6 +239,11 @@ async def test_forward_to_all_and_back(twenty: Field) -> None:
         21,
         1,
     )  # the others said so before they took it
+    agreement = twenty.keeper.rollout.state().agreement
+    assert agreement
+    assert {(one.switches, one.pairs) for one in agreement} == {
+        (19, 0)
+    }  # either side of each camera's switch
     twenty.keeper.rollout.back()
     await twenty.turn()
     assert twenty.on_new() == []
