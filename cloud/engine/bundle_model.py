@@ -152,7 +152,7 @@ def _inverse_gains(tensors: dict[str, Tensor], levels: int, channels: int) -> Te
     log_inverse = tensors.get("gains.log_inverse")
     if levels > 1 and (log_inverse is None or log_inverse.shape != (levels, channels)):
         raise ValueError(f"no inverse gains of {levels} levels by {channels} channels")
-    return log_inverse if levels > 1 else None
+    return log_inverse.float() if log_inverse is not None and levels > 1 else None
 
 
 class CloudModel:

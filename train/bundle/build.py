@@ -23,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from safetensors.numpy import save as save_arrays
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from shared.bundle import (
@@ -43,7 +42,7 @@ from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.files import new_folder, refuse_existing, write_atomically
 from shared.sealed import FileEntry
-from train.bundle.export import export, export_tail
+from train.bundle.export import export, export_tail, round_to_half, save_tensors
 from train.bundle.manifest import tail_spec, without_paths, write_manifest
 from train.bundle.size_report import Report, latents_of, report_of
 from train.bundle.stretch import stretch
@@ -88,7 +87,8 @@ def build(
     model, recipe, cards = load_run(run)
     default = _default_quality(run, recipe, default_quality)
     if half:
-        _round_weights(model)
+        core = model.codec.core
+        round_to_half(*model.fronts, *model.heads, core.transform, core.extractor, core.reconstruction)
     preprocess = cards[0].preprocess
     stretch(model, factors or {}, data, preprocess)
     x, u = _transformed(model, data, preprocess)
@@ -97,8 +97,7 @@ def build(
     # The integers are calibrated on the v of all levels, because one path serves them all.
     calibration = torch.cat([level.v for level in levels])
     sample = Sample(calibration, torch.cat([level.z for level in levels]))
-    core = model.codec.core
-    tensors = quantise(core, calibration, precision, recipe.qualities, _thinned(sample))
+    tensors = quantise(model.codec.core, calibration, precision, recipe.qualities, _thinned(sample))
     mark = fingerprint(tensors)
     report = report_of(LatentCodec(tensors), mark, recipe.qualities, levels)
     manifest = _manifest(name, mark, default, model, recipe, cards, report, licences or {}, _learnt_from(run))
@@ -130,15 +129,6 @@ def _thinned(sample: Sample) -> Sample:
     """Evenly chosen latents, of all levels alike."""
     chosen = torch.linspace(0, len(sample.v) - 1, min(len(sample.v), CALIBRATED)).long()
     return Sample(sample.v[chosen], sample.z[chosen])
-
-
-@torch.no_grad()
-def _round_weights(model: SplitNetworks) -> None:
-    """Rounds what is exported to ONNX to values that 16 bits hold."""
-    core = model.codec.core
-    for part in (*model.fronts, *model.heads, core.transform, core.extractor):
-        for parameter in part.parameters():
-            parameter.copy_(parameter.half().float())
 
 
 def _check_name(name: str) -> None:
@@ -260,13 +250,13 @@ def _cloud_tensors(model: SplitNetworks, cards: Sequence[NetworkCard]) -> dict[s
     tensors = {f"reconstruction.{n}": t for n, t in core.reconstruction.state_dict().items()}
     tensors |= {f"separation.{n}": t for n, t in model.codec.separation.state_dict().items()}
     if core.gains is not None:
-        tensors["gains.log_inverse"] = core.gains.log_inverse.detach()
+        tensors["gains.log_inverse"] = core.gains.log_inverse
     if model.base is not None:
         tensors |= {f"base.{n}": t for n, t in model.base.state_dict().items()}
     for name, card, head in zip(model.names, cards, model.heads, strict=True):
         if reference_cut(card):
             tensors |= {f"tails.{name}.{n}": t for n, t in head.tail.state_dict().items()}
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return tensors
 
 
 def _write(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> None:

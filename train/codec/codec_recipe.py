@@ -65,6 +65,8 @@ class CodecRecipe(Frozen):
         "synthesis", that is reconstruction, separation and the networks' tails, on truly rounded latents, with
         everything before z and in the streams as in `init`.
     entropy_rate: learning rate of the entropy model, as a multiple.
+    gain_rate: of the gains. They begin alike in all channels, and at the transform's own small rate they stay so: no
+        level then differs from another but in its step.
     rate: whether what predicts z learns from z under "noise", or from z "rounded", as it is sent. The latter is for a
         codec that goes on: at first most elements are rounded to 0, and there is little to learn from.
     """
@@ -92,6 +94,7 @@ class CodecRecipe(Frozen):
     base_lambda: float = Field(3000.0, gt=0)
     trains: Literal["all", "entropy", "synthesis"] = "all"
     entropy_rate: float = Field(1.0, gt=0)
+    gain_rate: float = Field(1.0, gt=0)
     rate: Literal["noise", "rounded"] = "noise"
     form: Literal["rd", "dr"] = "rd"
     steps: int = Field(ge=1)

@@ -220,14 +220,17 @@ class CodecTraining(Training[CodecBatch, Scores]):
         return self.model.codec.core.z_of(u, position).round(), position
 
     def rates(self) -> list[tuple[list[nn.Parameter], float]]:
-        if self.recipe.entropy_rate == 1.0:
-            return super().rates()  # in one group, as in checkpoints made before there was this setting
-        entropy = [
-            p for m in entropy_modules(self.model.codec.core) for p in m.parameters() if p.requires_grad
+        core, recipe = self.model.codec.core, self.recipe
+        # Without such a setting there is one group, as in checkpoints made before there were any.
+        apart = [(entropy_modules(core), recipe.entropy_rate)] if recipe.entropy_rate != 1.0 else []
+        if core.gains is not None and recipe.gain_rate != 1.0:
+            apart.append(([core.gains], recipe.gain_rate))
+        groups = [
+            ([p for m in modules for p in m.parameters() if p.requires_grad], rate) for modules, rate in apart
         ]
-        known = {id(p) for p in entropy}
+        known = {id(p) for parameters, _ in groups for p in parameters}
         rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in known]
-        return [(rest, 1.0), (entropy, self.recipe.entropy_rate)]
+        return [(rest, 1.0), *groups]
 
     def _inputs(self, indices: NDArray[np.int64]) -> list[Tensor]:
         if not self.recipe.train_all:

@@ -16,6 +16,7 @@ class TaskRecipe(NetworkSpec):
     name: by default what its network was trained for.
     width: of the reconstruction, as a multiple of the bundle's own; no edge pays for it.
     init: a task folder for the same bundle, with a reconstruction of the same width to start from.
+    half: rounds weights to 16 bits, which halves the task's files.
     stretch: factor by which the decoded feature is stretched once it has been learnt; see `train.bundle.stretch`.
     """
 
@@ -32,4 +33,5 @@ class TaskRecipe(NetworkSpec):
     crop: Crop = 8
     flips: bool = True
     seed: Seed = 0
+    half: bool = False
     stretch: float = Field(1.0, gt=0, le=STRETCH_MAX)

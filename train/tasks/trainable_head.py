@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from cloud.networks.sizes import CodecConfig, spatial
@@ -20,7 +19,7 @@ from shared.bundle import CLOUD, ONNX, TAIL, TASK, WEIGHTS, AddedTask, Bundle, T
 from shared.errors import DataError
 from shared.files import write_atomically
 from shared.sealed import FileEntry, read_sealed
-from train.bundle.export import export_tail
+from train.bundle.export import export_tail, save_tensors
 from train.codec.split_networks import Head
 
 FOLDER = "task"  # in a run: the folder that is added to the bundle
@@ -54,10 +53,9 @@ def reconstruction_of(bundle: Bundle, width: float) -> tuple[CodecConfig, Tensor
     """Sizes of a fresh reconstruction for this bundle's z, and the bundle's log inverse gains (L, N)."""
     config = CodecConfig.model_validate(bundle.manifest.codec)
     wide = tuple(max(1, round(channels * width)) for channels in config.reconstruction)
-    return (
-        config.model_copy(update={"reconstruction": wide}),
-        load_tensors(bundle.read(CLOUD)).get("gains.log_inverse"),
-    )
+    log_inverse = load_tensors(bundle.read(CLOUD)).get("gains.log_inverse")
+    config = config.model_copy(update={"reconstruction": wide})
+    return config, None if log_inverse is None else log_inverse.float()
 
 
 def load_reconstruction(model: TrainableHead, folder: Path) -> None:
@@ -96,7 +94,7 @@ def save_task(
     tail = export_tail(model.head.cpu()) if task.network == ONNX else None
     if tail is None:
         tensors |= {f"tail.{n}": t for n, t in model.head.tail.state_dict().items()}
-    data = save_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    data = save_tensors(tensors)
     added = AddedTask(
         task=task,
         fingerprint=bundle.manifest.fingerprint,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import torch
+from safetensors.torch import load
 from torch import nn
 
-from train.bundle.export import export
+from train.bundle.export import export, round_to_half, save_tensors
 
 
 def test_only_exact_weights_are_halved_and_answers_stay() -> None:
@@ -26,3 +27,17 @@ def test_only_exact_weights_are_halved_and_answers_stay() -> None:
     session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"y": x.numpy()})
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_rounded_weights_come_back_from_16_bits() -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(64, 64)
+    whole = save_tensors(network.state_dict())
+    round_to_half(network)
+    half = save_tensors(network.state_dict())
+    assert len(whole) - len(half) == network.weight.numel() * 2  # the bias is too short to be worth it
+    again = nn.Linear(64, 64)
+    again.load_state_dict(load(half))
+    assert again.weight.dtype == torch.float32
+    assert torch.equal(again.weight, network.weight)
+    assert torch.equal(again.bias, network.bias)

@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"codec train --data {out}/rooms --device cpu --batch 8 --set holdout=8 --set scales=[0.3,1]{networks} "
         "--set context_hidden=[8] --base classification --set crop=0"
     )
-    run(f"{train} --out {out}/all --steps 20 --set learning_rate=0.01 --distortion feature")
+    run(f"{train} --out {out}/all --steps 20 --set learning_rate=0.01 --set gain_rate=4 --distortion feature")
     start = f"--set init={out}/all --distortion feature"
     run(f"{train} --out {out}/entropy --steps 30 {start} --set trains=entropy --set entropy_rate=3")
     learn = (
@@ -70,6 +70,11 @@ def changed(place: Path, before: str, after: str) -> set[str]:
     one, other = tensors(place / before), tensors(place / after)
     names = {name for name in one if not torch.equal(one[name], other[name])}
     return {".".join(name.split(".")[:3]) for name in names}
+
+
+def test_gains_learn_at_a_rate_of_their_own(place: Path) -> None:
+    gains = tensors(place / "all")["codec.core.gains.log_gain"]
+    assert (gains.amax(1) - gains.amin(1)).max() > 0.04  # 0.017 at the rate of all
 
 
 def test_entropy_changes_nothing_that_makes_z_or_reads_it(place: Path) -> None:
