@@ -204,9 +204,11 @@ class Spool:
         short = store.disk_short(needed)
         if short and (self.full != "drop-oldest" or store.cost < needed):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        evicted: list[str] = []
         with store.transaction():
             if self.full == "drop-oldest":
-                drops["oldest"] = self._evict(store, needed, short)
+                evicted = self._evict(store, needed, short)
+                drops["oldest"] = len(evicted)
             for frame in frames:
                 if store.cost + frame.cost > self.bytes_max:
                     # With "stop" the caller keeps it, unless it will never fit.
@@ -218,11 +220,12 @@ class Spool:
                 store.insert(one)
                 taken.append(one.id)
         self._drops.update(+drops)
+        self._again.difference_update(evicted)
         self.trouble = ""
         return taken
 
-    def _evict(self, store: Store, needed: int, disk_short: bool) -> int:
-        """Deletes the oldest frames that nobody has, until so many bytes fit. Returns how many went."""
+    def _evict(self, store: Store, needed: int, disk_short: bool) -> list[str]:
+        """Deletes the oldest frames that nobody has, until so many bytes fit. Returns their ids."""
         excess = store.cost + min(needed, self.bytes_max) - self.bytes_max
         if disk_short:
             excess = max(excess, 2 * needed)
@@ -234,7 +237,8 @@ class Spool:
                     excess -= cost
                 if excess <= 0:
                     break
-        return store.delete(found)
+        store.delete(found)
+        return found
 
     def _lease(self, count: int, bundles: Collection[str] | None) -> list[Spooled]:
         store, found, damaged, last = self._opened(), list[Spooled](), list[int](), 0
@@ -252,6 +256,7 @@ class Spool:
             except (ValueError, OverflowError):
                 log.error("%s: frame %s is damaged, and dropped", self.path / FILE, row[0])
                 damaged.append(place)
+                self._again.discard(row[0])
         if damaged:
             with store.transaction():
                 store.delete_at(damaged)
@@ -304,6 +309,7 @@ class Spool:
         if aged:
             with store.transaction():
                 store.delete(aged)
+            self._again -= aged
             self._drops["age"] += len(aged)
 
     def _opened(self) -> Store:

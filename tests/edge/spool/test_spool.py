@@ -139,6 +139,23 @@ def test_a_spool_of_an_earlier_release(tmp_path: Path) -> None:
         assert spool.taken("door", True) == {file: (1, 2)}
 
 
+@pytest.mark.parametrize("how", ["full", "age"])
+def test_nothing_is_kept_of_a_frame_that_went(tmp_path: Path, how: str) -> None:
+    """Also where it may have been sent: a box that runs for a year must not remember them all."""
+    now, name = [START_US], f"s.{'0' * 32}.1"
+    with Spool(tmp_path, bytes_max=3 * FRAME, age_max_s=60, clock=lambda: now[0]) as spool:
+        spool.put([frame(id=name)])
+        spool.give_back(leased(spool), sent=True)
+        if how == "full":
+            spool.put([frame() for _ in range(3)])
+        else:
+            now[0] += 61_000_000
+        assert sum(spool.state().drops.values()) == 1
+        spool.acknowledge(leased(spool))
+        spool.put([frame(id=name)])
+        assert [one.again for one in spool.lease(9)] == [False]
+
+
 @pytest.mark.parametrize(("full", "kept", "drops"), [
     ("drop-oldest", [2, 3, 4], {"oldest": 2}),
     ("drop-newest", [0, 1, 2], {"newest": 2}),
