@@ -59,7 +59,7 @@ class Updater:
         self._client, self._camera, self._swap, self._source = client, camera, swap, source
         self.running = running.manifest.fingerprint
         self.trouble = ""
-        self._accepts = accepts
+        self._accepts = accepts or (lambda _: None)
         self._refused = ("", 0.0)  # the bundle that must not be run, and until when
 
     async def run(self, wait: Callable[[], Awaitable[None]]) -> None:
@@ -92,8 +92,7 @@ class Updater:
         except BundleError:
             self._refused = (wanted, asyncio.get_running_loop().time() + REFUSED_S)
             raise
-        if self._accepts is not None:
-            self._accepts(encoder.bundle)
+        self._accepts(encoder.bundle)  # the settings may have changed while it was loaded
         await asyncio.to_thread(self._remember, wanted)
         self._swap(encoder)
         before, self.running = self.running, wanted
@@ -106,7 +105,7 @@ class Updater:
         place = self._folder / wanted
         if place.is_dir():
             try:
-                return load(Bundle.open_without_added(place), self._threads, self._key)
+                return self._loaded(Bundle.open_without_added(place))
             except BundleError as error:
                 log.warning("%s is downloaded anew: %s", place, error)
                 sweep(self._folder, {one.name for one in self._folder.iterdir()} - {wanted})
@@ -116,6 +115,11 @@ class Updater:
             raise RequestError(f"cannot tidy {self._folder}: {error.strerror}") from None
         check = partial(check_bundle, public_key=self._key)
         bundle = fetch(self._source(), wanted, place, check, attempts=1)
+        return self._loaded(bundle)
+
+    def _loaded(self, bundle: Bundle) -> Encoder:
+        """Checks the settings first, so that a bundle which does not go with them is not loaded at each look."""
+        self._accepts(bundle)
         return load(bundle, self._threads, self._key)
 
     def _remember(self, wanted: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+import edge.update
 from edge.fetch import Source
 from edge.settings import CloudLink, EdgeSettings, UpdateSettings
 from edge.trust import load
@@ -120,19 +121,34 @@ async def test_each_failure_leaves_the_box_on_what_it_runs(
     assert (made.running, made.trouble, len(swapped)) == (mark(new), "", 1)
 
 
-async def test_a_bundle_that_the_settings_do_not_go_with(levels: Path, new: Path, tmp_path: Path) -> None:
+async def test_a_bundle_that_the_settings_do_not_go_with(
+    levels: Path, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cloud, kept = Cloud(mark(new)), tmp_path / "kept"
+    loaded: list[Path] = []
+
+    def counted(bundle: Bundle, *more: Any, **named: Any) -> Encoder:
+        loaded.append(bundle.path)
+        return load(bundle, *more, **named)
+
+    monkeypatch.setattr(edge.update, "load", counted)
     async with serving(levels, new) as (address, _):
+        settings = {"quality": 7}
 
-        def refuse(bundle: Bundle) -> None:
-            raise RequestError(f"[sources.door] bundle {bundle.manifest.name} has no quality 7")
+        def accepts(bundle: Bundle) -> None:
+            if "quality" in settings:
+                raise RequestError(f"[sources.door] bundle {bundle.manifest.name} has no quality 7")
 
-        made, swapped = updater(cloud, levels, address, kept, accepts=refuse)
-        await made.look()
-        await made.look()
+        made, swapped = updater(cloud, levels, address, kept, accepts=accepts)
+        for _ in range(3):
+            await made.look()
         assert (made.running, swapped) == (mark(levels), [])
         assert "[sources.door] bundle new has no quality 7" in cloud.told[-1][2]
         assert not (kept / "current").exists()
+        assert loaded == []  # a look each minute costs no more than a manifest
+        settings.clear()
+        await made.look()  # it is taken as soon as the settings go with it
+        assert (made.running, len(swapped), loaded) == (mark(new), 1, [kept / mark(new)])
 
 
 async def test_a_wrong_key_is_no_download_a_minute(levels: Path, new: Path, tmp_path: Path) -> None:
