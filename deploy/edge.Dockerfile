@@ -1,4 +1,4 @@
-# An edge box: image in over HTTP, a few hundred bytes out to the cloud. No torch, and none of the cloud's code.
+# An edge box: images in over HTTP or from cameras, a few hundred bytes out to the cloud. No torch, nothing of the cloud.
 #
 #   docker build -f deploy/edge.Dockerfile -t isthmus-edge .          (from the repository root)
 #   docker run -p 127.0.0.1:8081:8081 -v "$PWD/deploy/bundles/rooms:/bundle:ro" isthmus-edge
@@ -13,7 +13,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE isthmus.py ./
 COPY shared shared
 COPY edge edge
 # Editable: code runs from /app, as it does in the tests.
-RUN /venv/bin/pip install -c constraints.txt -e '.[signing]' && /venv/bin/python -m compileall -q /app
+RUN /venv/bin/pip install -c constraints.txt -e '.[mqtt,signing,video]' && /venv/bin/python -m compileall -q /app
 
 FROM python:3.11.13-slim-bookworm
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \

@@ -12,6 +12,9 @@ Nothing is lost and nothing recorded twice, whoever is killed, for three reasons
 
 After a restart of the box the spool says which frames may have been sent (`Spooled.again`).
 
+Frames S cost the cloud nothing, and their answers may wait for each other: once it is sent, such a frame leaves its
+place in flight to the next one.
+
 A session costs more than it saves for a frame a minute: such frames are sent by themselves, as are those of a bundle
 that the box no longer runs, and all while the cloud opens no more sessions.
 """
@@ -20,17 +23,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from edge import client
+from edge.frames import NextFrame
 from edge.session import INTRA_TRIES, SessionTransport
 from edge.session_stream import Reply, SessionStream
 from edge.settings import CloudLink, SessionSettings
 from edge.spool.records import Spooled
-from shared.codec.frame import Packet
+from shared.codec.frame import FrameType, Packet
 from shared.codec.frame_codec import Coded, Latent
 from shared.encoder import Encoder, count_frame
 from shared.errors import (
@@ -47,6 +52,7 @@ from shared.types import Analysis, Times, Wanted
 QUIET_US = 30_000_000  # between two frames: then a session is not opened for the second
 REFUSED_S = 30.0  # for which no session is opened after the cloud has refused one
 LANES_MAX = 64
+LIGHT_MAX = 32  # frames S of a source without an answer, beside those that hold a place
 LATENTS_MAX = 16  # of frames that were spooled last, so that they need not be decoded
 
 
@@ -69,13 +75,17 @@ class InSession:
 
 @dataclass(eq=False)
 class _Lane:
-    """last_us: when its last frame was spooled. refused_s: until when no session is opened. users: frames in it."""
+    """last_us: when its last frame was spooled. refused_s: until when no session is opened. users: frames in it.
+
+    light: of them, frames S that are sent and hold no place.
+    """
 
     places: asyncio.Semaphore
     stream: SessionStream | None = None
     last_us: int | None = None
     refused_s: float = 0.0
     users: int = 0
+    light: int = 0
 
     @property
     def is_open(self) -> bool:
@@ -96,10 +106,11 @@ class _Asked:
 
 @dataclass
 class _Progress:
-    """stream: where the frame went. sent: whether the cloud may have it."""
+    """stream: where the frame went. sent: whether the cloud may have it. light: it holds no place any more."""
 
     stream: SessionStream | None = None
     sent: bool = False
+    light: bool = False
 
 
 class Lanes:
@@ -120,6 +131,11 @@ class Lanes:
         self._encoder, self._encoding = encoder, encoding
         self._lanes: OrderedDict[tuple[str, bytes, str], _Lane] = OrderedDict()
         self._latents: OrderedDict[str, Latent] = OrderedDict()
+
+    @property
+    def light(self) -> int:
+        """Frames that wait for no more than an answer "as before"."""
+        return sum(lane.light for lane in self._lanes.values())
 
     def use(self, encoder: Encoder) -> None:
         """The box codes with another bundle from now on."""
@@ -146,7 +162,7 @@ class Lanes:
         if asked is None:
             return None
         progress = _Progress()
-        async with self._lane(asked) as lane, lane.places:
+        async with self._lane(asked) as lane, _place(lane, progress):
             try:
                 async with asyncio.timeout(self._link.deadline_ms / 1e3):
                     return await self._send(asked, lane, progress)
@@ -210,7 +226,7 @@ class Lanes:
             return None
         progress.sent = True
         try:
-            reply = await self._reply(stream, asked)
+            reply = await self._reply(stream, asked, partial(_lighten, lane, progress))
         except IsthmusError as error:
             raise UnansweredError(error) from None
         answer = self._answer(ready, asked, reply)
@@ -234,7 +250,9 @@ class Lanes:
             self._settings.intra_every_s,
         )
 
-    async def _reply(self, stream: SessionStream, asked: _Asked) -> Reply:
+    async def _reply(
+        self, stream: SessionStream, asked: _Asked, queued: Callable[[NextFrame], None]
+    ) -> Reply:
         """Raises IsthmusError."""
         latent, captured_at = asked.latent, asked.one.frame.captured_at
 
@@ -242,7 +260,7 @@ class Lanes:
             return latent
 
         for tries in range(INTRA_TRIES):
-            reply = await stream.ask(extract, latent.quality, captured_at, tries > 0, asked.number)
+            reply = await stream.ask(extract, latent.quality, captured_at, tries > 0, asked.number, queued)
             if not reply.need_intra:
                 return reply
         raise RemoteError("the cloud asks for a frame I and does not take it")
@@ -259,6 +277,27 @@ class Lanes:
             times=reply.reply.times or Times(),
             captured_at=asked.one.frame.captured_at,
         )
+
+
+@asynccontextmanager
+async def _place(lane: _Lane, progress: _Progress) -> AsyncIterator[None]:
+    """A frame's place in flight, for as long as it is not light."""
+    await lane.places.acquire()
+    try:
+        yield
+    finally:
+        if progress.light:
+            lane.light -= 1
+        else:
+            lane.places.release()
+
+
+def _lighten(lane: _Lane, progress: _Progress, sent: NextFrame) -> None:
+    """Gives back the place of a frame S that was sent."""
+    if sent.frame.type is FrameType.S and not progress.light and lane.light < LIGHT_MAX:
+        progress.light = True
+        lane.light += 1
+        lane.places.release()
 
 
 def _decoded(encoder: Encoder, data: bytes) -> Latent | None:

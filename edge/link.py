@@ -45,6 +45,7 @@ FIRST_WAIT_S, WAIT_MAX_S = 0.2, 10.0
 LOOK_S = 1.0  # how often the spool is looked at, where nobody says that there is something
 DESCRIBE_EVERY_S = 300.0
 TRIES = 5  # of a frame at which the cloud fails
+TRIED_MAX = 1024  # frames whose tries are counted; those that the spool drops meanwhile would stay for ever
 REFUSED = ("INVALID_ARGUMENT", "NOT_FOUND")
 PASSING = (CloudUnreachableError, DeadlineError, OverloadedError)
 WAITS = ("FAILED_PRECONDITION", "UNAUTHENTICATED", "PERMISSION_DENIED")
@@ -66,7 +67,10 @@ class Cloud(Protocol):
 
 
 class Sessions(Protocol):
-    """What a link needs of `edge.lanes.Lanes`."""
+    """What a link needs of `edge.lanes.Lanes`. light: frames in flight on which the cloud has no work."""
+
+    @property
+    def light(self) -> int: ...
 
     async def analyze(self, one: Spooled) -> InSession | None: ...
 
@@ -95,8 +99,9 @@ Answered = Callable[[Spooled, Sent], Awaitable[None]]
 class Link:
     """Sends what a spool holds. Must be made in the event loop that runs it.
 
-    in_flight_max: frames at once. bundle: name and fingerprint of the box's own. pace: waits before so many bytes are
-    sent. disk: one thread in which the spool is used. sessions: None sends each frame by itself.
+    in_flight_max: frames at once, beside those of sessions on which the cloud has no work. bundle: name and fingerprint
+    of the box's own. pace: waits before so many bytes are sent. disk: one thread in which the spool is used. sessions:
+    None sends each frame by itself.
 
     sent, bytes: frames acknowledged, and what was sent of them. in_session: those of them that were sent in one.
     trouble: why nothing goes through; empty if it does.
@@ -178,7 +183,8 @@ class Link:
     async def _send_some(self) -> bool:
         """Starts sending what there is room for. False: there is nothing, or no room."""
         # After a failure one frame tries; the rest follows once it is through.
-        room = (1 if self._wait_s else self._in_flight_max) - len(self._tasks)
+        light = self._sessions.light if self._sessions is not None else 0
+        room = (1 if self._wait_s else self._in_flight_max + light) - len(self._tasks)
         if room <= 0:
             return False
         frames = await self._on_disk(lambda: self._spool.lease(room, self._served))
@@ -252,6 +258,8 @@ class Link:
         passing = isinstance(error, PASSING) or code in WAITS
         if not passing:
             self._tries[one.id] += 1
+            while len(self._tries) > TRIED_MAX:
+                del self._tries[next(iter(self._tries))]
             if self._tries[one.id] >= TRIES:
                 await self._drop(one, "failed", error)
                 return

@@ -132,7 +132,11 @@ class Pacer:
             if self._credit >= 0:
                 break
             await asyncio.sleep(-self._credit / self._per_s)
-        self._credit -= size + self._overhead
+        self.spent(size)
+
+    def spent(self, size: int, overhead: int | None = None) -> None:
+        """So many bytes were sent. overhead: beside them, if it is not that of a request."""
+        self._credit -= size + (self._overhead if overhead is None else overhead)
 
     def in_session(self, size: int, sent: int) -> None:
         """A frame that was counted with its own size took so many bytes in a session."""

@@ -110,8 +110,10 @@ class SessionStream:
         captured_at: datetime | None,
         intra: bool = False,
         number: int | None = None,
+        queued: Callable[[NextFrame], None] | None = None,
     ) -> Reply:
-        """Sends the frame of an image and waits for its reply. number: see `FrameEncoder.next`.
+        """Sends the frame of an image and waits for its reply. number: see `FrameEncoder.next`. queued: gets the frame
+        before the wait.
 
         Raises CloudUnreachableError once the stream has ended, RemoteError or a subclass, OverloadedError, or
         RequestError.
@@ -121,6 +123,8 @@ class SessionStream:
             at_s = self._loop.time()
             sent = await self._run(lambda: frames.next(extract, quality, at_s, intra, number))
             future, code_s = self._put(sent, captured_at), self._loop.time() - at_s
+        if queued is not None:
+            queued(sent)
         name = "AnalyzeSession frame"
         with tracing.frame_span(self.opened.request_id(sent.number), name, "client", type=sent.frame.name):
             reply = await future

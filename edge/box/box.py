@@ -21,12 +21,14 @@ from pathlib import Path
 from PIL import Image
 
 from edge.box.coder import Coder
+from edge.box.posted import Posted
 from edge.box.settings import RateSettings
 from edge.capture.messages import Message
 from edge.capture.settings import SourceSettings
 from edge.capture.source import Source
 from edge.lanes import Lanes
 from edge.link import Cloud, Link, Sent
+from edge.observer import Observer
 from edge.pipeline import SessionLink
 from edge.rate import SESSION_OVERHEAD, Pacer, Rate
 from edge.sinks.sinks import Sinks
@@ -83,7 +85,7 @@ class Box:
     accepted: frames spooled by source. drops: images that no frame was made of, by source and reason. last: the last
     image of each source, and the last answer. qualities: of its last frames. sizes: when (monotonic) frames of it were
     answered, and bytes that were sent of each. types: how many were, by how they were sent: I, P or S in a session,
-    otherwise empty.
+    otherwise empty. posted: images beside those of the sources, if there is a pipeline for them.
     """
 
     def __init__(
@@ -116,9 +118,10 @@ class Box:
         hold = None if sessions is None else sessions.settings.hold
         self._coder = Coder(self.rate, rate.window_s, self._encoding, hold)
         self._overhead = rate.overhead_bytes
-        pace = Pacer(budget, rate.window_s, rate.overhead_bytes)
+        self._pace = Pacer(budget, rate.window_s, rate.overhead_bytes)
         own = _named(encoder)
-        self.link = Link(spool, cloud, in_flight_max, own, self._answered, self._disk, pace, self.lanes)
+        self.link = Link(spool, cloud, in_flight_max, own, self._answered, self._disk, self._pace, self.lanes)
+        self.posted: Posted | None = None
         self._running = [
             asyncio.create_task(self.link.run()),
             asyncio.create_task(self._measure(in_flight_max)),
@@ -144,6 +147,15 @@ class Box:
         if self.lanes is not None:
             self.lanes.use(encoder)
         self.link.use(_named(encoder))
+
+    def observer(self, other: Observer, camera: str) -> Posted:
+        """What a pipeline beside the sources reports to, so that its images count among theirs; see `Posted`."""
+        self.posted = Posted(other, camera, self._spent_beside, self.sinks.put)
+        return self.posted
+
+    def _spent_beside(self, size: int, now_s: float, overhead: int | None) -> None:
+        self.rate.spent(size, now_s, overhead)
+        self._pace.spent(size, overhead)
 
     async def close(self) -> None:
         """Ends the sources, then the link; what is in the spool stays there."""

@@ -1,4 +1,4 @@
-"""`isthmus edge check`: tries everything that a box needs, and says of each whether it works.
+"""`isthmus edge check`: tries everything that a box needs, and says of each whether it works; if not, where it is set.
 
 Changes nothing, but that the folder of downloaded bundles is made.
 
@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.box.settings import BoxConfig, BoxSettings, SpoolSettings
+from edge.box.settings import BoxConfig, BoxSettings, check_sources
 from edge.capture.messages import Message
 from edge.capture.settings import SourceSettings
 from edge.capture.source import Source
@@ -44,13 +44,16 @@ async def check(config: BoxConfig) -> AsyncIterator[Finding]:
     try:
         bundle = await asyncio.to_thread(_bundle, settings)
         yield Finding("bundle", True, f"{bundle.manifest.name}, fingerprint {bundle.fingerprint.hex()}")
+        check_sources(config, bundle)
     except IsthmusError as error:
-        yield Finding("bundle", False, str(error))
-    yield await asyncio.to_thread(_spool, settings.spool)
+        # What is wrong with a source for this bundle says where by itself.
+        where = f" ({config.place('bundle')})" if bundle is None else ""
+        yield Finding("bundle", False, f"{error}{where}")
+    yield await asyncio.to_thread(_spool, config)
     if settings.update.url is not None:
-        yield await asyncio.to_thread(_update, settings)
+        yield await asyncio.to_thread(_update, config)
     yield await _cloud(config, bundle)
-    tries = [asyncio.create_task(_source(*one)) for one in config.sources.items()]
+    tries = [asyncio.create_task(_source(config, *one)) for one in config.sources.items()]
     if not tries:
         yield Finding("sources", False, "there are none; add a table [sources.NAME]")
     for each in asyncio.as_completed(tries):
@@ -67,8 +70,9 @@ def _bundle(settings: BoxSettings) -> Bundle:
     return bundle
 
 
-def _spool(settings: SpoolSettings) -> Finding:
+def _spool(config: BoxConfig) -> Finding:
     """Whether its folder can be written, and its disk has room."""
+    settings = config.settings.spool
     folder = settings.folder
     try:
         there = folder if folder.exists() else folder.absolute().parent
@@ -80,18 +84,21 @@ def _spool(settings: SpoolSettings) -> Finding:
             sync_ms = 1e3 * (time.perf_counter() - started)
         free = shutil.disk_usage(there).free
     except OSError as error:
-        return Finding("spool", False, f"{folder} cannot be written: {error.strerror} (spool.folder)")
+        where = config.place("spool.folder")
+        return Finding("spool", False, f"{folder} cannot be written: {error.strerror} ({where})")
     text = f"{folder}: {free >> 20} MiB free, a sync takes {sync_ms:.1f} ms"
     if free < settings.bytes_max * 5 // 4:
-        return Finding("spool", False, f"{text}; too little for spool.bytes_max = {settings.bytes_max}")
+        where = config.place("spool.bytes_max")
+        return Finding("spool", False, f"{text}; too little for {settings.bytes_max} bytes ({where})")
     return Finding("spool", True, text)
 
 
-def _update(settings: BoxSettings) -> Finding:
+def _update(config: BoxConfig) -> Finding:
     """Whether another bundle could be asked for, downloaded and kept."""
     import httpx
 
-    update = settings.update
+    settings, update = config.settings, config.settings.update
+    where = config.place("update.url")
     assert update.url is not None
     assert update.folder is not None  # as the settings say
     if not settings.camera:
@@ -101,49 +108,50 @@ def _update(settings: BoxSettings) -> Finding:
         with tempfile.TemporaryFile(dir=update.folder):
             pass
     except OSError as error:
-        return Finding(
-            "update", False, f"{update.folder} cannot be written: {error.strerror} (update.folder)"
-        )
+        text = f"{update.folder} cannot be written: {error.strerror} ({config.place('update.folder')})"
+        return Finding("update", False, text)
     try:
         with source_of(settings.cloud, update.url).client() as http:
             status = http.get("/healthz").status_code
     except (httpx.HTTPError, httpx.InvalidURL, IsthmusError) as error:
-        return Finding("update", False, f"{update.url}: {error or type(error).__name__} (update.url)")
+        return Finding("update", False, f"{update.url}: {error or type(error).__name__} ({where})")
     if status != 200:
-        return Finding(
-            "update", False, f"{update.url} answers {status}; is it an Isthmus cloud? (update.url)"
-        )
+        return Finding("update", False, f"{update.url} answers {status}; is it an Isthmus cloud? ({where})")
     return Finding(
         "update", True, f"{update.url} is asked as {settings.camera}; bundles go to {update.folder}"
     )
 
 
 async def _cloud(config: BoxConfig, bundle: Bundle | None) -> Finding:
-    link = config.settings.cloud
+    link, where = config.settings.cloud, config.place("cloud.address")
     try:
         async with Client(link) as client:
             served = await client.describe()
     except IsthmusError as error:
-        return Finding("cloud", False, f"{link.address}: {error} (cloud.address)")
+        return Finding("cloud", False, f"{link.address}: {error} ({where})")
     theirs = ", ".join(f"{one.name} ({one.fingerprint})" for one in served)
     if bundle is not None and bundle.fingerprint.hex() not in {one.fingerprint for one in served}:
-        return Finding("cloud", False, f"{link.address} serves {theirs}, and not the bundle of this box")
+        ours = f"{bundle.manifest.name} ({bundle.fingerprint.hex()})"
+        text = (
+            f"{link.address} serves {theirs}, and not {ours} of this box ({where}; {config.place('bundle')})"
+        )
+        return Finding("cloud", False, text)
     known = {task.name for one in served for task in one.tasks}
     for name, source in config.sources.items():
         missing = sorted(set(source.tasks) - known)
         if missing:
-            text = f"{link.address} has no task {', '.join(missing)}, which [sources.{name}] wants"
-            return Finding("cloud", False, f"{text}; there are {', '.join(sorted(known))}")
+            text = f"{link.address} has no task {', '.join(missing)}; there are {', '.join(sorted(known))}"
+            return Finding("cloud", False, f"{text} ({config.place(f'sources.{name}.tasks')})")
     return Finding("cloud", True, f"{link.address} serves {theirs}")
 
 
-async def _source(name: str, settings: SourceSettings) -> Finding:
+async def _source(config: BoxConfig, name: str, settings: SourceSettings) -> Finding:
     """Runs a source until its first image, or its first trouble."""
-    what = f"source {name}"
+    what, where = f"source {name}", config.place(f"sources.{name}.url")
     if settings.kind == "folder":
         writes = settings.after != "keep"
         good = os.access(settings.url, os.R_OK | os.X_OK | os.W_OK * writes)
-        wrong = f"{settings.url} is no folder that can be read{' and written' * writes} (sources.{name}.url)"
+        wrong = f"{settings.url} is no folder that can be read{' and written' * writes} ({where})"
         return Finding(what, good, f"{Path(settings.url)} is there" if good else wrong)
     source = Source(name, settings.model_copy(update={"motion": None, "schedule": ()}))
     first: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -164,6 +172,4 @@ async def _source(name: str, settings: SourceSettings) -> Finding:
         return Finding(
             what, True, f"{settings.place}: images of {image.width} x {image.height} as the front sees them"
         )
-    return Finding(
-        what, False, f"{settings.place}: {source.state.trouble or 'no image came'} (sources.{name}.url)"
-    )
+    return Finding(what, False, f"{settings.place}: {source.state.trouble or 'no image came'} ({where})")

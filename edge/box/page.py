@@ -1,6 +1,7 @@
 """One page about a box for people: its sources with their last picture and answer, its spool, link and sinks.
 
-Made here, without a script and without anything from elsewhere; the browser asks for it again every five seconds.
+Made here, without a script and without anything from elsewhere; the browser asks for it again every five seconds, or
+at /?still=1 never: where a page is loaded anew, a keyboard and a screen reader lose their place in it.
 Everything that a camera, a cloud or a file of settings may say is escaped.
 """
 
@@ -30,9 +31,9 @@ body { font: 16px/1.4 system-ui, sans-serif; margin: 1rem auto; max-width: 72rem
 body { color: #1b1b1b; background: #fff }
 h1 { font-size: 1.4rem }
 h2 { font-size: 1.1rem; margin: 0 0 .5rem }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem }
 section { border: 1px solid #8a8a8a; border-radius: .4rem; padding: .8rem }
-section:focus { outline: 3px solid #0b57d0 }
+section:focus, a:focus { outline: 3px solid #0b57d0 }
 img { display: block; max-width: 100%; min-height: 3rem; background: #eee }
 dl { display: grid; grid-template-columns: auto 1fr; gap: 0 .8rem; margin: .6rem 0 }
 dt { color: #555 }
@@ -43,7 +44,7 @@ svg { width: 100%; height: 3rem; background: #f4f4f4 }
 """
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 HEADERS = {
-    "Content-Security-Policy": f"default-src 'none'; img-src 'self'; style-src 'sha256-{_STYLE_HASH}'; "
+    "Content-Security-Policy": f"default-src 'none'; img-src 'self' data:; style-src 'sha256-{_STYLE_HASH}'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 }
 
@@ -55,9 +56,9 @@ def add_page(app: FastAPI, box: Callable[[], Box], others: Callable[[], Mapping[
     """
 
     @app.get("/", include_in_schema=False)
-    def page() -> HTMLResponse:  # no coroutine: it reads the spool, and runs in a thread
+    def page(still: bool = False) -> HTMLResponse:  # no coroutine: it reads the spool, and runs in a thread
         one = box()
-        return HTMLResponse(page_of(one, status_of(one, others())), headers=HEADERS)
+        return HTMLResponse(page_of(one, status_of(one, others()), still), headers=HEADERS)
 
     @app.get(
         "/sources/{name}/picture",
@@ -77,16 +78,19 @@ def add_page(app: FastAPI, box: Callable[[], Box], others: Callable[[], Mapping[
         return Response(out.getvalue(), media_type="image/jpeg")
 
 
-def page_of(box: Box, status: BoxStatus) -> str:
-    """The page as HTML."""
+def page_of(box: Box, status: BoxStatus, still: bool = False) -> str:
+    """The page as HTML. still: it is not loaded anew by itself."""
     cards = "".join(
         _card(name, one, box.last.get(name, (None, None))[1], box) for name, one in status.sources.items()
     )
+    refresh = "" if still else f'<meta http-equiv="refresh" content="{REFRESH_S}">'
+    other = f'<a href="./">Renew every {REFRESH_S} s</a>' if still else '<a href="?still=1">Stand still</a>'
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH_S}">'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{refresh}<link rel="icon" href="data:,">'
         f'<meta name="viewport" content="width=device-width"><title>Isthmus box</title><style>{STYLE}</style></head>'
-        f"<body><h1>Isthmus box: bundle {escape(status.bundle)} ({escape(status.fingerprint)})</h1>"
-        f"<main>{cards or '<p>There are no sources.</p>'}{_link(status)}{_spool(status)}</main></body></html>"
+        f"<body><h1>Isthmus box: bundle {escape(status.bundle)} ({escape(status.fingerprint)})</h1><p>{other}</p>"
+        f"<main>{cards or '<p>There are no sources.</p>'}{_posted(box, status)}{_link(status)}{_spool(status)}</main>"
+        "</body></html>"
     )
 
 
@@ -94,12 +98,11 @@ def _card(name: str, one: SourceStatus, answer: Analysis | None, box: Box) -> st
     qualities, sizes = list(box.qualities.get(name, ())), list(box.sizes.get(name, ()))
     now_s = time.monotonic()
     per_s = sum(size for at_s, size in sizes if at_s > now_s - RATE_S) / RATE_S
-    age = "none yet" if one.last_image_s is None else f"{one.last_image_s:.0f} s ago"
     facts = {
         "state": one.status,
         "trouble": one.trouble or one.flaw,
         "source": f"{one.kind} {one.place}",
-        "last image": age,
+        "last image": _age(one.last_image_s),
         "accepted": str(one.accepted),
         "not sent": ", ".join(f"{count} {reason}" for reason, count in one.drops.items()),
         "bytes a second": f"{per_s:.1f}",
@@ -110,6 +113,23 @@ def _card(name: str, one: SourceStatus, answer: Analysis | None, box: Box) -> st
         f'<img src="sources/{escape(name)}/picture" alt="Last image of {escape(name)}">' if qualities else ""
     )
     return _section(name, shown + _list(facts) + _chart(qualities) + _answer(answer))
+
+
+def _age(since_s: float | None) -> str:
+    return "none yet" if since_s is None else f"{since_s:.0f} s ago"
+
+
+def _posted(box: Box, status: BoxStatus) -> str:
+    """Images of programs, once there were some."""
+    posted = status.posted
+    if box.posted is None or not posted.outcomes:
+        return ""
+    facts = {
+        "last answer": _age(posted.last_image_s),
+        "images": ", ".join(f"{count} {outcome}" for outcome, count in posted.outcomes.items()),
+        "sent": f"{posted.bytes} bytes",
+    }
+    return _section("POST /analyze", _list(facts) + _answer(box.posted.answer))
 
 
 def _answer(answer: Analysis | None) -> str:

@@ -20,12 +20,11 @@ from edge.box.box import Box
 from edge.box.metrics import add_box_metrics
 from edge.box.notify import Systemd
 from edge.box.page import add_page
-from edge.box.settings import BoxConfig, BoxSettings, load_box
+from edge.box.settings import BoxConfig, BoxSettings, check_sources, load_box
 from edge.box.status import BoxStatus, status_of, troubles_of
 from edge.client import Client, grpc_transport
 from edge.metrics import CountedTransport, EdgeMetrics
 from edge.pipeline import Pipeline, SessionLink
-from edge.quality import quality_for
 from edge.sinks.sinks import Sinks, outputs_of
 from edge.spool.spool import Spool
 from edge.trust import load
@@ -41,10 +40,11 @@ log = logging.getLogger("isthmus.edge.box")
 
 
 class Watched:
-    """A file of settings that is looked at. trouble: why its last edit was not taken; empty if it was."""
+    """A file of settings that is looked at. trouble: why its last edit was not taken, or not whole; empty if it was."""
 
     def __init__(self, file: Path, flags: Mapping[str, tuple[str, Any]], config: BoxConfig) -> None:
         self.config, self.trouble = config, ""
+        self._began_with = config.settings
         self._file, self._flags = file, flags
         self._seen = self._content()
 
@@ -61,8 +61,9 @@ class Watched:
             log.error("%s; the previous settings stay in force", error)
             return None
         self.trouble = ""
-        if config.settings != self.config.settings:
-            log.warning("%s: only changed sources take effect now, the rest after a restart", self._file)
+        if config.settings != self._began_with:
+            self.trouble = f"{self._file}: only changed sources take effect now, the rest after a restart"
+            log.warning("%s", self.trouble)
         self.config = config
         return config
 
@@ -159,10 +160,14 @@ async def _begin(running: _Running, bundle: Bundle, spool: Spool) -> None:
     transport = grpc_transport(settings.cloud)
     client = Client(settings.cloud, settings.camera, CountedTransport(transport, metrics))
     sessions = SessionLink(settings.cloud, settings.session, transport, settings.camera)
-    pipeline = running.pipeline = Pipeline(encoder, client, sessions, metrics)
     sinks = Sinks(outputs_of(settings.answers, settings.mqtt), settings.answers.waiting_max)
     in_flight_max = settings.cloud.in_flight_max
     box = running.box = Box(encoder, spool, client, sinks, in_flight_max, settings.rate, sessions)
+    # Who posts an image waits for its answer.
+    prompt = settings.session.model_copy(update={"answers_wait_ms": 0})
+    posted = SessionLink(settings.cloud, prompt, transport, settings.camera)
+    observer = box.observer(metrics, settings.camera)
+    pipeline = running.pipeline = Pipeline(encoder, client, posted, observer)
     await box.use(config.sources)
     running.ready.fill(pipeline)
     running.tasks.append(asyncio.create_task(follow(running.watched, box, settings.watch_ms / 1e3)))
@@ -231,17 +236,3 @@ def open_spool(settings: BoxSettings) -> Spool:
     """Blocks. Raises DataError."""
     one = settings.spool
     return Spool(one.folder, one.bytes_max, one.age_max_days * 86_400, one.full, one.order)
-
-
-def check_sources(config: BoxConfig, bundle: Bundle) -> None:
-    """Raises RequestError for a quality that the bundle does not have, or a loss that it does not promise.
-
-    Tasks are not checked: the cloud may have some that were added to the bundle later.
-    """
-    for name, source in config.sources.items():
-        try:
-            bundle.quality(source.quality)
-            if source.loss is not None:
-                quality_for(bundle, source.tasks, source.loss)
-        except RequestError as error:
-            raise RequestError(f"[sources.{name}] {error}") from None

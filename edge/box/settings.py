@@ -10,11 +10,13 @@ from typing import Any
 from pydantic import Field
 
 from edge.capture.settings import NAME, SourceSettings
-from edge.settings import EdgeSettings
-from edge.sinks.settings import AnswerSettings, MqttSettings
+from edge.quality import quality_for
+from edge.settings import EdgeSettings, SessionSettings
+from edge.sinks.settings import STATUS, AnswerSettings, MqttSettings
 from edge.spool.spool import BYTES_MIN, Full, Order
+from shared.bundle import Bundle
 from shared.errors import RequestError
-from shared.process.config import Loaded, Section, load_settings, read_tables
+from shared.process.config import Loaded, Section, line_of, load_settings, read_tables
 
 
 class SpoolSettings(Section):
@@ -32,6 +34,18 @@ class SpoolSettings(Section):
         description="what a full spool does: drop-oldest, drop-newest, or stop capturing",
     )
     order: Order = Field(default="oldest", description="which frames are sent first: oldest or newest")
+
+
+class BoxSessionSettings(SessionSettings):
+    """Those of an edge, but that nobody waits for an answer which says nothing new."""
+
+    answers_wait_ms: int = Field(
+        default=1000,
+        ge=0,
+        le=10_000,
+        description="how long an answer 'as before' may wait for others, which saves more than half of the bytes on "
+        "the link; its frame stays in the spool meanwhile. Not for POST /analyze",
+    )
 
 
 class RateSettings(Section):
@@ -54,6 +68,7 @@ class RateSettings(Section):
 class BoxSettings(EdgeSettings):
     """One camera box."""
 
+    session: BoxSessionSettings = BoxSessionSettings()
     spool: SpoolSettings = SpoolSettings()
     rate: RateSettings = RateSettings()
     answers: AnswerSettings = AnswerSettings()
@@ -69,23 +84,52 @@ class BoxSettings(EdgeSettings):
 
 @dataclass(frozen=True)
 class BoxConfig:
-    """What a box runs with. sources: by their names."""
+    """What a box runs with. sources: by their names. text: of the file."""
 
     loaded: Loaded[BoxSettings]
     sources: dict[str, SourceSettings]
+    file: Path = Path()
+    text: str = ""
 
     @property
     def settings(self) -> BoxSettings:
         return self.loaded.settings
 
+    def place(self, key: str) -> str:
+        """Where a key is set, and the key, for people."""
+        if key.startswith("sources"):
+            return f"{self.file}:{line_of(self.text, key)}: {key}"
+        return f"{self.loaded.places.get(key, 'by default')}: {key}"
+
 
 def load_box(file: Path, flags: Mapping[str, tuple[str, Any]]) -> BoxConfig:
     """Raises RequestError, which names file, line and key."""
     loaded = load_settings(BoxSettings, file, flags)
-    sources = read_tables(file, "sources", SourceSettings)
+    sources, text = read_tables(file, "sources", SourceSettings)
     for name in sources:
         if not NAME.fullmatch(name):
             raise RequestError(
                 f"{file}: [sources.{name}]: a camera's name has 1 to 64 characters of A-Z a-z 0-9 _ . -"
             )
-    return BoxConfig(loaded, sources)
+    if loaded.settings.mqtt.host and STATUS in sources:
+        where = f"{file}:{line_of(text, f'sources.{STATUS}')}"
+        raise RequestError(
+            f"{where}: [sources.{STATUS}]: with mqtt, that topic says whether the box is there; choose another name"
+        )
+    return BoxConfig(loaded, sources, file, text)
+
+
+def check_sources(config: BoxConfig, bundle: Bundle) -> None:
+    """Raises RequestError for a quality that the bundle does not have, or a loss that it does not promise.
+
+    Tasks are not checked: the cloud may have some that were added to the bundle later.
+    """
+    for name, source in config.sources.items():
+        key = "quality"
+        try:
+            bundle.quality(source.quality)
+            if source.loss is not None:
+                key = "loss"
+                quality_for(bundle, source.tasks, source.loss)
+        except RequestError as error:
+            raise RequestError(f"{config.place(f'sources.{name}.{key}')}: {error}") from None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from edge.box.box import Box
+from edge.box.posted import Posted
 from shared.frozen import Frozen
 
 ALONE = "alone"
@@ -29,6 +30,16 @@ class SourceStatus(Frozen):
     )
     drops: dict[str, int] = Field(description="images that were not, by reason")
     last_image_s: float | None = Field(description="seconds since the last image; null if there was none")
+
+
+class PostedStatus(Frozen):
+    """Images that came by POST /analyze."""
+
+    outcomes: dict[str, int] = Field(
+        description="images: answered, gone (the client left), or the gRPC code of the refusal"
+    )
+    bytes: int = Field(description="what was sent of those that were answered")
+    last_image_s: float | None = Field(description="seconds since the last answer; null if there was none")
 
 
 class SpoolStatus(Frozen):
@@ -70,6 +81,7 @@ class BoxStatus(Frozen):
     bundle: str
     fingerprint: str
     sources: dict[str, SourceStatus]
+    posted: PostedStatus
     spool: SpoolStatus
     link: LinkStatus
     sinks: tuple[SinkStatus, ...]
@@ -87,6 +99,7 @@ def status_of(box: Box, others: Mapping[str, str] | None = None) -> BoxStatus:
         bundle=box.encoder.bundle.manifest.name,
         fingerprint=box.encoder.bundle.fingerprint.hex(),
         sources={name: _source(box, name) for name in list(box.sources)},
+        posted=_posted(box.posted),
         spool=SpoolStatus(
             depth=state.depth,
             bytes=state.bytes,
@@ -133,8 +146,20 @@ def _source(box: Box, name: str) -> SourceStatus:
         accepted=box.accepted[name],
         sent={kind or ALONE: count for (camera, kind), count in sorted(box.types.items()) if camera == name},
         drops=drops | own,
-        last_image_s=None if state.last_s is None else round(time.monotonic() - state.last_s, 3),
+        last_image_s=_since(state.last_s),
     )
+
+
+def _posted(posted: Posted | None) -> PostedStatus:
+    if posted is None:
+        return PostedStatus(outcomes={}, bytes=0, last_image_s=None)
+    return PostedStatus(
+        outcomes=dict(posted.outcomes), bytes=posted.bytes, last_image_s=_since(posted.last_s)
+    )
+
+
+def _since(at_s: float | None) -> float | None:
+    return None if at_s is None else round(time.monotonic() - at_s, 3)
 
 
 def troubles_of(box: Box, others: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -16,10 +16,11 @@ import ssl
 from contextlib import suppress
 from typing import Any
 
-from edge.sinks.settings import MqttSettings
+from edge.sinks.settings import STATUS, MqttSettings
 from shared.errors import RequestError
 
 CONNECT_S = 10.0
+CAMERAS_MAX = 1000
 FIRST_WAIT_S, WAIT_MAX_S = 0.5, 30.0
 ONLINE, OFFLINE = b"online", b"offline"
 
@@ -35,7 +36,8 @@ class Mqtt:
     def __init__(self, settings: MqttSettings) -> None:
         self._settings = settings
         self._base = f"{settings.topic}/{settings.box}"
-        self._make = _maker(settings, f"{self._base}/status")
+        self._status = f"{self._base}/{STATUS}"
+        self._make = _maker(settings, self._status)
         self._client: Any = None  # while there is a connection
         self._connected, self._why = asyncio.Event(), "not connected yet"
         self._states: dict[str, dict[str, Any]] = {}  # the last answer by camera
@@ -43,7 +45,11 @@ class Mqtt:
         self._task = asyncio.create_task(self._hold())
 
     async def deliver(self, answer: dict[str, Any]) -> None:
-        self._states[answer["camera"]] = answer
+        camera = answer["camera"]
+        # Programs that post images name their camera themselves.
+        if camera == STATUS or (camera not in self._states and len(self._states) >= CAMERAS_MAX):
+            raise ValueError(f"camera {camera} gets no topic: it is called {STATUS}, or there are too many")
+        self._states[camera] = answer
         try:
             async with asyncio.timeout(CONNECT_S):
                 await self._connected.wait()
@@ -54,7 +60,7 @@ class Mqtt:
     async def close(self) -> None:
         if self._client is not None:
             with suppress(OSError):
-                await self._send(f"{self._base}/status", OFFLINE)
+                await self._send(self._status, OFFLINE)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -68,7 +74,7 @@ class Mqtt:
                 async with asyncio.timeout(None), self._make() as client:
                     self._client, wait_s = client, FIRST_WAIT_S
                     self._known.clear()
-                    await self._send(f"{self._base}/status", ONLINE)
+                    await self._send(self._status, ONLINE)
                     for answer in list(self._states.values()):
                         await self._publish(answer)
                     self._connected.set()
@@ -117,7 +123,7 @@ class Mqtt:
             "unique_id": f"isthmus_{name}",
             "state_topic": f"{self._base}/{camera}",
             "value_template": f"{{{{ value_json.results['{task}'].{path} }}}}",
-            "availability_topic": f"{self._base}/status",
+            "availability_topic": self._status,
             "device": {
                 "identifiers": [f"isthmus_{box}_{camera}"],
                 "name": f"{camera} ({box})",

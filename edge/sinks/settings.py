@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator
 from shared.errors import RequestError
 from shared.process.config import Section
 
+STATUS = "status"  # the box's own topic, among those of its cameras
 _PART = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 

@@ -203,8 +203,8 @@ def load_settings(
     return Loaded(cast(S, kind.model_construct(**dict(loaded))), places)
 
 
-def read_tables(file: Path, table: str, kind: type[C]) -> dict[str, C]:
-    """The sections [TABLE.NAME] of a file, by name. Raises RequestError, which begins with the place."""
+def read_tables(file: Path, table: str, kind: type[C]) -> tuple[dict[str, C], str]:
+    """The sections [TABLE.NAME] of a file, by name, and its text. Raises RequestError, which begins with the place."""
     try:
         text = file.read_text("utf-8")
         found = tomllib.loads(text).get(table, {})
@@ -213,27 +213,30 @@ def read_tables(file: Path, table: str, kind: type[C]) -> dict[str, C]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RequestError(f"{file} is not TOML: {error}") from None
     if not isinstance(found, dict):
-        raise RequestError(f"{file}:{_line_of(text, table)}: {table} is a table; write [{table}.NAME]")
-    return {name: _read_table(kind, file, text, f"{table}.{name}", values) for name, values in found.items()}
+        raise RequestError(f"{file}:{line_of(text, table)}: {table} is a table; write [{table}.NAME]")
+    sections = {
+        name: _read_table(kind, file, text, f"{table}.{name}", values) for name, values in found.items()
+    }
+    return sections, text
 
 
 def _read_table(kind: type[C], file: Path, text: str, head: str, values: Any) -> C:
     """Raises RequestError."""
     if not isinstance(values, dict):
         raise RequestError(
-            f"{file}:{_line_of(text, head)}: {head} is a section; its keys follow a line [{head}]"
+            f"{file}:{line_of(text, head)}: {head} is a section; its keys follow a line [{head}]"
         )
     for key in values:
         if key not in kind.model_fields:
             close = difflib.get_close_matches(key, kind.model_fields, 1, 0.5)
             hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(kind.model_fields)}"
-            raise RequestError(f"{file}:{_line_of(text, f'{head}.{key}')}: [{head}] has no key {key}{hint}")
+            raise RequestError(f"{file}:{line_of(text, f'{head}.{key}')}: [{head}] has no key {key}{hint}")
     try:
         return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join((head, *map(str, first["loc"][:1])))
-        raise RequestError(f"{file}:{_line_of(text, key)}: [{head}] {_explain(first)}") from None
+        raise RequestError(f"{file}:{line_of(text, key)}: [{head}] {_explain(first)}") from None
 
 
 def print_and_leave(loaded: Loaded[Any]) -> None:
@@ -287,7 +290,7 @@ def _read(kind: type[ServerSettings], file: Path) -> tuple[dict[str, Any], dict[
     sections = {name for name, field in kind.model_fields.items() if _section(field)}
     places = {}
     for key in _keys(values):
-        place = f"{file}:{_line_of(text, key)}"
+        place = f"{file}:{line_of(text, key)}"
         if key in sections:
             raise RequestError(f"{place}: {key} is a section; its keys follow a line [{key}]")
         if key not in known:
@@ -306,7 +309,7 @@ def _keys(values: Mapping[str, Any]) -> Iterator[str]:
             yield name
 
 
-def _line_of(text: str, key: str) -> int:
+def line_of(text: str, key: str) -> int:
     """The line that sets a key, or that begins its section; 1 if neither is written in the usual way."""
     found, section = 1, ""
     for number, line in enumerate(text.splitlines(), 1):

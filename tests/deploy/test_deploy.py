@@ -20,6 +20,7 @@ import pytest
 import typer.main
 
 from cloud.settings import AuthSettings, CloudSettings
+from edge.box.settings import load_box
 from edge.settings import EdgeSettings
 from shared.image import MAX_PIXELS
 from shared.process.config import ServerSettings, variable_names
@@ -137,7 +138,9 @@ def test_what_is_copied_is_there_and_not_ignored(name: str) -> None:
 def parsed(command: list[str]) -> dict[str, Any]:
     """The options of an `isthmus` command, as its own parser reads them."""
     group, verb, *options = command
-    if group == "edge":
+    if group == "edge" and verb == "run":
+        from edge.box.commands import app
+    elif group == "edge":
         from edge.commands import app
     else:
         pytest.importorskip("torch", reason="comes with '.[cloud]'")
@@ -160,10 +163,30 @@ def test_commands_are_understood(name: str) -> None:
     assert options["host"] == "0.0.0.0"
     bundle, token = (mount.split(":") for mount in service["volumes"])
     source, target, mode = bundle
-    assert (str(options["bundle"]), mode) == (target, "ro")
-    assert (COMPOSE.parent / source).resolve() == ROOT / "deploy" / "bundles" / "rooms"
+    assert (str(options["bundles" if name == "cloud" else "bundle"]), mode) == (target, "ro")
+    place = (COMPOSE.parent / source).resolve()
+    assert place == ROOT / "deploy" / ("bundles" if name == "cloud" else "bundles/rooms")
     assert token == ["token", "/token", "ro"]
     assert str(options["token_file"]) == "/token/token"
+
+
+def test_the_box_of_compose_finds_what_it_reads() -> None:
+    services = compose()["services"]
+    options = parsed(services["box"]["command"])
+    mounts = {
+        target: source for source, target, _ in (one.rsplit(":", 2) for one in services["box"]["volumes"])
+    }
+    assert (ROOT / "deploy" / mounts[str(options["bundle"])]).resolve().parent == ROOT / "deploy" / "bundles"
+    assert mounts["/box.toml"] == "${BOX:-./examples/box.toml}"
+    [people] = load_box(ROOT / "deploy" / "examples" / "box.toml", {}).sources.values()
+    assert (ROOT / "deploy" / mounts["/samples"] / Path(people.url).relative_to("/samples")).exists()
+    # And with go2rtc in front.
+    [door] = load_box(ROOT / "deploy" / "examples" / "cameras.toml", {}).sources.values()
+    gateway = compose(ROOT / "deploy" / "examples" / "go2rtc.yaml")
+    host, _, name = door.url.removeprefix("rtsp://").partition("/")
+    assert host == f"go2rtc{gateway['rtsp']['listen']}"
+    assert name in gateway["streams"]
+    assert "[mqtt,signing,video]" in " ".join(words for _, words in instructions("edge"))
 
 
 def test_the_token_of_compose_is_made_once_for_both(tmp_path: Path) -> None:
@@ -198,7 +221,7 @@ def test_compose_services_are_hardened_and_local() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
         if "build" not in service:  # somebody else's: only with a profile, and always the same one
             assert service["profiles"]
-            assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+", service["image"])
+            assert re.fullmatch(r"[a-z0-9/]+:v?\d+\.\d+\.\d+", service["image"])
             continue
         assert (COMPOSE.parent / service["build"]["context"] / service["build"]["dockerfile"]).samefile(
             DOCKERFILES[name]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from edge.groups import Bounds, Group
-from edge.lanes import InSession, Lanes, UnansweredError
+from edge.lanes import LIGHT_MAX, InSession, Lanes, UnansweredError
 from edge.settings import CloudLink, SessionSettings
 from edge.spool.records import NewFrame, Spooled
 from shared.bundle import Bundle
@@ -26,7 +26,7 @@ from shared.errors import (
     RemoteRejectedError,
     RequestError,
 )
-from shared.session_packets import Answered, NeedIntra, Outcome, RefineAsked, Refused, SentFrame
+from shared.session_packets import Answered, NeedIntra, Outcome, RefineAsked, Refused, SameAs, SentFrame
 from shared.types import TaskQuery, Wanted
 from support.levels import write_levels
 from support.service import until
@@ -109,6 +109,34 @@ async def test_a_scene_that_stays_costs_three_bytes_a_frame(
     answer = done[0].answer
     assert (answer.quality, answer.captured_at, answer.results) == (30, NOON, result(0))
     assert answer.bytes.total == done[0].size
+
+
+async def test_frames_whose_answers_wait_leave_their_places(
+    make: Make, cloud: Cloud, encoder: Encoder
+) -> None:
+    """One frame at once is worked on; those that say nothing new are sent all the same."""
+    lanes, camera = make(in_flight_max=1), Camera(encoder)
+    await sent(lanes, camera.frame())
+    cloud.act = lambda stream, frame: None
+    waiting = [asyncio.create_task(sent(lanes, camera.frame())) for _ in range(5)]
+    [stream] = cloud.streams
+    await until(lambda: len(stream.frames) == 6 and lanes.light == 5)
+    moved = asyncio.create_task(sent(lanes, camera.frame(1)))
+    await until(lambda: len(stream.frames) == 7)
+    for number in range(2, 7):
+        stream.reply(number, SameAs(1))
+    stream.reply(7, Answered(result(1)))
+    done = await asyncio.gather(*waiting, moved)
+    assert [(one.type, one.answer.results) for one in done[:5]] == [("S", result(0))] * 5
+    assert done[5].type in "IP"
+    assert lanes.light == 0
+    # And however many wait, there is an end.
+    waiting = [asyncio.create_task(sent(lanes, camera.frame(1))) for _ in range(2 * LIGHT_MAX)]
+    await until(lambda: lanes.light == LIGHT_MAX and len(stream.frames) == 7 + LIGHT_MAX + 1)
+    for one in waiting:
+        one.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert lanes.light == 0
 
 
 async def test_a_frame_without_an_answer_goes_on_by_itself(

@@ -92,12 +92,18 @@ class FakeCloud:
 
 
 class FakeSessions:
-    """Takes frames that were not sent before. failures: what comes instead of an answer, by the bytes of a frame."""
+    """Takes frames that were not sent before. failures: what comes instead of an answer, by the bytes of a frame.
+
+    gate: while it is closed, no answer comes; then such a frame is `light`.
+    """
 
     def __init__(self, cloud: FakeCloud) -> None:
         self.cloud = cloud
         self.failures: dict[bytes, IsthmusError] = {}
         self.tried: list[str] = []
+        self.light = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def analyze(self, one: Spooled) -> InSession | None:
         if one.again:
@@ -105,6 +111,9 @@ class FakeSessions:
         self.tried.append(one.id)
         if one.frame.data in self.failures:
             raise UnansweredError(self.failures[one.frame.data])
+        self.light += 1
+        await self.gate.wait()
+        self.light -= 1
         return InSession(await self.cloud.analyze(one.id, b"S", Wanted()), 3, "S")
 
 
@@ -215,6 +224,20 @@ async def test_what_a_session_does_not_answer_is_sent_by_itself(tmp_path: Path) 
     alone = [one[0] for one in cloud.got if one[1] != b"S"]
     assert sorted(alone) == sorted(str(one) for one in ids[1:4])
     assert sorted(bench.sizes) == [("", 1)] * 3 + [("S", 3)] * 2
+
+
+async def test_frames_that_cost_the_cloud_nothing_hold_up_no_others(tmp_path: Path) -> None:
+    """Although one frame at once is allowed, all are on their way."""
+    cloud = FakeCloud()
+    cloud.sessions = FakeSessions(cloud)
+    cloud.sessions.gate.clear()
+    async with sending(tmp_path, cloud, 1) as bench:
+        bench.spool.put(frames(6))
+        bench.link.wake()
+        await until(lambda: cloud.sessions is not None and cloud.sessions.light == 6)
+        cloud.sessions.gate.set()
+        await bench.empty()
+        assert bench.link.in_session == 6
 
 
 async def test_a_cloud_that_is_away_at_the_start_and_in_between(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,16 +17,19 @@ import pytest
 import edge.link
 from edge.box.box import Box, Keeper
 from edge.box.metrics import add_box_metrics
-from edge.box.page import add_page
+from edge.box.page import add_page, page_of
 from edge.box.settings import RateSettings
 from edge.box.status import status_of, troubles_of
 from edge.capture.settings import SourceSettings
+from edge.metrics import EdgeMetrics
+from edge.observer import seeing
 from edge.sinks.outputs import FileOutput
 from edge.sinks.sinks import Sinks
 from edge.spool.records import NewFrame
 from edge.spool.spool import Spool
 from shared.encoder import Encoder
 from shared.errors import CloudUnreachableError
+from shared.process.config import MetricsSettings
 from shared.process.http import create_app
 from shared.process.metrics import Metrics
 from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted
@@ -152,10 +156,39 @@ async def check_page(box: Box) -> None:
         assert "<script" not in page.text
         assert "&lt;script&gt;" in page.text
         policy = page.headers["content-security-policy"]
-        assert policy.startswith("default-src 'none'; img-src 'self'; style-src 'sha256-")
+        assert policy.startswith("default-src 'none'; img-src 'self' data:; style-src 'sha256-")
         picture = await client.get("/sources/door/picture")
         assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
         assert (await client.get("/sources/nobody/picture")).status_code == 404
+
+
+async def test_images_beside_those_of_the_sources(tmp_path: Path, encoder: Encoder) -> None:
+    """What POST /analyze brings is seen, reaches the sinks, and counts in the budget."""
+    async with box_at(tmp_path, encoder) as (box, cloud):
+        metrics = EdgeMetrics(MetricsSettings(), encoder.bundle, lambda: 0)
+        observer = box.observer(metrics, "")
+        assert "POST /analyze" not in page_of(box, status_of(box))
+        for camera in ("", "gate"):
+            with seeing(observer, camera) as seen:
+                seen.answered(await cloud.analyze("r", b"12345", Wanted()), "P")
+        with pytest.raises(CloudUnreachableError), seeing(observer, "gate"):
+            raise CloudUnreachableError("nobody there")
+        posted = status_of(box).posted
+        assert (posted.outcomes, posted.bytes) == ({"answered": 2, "UNAVAILABLE": 1}, 10)
+        assert "2 answered, 1 UNAVAILABLE" in page_of(box, status_of(box))
+        assert b'isthmus_edge_images_total{frame="P",outcome="answered"} 2.0' in metrics.exposition()[0]
+        await until(lambda: box.sinks.all[0].delivered == 2)
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    assert [json.loads(line)["camera"] for line in lines] == ["analyze", "gate"]
+    cloud = FakeCloud(encoder.bundle.fingerprint.hex())
+    rate = RateSettings(kbit_per_s=0.1, window_s=10)
+    box = Box(encoder, Spool(tmp_path / "other"), cloud, Sinks([]), rate=rate)
+    try:
+        with seeing(box.observer(metrics, ""), "") as seen:
+            seen.answered(await cloud.analyze("r", bytes(500), Wanted()))
+        assert box.rate.allowance(time.monotonic()) == 0
+    finally:
+        await box.close()
 
 
 async def test_a_file_that_is_kept_is_sent_once(tmp_path: Path, encoder: Encoder) -> None:

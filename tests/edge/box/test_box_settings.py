@@ -69,6 +69,7 @@ def test_sources_are_tables(tmp_path: Path) -> None:
     ('[sources.door]', '[sources."the door"]', 0, "a camera's name has 1 to 64 characters"),
     ("[sources.door]\n", "[sources]\ndoor = 5\n[sources.other]\n", 8, "sources.door is a section"),
     ("camera", "sources = 5\ncamera", 2, ""),
+    ("[sources.in]", '[mqtt]\nhost = "b"\n[sources.status]', 16, "choose another name"),
     ("[spool]", '[update]\nurl = "http://a"\n[spool]', 6, "folder is not set"),
 ])  # fmt: skip
 def test_mistakes(tmp_path: Path, old: str, new: str, line: int, words: str) -> None:
@@ -95,9 +96,42 @@ def test_a_faulty_edit_keeps_what_was(tmp_path: Path) -> None:
     assert config is not None
     assert config.sources["door"].fps == 3
     assert watched.trouble == ""
+    file.write_text(GOOD.replace("cloud:50051", "other:50051"))
+    assert watched.look() is not None
+    assert "the rest after a restart" in watched.trouble  # and is seen, not only logged
+    file.write_text(GOOD)
+    assert watched.look() is not None
+    assert watched.trouble == ""
     file.unlink()
     assert watched.look() is None
     assert "cannot read" in watched.trouble
+
+
+async def test_a_check_names_file_line_and_key(tmp_path: Path) -> None:
+    file = tmp_path / "box.toml"
+    text = f"""[cloud]
+address = "127.0.0.1:9"
+attempts_max = 1
+[spool]
+folder = "{tmp_path}/no/where"
+[sources.in]
+kind = "folder"
+url = "{tmp_path}/nope"
+loss = 0.0
+[sources.clip]
+kind = "video"
+url = "{tmp_path}/clip.mp4"
+"""
+    found = {one.what: one.text for one in [one async for one in check(written(file, text))] if not one.good}
+    for what, place in {
+        "bundle": f"{file}:9: sources.in.loss",
+        "cloud": f"{file}:2: cloud.address",
+        "spool": f"{file}:5: spool.folder",
+        "source in": f"{file}:8: sources.in.url",
+        "source clip": f"{file}:12: sources.clip.url",
+    }.items():
+        assert place in found.pop(what)
+    assert found == {}
 
 
 async def test_a_bundle_that_is_not_signed_is_not_run(tmp_path: Path) -> None:
@@ -120,7 +154,7 @@ async def test_a_box_that_asks_for_its_bundle_needs_a_name(tmp_path: Path) -> No
     async with asyncio.timeout(90):
         with pytest.raises(RequestError, match="needs a name"):
             await serve_box(file, {}, written(file, text))
-        for more, words in (("", "needs a name (camera)"), ('camera = "box"\n', "(update.url)")):
+        for more, words in (("", "needs a name (camera)"), ('camera = "box"\n', ":7: update.url)")):
             found = [one async for one in check(written(file, more + text)) if one.what == "update"]
             assert [one.good for one in found] == [False]
             assert words in found[0].text
@@ -135,13 +169,6 @@ def test_the_example_has_every_key() -> None:
                        for line in file.read_text().partition("# Sources")[2].splitlines()[1:])  # fmt: skip
     scratch = load_box_text(lively)
     assert {"rtsp", "v4l2", "video", "folder", "snapshot"} == {one.kind for one in scratch.sources.values()}
-
-
-def test_the_example_of_compose() -> None:
-    config = load_box(Path(__file__).parents[3] / "deploy" / "examples" / "box.toml", {})
-    assert [(name, one.kind, one.after) for name, one in config.sources.items()] == [
-        ("samples", "folder", "keep")
-    ]
 
 
 def load_box_text(text: str) -> BoxConfig:

@@ -28,11 +28,12 @@ CLIP = ROOT / "deploy" / "samples" / "photos" / "people.mp4"
 HAS_SERVER = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
 
 
-def camera(size: int) -> str:
-    return (
-        f"videotestsrc is-live=true ! video/x-raw,width={size},height={size},framerate=10/1 ! "
-        "x264enc tune=zerolatency key-int-max=5 ! rtph264pay name=pay0"
-    )
+H264 = "x264enc tune=zerolatency key-int-max=5 ! rtph264pay name=pay0"
+JPEG = "videoconvert ! video/x-raw,format=I420 ! jpegenc ! rtpjpegpay name=pay0"
+
+
+def camera(size: int, codec: str = H264) -> str:
+    return f"videotestsrc is-live=true ! video/x-raw,width={size},height={size},framerate=10/1 ! {codec}"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -89,7 +90,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("transport", ["tcp", pytest.param("udp", marks=pytest.mark.slow)])
-async def test_stopped_started_and_resized(transport: str) -> None:
+async def test_stopped_started_resized_and_coded_anew(transport: str) -> None:
     with ExitStack() as first:
         port = first.enter_context(serving(camera(96)))
         url = f"rtsp://127.0.0.1:{port}/door"
@@ -99,9 +100,10 @@ async def test_stopped_started_and_resized(transport: str) -> None:
             starts = source.state.starts
             first.close()
             await until(lambda: source.state.starts > starts)
-            with serving(camera(160), port):
-                await until(lambda: images[-1].size == (160, 160))
-                assert source.state.trouble == ""
+            for size, codec in ((160, H264), (80, JPEG)):  # another size, then another codec, too
+                with serving(camera(size, codec), port):
+                    await until(lambda size=size: images[-1].size == (size, size))
+                    assert source.state.trouble == ""
 
 
 def digest(image: Image.Image) -> str:
