@@ -10,12 +10,24 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloud.settings import AuthSettings, CloudSettings
 from shared.errors import NotReadyError, RequestError
 from shared.process.auth import Gate, is_loopback
 from shared.process.tls import ServerTls
-from shared.process.tokens import SCOPES, TokenGrant, TokenReader, add_token
+from shared.process.tokens import (
+    SCOPES,
+    TokenFile,
+    TokenGrant,
+    TokenReader,
+    TokenSource,
+    TokenStore,
+    add_token,
+)
+
+if TYPE_CHECKING:
+    from cloud.state.shared import SharedState
 
 log = logging.getLogger("isthmus.auth")
 
@@ -28,8 +40,8 @@ def default_tokens() -> Path:
     return Path(state) / "isthmus" / "tokens.json"
 
 
-def make_gate(settings: CloudSettings) -> Gate:
-    """The gate of a server. Must be made in its event loop.
+def make_gate(settings: CloudSettings, state: SharedState | None = None) -> Gate:
+    """The gate of a server. Must be made in its event loop. state: has the tokens, in place of a file.
 
     Raises RequestError for tokens that cannot be read, or a first one that cannot be written.
     """
@@ -38,16 +50,17 @@ def make_gate(settings: CloudSettings) -> Gate:
     with_certificates = settings.tls.client_ca is not None
     if auth.insecure:
         return _open_gate(auth, given, with_certificates, settings.host)
-    if local and not (given or with_certificates or auth.tokens or path.exists()):
-        return Gate(TokenReader(path), local=True, open_until_tokens=True)  # `token add` locks it as it runs
-    if not path.exists() and not given:
-        _make_first(path)
-    reader = TokenReader(path) if auth.tokens or path.exists() else None
-    if reader is not None:
-        _check(reader)
+    source: TokenSource = state.tokens if state else TokenReader(path)
+    if local and not (given or with_certificates or auth.tokens or source.exists()):
+        return Gate(source, local=True, open_until_tokens=True)  # `token add` locks it as it runs
+    if not source.exists() and not given:
+        _make_first(state.token_store if state else TokenFile(path))
+    used = source if state or auth.tokens or source.exists() else None
+    if isinstance(used, TokenReader):  # a table may be away for a while
+        _check(used)
     if not local and settings.tls.certificate is None:
         log.warning("no TLS: tokens cross the network readable; give --tls-certificate and --tls-key")
-    return Gate(reader, given, with_certificates, attempts_per_minute=auth.attempts_per_minute, local=local)
+    return Gate(used, given, with_certificates, attempts_per_minute=auth.attempts_per_minute, local=local)
 
 
 def make_tls(settings: CloudSettings) -> ServerTls | None:
@@ -72,12 +85,18 @@ def _open_gate(auth: AuthSettings, given: str | None, with_certificates: bool, h
     return Gate(open_scopes=("analyze", "metrics"))
 
 
-def _make_first(path: Path) -> None:
-    token = add_token(path, TokenGrant(FIRST, SCOPES))
+def _make_first(store: TokenStore) -> None:
+    """Raises RequestError or NotReadyError."""
+    try:
+        token = add_token(store, TokenGrant(FIRST, SCOPES))
+    except RequestError:
+        if isinstance(store, TokenFile) or not store.read():
+            raise
+        return  # another server has made it at this moment
     # Not through the log, which is often kept and sent elsewhere.
     print(
         f"isthmus: made the first token, which may do everything. It is shown this once: {token}\n"
-        f"isthmus: {path} holds its hash; `isthmus cloud token add` makes others that may do less",
+        f"isthmus: {store.shown} holds its hash; `isthmus cloud token add` makes others that may do less",
         file=sys.stderr,
         flush=True,
     )

@@ -11,6 +11,7 @@ import typer
 
 from cloud.archive_commands import KeyFileOption, unlock
 from cloud.archive_commands import app as archive_app
+from cloud.token_commands import StateOption
 from cloud.token_commands import app as tokens_app
 from shared.bundle import Bundle
 from shared.errors import IsthmusError, RequestError
@@ -174,6 +175,7 @@ def serve(
     queue_max: QueueMaxOption = None,
     deadline_ms: DeadlineMsOption = None,
     tokens: TokensOption = None,
+    state: StateOption = None,
     token_file: TokenFileOption = None,
     insecure: InsecureOption = None,
     tls_certificate: CertificateOption = None,
@@ -214,6 +216,7 @@ def serve(
         "pipeline.queue_max": ("--queue-max", queue_max),
         "pipeline.deadline_ms": ("--deadline-ms", deadline_ms),
         "auth.tokens": ("--tokens", tokens),
+        "state.url": ("--state", state),
         "auth.token_file": ("--token-file", token_file),
         "auth.insecure": ("--insecure", insecure),
         "tls.certificate": ("--tls-certificate", tls_certificate),

@@ -6,8 +6,11 @@ serve run cloud.ray_service:app config=deploy/cloud.toml
 from __future__ import annotations
 
 import asyncio
+import os
 from functools import partial
 from pathlib import Path
+
+from pydantic import SecretStr
 
 from cloud.engine.engine import MakeEngine
 from cloud.server import serve
@@ -20,7 +23,8 @@ from shared.process.logs import start_logging
 def app(given: dict[str, str]) -> object:
     """Ray's Application. given: config, the TOML file that `isthmus cloud serve --config` reads; none: its defaults.
 
-    ISTHMUS_... variables hold as well, those of the process that builds the application. Raises RequestError.
+    ISTHMUS_... variables hold as well, those of the process that builds the application; where it has no ISTHMUS_STATE,
+    that of each gateway's own process, so that this secret need not travel. Raises RequestError.
     """
     from cloud.engine.ray_engine import gateway_application, tails_loader
 
@@ -37,4 +41,7 @@ def app(given: dict[str, str]) -> object:
 async def _run(settings: CloudSettings, engine: MakeEngine, stop: asyncio.Event) -> None:
     """A gateway, until `stop` is set."""
     start_logging(settings.log)
+    if settings.state.url is None and (url := os.environ.get("ISTHMUS_STATE")):
+        state = settings.state.model_copy(update={"url": SecretStr(url)})
+        settings = settings.model_copy(update={"state": state})
     await serve(settings, engine, stop)

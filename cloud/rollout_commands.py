@@ -51,7 +51,8 @@ def rollout(
 
     Without a bundle and without --back it shows the figures of both bundles side by side.
     """
-    from cloud.shelf.rollout import RolloutState, parse_to
+    from cloud.shelf.plan import parse_to
+    from cloud.shelf.rollout import RolloutState
 
     if back and (bundle or to):
         raise RequestError("--back takes the rollout back that there is; give neither a bundle nor --to")

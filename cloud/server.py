@@ -35,8 +35,10 @@ from cloud.page.fleet import Fleet
 from cloud.pipeline import Pipeline
 from cloud.settings import ArchiveSettings, CloudSettings, EngineSettings
 from cloud.shelf.keeper import Keeper
+from cloud.shelf.plan import PlanFile
 from cloud.shelf.rollout import Rollout
 from cloud.shelf.shelf import Shelf
+from cloud.state.shared import SharedState
 from shared.bundle import Bundle
 from shared.errors import BundleError, DataError, RequestError
 from shared.process.limits import cpu_limit, memory_limit, threads_for
@@ -81,8 +83,9 @@ class CloudServer:
         self._pipeline: Ready[Pipeline] = Ready("the server")
         self._keeper: Ready[Keeper] = Ready("the server")
         self._archive = _archive(settings.archive)
-        self._rollout = Rollout(settings.shelf.rollout)
-        self._tls, self._gate = make_tls(settings), make_gate(settings)
+        self._state = SharedState(settings.state) if settings.state.url is not None else None
+        self._rollout = Rollout(self._state.plans if self._state else PlanFile(settings.shelf.rollout))
+        self._tls, self._gate = make_tls(settings), make_gate(settings, self._state)
         self._metrics = self._count(settings)
         self._fleet = Fleet(pending=self._rollout.pending)
         app = build_app(
@@ -126,7 +129,8 @@ class CloudServer:
         if not self._gate.locked and self._gate.local:
             log.info("no tokens: everybody on this machine may call (isthmus cloud token add makes one)")
         loading = asyncio.create_task(self._load_and_watch())
-        waits = {http_task, loading, asyncio.create_task(stop.wait())}
+        following = [asyncio.create_task(self._state.follow(self._rollout))] if self._state else []
+        waits = {http_task, loading, asyncio.create_task(stop.wait()), *following}
         try:
             while not stop.is_set() and not http_task.done():
                 done, waits = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -136,6 +140,8 @@ class CloudServer:
             log.info("ending")
             loading.cancel()
             await self._end(http_task)
+            for task in following:
+                task.cancel()  # not before: what still runs asks for its caller's token
 
     async def _end(self, http_task: asyncio.Task[None]) -> None:
         """Refuses what is new, finishes what runs, and closes in the order of the flow."""
@@ -205,7 +211,9 @@ class CloudServer:
 
     def _troubles(self) -> dict[str, str]:
         """Why optional parts do not work now, by the part's name."""
-        troubles: dict[str, str] = {"tokens": "their file cannot be read"} if self._gate.trouble else {}
+        troubles = {"tokens": "they cannot be read; nobody is let in"} if self._gate.trouble else {}
+        if self._state is not None and self._state.trouble:
+            troubles["state"] = "the database does not answer"
         if self._archive is not None and self._archive.trouble:
             troubles["archive"] = self._archive.trouble
         if (keeper := self._keeper.value) is not None:

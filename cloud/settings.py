@@ -288,6 +288,23 @@ class AuthSettings(Section):
         return token
 
 
+class StateSettings(Section):
+    """Owner: `cloud.state`."""
+
+    url: SecretStr | None = Field(
+        default=None,
+        description="table of tokens and of the rollout that servers share: sqlite:///path on one machine, "
+        "postgresql://user@host/database on several; it takes the place of auth.tokens and shelf.rollout",
+    )
+    poll_ms: int = Field(default=500, ge=50, le=60_000, description="how often a server looks for changes")
+    stale_max_ms: int = Field(
+        default=300_000,
+        ge=1000,
+        description="how long what a server saw last counts while the database is away; then no token of the table is "
+        "let in",
+    )
+
+
 class TlsSettings(Section):
     """Owner: `shared.process.tls`. Both ports, or neither."""
 
@@ -351,6 +368,7 @@ class CloudSettings(ServerSettings):
     shelf: ShelfSettings = ShelfSettings()
     tasks: TaskSettings = TaskSettings()
     auth: AuthSettings = AuthSettings()
+    state: StateSettings = StateSettings()
     tls: TlsSettings = TlsSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -363,4 +381,11 @@ class CloudSettings(ServerSettings):
             "engine.device": "ISTHMUS_DEVICE",
             "archive.folder": "ISTHMUS_ARCHIVE",
             "shelf.folder": "ISTHMUS_BUNDLES",
+            "state.url": "ISTHMUS_STATE",
         }
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        for name, given in (("auth.tokens", self.auth.tokens), ("shelf.rollout", self.shelf.rollout)):
+            if self.state.url is not None and given is not None:
+                raise ValueError(f"{name} and state.url both say where that is kept; give one of them")

@@ -1,8 +1,9 @@
-"""`isthmus cloud token ...`: who may call a cloud. A running server follows the file within a second."""
+"""`isthmus cloud token ...`: who may call a cloud. Servers that run follow the file, or the table, within a second."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,18 +17,19 @@ from shared.process.commands import CommandTable, print_error
 from shared.process.tokens import (
     SCOPES,
     Scope,
+    TokenFile,
     TokenGrant,
     add_token,
-    read_tokens,
     revoke_token,
     rotate_token,
 )
 
 if TYPE_CHECKING:
-    from shared.process.tokens import TokenRecord
+    from shared.process.tokens import TokenRecord, TokenStore
 
 app = CommandTable(no_args_is_help=True, help="Who may call the server: tokens, each shown once.")
 
+STATE_VARIABLE = "ISTHMUS_STATE"  # may hold a password: help shows what an option's variable holds
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 TokensOption = Annotated[
@@ -36,6 +38,13 @@ TokensOption = Annotated[
         "--tokens",
         envvar="ISTHMUS_AUTH_TOKENS",
         help="their file; ~/.local/state/isthmus/tokens.json by default",
+    ),
+]
+StateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--state",
+        help="table that several servers share: sqlite:///path or postgresql://user@host/database; ISTHMUS_STATE",
     ),
 ]
 NameArgument = Annotated[
@@ -71,6 +80,7 @@ def add(
         typer.Option(help="when it ends: 90d, 12h, 30m, or a date as 2027-01-31; never by default"),
     ] = None,
     tokens: TokensOption = None,
+    state: StateOption = None,
 ) -> None:
     """Make a token, and print it on standard output, this once."""
     grant = TokenGrant(
@@ -82,29 +92,24 @@ def add(
         _moment("expires", expires),
         weight,
     )
-    _show(add_token(_path(tokens), grant))
+    _show(add_token(_store(tokens, state), grant))
 
 
 @app.command(name="list")
-def list_(tokens: TokensOption = None, as_json: JsonOption = False) -> None:
+def list_(tokens: TokensOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the tokens: what each may do and until when. Never the token itself."""
-    path = _path(tokens)
-    try:
-        records = read_tokens(path)
-    except FileNotFoundError:
-        raise RequestError(f"there are no tokens at {path}; `isthmus cloud token add` makes one") from None
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}") from None
-    for record in records:
+    for record in _store(tokens, state).read():
         typer.echo(_as_json(record) if as_json else _line(record))
 
 
 @app.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="the token's name, or its id")], tokens: TokensOption = None
+    name: Annotated[str, typer.Argument(help="the token's name, or its id")],
+    tokens: TokensOption = None,
+    state: StateOption = None,
 ) -> None:
     """End a token now."""
-    count = revoke_token(_path(tokens), name)
+    count = revoke_token(_store(tokens, state), name)
     typer.echo(f"{name}: revoked" if count == 1 else f"{name}: {count} tokens revoked")
 
 
@@ -115,9 +120,25 @@ def rotate(
         str | None, typer.Option(help="how long the old one stays valid, as 1h or 7d; it ends now by default")
     ] = None,
     tokens: TokensOption = None,
+    state: StateOption = None,
 ) -> None:
     """Make a new token that may do what the old one may, and print it on standard output, this once."""
-    _show(rotate_token(_path(tokens), name, _moment("keep_old", keep_old)))
+    _show(rotate_token(_store(tokens, state), name, _moment("keep_old", keep_old)))
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="file of tokens, which stays as it is")],
+    state: StateOption = None,
+) -> None:
+    """Take the tokens of a file into the table that several servers share. Clients keep theirs."""
+    from cloud.state.tokens import import_tokens
+
+    url = state or os.environ.get(STATE_VARIABLE)
+    if not url:
+        raise RequestError("name the table that takes them, as sqlite:///path", setting="state")
+    new, known = import_tokens(file, url)
+    typer.echo(f"{file}: {new} tokens taken, {known} were there")
 
 
 def _scopes(names: list[str]) -> tuple[Scope, ...]:
@@ -127,10 +148,18 @@ def _scopes(names: list[str]) -> tuple[Scope, ...]:
     return tuple(scope for scope in SCOPES if scope in names)
 
 
-def _path(tokens: Path | None) -> Path:
-    from cloud.admission import default_tokens
+def _store(tokens: Path | None, state: str | None) -> TokenStore:
+    """Raises RequestError where both are given."""
+    url = state or os.environ.get(STATE_VARIABLE)
+    if not url:
+        from cloud.admission import default_tokens
 
-    return tokens or default_tokens()
+        return TokenFile(tokens or default_tokens())
+    if tokens is not None:
+        raise RequestError("tokens are in a file or in a table; give either its --tokens or its --state")
+    from cloud.state.tokens import StateTokens
+
+    return StateTokens(url)
 
 
 def _show(token: str) -> None:

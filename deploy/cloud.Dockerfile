@@ -19,7 +19,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE isthmus.py ./
 COPY shared shared
 COPY cloud cloud
 # Editable: code runs from /app, as it does in the tests.
-RUN /venv/bin/pip install -c constraints.txt -e '.[cloud]' \
+RUN /venv/bin/pip install -c constraints.txt -e '.[cloud,postgres]' \
     && /venv/bin/python -m compileall -q /app
 
 FROM python:3.11.13-slim-bookworm

@@ -55,14 +55,13 @@ def add_rollout(app: FastAPI, keeper: Callable[[], Keeper]) -> None:
         """`to`: 5%, all, or names of cameras with * and ?, comma-separated. `base`: what cameras go back to; without it
         the one of the rollout that reached all of them, or the only other one."""
         caller().check_camera("")
-        return keeper().roll_out(bundle, to, base, errors_max, requests_min)
+        return await keeper().roll_out(bundle, to, base, errors_max, requests_min)
 
     @app.post(f"{path}/back", summary="Take the rollout back", dependencies=[Depends(no_query)], **how)
     @needs("admin")
     async def back() -> RolloutState:
         caller().check_camera("")
-        keeper().rollout.back()
-        return keeper().rollout.state()
+        return await keeper().roll_back()
 
 
 def _seen_by(one: Caller, state: RolloutState) -> RolloutState:

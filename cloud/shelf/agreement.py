@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pydantic import Field
@@ -84,16 +84,7 @@ class Agreement:
             self._last.popitem(last=False)
 
     def state(self) -> tuple[TaskAgreement, ...]:
-        return tuple(
-            TaskAgreement(
-                task=name,
-                switches=one.across.count,
-                across=one.across.value,
-                pairs=one.before.count,
-                before=one.before.value,
-            )
-            for name, one in sorted(self._tasks.items())
-        )
+        return _states(self._tasks)
 
     def clear(self) -> None:
         self._last.clear()
@@ -106,6 +97,32 @@ class Agreement:
                 continue
             means = self._tasks.setdefault(task, _Task())
             (means.across if last.is_new != is_new else means.before).add(alike)
+
+
+def together(parts: Iterable[Sequence[TaskAgreement]]) -> tuple[TaskAgreement, ...]:
+    """What several servers have compared, as one."""
+    tasks: dict[str, _Task] = {}
+    for one in (one for part in parts for one in part):
+        means = tasks.setdefault(one.task, _Task())
+        for mean, count, value in (
+            (means.across, one.switches, one.across),
+            (means.before, one.pairs, one.before),
+        ):
+            mean.count, mean.total = mean.count + count, mean.total + count * (value or 0.0)
+    return _states(tasks)
+
+
+def _states(tasks: Mapping[str, _Task]) -> tuple[TaskAgreement, ...]:
+    return tuple(
+        TaskAgreement(
+            task=name,
+            switches=one.across.count,
+            across=one.across.value,
+            pairs=one.before.count,
+            before=one.before.value,
+        )
+        for name, one in sorted(tasks.items())
+    )
 
 
 def _without_map(result: Result) -> Result:

@@ -5,6 +5,7 @@ begin -> a bundle is on the shelf: the server is ready -> run: look again and ag
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -71,12 +72,12 @@ class Keeper:
         await self._look(again=again)
         return Looked(bundle=self.shelf.default.info, bundles=tuple(self.states()), refused=self.refused)
 
-    def roll_out(
+    async def roll_out(
         self, bundle: str, to: str, base: str | None, errors_max: float, requests_min: int
     ) -> RolloutState:
         """See `Rollout.begin`; bundles by folder, name or 8 digits of the fingerprint.
 
-        Raises UnknownBundleError or RequestError.
+        Raises UnknownBundleError, RequestError or NotReadyError.
         """
         new, plan = self.shelf.find(bundle), self.rollout.plan
         if base is not None:
@@ -93,7 +94,13 @@ class Keeper:
                     setting="from",
                 )
             old = others[0].manifest.fingerprint
-        self.rollout.begin(new.manifest.fingerprint, old, to, errors_max, requests_min)
+        fingerprint = new.manifest.fingerprint
+        await asyncio.to_thread(self.rollout.begin, fingerprint, old, to, errors_max, requests_min)
+        return self.rollout.state()
+
+    async def roll_back(self) -> RolloutState:
+        """See `Rollout.back`. Raises RequestError or NotReadyError."""
+        await asyncio.to_thread(self.rollout.back)
         return self.rollout.state()
 
     def states(self) -> list[BundleState]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from shared.errors import NotReadyError, OverloadedError, PermissionDeniedError, UnauthorizedError
 from shared.process.access import Access
 from shared.process.rates import Attempts, Bucket
-from shared.process.tokens import SCOPES, Scope, TokenReader, TokenRecord, token_id
+from shared.process.tokens import SCOPES, Scope, TokenRecord, TokenSource, token_id
 
 log = logging.getLogger("isthmus.auth")
 
@@ -134,15 +134,15 @@ def set_caller(admitted: Caller) -> None:
 class Gate:
     """Decides who is admitted. Must be used in one event loop.
 
-    tokens: the file of tokens. given: one more token, with every scope. certificates: whether a verified client
+    tokens: a file of them, or a table. given: one more token, with every scope. certificates: whether a verified client
     certificate alone opens the scope "analyze". Without any of the three the gate is open: everybody has `open_scopes`.
-    local: whether the server listens on this machine alone. open_until_tokens: the gate is open for as long as the
-    file of tokens does not exist yet.
+    local: whether the server listens on this machine alone. open_until_tokens: the gate is open for as long as
+    there is no file of tokens yet.
     """
 
     def __init__(
         self,
-        tokens: TokenReader | None = None,
+        tokens: TokenSource | None = None,
         given: str | None = None,
         certificates: bool = False,
         open_scopes: Iterable[Scope] = SCOPES,
@@ -161,7 +161,7 @@ class Gate:
         self._buckets: dict[str, tuple[Bucket | None, Bucket | None]] = {}
         self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
         self._waiting = 0
-        self.trouble = ""  # why the file of tokens cannot be read
+        self.trouble = ""  # why the tokens cannot be read
 
     @property
     def locked(self) -> bool:
@@ -179,7 +179,7 @@ class Gate:
         """The caller of a call that any of the needed scopes opens.
 
         Raises UnauthorizedError, PermissionDeniedError, OverloadedError after too many failed attempts, or
-        NotReadyError where the file of tokens cannot be read.
+        NotReadyError where the tokens cannot be read.
         """
         found = await self._identify(credentials)
         if not needed.is_public and not needed.scopes & found.identity.scopes:
@@ -268,7 +268,7 @@ class Gate:
         try:
             records = self._tokens.records()
         except NotReadyError as error:
-            if self.trouble != (why := str(error.__cause__)):  # once, not for each call
+            if self.trouble != (why := str(error.__cause__ or error)):  # once, not for each call
                 log.error("nobody is let in: %s", why)
             self.trouble = why
             raise

@@ -328,7 +328,7 @@ def _located(error: ValidationError, places: Mapping[str, str]) -> str:
     key = ".".join(str(part) for part in first["loc"][:2])
     # A mistake between several keys of a section is about the section as a whole.
     place = places.get(key) or next((p for k, p in places.items() if k.startswith(f"{key}.")), "")
-    what = _explain(first, secret=key.endswith("token"))
+    what = _explain(first, secret=key.endswith(("token", "state.url")))
     return f"{place}: {what}" if place else what
 
 

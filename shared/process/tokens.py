@@ -1,7 +1,7 @@
-"""The file of tokens: who may call, and what for. Knows no server.
+"""Tokens: who may call, and what for. They lie in a file, or in another `TokenStore`. Knows no server.
 
-A token is `isthmus_ID_SECRET`. The file holds the ID, a scrypt hash of the whole token, and what its holder may do; it
-never holds the token. It is written whole, with mode 0600, and a server reads it again as soon as it has changed.
+A token is `isthmus_ID_SECRET`. The store holds the ID, a scrypt hash of the whole token, and what its holder may do; it
+never holds the token. A file is written whole, with mode 0600, and a server reads it again as soon as it has changed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -96,6 +96,32 @@ class TokenGrant:
     weight: float = 1.0
 
 
+class TokenStore(Protocol):
+    """Where records are kept. Both methods raise RequestError or NotReadyError."""
+
+    @property
+    def shown(self) -> str:
+        """What messages call it."""
+
+    def read(self) -> tuple[TokenRecord, ...]: ...
+
+    def changing(self) -> AbstractContextManager[list[TokenRecord]]:
+        """The records, kept as they are when the block is left without an error; one process at a time."""
+
+
+class TokenSource(Protocol):
+    """What a gate asks for each call: it must not block."""
+
+    def exists(self) -> bool:
+        """Whether there are tokens, also where they cannot be read."""
+
+    def records(self) -> Mapping[str, TokenRecord]:
+        """By id. The same object for as long as nothing has changed.
+
+        Raises NotReadyError where they cannot be read: nobody may call while it is unknown who may.
+        """
+
+
 @dataclass
 class TokenReader:
     """The records of a file as it lies on the disk, read again when it has changed."""
@@ -145,49 +171,65 @@ def read_tokens(path: Path) -> tuple[TokenRecord, ...]:
         data = file.read(_FILE_BYTES_MAX + 1)
     if len(data) > _FILE_BYTES_MAX:
         raise RequestError(f"{path} is larger than {_FILE_BYTES_MAX} bytes; it is no file of tokens")
+    return parse_tokens(data, str(path))
+
+
+def parse_tokens(data: bytes, shown: str) -> tuple[TokenRecord, ...]:
+    """The records in the JSON of a file of tokens. shown: what an error calls it. Raises RequestError."""
     try:
         return _TokenFile.model_validate_json(data).tokens
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise RequestError(f"{path} is no file of tokens: {place or 'its JSON'}: {first['msg']}") from None
+        raise RequestError(f"{shown} is no file of tokens: {place or 'its JSON'}: {first['msg']}") from None
 
 
-def add_token(path: Path, grant: TokenGrant) -> str:
-    """A new token, which is shown once: the file holds its hash alone. Makes the file and its folder if need be.
+def format_tokens(records: Sequence[TokenRecord]) -> bytes:
+    """The JSON of a file of tokens. Raises RequestError for more than it may hold."""
+    if len(records) > TOKENS_MAX:
+        raise RequestError(f"there would be {len(records)} tokens; {TOKENS_MAX} is the most there can be")
+    return _TokenFile(tokens=tuple(records)).model_dump_json(indent=1).encode()
 
-    Raises RequestError for a name that is taken, a value that cannot be, or a file that cannot be written.
+
+def add_token(tokens: Path | TokenStore, grant: TokenGrant) -> str:
+    """A new token, which is shown once: the store holds its hash alone. Makes a file and its folder if need be.
+
+    Raises RequestError for a name that is taken, a value that cannot be, or a store that cannot be written;
+    NotReadyError for one that cannot be reached.
     """
-    with _edited(path) as records:
+    store = _store_of(tokens)
+    with store.changing() as records:
         if any(record.name == grant.name and not record.expired() for record in records):
             raise RequestError(f"there is a token {grant.name!r} already; rotate it, or choose another name")
         if len(records) >= TOKENS_MAX:
-            raise RequestError(f"{path} holds {TOKENS_MAX} tokens, the most there can be")
+            raise RequestError(f"{store.shown} holds {TOKENS_MAX} tokens, the most there can be")
         token, record = _make(grant)
         records.append(record)
     return token
 
 
-def revoke_token(path: Path, name: str) -> int:
-    """Removes the tokens of that name or id; returns how many. Raises RequestError if there is none."""
-    with _edited(path) as records:
+def revoke_token(tokens: Path | TokenStore, name: str) -> int:
+    """Removes the tokens of that name or id; returns how many. Raises RequestError if there is none, NotReadyError."""
+    store = _store_of(tokens)
+    with store.changing() as records:
         kept = [record for record in records if name not in (record.name, record.id)]
         removed = len(records) - len(kept)
         if not removed:
-            raise RequestError(f"there is no token {name!r} in {path}; `isthmus cloud token list` shows them")
+            raise _no_such(name, store)
         records[:] = kept
     return removed
 
 
-def rotate_token(path: Path, name: str, old_until: datetime | None) -> str:
+def rotate_token(tokens: Path | TokenStore, name: str, old_until: datetime | None) -> str:
     """A new token that allows what the old one of that name does. The old one ends at once, or at `old_until`.
 
-    Raises RequestError.
+    Raises RequestError or NotReadyError.
     """
-    with _edited(path) as records:
+    store = _store_of(tokens)
+    with store.changing() as records:
         old = next((record for record in reversed(records) if record.name == name), None)
         if old is None:
-            raise RequestError(f"there is no token {name!r} in {path}; `isthmus cloud token list` shows them")
+            raise _no_such(name, store)
         token, new = _make(
             TokenGrant(
                 name,
@@ -235,20 +277,50 @@ def _hash(token: str, salt: bytes) -> bytes:
     return hashlib.scrypt(token.encode(), salt=salt, **_SCRYPT)
 
 
-@contextmanager
-def _edited(path: Path) -> Iterator[list[TokenRecord]]:
-    """The records of a file, written back when the block is left without an error; one process at a time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _locked(path.with_name(f".{path.name}.lock")):
-            records = list(read_tokens(path)) if path.exists() else []
-            yield records
-            text = _TokenFile(tokens=tuple(records)).model_dump_json(indent=1)
-            with writing_atomically(path, mode=0o600) as file:
-                _keep_owner(path, file.fileno())
-                file.write(text.encode())
-    except OSError as error:
-        raise RequestError(f"cannot write {path}: {error.strerror}") from None
+def _store_of(tokens: Path | TokenStore) -> TokenStore:
+    return TokenFile(tokens) if isinstance(tokens, Path) else tokens
+
+
+def _no_such(name: str, store: TokenStore) -> RequestError:
+    return RequestError(f"there is no token {name!r} in {store.shown}; `isthmus cloud token list` shows them")
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A file as a `TokenStore`. It is made with its folder when records are kept in it."""
+
+    path: Path
+
+    @property
+    def shown(self) -> str:
+        return str(self.path)
+
+    def read(self) -> tuple[TokenRecord, ...]:
+        """Raises RequestError, also where there is no file."""
+        try:
+            return read_tokens(self.path)
+        except FileNotFoundError:
+            raise RequestError(
+                f"there are no tokens at {self.path}; `isthmus cloud token add` makes one"
+            ) from None
+        except OSError as error:
+            raise RequestError(f"cannot read {self.path}: {error.strerror}") from None
+
+    @contextmanager
+    def changing(self) -> Iterator[list[TokenRecord]]:
+        """See `TokenStore`. Raises RequestError."""
+        path = self.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with _locked(path.with_name(f".{path.name}.lock")):
+                records = list(read_tokens(path)) if path.exists() else []
+                yield records
+                data = format_tokens(records)
+                with writing_atomically(path, mode=0o600) as file:
+                    _keep_owner(path, file.fileno())
+                    file.write(data)
+        except OSError as error:
+            raise RequestError(f"cannot write {path}: {error.strerror}") from None
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import typer.main
 
 from cloud.settings import CloudSettings, GrpcSettings, HttpSettings
 from shared.image import MAX_PIXELS
+from shared.process.config import variable_names
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -77,7 +78,7 @@ def test_the_schemas_do_look(path: str, value: Any) -> None:
     assert list(flaws(changed(path, value)))
 
 
-@pytest.mark.parametrize("folder", ["base", "tls", "gpu"])
+@pytest.mark.parametrize("folder", ["base", "tls", "gpu", "state"])
 def test_folders_build(folder: str) -> None:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
@@ -98,6 +99,11 @@ def test_folders_build(folder: str) -> None:
         assert (str(options["tls_certificate"]), str(options["tls_key"])) == ("/tls/tls.crt", "/tls/tls.key")
         probes = (one[name]["httpGet"]["scheme"] for name in PROBES)
         assert set(probes) == {"HTTPS"}
+    if folder == "state":
+        [variable] = one["env"]
+        assert variable["name"] == variable_names(CloudSettings)["state.url"]
+        ports = [rule["ports"][0]["port"] for rule in built["NetworkPolicy"]["spec"]["egress"]]
+        assert ports == [5432, 53]
     if folder == "gpu":
         assert options["device"] == "cuda"
         assert one["resources"]["limits"]["nvidia.com/gpu"] == "1"

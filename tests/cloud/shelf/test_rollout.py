@@ -15,7 +15,8 @@ from cloud.faces.http_rollout import add_rollout
 from cloud.pipeline import Pipeline
 from cloud.settings import PipelineSettings
 from cloud.shelf.keeper import Keeper
-from cloud.shelf.rollout import Rollout, parse_to
+from cloud.shelf.plan import PlanFile, parse_to
+from cloud.shelf.rollout import Rollout
 from cloud.shelf.shelf import Shelf
 from shared.bundle import Bundle
 from shared.encoder import Encoder
@@ -34,7 +35,7 @@ OLD, NEW = "0a" * 32, "1b" * 32
 
 
 def rolled(to: str, file: Path | None = None, errors_max: float = 0.05, requests_min: int = 4) -> Rollout:
-    rollout = Rollout(file)
+    rollout = Rollout(PlanFile(file))
     rollout.begin(NEW, OLD, to, errors_max, requests_min)
     return rollout
 
@@ -100,14 +101,14 @@ def test_what_a_camera_says_is_one_line() -> None:
 def test_the_plan_outlives_the_process(tmp_path: Path) -> None:
     file = tmp_path / "rollout.json"
     rolled("10%", file)
-    again = Rollout(file)
+    again = Rollout(PlanFile(file))
     assert chosen(again) == chosen(rolled("10%"))
     again.back("for a reason")
-    state = Rollout(file).state()
+    state = Rollout(PlanFile(file)).state()
     assert (state.plan and state.plan.reason, state.kept) == ("for a reason", True)
     file.write_text('{"bundle": 3}')
     with pytest.raises(RequestError, match="holds no rollout"):
-        Rollout(file)
+        PlanFile(file)
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("cloud.shelf.rollout.write_atomically", full)
+    monkeypatch.setattr("cloud.shelf.plan.write_atomically", full)
     with pytest.raises(RequestError, match="No space left"):
         rollout.back()
     assert rollout.wanted("camera-00", OLD) == NEW
@@ -186,7 +187,7 @@ class Field:
 
 @pytest.fixture
 async def twenty(tiny_bundle: Path, tmp_path: Path) -> AsyncIterator[Field]:
-    loads, rollout = ShelfLoads(), Rollout(tmp_path / "rollout.json")
+    loads, rollout = ShelfLoads(), Rollout(PlanFile(tmp_path / "rollout.json"))
     shelf = Shelf(loads, 1 << 30)
     bundles = [Bundle.open(folder) for folder in variants(tiny_bundle, tmp_path / "bundles", 2)]
     for bundle in bundles:
@@ -201,7 +202,7 @@ async def twenty(tiny_bundle: Path, tmp_path: Path) -> AsyncIterator[Field]:
 
 async def test_ten_percent_of_twenty_cameras_and_a_bad_bundle(twenty: Field) -> None:
     assert await twenty.turn() == 0
-    twenty.keeper.roll_out("b1", "10%", None, errors_max=0.05, requests_min=10)
+    await twenty.keeper.roll_out("b1", "10%", None, errors_max=0.05, requests_min=10)
     first = twenty.keeper.rollout.plan
     assert first is not None
     wanted = [name for name in NAMES if first.chooses(name)]
@@ -227,10 +228,10 @@ async def test_ten_percent_of_twenty_cameras_and_a_bad_bundle(twenty: Field) -> 
 
 
 async def test_forward_to_all_and_back(twenty: Field) -> None:
-    twenty.keeper.roll_out("b1", "camera-00", None, 0.05, 10)
+    await twenty.keeper.roll_out("b1", "camera-00", None, 0.05, 10)
     await twenty.turn()
     assert twenty.on_new() == ["camera-00"]
-    twenty.keeper.roll_out("b1", "all", None, 0.05, 10)
+    await twenty.keeper.roll_out("b1", "all", None, 0.05, 10)
     await twenty.turn()
     assert len(twenty.on_new()) == 20
     before, after = twenty.keeper.rollout.state().figures
@@ -250,7 +251,7 @@ async def test_forward_to_all_and_back(twenty: Field) -> None:
 
 
 async def test_what_says_nothing_about_a_bundle_is_not_counted(twenty: Field) -> None:
-    twenty.keeper.roll_out(twenty.new[:8], "all", "b0", 0.0, 1)
+    await twenty.keeper.roll_out(twenty.new[:8], "all", "b0", 0.0, 1)
     with pytest.raises(UnknownTaskError):
         await twenty.pipeline.analyze(
             twenty.packed[twenty.new], Wanted(tasks=(TaskQuery(name="nope"),)), "a", camera="camera-00"
@@ -260,15 +261,15 @@ async def test_what_says_nothing_about_a_bundle_is_not_counted(twenty: Field) ->
 
 async def test_rollouts_that_make_no_sense(twenty: Field) -> None:
     with pytest.raises(UnknownBundleError):
-        twenty.keeper.roll_out("nobody", "all", None, 0.05, 10)
+        await twenty.keeper.roll_out("nobody", "all", None, 0.05, 10)
     with pytest.raises(RequestError, match="is the one that cameras would go back to"):
-        twenty.keeper.roll_out("b1", "all", "b1", 0.05, 10)
+        await twenty.keeper.roll_out("b1", "all", "b1", 0.05, 10)
     with pytest.raises(RequestError, match="no share of cameras"):
-        twenty.keeper.roll_out("b1", "200%", None, 0.05, 10)
+        await twenty.keeper.roll_out("b1", "200%", None, 0.05, 10)
     assert twenty.keeper.rollout.plan is None
     twenty.keeper.shelf.remove("b0")
     with pytest.raises(RequestError, match="0 other bundles are served"):
-        twenty.keeper.roll_out("b1", "all", None, 0.05, 10)
+        await twenty.keeper.roll_out("b1", "all", None, 0.05, 10)
 
 
 async def test_a_token_of_some_cameras_sees_theirs_and_changes_nothing(tmp_path: Path) -> None:
