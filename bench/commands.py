@@ -8,6 +8,7 @@ from bench.latency.command import latency
 from bench.photos.command import photos
 from bench.privacy.command import privacy
 from bench.rate.command import rate
+from bench.replicas.command import replicas
 from bench.rooms.command import rooms
 from bench.scale.command import scale
 from bench.sessions.command import sessions
@@ -28,6 +29,7 @@ app.command()(wire)
 app.command()(archive)
 app.command()(scale)
 app.command()(sessions)
+app.command()(replicas)
 app.command()(video)
 app.command()(photos)
 app.command()(privacy)

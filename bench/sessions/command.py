@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,6 +25,11 @@ def sessions(
     task: Annotated[
         str | None, typer.Option(help="Task that each frame is asked; default: the bundle's first.")
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="What runs tails: the server's process, or replicas of Ray."),
+    ] = "local",
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="Of the engine ray.")] = 1,
     force: Force = False,
 ) -> None:
     """Measure a cloud with many cameras: sessions open, frames a second, p99, memory a session."""
@@ -35,6 +40,6 @@ def sessions(
     from bench.sessions.sessions import SessionsPlan, bench_sessions, sections
     from shared.shipped import chosen_bundle
 
-    plan = SessionsPlan(chosen_bundle(bundle), out, cameras, rounds, task)
+    plan = SessionsPlan(chosen_bundle(bundle), out, cameras, rounds, task, replicas if engine == "ray" else 0)
     show(sections(bench_sessions(plan, shlex.join(["isthmus", *sys.argv[1:]]))), Console())
     typer.echo(f"\n{out}: results.md, results.json")

@@ -7,6 +7,7 @@ a frame, coded once -> a cloud's process with room for all -> sessions opened st
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,18 +32,24 @@ stream_idle_ms = 3600000
 open_max = {cameras}
 [pipeline]
 queue_max = 1024
+[ray]
+replicas_min = {replicas}
+replicas_max = {replicas}
+cpus = 0.25
+folder = "{folder}"
 """
 
 
 @dataclass(frozen=True)
 class SessionsPlan:
-    """What is measured. rounds: of a frame "as before" of every camera."""
+    """What is measured. rounds: of a frame "as before" of every camera. replicas: of the engine ray; 0: without it."""
 
     bundle: Path
     out: Path
     cameras: int
     rounds: int
     task: str | None = None
+    replicas: int = 0
 
 
 class Step(Frozen):
@@ -59,11 +66,13 @@ class Step(Frozen):
 
 
 class Sessions(Frozen):
-    """All that was measured. idle_mb: memory of the cloud before the first session, once it was warm."""
+    """All that was measured. idle_mb: memory of the cloud before the first session, once it was warm; with Ray that of
+    the gateway."""
 
     about: About
     bundle: str
     task: str
+    replicas: int = 0
     idle_mb: float
     steps: tuple[Step, ...]
 
@@ -78,11 +87,15 @@ def bench_sessions(plan: SessionsPlan, command: str) -> Sessions:
     bundle = Bundle.open(plan.bundle)
     task = plan.task or bundle.tasks[0].name
     footage = Footage.of(Encoder(bundle), str(min(SAMPLES.glob("*.png"))))
-    with tempfile.TemporaryDirectory() as folder:
+    # On Linux Ray would listen on the machine's own address. Sockets lie in the folder: its name is short.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         config = Path(folder) / "cloud.toml"
-        config.write_text(_CONFIG.format(cameras=plan.cameras + 1))
+        replicas = max(plan.replicas, 1)
+        config.write_text(_CONFIG.format(cameras=plan.cameras + 1, replicas=replicas, folder=folder))
         words = ["--config", config, "--bundle", plan.bundle.resolve(), "--grpc-port", 0, "--http-port", 0]
-        start = [*ISTHMUS, "cloud", "serve", "--insecure", "--threads", 1, *words]
+        engine = ["--engine", "ray" if plan.replicas else "local"]
+        start = [*ISTHMUS, "cloud", "serve", "--insecure", "--threads", 1, *engine, *words]
         with server("cloud", [str(word) for word in start]) as cloud:
             address = cloud.wait_for("listening")["grpc"]
             cloud.wait_for("ready")
@@ -91,6 +104,7 @@ def bench_sessions(plan: SessionsPlan, command: str) -> Sessions:
         about=About.now(command, plan.cameras),
         bundle=bundle.manifest.name,
         task=task,
+        replicas=plan.replicas,
         idle_mb=idle_mb,
         steps=tuple(steps),
     )
@@ -151,7 +165,7 @@ def sections(measured: Sessions) -> list[Section]:
     )
     return [
         Section(
-            title=f"{measured.steps[-1].open:,} sessions, {measured.task} alone",
+            title=f"{measured.steps[-1].open:,} sessions, {measured.task} alone{_engine(measured)}",
             columns=(
                 "frames",
                 "sessions open",
@@ -166,9 +180,14 @@ def sections(measured: Sessions) -> list[Section]:
                 f"Memory a session: {measured.kb_a_session:.0f} KB above a warm cloud's {measured.idle_mb:.0f} MB.",
                 f"The cameras share {CONNECTIONS} connections, and {AT_ONCE} frames wait for an answer at any time; "
                 "cloud and cameras share the machine.",
+                *(("CPU and MB are the gateway's alone.",) if measured.replicas else ()),
             ),
         )
     ]
+
+
+def _engine(measured: Sessions) -> str:
+    return f", engine ray with {measured.replicas} replicas" if measured.replicas else ""
 
 
 def _mb(process: psutil.Process) -> float:

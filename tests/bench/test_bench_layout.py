@@ -7,8 +7,8 @@ from pathlib import Path
 
 BENCH = Path(__file__).parents[2] / "bench"
 SHARED = ("bench.codecs", "bench.report", "bench.link", "bench.networks")
-# Put together from others: it measures photographs as `bench rate` does, clips as `bench video`.
-COMPOSED = {"photos": ("bench.rate", "bench.video", "bench.latency")}
+# Put together from others: `photos` measures as `bench rate` and `bench video` do, `replicas` as `bench cloud`.
+COMPOSED = {"photos": ("bench.rate", "bench.video", "bench.latency"), "replicas": ("bench.throughput",)}
 ROOMS = sorted(path.name for path in BENCH.iterdir() if (path / "__init__.py").exists())
 
 

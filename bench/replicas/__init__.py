@@ -1,0 +1,1 @@
+"""The engine `ray` with some replicas, against one process."""
