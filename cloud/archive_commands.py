@@ -120,11 +120,10 @@ def expire(
     archive_key_file: KeyFileOption = None,
 ) -> None:
     """Delete sealed records that were received too long ago. The server does it for those that are not sealed."""
-    from cloud.segments.change import expire_records
-    from cloud.segments.store import store_of
+    from cloud.segments.deleting import expire_everywhere
 
     unlock(archive_key_file)
-    gone = expire_records(store_of(archive), _ago("older_than", older_than))
+    gone = expire_everywhere(archive, _ago("older_than", older_than))
     typer.echo(f"{archive}: {gone.records} records deleted, {gone.segments} segments changed")
 
 

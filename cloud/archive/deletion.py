@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from cloud.archive.records import reading
-from cloud.archive.schema import Clock, columns_of
+from cloud.archive.schema import Clock, columns_of, transaction
 from shared.errors import RequestError
 from shared.files import write_atomically
 from shared.frozen import Frozen
@@ -137,14 +137,9 @@ def erase(db: sqlite3.Connection, deletions: Sequence[Deletion]) -> int:
     the records are deleted then, but not all their bytes.
     """
     count = 0
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(db):
         for deletion in deletions:
             count += sum(_delete(db, deletion, camera) for camera in _cameras(db, deletion))
-        db.execute("COMMIT")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
     wipe(db)
     return count
 

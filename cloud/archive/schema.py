@@ -19,6 +19,8 @@ same one.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -140,17 +142,24 @@ def columns_of(db: sqlite3.Connection, path: Path) -> Columns:
     return Columns(chunk="NULL") if found == 2 else Columns()
 
 
-def pragma(db: sqlite3.Connection, name: str) -> int:
-    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def _run(db: sqlite3.Connection, begin: str, statements: tuple[str, ...]) -> None:
+@contextmanager
+def transaction(db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+    """A transaction of the block, undone where that is left by an error. Raises sqlite3.Error."""
     db.execute(begin)
     try:
-        for statement in statements:
-            db.execute(statement)
+        yield
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def pragma(db: sqlite3.Connection, name: str) -> int:
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _run(db: sqlite3.Connection, begin: str, statements: tuple[str, ...]) -> None:
+    with transaction(db, begin):
+        for statement in statements:
+            db.execute(statement)

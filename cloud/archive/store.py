@@ -31,6 +31,7 @@ from cloud.archive.schema import (
     migrate,
     pages_of_migration,
     pragma,
+    transaction,
     version,
 )
 from cloud.segments.head import sealed_among
@@ -240,14 +241,8 @@ class Store:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             if _size(wal) + cost > share:
                 raise sqlite3.OperationalError("another program has read for long and holds the log")
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(db):
             yield
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
 
     def _log_share(self, db: sqlite3.Connection) -> int:
         """Bytes that the log may have. Many while an archive shrinks to a new bound, which it does not hold yet."""

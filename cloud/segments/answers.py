@@ -49,6 +49,7 @@ class AnswerStore:
 
     def __init__(self, url: str, maker: Maker) -> None:
         self._files, self._maker = Files(f"{url.rstrip('/')}/{maker.task}"), maker
+        self._written: dict[str, list[str]] | None = None  # files by segment; the folder is listed once
 
     def check(self) -> None:
         """Raises DataError where the folder has answers of an older task of that name, or to another question."""
@@ -58,15 +59,22 @@ class AnswerStore:
     def known(self, segment: Name) -> set[Key]:
         """The records of a segment that are answered."""
         known: set[Key] = set()
-        for file in self._files.names(".parquet"):
-            if file.startswith(f"{segment.base}."):
-                table = self._table(file, ["camera", "request_id"])
-                cameras, request_ids = (table.column(i).to_pylist() for i in range(2))
-                known.update(zip(cameras, request_ids, strict=True))
+        for file in self._of(segment):
+            table = self._table(file, ["camera", "request_id"])
+            cameras, request_ids = (table.column(i).to_pylist() for i in range(2))
+            known.update(zip(cameras, request_ids, strict=True))
         return known
 
     def writer(self, segment: Name) -> AnswerWriter:
-        return AnswerWriter(self._files, segment, self._maker)
+        return AnswerWriter(self._files, segment, self._maker, self._of(segment))
+
+    def _of(self, segment: Name) -> list[str]:
+        """The files of a segment's answers, those that a writer of this store adds included."""
+        if self._written is None:
+            self._written = {}
+            for file in self._files.names(".parquet"):
+                self._written.setdefault(file.partition(".")[0], []).append(file)
+        return self._written.setdefault(segment.base, [])
 
     def _table(self, file: str, columns: list[str]) -> Any:
         import pyarrow as pa
@@ -90,11 +98,12 @@ class AnswerStore:
 
 @dataclass
 class AnswerWriter:
-    """Takes the lines of a replay of one segment. `flush` it at the end."""
+    """Takes the lines of a replay of one segment. `flush` it at the end. names: gets the name of each file."""
 
     files: Files
     segment: Name
     maker: Maker
+    names: list[str]
     rows: list[dict[str, Any]] = field(default_factory=list)
     size: int = 0
     written: int = 0
@@ -136,6 +145,9 @@ class AnswerWriter:
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(self.rows, schema), sink, compression="zstd")
         digest = hashlib.sha256(keys.encode()).hexdigest()[:16]
-        self.files.write(f"{self.segment.base}.{digest}.parquet", bytes(sink.getvalue()))
+        file = f"{self.segment.base}.{digest}.parquet"
+        self.files.write(file, bytes(sink.getvalue()))
+        if file not in self.names:
+            self.names.append(file)
         self.written += len(self.rows)
         self.rows, self.size = [], 0

@@ -3,6 +3,7 @@
     sealing       at most one row: the segment that is being made, in which store, and whether it is written
     sealing_ids   the records that go into it: their id, and a digest of their camera and request id
     sealed_ids    the digests of records that were sealed, the last million: a server records none of them again
+    sealed_into   the stores elsewhere that hold records of this archive: what is deleted is deleted there, too
 
     BEGIN: sealing, sealing_ids -> the segment is written -> UPDATE: written -> records are deleted, some at a time
                                                                              -> sealing is empty again
@@ -23,7 +24,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud.archive.schema import FILE, VERSION, version
+from cloud.archive.schema import FILE, VERSION, transaction, version
 from shared.errors import DataError
 
 FOLDER = "segments"  # in the archive's; see `seal_archive`
@@ -38,13 +39,15 @@ _TABLES = (
     name TEXT PRIMARY KEY, store TEXT NOT NULL, written INTEGER NOT NULL DEFAULT 0)""",
     "CREATE TABLE IF NOT EXISTS sealing_ids (id INTEGER PRIMARY KEY, digest BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS sealed_ids (number INTEGER PRIMARY KEY, digest BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS sealed_into (store TEXT PRIMARY KEY)",
     "CREATE UNIQUE INDEX IF NOT EXISTS sealed_ids_by_digest ON sealed_ids (digest)",
 )
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A segment that is on its way. written: whether it counts, and the records that are left here do not."""
+    """A segment that is on its way. store: empty for the archive's own folder. written: whether it counts, and the
+    records that are left here do not."""
 
     name: str
     store: str
@@ -136,18 +139,27 @@ def sealed_among(db: sqlite3.Connection, records: Sequence[tuple[str, str]]) -> 
 
 def begin(db: sqlite3.Connection, name: str, store: str, ids: Sequence[tuple[int, bytes]]) -> None:
     """Notes which records go into a segment. ids: of each its id and `digest_of`. Raises sqlite3.Error."""
-    with _transaction(db):
+    with transaction(db):
         db.execute("INSERT INTO sealing (name, store) VALUES (?, ?)", (name, store))
         db.executemany("INSERT INTO sealing_ids VALUES (?, ?)", ids)
 
 
 def set_written(db: sqlite3.Connection) -> None:
-    db.execute("UPDATE sealing SET written = 1")
+    with transaction(db):
+        db.execute("INSERT OR IGNORE INTO sealed_into SELECT store FROM sealing WHERE store != ''")
+        db.execute("UPDATE sealing SET written = 1")
+
+
+def sealed_into(db: sqlite3.Connection) -> list[str]:
+    """The stores elsewhere that hold records of an archive. Raises sqlite3.Error."""
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sealed_into'").fetchone() is None:
+        return []
+    return [store for (store,) in db.execute("SELECT store FROM sealed_into ORDER BY store")]
 
 
 def give_up(db: sqlite3.Connection) -> None:
     """The segment was not finished: its records stay as they are."""
-    with _transaction(db):
+    with transaction(db):
         db.execute("DELETE FROM sealing_ids")
         db.execute("DELETE FROM sealing")
 
@@ -155,7 +167,7 @@ def give_up(db: sqlite3.Connection) -> None:
 def finish(db: sqlite3.Connection) -> None:
     """Deletes the records that the segment holds, some at a time, and remembers their digests."""
     while rows := db.execute(f"SELECT id, digest FROM sealing_ids ORDER BY id LIMIT {ROWS}").fetchall():
-        with _transaction(db):
+        with transaction(db):
             for id_, digest in rows:
                 found = db.execute("SELECT camera, request_id FROM records WHERE id = ?", (id_,)).fetchone()
                 # Another record may have the id by now: the one that was sealed was too old, and went.
@@ -165,19 +177,7 @@ def finish(db: sqlite3.Connection) -> None:
                 "INSERT OR IGNORE INTO sealed_ids (digest) VALUES (?)", ((row[1],) for row in rows)
             )
             db.execute("DELETE FROM sealing_ids WHERE id <= ?", (rows[-1][0],))
-    with _transaction(db):
+    with transaction(db):
         newest = db.execute("SELECT max(number) FROM sealed_ids").fetchone()[0] or 0
         db.execute("DELETE FROM sealed_ids WHERE number <= ?", (newest - SEALED_IDS_MAX,))
         db.execute("DELETE FROM sealing")
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise

@@ -44,20 +44,28 @@ def seal_archive(
     store: where to, see `cloud.segments.files.Files`; the archive's own folder by default. A server may write
     meanwhile. What a killed command left is finished first. Raises DataError.
     """
-    place = store or str((archive / head.FOLDER).absolute())
+    place = _place(archive, store)
     with head.sealing_lock(archive), head.writing(archive) as db:
-        recover(db)
-        segments, sealed = SegmentStore(place), Sealed()
+        recover(db, archive)
+        segments, sealed = _store(archive, place), Sealed()
         with segments.lock():
-            if segments.files.folder is not None:
-                segments.tidy()  # elsewhere, another archive may be sealed into the same store just now
+            segments.tidy()
             chooser = _Chooser(db, to_microseconds(before), limits or Limits())
             while chosen := chooser.next():
-                _seal(db, segments, place, chosen)
-                sealed.segments += 1
-                sealed.records += len(chosen)
-                sealed.bytes += sum(one.size for one in chosen)
+                _seal(db, segments, place, chosen, sealed)
         return sealed
+
+
+def _place(archive: Path, store: str | None) -> str:
+    """How the database names a store: empty for the archive's own folder, which may be moved with it."""
+    if store is None or "://" in store:
+        return store or ""
+    place = Path(store).absolute()
+    return "" if place == (archive / head.FOLDER).absolute() else str(place)
+
+
+def _store(archive: Path, place: str) -> SegmentStore:
+    return SegmentStore(place or archive / head.FOLDER)
 
 
 def keep_from_sealing(path: Path, locked: ExitStack) -> bool:
@@ -69,17 +77,17 @@ def keep_from_sealing(path: Path, locked: ExitStack) -> bool:
         return False
     locked.enter_context(head.sealing_lock(path))
     with head.writing(path) as db:
-        recover(db)
+        recover(db, path)
     return True
 
 
-def recover(db: sqlite3.Connection) -> None:
+def recover(db: sqlite3.Connection, archive: Path) -> None:
     """Finishes what a killed command left, or gives it up where its segment was not written whole. Raises DataError."""
     found = head.pending(db)
     if found is None:
         return
     if not found.written:
-        store = SegmentStore(found.store)
+        store = _store(archive, found.store)
         name = next((name for name in store.names() if str(name) == found.name), None)
         if name is None or not _whole(store, name):
             unfinished = Name.of_text(found.name)
@@ -110,23 +118,39 @@ class _Chosen:
     size: int
 
 
-def _seal(db: sqlite3.Connection, store: SegmentStore, place: str, chosen: list[_Chosen]) -> None:
-    chosen.sort()
-    first = record_of(db, min(one.id for one in chosen))
+def _seal(
+    db: sqlite3.Connection, store: SegmentStore, place: str, chosen: list[_Chosen], sealed: Sealed
+) -> None:
+    """Seals what is still there of what was chosen. sealed: is counted up."""
+    first = next(
+        (record for one in sorted(chosen, key=lambda one: one.id) if (record := _still(db, one))), None
+    )
     if first is None:
-        return  # too old, and deleted just now; the others are chosen by the next command
+        return  # all of them too old, and deleted just now
+    chosen.sort()
     name = Name.new(first)
     head.begin(db, str(name), place, [(one.id, head.digest_of(one.camera, one.request_id)) for one in chosen])
-    write_segment(store.files, name, _records(db, chosen))
+
+    def records() -> Iterator[Record]:
+        for one in chosen:
+            # The first is there in any case: a segment has one record at least.
+            record = first if one.id == first.id else _still(db, one)
+            if record is not None:
+                sealed.records += 1
+                sealed.bytes += one.size
+                yield record
+
+    write_segment(store.files, name, records())
     head.set_written(db)
     head.finish(db)
+    sealed.segments += 1
 
 
-def _records(db: sqlite3.Connection, chosen: list[_Chosen]) -> Iterator[Record]:
-    for one in chosen:
-        record = record_of(db, one.id)
-        if record is not None and (record.camera, record.request_id) == (one.camera, one.request_id):
-            yield record
+def _still(db: sqlite3.Connection, one: _Chosen) -> Record | None:
+    """The record, unless it has been deleted since it was chosen."""
+    record = record_of(db, one.id)
+    same = record is not None and (record.camera, record.request_id) == (one.camera, one.request_id)
+    return record if same else None
 
 
 class _Chooser:

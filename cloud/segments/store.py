@@ -60,9 +60,14 @@ class SegmentStore:
         return [*(name for name in ours if name not in whole), *cut]
 
     def tidy(self) -> None:
-        """Removes the leftovers. Only under the lock: what another command is writing looks the same."""
-        for name in self.leftovers():
-            self.files.remove(name)
+        """Removes the leftovers, under the lock: what another command is writing looks the same. Where there is no lock
+        only those go that a later generation has replaced."""
+        last = {name.base: name.generation for name in self.names()}
+        for file in self.leftovers():
+            name = Name.of_index(file) or Name.of_text(file.removesuffix(".data"))
+            replaced = name is not None and name.generation < last.get(name.base, 0)
+            if replaced or self.files.folder is not None:
+                self.files.remove(file)
 
     def remove(self, name: Name) -> None:
         remove_segment(self.files, name)
