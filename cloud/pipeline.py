@@ -117,6 +117,18 @@ class Pipeline:
         """What can be asked for; first the bundle that answers images."""
         return self.bundles.infos()
 
+    def check_room(self) -> None:
+        """Raises OverloadedError or NotReadyError where the caller's next image would be refused whatever it is, so
+        that it need not be read for that."""
+        share, refusal = _share(), None
+        for mark in self.bundles.marks():
+            refusal = self._jobs.refusal(mark, share)
+            if refusal is None:
+                return
+        if refusal is not None:
+            with seeing(self._observer, "bitstream", ""):
+                raise refusal
+
     def wanted(self, camera: str, running: str, trouble: str) -> str:
         """The fingerprint of the bundle that a camera should run, hex; empty: the one that it runs."""
         return "" if self._assigner is None else self._assigner.wanted(camera, running, trouble)

@@ -7,7 +7,7 @@ its base alone. What a base cannot answer is an error if it was asked for by nam
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +34,9 @@ class Bundles(Protocol):
 
     def infos(self) -> list[BundleInfo]:
         """The default first."""
+
+    def marks(self) -> Iterable[bytes]:
+        """The fingerprints of all, as in a bitstream's header."""
 
 
 class Assigner(Protocol):

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from cloud.engine.fair_queue import NOBODYS, FairQueue, Share
-from shared.errors import DeadlineError, NotReadyError, OverloadedError
+from shared.errors import DeadlineError, IsthmusError, NotReadyError, OverloadedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -81,15 +81,15 @@ class Batcher(Generic[Item, Result]):
         """Items in the queue, without those that are being worked on."""
         return len(self._queue)
 
-    def check(self, lane: Hashable, share: Share) -> None:
-        """Raises what `submit` would raise at once for such an item."""
+    def refusal(self, lane: Hashable, share: Share) -> IsthmusError | None:
+        """What `submit` would raise at once now for such an item; None if it would take it."""
         if self._closing:
-            raise NotReadyError("the server is ending; send the request again")
-        if not self._queue.has_room(lane, share):
-            waiting = self._queue.in_lane(lane)
-            raise OverloadedError(
-                f"{waiting} requests are waiting already; try again later", max(waiting * self._item_s, 0.1)
-            )
+            return NotReadyError("the server is ending; send the request again")
+        if self._queue.has_room(lane, share):
+            return None
+        waiting = self._queue.in_lane(lane)
+        again_s = max(waiting * self._item_s, 0.1)
+        return OverloadedError(f"{waiting} requests are waiting already; try again later", again_s)
 
     async def submit(self, item: Item) -> tuple[Result, float]:
         """The item's result, and how long it waited for its batch, in ms.
@@ -98,7 +98,8 @@ class Batcher(Generic[Item, Result]):
         the batcher is closing; and what `work` gave.
         """
         lane, share = self._lane(item), self._share(item)
-        self.check(lane, share)
+        if (error := self.refusal(lane, share)) is not None:
+            raise error
         done: asyncio.Future[tuple[Result, float]] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(item, lane, self._key(item), share, time.perf_counter(), done)
         self._queue.put(waiting)

@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 from cloud.engine.batch_work import CrewedModel, Done, Job, work
 from cloud.engine.batcher import Batcher
+from cloud.engine.fair_queue import Share
+from shared.errors import IsthmusError
 
 BatchSeen = Callable[[Sequence[Job], Sequence[Done | Exception]], None]
 
@@ -42,6 +44,9 @@ class Engine(Protocol):
     @property
     def waiting(self) -> int:
         """Jobs that wait for a batch."""
+
+    def refusal(self, lane: Hashable, share: Share) -> IsthmusError | None:
+        """What `submit` would raise at once now for a job of that lane and share; None if it would take it."""
 
     async def submit(self, job: Job) -> tuple[Done, float]:
         """The job's result, and how long it waited for its batch, in ms. A caller that is cancelled gives its job up.

@@ -18,7 +18,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -175,6 +175,9 @@ class RayEngine:
         """Jobs beyond those that all replicas can work on at once."""
         return max(0, self._running - self._at_work_max)
 
+    def refusal(self, _: Hashable, share: Share) -> IsthmusError | None:
+        return self._places.refusal(share.name, share.weight)
+
     async def submit(self, job: Job) -> tuple[Done, float]:
         """See `cloud.engine.engine.Engine`. The wait includes the way to the replica and back."""
         if self._closing:
@@ -273,9 +276,7 @@ def join(settings: RaySettings) -> None:
     try:
         ray.init(address=settings.address or "local", namespace=APP, log_to_driver=False, **options)
     except Exception as error:  # Ray raises that itself where its processes do not come up within 30 s
-        hint = (
-            "; if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" if settings.address else ""
-        )
+        hint = "; for its token set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" if settings.address else ""
         place = settings.address or "this machine"
         raise RequestError(f"no Ray at {place}: {_short(error)}{hint}", setting="ray.address") from None
 

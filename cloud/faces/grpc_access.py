@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from cloud.faces.grpc_connections import GrpcConnections
-from cloud.faces.grpc_guard import Context, Continuation, abort, behaviour_name
+from cloud.faces.grpc_guard import Context, Continuation, PerMethod, abort, behaviour_name
 from shared.errors import (
     DeadlineError,
     IsthmusError,
@@ -37,10 +37,12 @@ CameraOf = Callable[[Any], "str | None"]
 
 @dataclass(frozen=True)
 class MethodAccess:
-    """camera: the camera that a message is about; None where this message names none."""
+    """camera: the camera that a message is about; None where this message names none. queued: waits for a batch, and
+    is refused before its message is read where there is no room for it."""
 
     needed: Access
     camera: CameraOf | None = None
+    queued: bool = False
 
 
 def _own(message: Any) -> str | None:
@@ -62,7 +64,7 @@ def _of_open(message: Any) -> str | None:
 
 
 METHODS: dict[str, MethodAccess] = {
-    f"{_SERVICE}Analyze": MethodAccess(access("analyze"), _own),
+    f"{_SERVICE}Analyze": MethodAccess(access("analyze"), _own, queued=True),
     f"{_SERVICE}AnalyzeStream": MethodAccess(access("analyze"), _own),
     f"{_SERVICE}AnalyzeSession": MethodAccess(access("analyze"), _of_open),
     f"{_SERVICE}Refine": MethodAccess(access("analyze"), _own),
@@ -90,10 +92,14 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         methods: Mapping[str, MethodAccess] | None = None,
         calls_max: int = 128,
         connections: GrpcConnections | None = None,
+        check_room: Callable[[], None] = lambda: None,
     ) -> None:
+        """check_room: raises where the queue would refuse the running caller."""
         self._gate, self._message_s, self._places = gate, message_s, Places(calls_max)
         self._connections = connections or GrpcConnections(CONNECTIONS_MAX)
+        self._check_room = check_room
         self._methods = METHODS if methods is None else methods
+        self._handlers = PerMethod(self._wrapped)
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -101,7 +107,9 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = self._methods.get(str(handler_call_details.method))
+        return self._handlers.of(handler, str(handler_call_details.method))
+
+    def _wrapped(self, handler: Any, method: str) -> Any:
         name = behaviour_name(handler)
         guarded = self._guarded(getattr(handler, name), method, handler.request_streaming)
         # gRPC reads the message of a unary call before it calls anybody; of a stream it reads none.
@@ -109,7 +117,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         return handler._replace(**{"request_streaming": True, name: None, streaming: guarded})
 
     def _guarded(
-        self, behaviour: Callable[..., Any], method: MethodAccess | None, request_streaming: bool
+        self, behaviour: Callable[..., Any], name: str, request_streaming: bool
     ) -> Callable[..., Any]:
         async def prepared(requests: AsyncIterator[Any], context: Context, held: ExitStack) -> Any:
             """What the method is called with, once the caller is admitted. Ends the call where nobody is.
@@ -117,12 +125,15 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             held: gets the caller's places: of its connection, and of calls, except for streams, which are bounded by
             themselves.
             """
+            method = self._methods.get(name)
             try:
                 admitted = await self._admit(context, method)
                 who = ("", 1.0) if admitted is None else (admitted.identity.name, admitted.identity.weight)
                 held.enter_context(self._connections.used(*who, context.peer()))
                 if admitted is not None and not request_streaming:
                     held.enter_context(self._places.held(*who))
+                if method is not None and method.queued:
+                    self._check_room()
                 camera_of = method.camera if method else None
                 if request_streaming:
                     return requests if admitted is None else _each(requests, admitted, camera_of)

@@ -48,6 +48,21 @@ def log_unexpected(error: Exception) -> None:
         log.error("unexpected error", exc_info=error)
 
 
+class PerMethod:
+    """What an interceptor makes of each method's handler, made once: it costs a tenth of a refused call."""
+
+    def __init__(self, make: Callable[[Any, str], Any]) -> None:
+        """make: gets a handler and the method's name."""
+        self._make = make
+        self._made: dict[str, tuple[Any, Any]] = {}  # of methods that there are: bounded
+
+    def of(self, handler: Any, method: str) -> Any:
+        known = self._made.get(method)
+        if known is None or known[0] is not handler:
+            known = self._made[method] = handler, self._make(handler, method)
+        return known[1]
+
+
 class _Unreadable:
     """Stands for a message whose bytes cannot be parsed, until the method's wrapper refuses it."""
 
@@ -55,13 +70,19 @@ class _Unreadable:
 class ReadableMessages(grpc.aio.ServerInterceptor):
     """Answers bytes that are no message of the method's type with INVALID_ARGUMENT, for every method."""
 
+    def __init__(self) -> None:
+        self._handlers = PerMethod(self._wrapped)
+
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler
-        method = str(handler_call_details.method)
+        return self._handlers.of(handler, str(handler_call_details.method))
+
+    @staticmethod
+    def _wrapped(handler: Any, method: str) -> Any:
         parse = handler.request_deserializer
 
         def deserialize(data: bytes) -> Any:
@@ -119,6 +140,7 @@ class StreamLimit(grpc.aio.ServerInterceptor):
     def __init__(self, streams_max: int, others: Mapping[str, int] | None = None) -> None:
         self._streams_max, self._others = streams_max, others or {}
         self._seats: dict[str, Seats] = {}
+        self._handlers = PerMethod(self._wrapped)
 
     @property
     def open(self) -> int:
@@ -131,7 +153,9 @@ class StreamLimit(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or not handler.response_streaming:
             return handler
-        method = str(handler_call_details.method)
+        return self._handlers.of(handler, str(handler_call_details.method))
+
+    def _wrapped(self, handler: Any, method: str) -> Any:
         name = behaviour_name(handler)
         return handler._replace(**{name: self._limited(getattr(handler, name), method)})
 
@@ -201,6 +225,7 @@ class RunningCalls(grpc.aio.ServerInterceptor):
         self._ending = False
         self._none = asyncio.Event()
         self._none.set()
+        self._handlers = PerMethod(self._wrapped)
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -208,6 +233,9 @@ class RunningCalls(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or not str(handler_call_details.method).startswith(self._prefix):
             return handler
+        return self._handlers.of(handler, str(handler_call_details.method))
+
+    def _wrapped(self, handler: Any, _: str) -> Any:
         name = behaviour_name(handler)
         return handler._replace(**{name: self._counted(getattr(handler, name))})
 

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from cloud.faces.grpc_guard import Context, Continuation, behaviour_name
+from cloud.faces.grpc_guard import Context, Continuation, PerMethod, behaviour_name
 from shared.process import tracing
 from shared.process.metrics import OTHER, RequestMetrics
 
@@ -27,6 +27,7 @@ class CallsSeen(grpc.aio.ServerInterceptor):
 
     def __init__(self, requests: RequestMetrics) -> None:
         self._requests = requests
+        self._handlers = PerMethod(self._wrapped)
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -35,11 +36,13 @@ class CallsSeen(grpc.aio.ServerInterceptor):
         if handler is None:
             self._requests.ended("grpc", OTHER, grpc.StatusCode.UNIMPLEMENTED.name)
             return handler
-        method = str(handler_call_details.method).removeprefix("/")
+        return self._handlers.of(handler, str(handler_call_details.method))
+
+    def _wrapped(self, handler: Any, method: str) -> Any:
         name = behaviour_name(handler)
         # Behind `AccessInterceptor` every request is read as a stream is.
         return handler._replace(
-            **{name: self._seen(getattr(handler, name), method, handler.response_streaming)}
+            **{name: self._seen(getattr(handler, name), method.removeprefix("/"), handler.response_streaming)}
         )
 
     def _seen(self, behaviour: Callable[..., Any], method: str, is_stream: bool) -> Callable[..., Any]:

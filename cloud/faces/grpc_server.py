@@ -102,6 +102,7 @@ class GrpcServer:
                     settings.head_ms / 1e3,
                     calls_max=settings.rpcs_max,
                     connections=self._connections,
+                    check_room=lambda: ready().check_room(),
                 ),
                 self._calls,
                 StreamLimit(settings.streams_max, {SESSIONS: sessions_max}),

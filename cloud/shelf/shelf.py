@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,10 @@ class Shelf:
         """The same of the default bundle. Raises NotReadyError."""
         async with self.use(self.default.bundle.fingerprint) as served:
             yield served
+
+    def marks(self) -> Iterable[bytes]:
+        """See `cloud.requests.Bundles`."""
+        return self._slots.keys()
 
     @property
     def default(self) -> Slot:

@@ -77,12 +77,18 @@ class Places:
     def __init__(self, most: int) -> None:
         self._portions = Portions(most)
 
+    def refusal(self, name: str, weight: float) -> OverloadedError | None:
+        """What `held` would raise now; None if there is a place."""
+        if self._portions.has_room(name, weight):
+            return None
+        part = self._portions.part(name, weight)
+        return OverloadedError(f"{part} requests are being served already; try again later")
+
     @contextmanager
     def held(self, name: str, weight: float) -> Iterator[None]:
         """Holds one place for the block. Raises OverloadedError where all that this one may have are taken."""
-        if not self._portions.has_room(name, weight):
-            part = self._portions.part(name, weight)
-            raise OverloadedError(f"{part} requests are being served already; try again later")
+        if (error := self.refusal(name, weight)) is not None:
+            raise error
         self._portions.take(name, weight)
         try:
             yield

@@ -70,6 +70,8 @@ async def test_what_is_too_much_is_refused_while_nothing_is_answered(
         hints = [dict(await call.trailing_metadata() or ()) for call in refused]
         assert all(int(hint["grpc-retry-pushback-ms"]) > 0 for hint in hints)
         assert (await health(address))[0] == "SERVING"
+        silent = channel.stream_unary("/isthmus.v1.Analyzer/Analyze", bytes, bytes)(timeout=60)
+        assert (await silent.code()).name == REFUSED  # before its message is there
         model.gate.set()
         answered = [await call.code() for call in (first, *calls) if call not in refused]
         assert answered == [grpc.StatusCode.OK] * 9

@@ -77,6 +77,9 @@ class OneBundle:
         """Serves another one from the next request on."""
         self.served = Served(bundle, model, self.served.encoder)
 
+    def marks(self) -> list[bytes]:
+        return [self.served.bundle.fingerprint]
+
     @asynccontextmanager
     async def use(self, mark: bytes) -> AsyncIterator[Served]:
         if mark != self.served.bundle.fingerprint:
