@@ -94,6 +94,8 @@ class Sent:
 
 # What is done with an answer, before its frame leaves the spool.
 Answered = Callable[[Spooled, Sent], Awaitable[None]]
+# What is done where a frame is given up, and why it is.
+Dropped = Callable[[Spooled, str], None]
 
 
 class Link:
@@ -117,10 +119,11 @@ class Link:
         disk: ThreadPoolExecutor,
         pace: Pace | None = None,
         sessions: Sessions | None = None,
+        dropped: Dropped = lambda _, __: None,
     ) -> None:
         self.trouble = ""
         self.sent = self.bytes = self.in_session = 0
-        self._sessions = sessions
+        self._sessions, self._dropped = sessions, dropped
         self._spool, self._cloud, self._answered = spool, cloud, answered
         self._bundle, self._disk, self._pace = bundle, disk, pace
         self._in_flight_max = in_flight_max
@@ -269,6 +272,7 @@ class Link:
     async def _drop(self, one: Spooled, reason: str, error: IsthmusError) -> None:
         self._tries.pop(one.id, None)
         log.error("frame %s of %s is dropped (%s): %s", one.id, one.frame.source, reason, error)
+        self._dropped(one, f"frames are {reason}: {error}")
         await self._on_disk(lambda: self._spool.drop([one.id], reason))
 
     def _failed(self, text: str) -> None:

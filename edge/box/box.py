@@ -85,7 +85,8 @@ class Box:
     accepted: frames spooled by source. drops: images that no frame was made of, by source and reason. last: the last
     image of each source, and the last answer. qualities: of its last frames. sizes: when (monotonic) frames of it were
     answered, and bytes that were sent of each. types: how many were, by how they were sent: I, P or S in a session,
-    otherwise empty. posted: images beside those of the sources, if there is a pipeline for them.
+    otherwise empty. refused: why the cloud did not take a source's last frame. posted: images beside those of the
+    sources, if there is a pipeline for them.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Box:
         self.accepted: Counter[str] = Counter()
         self.drops: Counter[tuple[str, str]] = Counter()
         self.last: dict[str, tuple[Image.Image, Analysis | None]] = {}
+        self.refused: dict[str, str] = {}
         self.types: Counter[tuple[str, str]] = Counter()
         self.sizes: dict[str, deque[tuple[float, int]]] = {}
         self.qualities: dict[str, deque[int]] = {}
@@ -120,7 +122,17 @@ class Box:
         self._overhead = rate.overhead_bytes
         self._pace = Pacer(budget, rate.window_s, rate.overhead_bytes)
         own = _named(encoder)
-        self.link = Link(spool, cloud, in_flight_max, own, self._answered, self._disk, self._pace, self.lanes)
+        self.link = Link(
+            spool,
+            cloud,
+            in_flight_max,
+            own,
+            self._answered,
+            self._disk,
+            self._pace,
+            self.lanes,
+            self._dropped,
+        )
         self.posted: Posted | None = None
         self._running = [
             asyncio.create_task(self.link.run()),
@@ -181,7 +193,7 @@ class Box:
         await asyncio.gather(task, return_exceptions=True)
         del self.sources[name]
         self._coder.end(name)
-        for kept in (self.last, self.qualities, self.sizes):
+        for kept in (self.last, self.qualities, self.sizes, self.refused):
             kept.pop(name, None)
 
     async def _run(self, source: Source) -> None:
@@ -248,6 +260,7 @@ class Box:
     async def _answered(self, one: Spooled, sent: Sent) -> None:
         """What is done with an answer before its frame leaves the spool. Done twice, it does no harm."""
         name, answer = one.frame.source, sent.answer
+        self.refused.pop(name, None)
         self.types[name, sent.type] += 1
         if name in self.sources:
             self.sizes.setdefault(name, deque(maxlen=KEPT)).append((time.monotonic(), sent.size))
@@ -258,6 +271,10 @@ class Box:
             self.last[name] = self.last[name][0], answer
         if one.frame.origin and name in self.sources:
             await asyncio.to_thread(finish, Path(one.frame.origin), self.sources[name].settings.after)
+
+    def _dropped(self, one: Spooled, why: str) -> None:
+        if one.frame.source in self.sources:
+            self.refused[one.frame.source] = why
 
 
 def lanes_of(to: SessionLink, encoder: Encoder, encoding: ThreadPoolExecutor) -> Lanes:

@@ -23,7 +23,7 @@ from edge.capture.source import Source
 from edge.client import Client
 from edge.update import first_bundle, source_of
 from shared.bundle import Bundle
-from shared.errors import IsthmusError
+from shared.errors import IsthmusError, RemoteRejectedError
 
 SOURCE_S = 30.0  # that a source may take until it has said something
 
@@ -128,6 +128,8 @@ async def _cloud(config: BoxConfig, bundle: Bundle | None) -> Finding:
         async with Client(link) as client:
             served = await client.describe()
     except IsthmusError as error:
+        if isinstance(error, RemoteRejectedError) and error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            where = config.place("cloud.token" if link.token_file is None else "cloud.token_file")
         return Finding("cloud", False, f"{link.address}: {error} ({where})")
     theirs = ", ".join(f"{one.name} ({one.fingerprint})" for one in served)
     if bundle is not None and bundle.fingerprint.hex() not in {one.fingerprint for one in served}:

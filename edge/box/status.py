@@ -20,7 +20,9 @@ class SourceStatus(Frozen):
     kind: str
     place: str = Field(description="its URL, without a password, or its file or folder")
     status: str = Field(description="starting, running, waiting (to start again), ended or failed")
-    trouble: str = Field(description="what was wrong last; empty if nothing is")
+    trouble: str = Field(
+        description="what was wrong last, also why the cloud refuses its frames; empty if nothing is"
+    )
     flaw: str = Field(description="why the last file of a folder that could not be read could not")
     starts: int = Field(description="of its process")
     captured: int = Field(description="images that it delivered")
@@ -139,7 +141,7 @@ def _source(box: Box, name: str) -> SourceStatus:
         kind=source.settings.kind,
         place=source.settings.place,
         status=state.status,
-        trouble=state.trouble,
+        trouble=state.trouble or box.refused.get(name, ""),
         flaw=state.flaw,
         starts=state.starts,
         captured=counts["captured"],
@@ -164,7 +166,10 @@ def _since(at_s: float | None) -> float | None:
 
 def troubles_of(box: Box, others: Mapping[str, str] | None = None) -> dict[str, str]:
     """What does not work now, by what it is; empty if all does. others: see `status_of`."""
-    found = {f"source {name}": source.state.trouble for name, source in box.sources.items()}
+    found = {
+        f"source {name}": source.state.trouble or box.refused.get(name, "")
+        for name, source in box.sources.items()
+    }
     found |= {"link": box.link.trouble, "spool": box.spool.trouble, **(others or {})}
     found |= {f"answers to {sink.name}": sink.trouble for sink in box.sinks.all}
     return {what: text for what, text in found.items() if text}

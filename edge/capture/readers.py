@@ -64,14 +64,7 @@ def read(settings: dict[str, Any], wait: Callable[[float], object]) -> Shots:
 
 def stream(settings: dict[str, Any]) -> Shots:
     """A camera's, decoded as they come. The clock of the stream is not used: cameras' clocks jump and stand still."""
-    av = _av()
-    timeout_s = settings["stall_ms"] / 1e3
-    if settings["kind"] == "rtsp":
-        options = {"rtsp_transport": settings["transport"], "fflags": "nobuffer", "max_delay": "500000"}
-        container = av.open(settings["url"], options=options, timeout=timeout_s, **_hardware(settings))
-    else:
-        container = av.open(settings["url"], format="v4l2", timeout=timeout_s)
-    with container:
+    with _opened(settings) as container:
         if not container.streams.video:
             raise ImageError("the stream holds no video")
         whole = False  # until a key frame has come, a picture is grey, or a smear
@@ -80,6 +73,22 @@ def stream(settings: dict[str, Any]) -> Shots:
             flaw = "" if whole and not frame.is_corrupt else "damaged"
             yield Shot(_loader(frame), datetime.now(UTC), time.monotonic(), flaw=flaw)
         raise ImageError("the stream has ended")
+
+
+def _opened(settings: dict[str, Any]) -> Any:
+    """A camera's stream. Raises ImageError for one that says nothing, or what PyAV raises."""
+    av = _av()
+    timeout_s, began_s = settings["stall_ms"] / 1e3, time.monotonic()
+    try:
+        if settings["kind"] == "v4l2":
+            return av.open(settings["url"], format="v4l2", timeout=timeout_s)
+        options = {"rtsp_transport": settings["transport"], "fflags": "nobuffer", "max_delay": "500000"}
+        return av.open(settings["url"], options=options, timeout=timeout_s, **_hardware(settings))
+    except av.error.FFmpegError:
+        if time.monotonic() - began_s < 0.9 * timeout_s:
+            raise
+        # FFmpeg calls what it was interrupted in "invalid data".
+        raise ImageError(f"the camera says nothing for {timeout_s:g} s") from None
 
 
 def _av() -> Any:

@@ -28,7 +28,7 @@ from edge.sinks.sinks import Sinks
 from edge.spool.records import NewFrame
 from edge.spool.spool import Spool
 from shared.encoder import Encoder
-from shared.errors import CloudUnreachableError
+from shared.errors import CloudUnreachableError, RemoteRejectedError
 from shared.process.config import MetricsSettings
 from shared.process.http import create_app
 from shared.process.metrics import Metrics
@@ -41,12 +41,15 @@ class FakeCloud:
 
     def __init__(self, fingerprint: str) -> None:
         self.fingerprint, self.away = fingerprint, False
+        self.refuses = ""
         self.got: list[tuple[str, Wanted]] = []
 
     async def analyze(
         self, request_id: str, bitstream: bytes, wanted: Wanted, camera: str = "", captured_at: Any = None
     ) -> Analysis:
         self._check()
+        if self.refuses:
+            raise RemoteRejectedError("INVALID_ARGUMENT", self.refuses)
         self.got.append((camera, wanted))
         sizes = ByteCount(b_v=0, b_z=0, total=len(bitstream), bits_per_pixel=0)
         return Analysis(
@@ -160,6 +163,20 @@ async def check_page(box: Box) -> None:
         picture = await client.get("/sources/door/picture")
         assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
         assert (await client.get("/sources/nobody/picture")).status_code == 404
+
+
+async def test_a_camera_whose_frames_are_refused(tmp_path: Path, encoder: Encoder) -> None:
+    async with box_at(tmp_path, encoder) as (box, cloud):
+        cloud.refuses = "unknown task 'parking'"
+        folder = inbox(tmp_path, 1)
+        await box.use({"door": of(folder)})
+        await until(lambda: "source door" in troubles_of(box))
+        assert status_of(box).sources["door"].trouble == "frames are refused: unknown task 'parking'"
+        assert (folder / "0.png").exists()
+        cloud.refuses = ""
+        (folder / "1.png").write_bytes(png(1))
+        await until(lambda: box.link.sent == 1 and box.spool.depth == 0)
+        assert troubles_of(box) == {}
 
 
 async def test_images_beside_those_of_the_sources(tmp_path: Path, encoder: Encoder) -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -252,19 +253,22 @@ async def test_sources_that_fail(tmp_path: Path) -> None:
     empty = tmp_path / "empty.mp4"
     empty.write_bytes(b"")
 
-    async def fails(kind: str, url: str | Path, words: str) -> None:
-        async with running(kind, url) as seen:
+    async def fails(kind: str, url: str | Path, words: str, **more: Any) -> None:
+        async with running(kind, url, **more) as seen:
             await seen.until(lambda: words in seen.source.state.trouble)
             assert "secret" not in seen.source.state.trouble
             assert seen.images == []
 
-    await asyncio.gather(
-        fails("video", empty, "is no video"),
-        fails("video", tmp_path / "nope.mp4", "no such file"),
-        fails("rtsp", "rtsp://user:secret@127.0.0.1:1/x", "refused"),
-        fails("folder", tmp_path / "nope", "No such file"),
-        fails("v4l2", "/dev/video-nope", "No such file"),
-    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and says nothing
+        url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x"
+        await asyncio.gather(
+            fails("rtsp", url, "the camera says nothing for 0.5 s", stall_ms=500),
+            fails("video", empty, "is no video"),
+            fails("video", tmp_path / "nope.mp4", "no such file"),
+            fails("rtsp", "rtsp://user:secret@127.0.0.1:1/x", "refused"),
+            fails("folder", tmp_path / "nope", "No such file"),
+            fails("v4l2", "/dev/video-nope", "No such file"),
+        )
 
 
 async def test_the_process_ends_with_the_box(tmp_path: Path) -> None:
