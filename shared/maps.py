@@ -51,7 +51,9 @@ Map = MapPng | MapArray
 def png(image: Image.Image) -> MapPng:
     """The image as a PNG file, in its own mode."""
     out = io.BytesIO()
-    image.save(out, "PNG", compress_level=4)  # normals: as small as level 6, in half the time
+    # Runs alone: what filters leave of smooth maps repeats nothing else. Normals are as small as at level 6 in a
+    # quarter of its time, and classes smaller than at level 4.
+    image.save(out, "PNG", compress_level=4, compress_type=zlib.Z_RLE)
     return MapPng.of(out.getvalue())
 
 
