@@ -13,6 +13,7 @@ from shared.files import refuse_foreign_folder
 from train.commands.options import Force
 
 SKIPPED, COUNTED, QUICK, QUICK_FPS = 5, 50, 10, 25.0
+BOX_S = 60.0  # at least the time from one frame I to the next
 
 
 def wire(
@@ -28,10 +29,16 @@ def wire(
         float | None, typer.Option(min=0, max=4, help="Sticky rounding; default: the edge's own.")
     ] = None,
     tls: Annotated[bool, typer.Option("--tls/--no-tls", help="Measure over TLS as well.")] = True,
-    quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} frames, faster, without TLS.")] = False,
+    box_s: Annotated[
+        float,
+        typer.Option(min=0, max=3600, help="Seconds of each scene through a camera box; 0 leaves it out."),
+    ] = BOX_S,
+    quick: Annotated[
+        bool, typer.Option("--quick", help=f"{QUICK} frames, faster, without TLS and box.")
+    ] = False,
     force: Force = False,
 ) -> None:
-    """Measure what a frame costs on the link, both directions: unary calls and sessions, plain and over TLS."""
+    """Measure what a frame costs on the link, both directions: unary calls, sessions, a camera box; plain and TLS."""
     refuse_foreign_folder(out, ("results.json",), force=force)
     from rich.console import Console
 
@@ -51,6 +58,7 @@ def wire(
         hold=SessionSettings().hold if hold is None else hold,
         fps=QUICK_FPS if quick else FPS,
         tls=tls and not quick,
+        box_s=0 if quick else box_s,
     )
     measured = bench_wire(plan, shlex.join(["isthmus", *sys.argv[1:]]))
     show(sections(measured), Console())

@@ -70,6 +70,26 @@ class Course(Frozen):
     http2_down: dict[str, float]
 
 
+class BoxCourse(Frozen):
+    """A scene through a camera box with its own settings, plain. types: frames by how they were sent.
+
+    payload: bytes of all frames, with their containers. up, down: all bytes that passed.
+    """
+
+    scene: str
+    seconds: float
+    frames: int
+    types: dict[str, int]
+    payload: int
+    up: int
+    down: int
+
+    @property
+    def both(self) -> float:
+        """Bytes a frame, both ways."""
+        return (self.up + self.down) / self.frames
+
+
 class Wire(Frozen):
     """All that was measured. fps: the pace where answers wait. skipped: frames before each course counts.
 
@@ -85,6 +105,7 @@ class Wire(Frozen):
     predicts: bool
     skipped: int
     courses: tuple[Course, ...]
+    boxes: tuple[BoxCourse, ...] = ()
     missing: str = ""
 
     def frames(

@@ -2,6 +2,7 @@
 
     rendered rooms -> Encoder -> edge's client -> counting proxy -> a cloud's process            plain
                                  edge's client -> TLS -> counting proxy -> TLS -> the same       TLS
+                                 a camera box (`bench.wire.box`) -> the same                     plain
 
 One frame at a time: the next is sent once the last is answered and nothing passes any more, so that each byte belongs
 to a frame. Where answers may wait, frames follow at a camera's pace instead, and what passes until the next one counts
@@ -26,8 +27,9 @@ from PIL import Image
 from rich.progress import Progress
 
 from bench.report.report import About
+from bench.wire.box import through_box
 from bench.wire.counting import CountingProxy, counting_proxy
-from bench.wire.results import PERSON, STILL, WAYS, Course, FrameCost, LinkKind, Way, Wire
+from bench.wire.results import PERSON, STILL, WAYS, BoxCourse, Course, FrameCost, LinkKind, Way, Wire
 from bench.wire.scenes import FPS, png_of, scenes
 from bench.wire.tls import tls_link, tls_missing
 from bench.wire.wire_report import write_wire
@@ -50,7 +52,10 @@ STARTED_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class WirePlan:
-    """What is measured. skipped: frames before counting begins. counted: after them, of each course."""
+    """What is measured. skipped: frames before counting begins. counted: after them, of each course.
+
+    box_s: seconds of each scene through a camera box; 0: none.
+    """
 
     bundle: Path
     out: Path
@@ -60,6 +65,7 @@ class WirePlan:
     hold: float = SessionSettings().hold
     fps: float = FPS
     tls: bool = True
+    box_s: float = 0.0
 
 
 class Mark(NamedTuple):
@@ -127,6 +133,7 @@ def bench_wire(plan: WirePlan, command: str) -> Wire:
     with server("cloud", [*ISTHMUS, "cloud", "serve", *options]) as cloud:
         address = cloud.wait_for("listening")["grpc"]
         cloud.wait_for("ready")
+        boxes = asyncio.run(_boxes(plan, images, address)) if plan.box_s else []
         courses = asyncio.run(_all_courses(plan, encoder, images, address, not missing))
     wire = Wire(
         about=About.now(command, plan.counted),
@@ -138,10 +145,18 @@ def bench_wire(plan: WirePlan, command: str) -> Wire:
         predicts=encoder.frames.predicts,
         skipped=plan.skipped,
         courses=tuple(courses),
+        boxes=tuple(boxes),
         missing=missing,
     )
     write_wire(plan.out, wire)
     return wire
+
+
+async def _boxes(plan: WirePlan, images: dict[str, list[Image.Image]], address: str) -> list[BoxCourse]:
+    return [
+        await through_box(plan.bundle, images[scene], scene, address, FPS, plan.box_s)
+        for scene in (STILL, PERSON)
+    ]
 
 
 async def _all_courses(

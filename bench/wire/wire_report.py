@@ -12,6 +12,7 @@ from bench.wire.results import (
     ALL,
     CHANGES,
     INTRA,
+    PERSON,
     REPEATED,
     STILL,
     WAITING,
@@ -23,13 +24,40 @@ from bench.wire.results import (
 )
 
 UP_MAX, AS_BEFORE_MAX, BOTH_MAX = 30, 30, 60
+FRAME_MAX = {STILL: 25, PERSON: 120}  # through a box, by scene
 SESSIONS = (ALL, CHANGES, INTRA)
 LINKS: tuple[LinkKind, ...] = ("plain", "TLS")
 FORM = "{:.1f}"
 
 
 def sections(wire: Wire) -> list[Section]:
-    return [_types(wire), _scenes(wire), _http2(wire), _opening(wire)]
+    boxes = [_boxes(wire)] if wire.boxes else []
+    return [*boxes, _types(wire), _scenes(wire), _http2(wire), _opening(wire)]
+
+
+def _boxes(wire: Wire) -> Section:
+    """A row for each scene through a camera box."""
+    rows, targets = [], []
+    for one in wire.boxes:
+        types = ", ".join(f"{count} {kind}" for kind, count in sorted(one.types.items()))
+        each = (one.payload / one.frames, one.up / one.frames, one.down / one.frames, one.both)
+        rows.append((one.scene, f"{one.seconds:g}", types, *(FORM.format(figure) for figure in each)))
+        most = FRAME_MAX[one.scene]
+        what = f"a camera box, {one.scene}: bytes a frame"
+        targets.append(judge(what, f"<= {most} bytes", each[0], each[0] <= most, FORM))
+        if one.scene == STILL:
+            what = f"a camera box, {one.scene}: all bytes, both ways"
+            targets.append(judge(what, f"<= {BOTH_MAX} bytes", one.both, one.both <= BOTH_MAX, FORM))
+    return Section(
+        title="Through a camera box",
+        columns=("scene", "seconds", "frames", "frame", "up", "down", "both"),
+        rows=tuple(rows),
+        notes=(
+            f"`isthmus edge run` with the settings that it comes with; a video of {wire.fps:g} images a second, as it "
+            "plays. Mean bytes; `frame` is what was sent of one with its container, the others are all that passed.",
+        ),
+        targets=tuple(targets),
+    )
 
 
 def _types(wire: Wire) -> Section:
