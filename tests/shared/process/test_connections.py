@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import subprocess
 import sys
@@ -87,11 +88,12 @@ async def connect(server: HttpServer) -> tuple[asyncio.StreamReader, asyncio.Str
 
 async def closed(reader: asyncio.StreamReader) -> bytes:
     """What came until the server closed the connection."""
+    came = b""
     async with asyncio.timeout(20):
-        try:
-            return await reader.read()
-        except ConnectionResetError:
-            return b""
+        with contextlib.suppress(ConnectionResetError):  # which takes nothing back that came before
+            while part := await reader.read(65_536):
+                came += part
+    return came
 
 
 async def healthy(server: HttpServer) -> bool:
