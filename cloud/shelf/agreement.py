@@ -19,7 +19,7 @@ from pydantic import Field
 
 from shared.frozen import Frozen
 from shared.kinds import KINDS
-from shared.kinds.kind import Result
+from shared.kinds.kind import Kind, Result
 
 NEXT_S = 60.0  # frames further apart say more about the scene
 
@@ -79,7 +79,7 @@ class Agreement:
             return
         if last is not None and at - last.at <= NEXT_S and not (last.is_new and is_new):
             self._compare(last, is_new, results)
-        self._last[camera] = _Last(is_new, at, {task: _without_map(one) for task, one in results.items()})
+        self._last[camera] = _Last(is_new, at, _compared(results))
         while len(self._last) > self._cameras_max:
             self._last.popitem(last=False)
 
@@ -125,5 +125,11 @@ def _states(tasks: Mapping[str, _Task]) -> tuple[TaskAgreement, ...]:
     )
 
 
-def _without_map(result: Result) -> Result:
-    return result.model_copy(update={"map": None}) if getattr(result, "map", None) is not None else result
+def _compared(results: Mapping[str, Result]) -> dict[str, Result]:
+    """What is held of results: neither maps nor what is not compared, such as long vectors."""
+    held = {}
+    for task, result in results.items():
+        if type(KINDS[result.kind]).agreement is not Kind.agreement:
+            has_map = getattr(result, "map", None) is not None
+            held[task] = result.model_copy(update={"map": None}) if has_map else result
+    return held
