@@ -28,7 +28,7 @@ def plan_everywhere(archive: str, deletion: Deletion) -> tuple[int, int]:
     Raises DataError where there is no archive, or a store cannot be reached.
     """
     taken = broken = 0
-    for store in map(SegmentStore, _places(archive)):
+    for store in map(_reached, _places(archive)):
         for name, _ in store.between(*_span(deletion), deletion.by):
             segment = store.open(name)
             matching = segment.matching(deletion)
@@ -58,7 +58,7 @@ def delete_everywhere(archive: str, deletion: Deletion, say: Callable[[str], Non
         failed: list[str] = []
         for place in _places(archive):
             try:
-                store = SegmentStore(place)
+                store = _reached(place)
                 remove_records(
                     store, lambda segment: ~segment.matching(deletion), *_span(deletion), deletion.by
                 )
@@ -85,6 +85,14 @@ def _places(archive: str) -> list[str | Path]:
     with reading(path) as db:
         elsewhere = sealed_into(db)
     return [*([path / FOLDER] if find_store(archive) else []), *elsewhere]
+
+
+def _reached(place: str | Path) -> SegmentStore:
+    """Raises DataError where a disk is not there, which would look like a store without segments; RequestError."""
+    store = SegmentStore(place)
+    if store.files.folder is not None and not store.files.folder.is_dir():
+        raise DataError(f"{store.files.shown} is not there, which records were sealed into")
+    return store
 
 
 def _span(deletion: Deletion) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from cloud.archive.sources import parts_of
 from cloud.engine.batch_work import Served
 from cloud.segments.answers import AnswerStore, Maker
 from cloud.segments.change import expire_records
+from cloud.segments.files import Files
 from cloud.segments.seal import Limits, seal_archive
 from cloud.segments.store import SegmentStore
 from shared.errors import DataError
@@ -103,6 +104,21 @@ def test_a_replay_that_ends_early_goes_on(
             assert set(found.values()) == {1}
     assert kills > 3
     assert answered(tmp_path) == Counter({(*key, label): 1 for key, label in says.items()})
+
+
+def test_the_folder_of_answers_is_listed_once(
+    tmp_path: Path, says: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, names = [], Files.names
+
+    def counted(files: Files, end: str = "") -> list[str]:
+        listed.append(files.shown)
+        return names(files, end)
+
+    monkeypatch.setattr(Files, "names", counted)
+    assert replayed(tmp_path, NamingModel()).counts.answered == FRAMES
+    assert len(parts_of(tmp_path / "segments")) > 3
+    assert sum(shown.endswith("answers/classification") for shown in listed) == 2  # once more by the check
 
 
 def test_answers_of_another_question_are_not_mixed(tmp_path: Path, says: Any) -> None:
