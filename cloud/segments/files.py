@@ -15,6 +15,8 @@ from pathlib import Path
 from shared.errors import DataError, IsthmusError, RequestError
 from shared.files import sync_folder, write_atomically
 
+# Of these only a bucket could be made, of a misspelt name perhaps.
+_BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"}
 _NEEDED = "segments need pyarrow and fsspec: pip install -c constraints.txt -e '.[archive]'"
 
 
@@ -36,10 +38,10 @@ class Files:
             self._fs, self._root = url_to_fs(str(url))
         except (ValueError, ImportError) as error:
             raise RequestError(f"{self.shown}: {error}") from None
-        local = "local" in (
-            self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)
-        )
-        self.folder = Path(self._root) if local else None
+        named = self._fs.protocol
+        protocols = set(named) if isinstance(named, tuple) else {named}
+        self.folder = Path(self._root) if "local" in protocols else None
+        self._has_folders = not protocols & _BUCKETS
 
     def is_same(self, other: Files) -> bool:
         """Whether both are one folder."""
@@ -71,7 +73,7 @@ class Files:
             return bytes(self._fs.cat_file(self._path(name)))
 
     def range(self, name: str, start: int, end: int) -> bytes:
-        """The bytes of a file from `start` to before `end`, fewer where it ends before."""
+        """The bytes of a file from `start` to before `end`, fewer where it ends before; `start` is inside of it."""
         with self._asking(name):
             if self.folder is None:
                 return bytes(self._fs.cat_file(self._path(name), start=start, end=end))
@@ -90,8 +92,12 @@ class Files:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(self.folder / name, data)
             else:
-                self._fs.makedirs(self._root, exist_ok=True)
-                self._fs.pipe_file(self._path(name), data)
+                if self._has_folders:
+                    self._fs.makedirs(self._root, exist_ok=True)
+                try:
+                    self._fs.pipe_file(self._path(name), data)
+                except FileNotFoundError:
+                    raise DataError(f"{self.shown} is not there; make it first") from None
 
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""

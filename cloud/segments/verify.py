@@ -59,10 +59,10 @@ def _of_segment(store: SegmentStore, name: Name, looked: Looked) -> Iterator[str
 
 
 def _digest(store: SegmentStore, name: Name) -> str:
-    digest, start = hashlib.sha256(), 0
-    while block := store.files.range(name.data, start, start + _BLOCK):
-        digest.update(block)
-        start += len(block)
+    digest = hashlib.sha256()
+    # S3 refuses a range that begins at the end.
+    for start in range(0, store.files.size(name.data), _BLOCK):
+        digest.update(store.files.range(name.data, start, start + _BLOCK))
     return digest.hexdigest()
 
 

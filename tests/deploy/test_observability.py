@@ -7,10 +7,13 @@ import json
 import math
 import re
 import shutil
+import socket
 import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -183,15 +186,21 @@ def test_each_alert_fires_for_what_it_is_about(tmp_path: Path) -> None:
 @contextmanager
 def prometheus(folder: Path, cloud: str, edge: str, token: str) -> Iterator[httpx.Client]:
     """A Prometheus that scrapes both every second; a client of its API."""
-    found = shutil.which("prometheus")
-    if found is None:
-        pytest.skip("prometheus is not installed; Debian's package `prometheus` has it")
     config = (FOLDER / "prometheus.yml").read_text()
     secret = folder / "token"
     secret.write_text(token)
     config = config.replace("cloud:8080", cloud).replace("edge:8081", edge).replace("15s", "1s")
     config = config.replace("/token/token", str(secret))
-    config = config.replace("alerts.yml", str(ALERTS))
+    with prometheus_of(folder, config.replace("alerts.yml", str(ALERTS))) as client:
+        yield client
+
+
+@contextmanager
+def prometheus_of(folder: Path, config: str) -> Iterator[httpx.Client]:
+    """A Prometheus with a configuration; a client of its API."""
+    found = shutil.which("prometheus")
+    if found is None:
+        pytest.skip("prometheus is not installed; Debian's package `prometheus` has it")
     (folder / "prometheus.yml").write_text(config)
     command = [
         found,
@@ -299,3 +308,76 @@ async def _look(api: httpx.Client, cloud: str, edge: str, token: str, inbox: Pat
     assert len(rules) > 10
     assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
     assert numbers('ALERTS{alertstate="firing"}') == []
+
+
+@contextmanager
+def ray_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A Ray with a dashboard, which says where its metrics are; its address. All on loopback, behind a token."""
+    ports = []
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            ports.append(listening.getsockname()[1])
+    for name, value in {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    where = ("--node-ip-address=127.0.0.1", f"--port={ports[0]}", f"--temp-dir={folder}")
+    board = ("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}")
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+    log = (folder / "start.log").open("w")
+    with subprocess.Popen([*command, *where, *board], stdout=log, stderr=log, text=True) as process:
+        try:
+            yield f"127.0.0.1:{ports[0]}"
+        finally:
+            processes.kill_tree(process)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+async def test_one_prometheus_sees_gateway_and_replicas(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the configuration that docs/ray.md shows."""
+    pytest.importorskip("ray", reason="comes with the extra ray")
+    tokens = tmp_path / "tokens.json"
+    (tmp_path / "token").write_text(token_for(tokens, "scraper", "metrics"))
+    camera = token_for(tokens, "box", "analyze")
+    with ExitStack() as stack:
+        # Sockets have short names; its processes may still write as they end.
+        made = tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(made))
+        address = stack.enter_context(ray_of_its_own(folder, monkeypatch))
+        discovery = folder / "prom_metrics_service_discovery.json"
+        await eventually(discovery.exists, 300)
+        config = tmp_path / "cloud.toml"
+        config.write_text("[ray]\ncpus = 0.5\n[engine]\nthreads = 1\n")
+        words = ("--engine", "ray", "--ray-address", address, "--config", config, "--tokens", tokens)
+        ports = ("--bundle", tiny_bundle, "--grpc-port", "0", "--http-port", "0")
+        cloud = stack.enter_context(processes.server("cloud", "serve", *words, *ports))
+        http = (await asyncio.to_thread(cloud.event, "listening"))["http"]
+        await asyncio.to_thread(cloud.event, "ready", 600)
+        shown = re.search(r"```yaml\n(scrape_configs:.*?)```", (ROOT / "docs" / "ray.md").read_text(), re.S)
+        assert shown is not None
+        text = shown[1].replace('["gateway-1:8080", "gateway-2:8080"]', f'["{http}"]')
+        text = text.replace("/token/token", str(tmp_path / "token"))
+        text = text.replace("/tmp/ray/prom_metrics_service_discovery.json", str(discovery))
+        text = "global: {scrape_interval: 1s}\n" + text
+        api = stack.enter_context(prometheus_of(tmp_path, text))
+
+        def number(expression: str) -> float:
+            answer = api.get("/api/v1/query", params={"query": expression}).json()
+            return sum(float(one["value"][1]) for one in answer["data"]["result"])
+
+        for i in range(4):
+            headers = {"Authorization": f"Bearer {camera}"}
+            answer = httpx.post(f"http://{http}/analyze", content=png(i), headers=headers, timeout=120)
+            assert answer.status_code == 200, answer.text
+        await eventually(lambda: number("sum(isthmus_cloud_images_total)") == 4)
+        await eventually(lambda: number('sum(ray_isthmus_inferences_total{task="classification"})') == 4)
+        await eventually(lambda: number("sum(ray_isthmus_batch_images_count)") >= 1)
+        assert number('sum(up{job="isthmus-cloud"})') == 1
+        assert number('sum(up{job="ray"})') >= 1

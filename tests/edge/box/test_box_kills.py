@@ -1,13 +1,14 @@
 """A real box and a real cloud, both killed meanwhile: each accepted frame has exactly one record in the archive.
 
 `python -m pytest -m slow tests/edge/box/test_box_kills.py` sends 5,000 frames, kills the cloud five times and the box
-three times, and cuts the link for 20 s.
+three times, and cuts the link for 20 s. With `-k ray` the cloud is a gateway before replicas of Ray.
 """
 
 from __future__ import annotations
 
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -48,8 +49,10 @@ def free_port() -> int:
 class Site:
     """A cloud and a box that can be killed and started again, a folder that feeds the box, and the cloud's archive."""
 
-    def __init__(self, path: Path, bundle: Path, stack: ExitStack, cloud_port: int, at: int) -> None:
-        """cloud_port: where the cloud listens. at: where the box looks for it."""
+    def __init__(
+        self, path: Path, bundle: Path, stack: ExitStack, cloud_port: int, at: int, more: str
+    ) -> None:
+        """cloud_port: where the cloud listens. at: where the box looks for it. more: settings of the cloud."""
         self.inbox, self.archive, self.spool = path / "inbox", path / "archive", path / "spool"
         self.inbox.mkdir()
         self._bundle = bundle
@@ -63,7 +66,7 @@ class Site:
         cloud = path / "cloud.toml"
         cloud.write_text(
             f'[grpc]\nport = {cloud_port}\n[http]\nport = 0\n[archive]\nfolder = "{self.archive}"\n'
-            "[pipeline]\narchived_first = true\n"
+            f"[pipeline]\narchived_first = true\n{more}"
         )
         self._cloud_command = ("cloud", "serve", "--config", cloud, "--bundle", bundle)
         self._box_command = ("edge", "run", "--config", self._config, "--bundle", bundle)
@@ -105,9 +108,9 @@ class Site:
 
 
 @contextmanager
-def site(path: Path, bundle: Path, cloud_port: int, at: int = 0) -> Iterator[Site]:
+def site(path: Path, bundle: Path, cloud_port: int, at: int = 0, more: str = "") -> Iterator[Site]:
     with ExitStack() as stack:
-        one = Site(path, bundle, stack, cloud_port, at or cloud_port)
+        one = Site(path, bundle, stack, cloud_port, at or cloud_port, more)
         yield one
 
 
@@ -148,6 +151,34 @@ def test_one_kill_of_each(tmp_path: Path, tiny_bundle: Path) -> None:
         one.start_cloud()
         wait_for(lambda: one.left == 0, "all are answered")
         check_ends(one, 30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_killed_gateway_before_ray(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load: what was accepted is answered by the next gateway, and what both were sent is recorded once."""
+    pytest.importorskip("ray", reason="comes with the extra ray")
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # everything on the loopback address
+    images = [png(seed) for seed in range(8)]
+    with ExitStack() as stack:
+        # Sockets have short names; its processes may still write as they end.
+        made = tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True)
+        folder = stack.enter_context(made)
+        ray = f'[ray]\nreplicas_min = 2\ncpus = 0.25\nmachine_cpus = 2\nfolder = "{folder}"\n'
+        more = f'[engine]\nkind = "ray"\nthreads = 1\n{ray}'
+        one = stack.enter_context(site(tmp_path, tiny_bundle, free_port(), more=more))
+        one.start_cloud()
+        one.start_box()
+        one.feed(images, 60)
+        wait_for(lambda: one.left < 55, "the first are answered", 900)
+        one.cloud.stop(signal.SIGKILL)
+        assert one.left > 0
+        one.feed(images, 10, 60)
+        one.start_cloud()
+        wait_for(lambda: one.left == 0, "all are answered", 900)
+        check_ends(one, 70)
 
 
 class Cable:
