@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+import bench.video.contenders
+from bench.video.contenders import IsthmusContender
+from bench.video.receiver import Receiver
+from shared.bundle import Bundle
+from shared.codec.frame import FrameType, Sent
+from shared.codec.frame_codec import Latent
 from support.processes import refused, run_here
 from support.untrained import SIZE, random_network, random_run
 from support.videos import scene, write_video
@@ -82,6 +89,27 @@ def test_a_session_costs_less_than_frames_alone_and_holding_still_less(results: 
     targets = {one["what"]: one for one in results["targets"]}
     assert targets["static: bytes a frame, all tasks"]["met"] in (True, False)
     assert len(targets) == 4
+
+
+def test_a_frame_that_is_asked_for_as_an_i_counts_twice(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the check of a frame holds for two references by chance."""
+    lost: list[int] = []
+
+    class Deaf(Receiver):
+        def receive(self, number: int, data: bytes) -> Latent | None:
+            if not lost and Sent.unpack(data).frame.type is not FrameType.I:
+                lost.append(len(data))
+                return None
+            return super().receive(number, data)
+
+    contender = IsthmusContender(Bundle.open(work / "bundle"), "cpu", (50,), (0.3,))
+    pixels = np.stack(scene(6))
+    _, usual = contender.coded(pixels, 5.0)
+    monkeypatch.setattr(bench.video.contenders, "Receiver", Deaf)
+    _, asked = contender.coded(pixels, 5.0)
+    assert asked.kinds["I"] == usual.kinds["I"] + 1
+    assert asked.sizes[0] == usual.sizes[0]
+    assert asked.sizes[1] > usual.sizes[1] == lost[0]
 
 
 def test_what_was_measured_is_not_measured_again(work: Path, results: dict) -> None:
