@@ -174,11 +174,14 @@ class _Sqlite:
         self._path = path
 
     def connect(self, make: bool) -> sqlite3.Connection:
+        path = self._path.absolute()
         if make:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # It holds hashes of tokens.
-        os.close(os.open(self._path, os.O_RDWR | (os.O_CREAT if make else 0), 0o600))
-        db = sqlite3.connect(self._path, WAIT_S, isolation_level=None)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with suppress(FileExistsError):  # it holds hashes of tokens
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+        # Not opened to see whether it is there: where a process closes a file that it has open elsewhere, its locks go.
+        path.stat()
+        db = sqlite3.connect(f"{path.as_uri()}?mode=rw", WAIT_S, isolation_level=None, uri=True)
         return _with_table(db, self) if make else db
 
 
