@@ -34,6 +34,7 @@ from shared.process.child_process import ISTHMUS, ROOT, SAMPLES, Server, server
 from shared.types import Frozen
 
 AT_ONCE = 24
+READY_S = 600.0  # of a busy machine, on which a Ray starts
 WARM_S = 1.0
 # Replicas are given little of a processor: so four of them fit on the machine.
 RAY = """
@@ -194,7 +195,7 @@ def _running(plan: ReplicasPlan, streams: Path, replicas: int) -> Iterator[_Runn
             server("load", module("bench.throughput.load_client", ports_of["grpc"], str(streams)), cwd=ROOT)
         )
         client.wait_for("ready")
-        cloud.wait_for("ready")
+        cloud.wait_for("ready", READY_S)
         running = _Running(f"http://{ports_of['http']}", client)
         running.warm_up(plan)
         yield running

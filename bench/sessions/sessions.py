@@ -26,6 +26,7 @@ from shared.types import Frozen
 
 CONNECTIONS = 20
 AT_ONCE = 16
+READY_S = 600.0  # of a busy machine, on which a Ray starts
 _CONFIG = """[grpc]
 stream_idle_ms = 3600000
 [sessions]
@@ -98,7 +99,7 @@ def bench_sessions(plan: SessionsPlan, command: str) -> Sessions:
         start = [*ISTHMUS, "cloud", "serve", "--insecure", "--threads", 1, *engine, *words]
         with server("cloud", [str(word) for word in start]) as cloud:
             address = cloud.wait_for("listening")["grpc"]
-            cloud.wait_for("ready")
+            cloud.wait_for("ready", READY_S)
             idle_mb, steps = asyncio.run(_measure(plan, address, task, footage, psutil.Process(cloud.pid)))
     measured = Sessions(
         about=About.now(command, plan.cameras),

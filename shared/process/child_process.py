@@ -35,14 +35,14 @@ class Server:
     def pid(self) -> int:
         return self._process.pid
 
-    def wait_for(self, event: str) -> dict[str, Any]:
-        """Raises IsthmusError where the process ends first, or takes longer than START_TIMEOUT_S; RequestError where
-        it ends for something that the user can mend."""
+    def wait_for(self, event: str, timeout_s: float = START_TIMEOUT_S) -> dict[str, Any]:
+        """Raises IsthmusError where the process ends first, or takes longer than `timeout_s`; RequestError where it
+        ends for something that the user can mend."""
         while True:
             try:
-                event_seen = self._events.get(timeout=START_TIMEOUT_S)
+                event_seen = self._events.get(timeout=timeout_s)
             except queue.Empty:
-                raise IsthmusError(f"the {self._name} was not ready within {START_TIMEOUT_S:.0f} s") from None
+                raise IsthmusError(f"the {self._name} was not ready within {timeout_s:.0f} s") from None
             if event_seen is None:
                 mendable = self._process.wait() == exit_of(RequestError()).status
                 self._log.seek(0)

@@ -192,3 +192,45 @@ def test_the_autoscaler_goes_by_a_number_that_there_is() -> None:
     assert f"name: {{as: {name}}}" in (ROOT / "docs" / "kubernetes.md").read_text()
     assert 0 < int(metric["pods"]["target"]["averageValue"]) < CloudSettings().pipeline.queue_max / 2
     assert 2 <= spec["minReplicas"] < spec["maxReplicas"]
+
+
+def test_an_archive_is_sealed_and_expires() -> None:
+    pytest.importorskip("torch", reason="comes with '.[cloud]'")
+    from cloud.archive_commands import app
+
+    [job] = documents((KUBERNETES / "archive" / "seal.yaml").read_text())
+    assert list(flaws(job)) == []
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    commands: Any = typer.main.get_command(app)
+    stores = []
+    for one in (*pod["initContainers"], *pod["containers"]):
+        assert one["args"][:2] == ["cloud", "archive"]
+        verb, *options = one["args"][2:]
+        assert verb == one["name"]
+        given = dict(commands.commands[verb].make_context(verb, options).params)
+        stores.append(given.get("store") or given["archive"])
+        assert one["securityContext"] == container()["securityContext"]
+    assert stores[0] == stores[1]
+    [archive] = [volume for volume in pod["volumes"] if volume["name"] == "archive"]
+    number = job["metadata"]["name"].rpartition("-")[2]
+    assert archive["persistentVolumeClaim"]["claimName"].endswith(f"-{number}")
+    assert pod["securityContext"] == resources()["Deployment"]["spec"]["template"]["spec"]["securityContext"]
+
+
+def test_the_timer_of_systemd_seals_and_expires() -> None:
+    pytest.importorskip("torch", reason="comes with '.[cloud]'")
+    from cloud.archive_commands import app
+
+    service = (ROOT / "deploy" / "isthmus-seal.service").read_text()
+    timer = (ROOT / "deploy" / "isthmus-seal.timer").read_text()
+    assert "OnCalendar=hourly" in timer
+    [archive] = re.findall(r"^Environment=ISTHMUS_ARCHIVE=(\S+)$", service, re.M)
+    commands: Any = typer.main.get_command(app)
+    lines = re.findall(r"^ExecStart=-?\S+/isthmus cloud archive (\w+) (.+)$", service, re.M)
+    assert [verb for verb, _ in lines] == ["seal", "expire"]
+    for verb, options in lines:
+        command = commands.commands[verb]
+        assert (
+            str(command.make_context(verb, ["--archive", archive, *options.split()]).params["archive"])
+            == archive
+        )

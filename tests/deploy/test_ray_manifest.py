@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cloud.ray_service
+from cloud.settings import CloudSettings
 from shared.errors import RequestError
 
 ROOT = Path(__file__).parents[2]
@@ -63,3 +65,26 @@ def test_ray_takes_it(documents: dict[tuple[str, str], Any], tmp_path: Path) -> 
 def test_an_argument_that_is_not_there() -> None:
     with pytest.raises(RequestError, match="config=FILE"):
         cloud.ray_service.app({"settings": "cloud.toml"})
+
+
+async def test_a_gateway_reads_the_address_of_the_state_in_its_own_process(
+    monkeypatch: pytest.MonkeyPatch, documents: dict[tuple[str, str], Any]
+) -> None:
+    pytest.importorskip("ray", reason="comes with the extra ray")
+    cluster = documents["RayService", "isthmus"]["spec"]["rayClusterConfig"]
+    [pod] = (
+        group["template"]["spec"] for group in cluster["workerGroupSpecs"] if group["groupName"] == "gateway"
+    )
+    [variable] = pod["containers"][0]["env"]
+    application: Any = cloud.ray_service.app({})
+    run, served = application._bound_deployment.init_args[0], []
+
+    async def serve(settings: CloudSettings, *_: Any) -> None:
+        served.append(settings)
+
+    monkeypatch.setattr(cloud.ray_service, "serve", serve)
+    monkeypatch.setattr(cloud.ray_service, "start_logging", lambda _: None)
+    monkeypatch.setenv(variable["name"], "sqlite:///of/the/gateway")
+    await run(None, asyncio.Event())
+    assert served[0].state.url.get_secret_value() == "sqlite:///of/the/gateway"
+    assert served[0].engine.kind == "ray"
