@@ -296,7 +296,7 @@ class StateSettings(Section):
         description="table of tokens and of the rollout that servers share: sqlite:///path on one machine, "
         "postgresql://user@host/database on several; it takes the place of auth.tokens and shelf.rollout",
     )
-    poll_ms: int = Field(default=500, ge=50, le=60_000, description="how often a server looks for changes")
+    poll_ms: int = Field(default=250, ge=50, le=60_000, description="how often a server looks for changes")
     stale_max_ms: int = Field(
         default=300_000,
         ge=1000,

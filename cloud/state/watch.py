@@ -1,6 +1,6 @@
 """What a server last saw of the state that it shares, and for how long that counts.
 
-    look (a thread, twice a second) -> documents, as they were seen last -> tokens, the rollout (the event loop)
+    look (a thread, four times a second) -> documents, as they were seen last -> tokens, the rollout (the event loop)
 
 While the database is away the last known state counts, for `stale_max_s` at most: a token that was revoked meanwhile is
 let in no longer than that. Then nobody is let in whose token lies there, until the database answers again.
