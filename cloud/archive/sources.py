@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from cloud.archive.chunks import ChunkSource
 from cloud.archive.records import Head, Record, bounds, reading
 from cloud.archive.schema import FILE, Clock
-from cloud.segments.head import FOLDER, pending, sealing_lock
+from cloud.segments.head import FOLDER, pending, reading_lock
 from shared.errors import DataError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def open_parts(
     sealed."""
     with ExitStack() as until_read:
         if (Path(archive) / FILE).is_file():
-            until_read.enter_context(sealing_lock(Path(archive), shared=True))
+            until_read.enter_context(reading_lock(Path(archive)))
         for part in parts_of(archive, since, until, by):
             if part.segment is not None:
                 until_read.close()  # segments do not change

@@ -10,6 +10,7 @@
 
 A kill at any moment leaves a row from which the next command goes on. Until `written` is set the records count and the
 segment does not; from then on it is the other way round. Readers hold the lock, so that none sees the change.
+A deletion needs no such lock: it goes on beside a long replay, which misses what is gone. Sealing waits for both.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from shared.errors import DataError
 
 FOLDER = "segments"  # in the archive's; see `seal_archive`
 LOCK = "seal.lock"
+CHANGE_LOCK = "change.lock"
 SEALED_IDS_MAX = 1_000_000
 ROWS = 500  # of a transaction
 BUSY_S = 30.0
@@ -59,22 +61,40 @@ def digest_of(camera: str, request_id: str) -> bytes:
 
 
 @contextmanager
-def sealing_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """The lock of an archive's folder: of one sealer or deleter, or shared by readers, who wait for it.
+def change_lock(path: Path) -> Iterator[None]:
+    """The lock of who seals, deletes or expires: one at a time, while others read. Raises DataError."""
+    with _locked(path, CHANGE_LOCK, fcntl.LOCK_EX, 0.0, "is being sealed or deleted from"):
+        yield
 
-    Readers go without where nobody has sealed yet. Raises DataError.
-    """
-    file = path / LOCK
-    if shared and not file.exists():
+
+@contextmanager
+def move_lock(path: Path) -> Iterator[None]:
+    """The lock of who moves records into a segment, inside `change_lock`: nobody reads them meanwhile. Raises
+    DataError."""
+    with _locked(path, LOCK, fcntl.LOCK_EX, 0.0, "is being replayed"):
+        yield
+
+
+@contextmanager
+def reading_lock(path: Path) -> Iterator[None]:
+    """The lock that readers share, who wait for the end of sealing; none where nobody has sealed yet. Raises
+    DataError."""
+    if not (path / LOCK).exists():
         yield
         return
+    with _locked(path, LOCK, fcntl.LOCK_SH, WAIT_S, "is being sealed"):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, name: str, kind: int, wait_s: float, what: str) -> Iterator[None]:
+    """what: is happening where the lock is taken."""
     try:
-        lock = os.open(file, os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(path / name, os.O_RDONLY if kind == fcntl.LOCK_SH else os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise DataError(f"cannot lock {path}: {error.strerror}") from None
     try:
-        if not _taken(lock, WAIT_S if shared else 0.0, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
-            what = "is being sealed" if shared else "is being replayed, sealed or deleted from"
+        if not _taken(lock, wait_s, kind):
             raise DataError(f"{path} {what}; try again when that has ended") from None
         yield
     finally:

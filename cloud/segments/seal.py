@@ -45,7 +45,7 @@ def seal_archive(
     meanwhile. What a killed command left is finished first. Raises DataError.
     """
     place = _place(archive, store)
-    with head.sealing_lock(archive), head.writing(archive) as db:
+    with head.change_lock(archive), head.move_lock(archive), head.writing(archive) as db:
         recover(db, archive)
         segments, sealed = _store(archive, place), Sealed()
         with segments.lock():
@@ -69,15 +69,17 @@ def _store(archive: Path, place: str) -> SegmentStore:
 
 
 def keep_from_sealing(path: Path, locked: ExitStack) -> bool:
-    """Finishes what a killed sealing left, and lets nobody seal an archive until `locked` ends.
+    """Finishes what a killed sealing left, and lets nobody seal or delete from an archive until `locked` ends.
 
     False: nobody has sealed it so far, and somebody may begin. Raises DataError.
     """
     if not (path / head.LOCK).exists():
         return False
-    locked.enter_context(head.sealing_lock(path))
+    locked.enter_context(head.change_lock(path))
     with head.writing(path) as db:
-        recover(db, path)
+        if head.pending(db) is not None:
+            with head.move_lock(path):
+                recover(db, path)
     return True
 
 

@@ -18,9 +18,12 @@ import pytest
 
 import cloud.segments.files
 import cloud.segments.head
+from cloud.archive.deletion import Deletion
 from cloud.archive.records import Record, count, read
 from cloud.archive.schema import FILE
 from cloud.archive.sources import count_records, open_part, open_parts, parts_of
+from cloud.segments import head
+from cloud.segments.deleting import delete_everywhere
 from cloud.segments.seal import Limits, seal_archive
 from cloud.segments.store import SegmentStore
 from shared.errors import DataError
@@ -202,6 +205,8 @@ def test_one_seals_while_nobody_else_does_and_readers_are_done(tmp_path: Path) -
     next(reading)
     with pytest.raises(DataError, match="is being replayed"):
         seal_archive(tmp_path, at(20))
+    # What a long replay has not read yet may be deleted meanwhile.
+    delete_everywhere(str(tmp_path), Deletion.of("c0", at(30), None, "received"), print)
     next(reading)  # the segments, which sealing does not change
     assert seal_archive(tmp_path, at(20)).records == 10
     reading.close()
@@ -209,7 +214,9 @@ def test_one_seals_while_nobody_else_does_and_readers_are_done(tmp_path: Path) -
         patch.setattr(cloud.segments.head, "BUSY_S", 0.01)
         with pytest.raises(DataError, match="locked"):
             seal_archive(tmp_path, at(30))
-    assert count_records(tmp_path) == 40
+    assert count_records(tmp_path) == 40 - 4
+    with head.change_lock(tmp_path), pytest.raises(DataError, match="is being sealed or deleted from"):
+        delete_everywhere(str(tmp_path), Deletion.of("c1", None, None, "received"), print)
 
 
 def test_a_server_writes_meanwhile(tmp_path: Path) -> None:
@@ -226,6 +233,8 @@ def test_a_server_writes_meanwhile(tmp_path: Path) -> None:
 KILLED_AT_RANDOM = """
 import os, signal, sys, threading
 from pathlib import Path
+from cloud.segments import head
+from cloud.segments.deleting import delete_everywhere
 from cloud.segments.seal import Limits, seal_archive
 from support.archives import at
 import cloud.segments.store

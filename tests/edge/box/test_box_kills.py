@@ -177,7 +177,13 @@ def test_a_killed_gateway_before_ray(
         assert one.left > 0
         one.feed(images, 10, 60)
         one.start_cloud()
-        wait_for(lambda: one.left == 0, "all are answered", 900)
+        cloud = one.cloud.process
+
+        def done() -> bool:
+            assert cloud.poll() is None, cloud.stderr and cloud.stderr.read()[-3000:]
+            return one.left == 0
+
+        wait_for(done, "all are answered", 900)
         check_ends(one, 70)
 
 
