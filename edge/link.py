@@ -35,6 +35,7 @@ from shared.errors import (
     OverloadedError,
     RemoteRejectedError,
 )
+from shared.process.logs import about
 from shared.types import Analysis, BundleInfo, Wanted
 
 log = logging.getLogger("isthmus.edge.link")
@@ -218,6 +219,7 @@ class Link:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _send(self, one: Spooled) -> None:
+        about(one.id)
         try:
             sent = await self._ask(one)
             await self._answered(one, sent)

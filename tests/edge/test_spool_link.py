@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -26,6 +29,7 @@ from shared.errors import (
     RemoteError,
     RemoteRejectedError,
 )
+from shared.process.logs import JsonLines
 from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted
 from support.service import until
 
@@ -188,19 +192,35 @@ async def test_what_passes(tmp_path: Path, error: IsthmusError) -> None:
     assert bench.spool.state().drops == {}
 
 
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """The link's lines, as a box writes them with format = "json"."""
+    handler = logging.StreamHandler(io.StringIO())
+    handler.setFormatter(JsonLines())
+    edge.link.log.addHandler(handler)
+    yield handler.stream
+    edge.link.log.removeHandler(handler)
+
+
 @pytest.mark.parametrize(("error", "reason"), [
     (RemoteRejectedError("INVALID_ARGUMENT", "bad bytes"), "refused"),
     (RemoteRejectedError("NOT_FOUND", "no such task"), "refused"),
     (RemoteRejectedError("INTERNAL", "failed"), "failed"),
     (RemoteError("unreadable"), "failed"),
 ])  # fmt: skip
-async def test_poison_is_dropped_and_blocks_nothing(tmp_path: Path, error: IsthmusError, reason: str) -> None:
+async def test_poison_is_dropped_and_blocks_nothing(
+    tmp_path: Path, error: IsthmusError, reason: str, logged: io.StringIO
+) -> None:
     cloud = FakeCloud()
     cloud.failures[b"\1"] = [error] * 100
     async with sending(tmp_path, cloud) as bench:
         ids = bench.spool.put(frames(10))
         await bench.empty()
         assert bench.spool.state().drops == {reason: 1}
+    [dropped] = [
+        line for line in map(json.loads, logged.getvalue().splitlines()) if "is dropped" in line["message"]
+    ]
+    assert dropped["request_id"] == ids[1]
     assert sorted(one[0] for one in cloud.got) == sorted(str(one) for one in ids if one != ids[1])
 
 
