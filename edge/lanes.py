@@ -240,7 +240,8 @@ class Lanes:
             grid=asked.latent.grid,
             wanted=asked.wanted,
             replies=self._settings.replies,
-            answers_wait_ms=self._settings.answers_wait_ms,
+            # Beyond the deadline each frame would be sent again.
+            answers_wait_ms=min(self._settings.answers_wait_ms, self._link.deadline_ms // 4),
         )
         return SessionStream(
             self._transport.open_session(),

@@ -44,7 +44,8 @@ class BoxSessionSettings(SessionSettings):
         ge=0,
         le=10_000,
         description="how long an answer 'as before' may wait for others, which saves more than half of the bytes on "
-        "the link; its frame stays in the spool meanwhile. Not for POST /analyze",
+        "the link; its frame stays in the spool meanwhile. At most a quarter of cloud.deadline_ms, and not for "
+        "POST /analyze",
     )
 
 

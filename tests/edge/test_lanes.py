@@ -228,6 +228,15 @@ async def test_a_cloud_that_is_away_has_no_frame(make: Make, cloud: Cloud, encod
     assert (await sent(lanes, one)).type == "I"  # it was not sent, so it may begin a session
 
 
+@pytest.mark.parametrize(("deadline_ms", "asked_ms"), [(20_000, 1000), (800, 200)])
+async def test_answers_wait_for_less_than_the_deadline(
+    make: Make, cloud: Cloud, encoder: Encoder, deadline_ms: int, asked_ms: int
+) -> None:
+    await sent(make(deadline_ms=deadline_ms, answers_wait_ms=1000), Camera(encoder).frame())
+    assert cloud.streams[0].opened is not None
+    assert cloud.streams[0].opened.answers_wait_ms == asked_ms
+
+
 async def test_an_answer_that_does_not_come(make: Make, cloud: Cloud, encoder: Encoder) -> None:
     lanes, camera = make(deadline_ms=300), Camera(encoder)
     cloud.act = lambda stream, frame: None
