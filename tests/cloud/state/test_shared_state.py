@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import httpx
 import pytest
 
 from cloud.settings import CloudSettings, StateSettings
+from cloud.state.tokens import StateTokens
 from shared.bundle import Bundle
 from shared.encoder import Encoder
 from shared.errors import RequestError
+from shared.process.tokens import TokenGrant, add_token, revoke_token
+from support.postgres import postgres
 from support.processes import refused, run_here, server
 from support.service import png
 from support.shelves import variants
@@ -131,3 +135,46 @@ def test_commands_and_settings(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="at least 1000"):
         StateSettings.of(stale_max_ms=1)
     assert CloudSettings().state.url is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_how_soon_two_servers_see_a_token_in_postgresql(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Prints the seconds (`pytest -m slow -s`), and stops the database under both."""
+    config = tmp_path / "cloud.toml"
+    config.write_text("[engine]\nthreads = 1\n[auth]\nattempts_per_minute = 10000\n")
+    ports = ("--bundle", tiny_bundle, "--grpc-port", "0", "--http-port", "0")
+    with postgres() as base, ExitStack() as stack:
+        store = StateTokens(base.url)
+        kept = {"Authorization": f"Bearer {add_token(store, TokenGrant('kept', ('analyze',)))}"}
+        serve = ("cloud", "serve", "--config", config, "--state", base.url, *ports)
+        servers = [stack.enter_context(server(*serve)) for _ in range(2)]
+        urls = [f"http://{one.event('listening')['http']}" for one in servers]
+        for one in servers:
+            one.event("ready", 300)
+        clients = [stack.enter_context(httpx.Client(base_url=url, timeout=60)) for url in urls]
+
+        def seen(headers: dict[str, str], status: int) -> float:
+            began = time.monotonic()
+            for one in clients:
+                eventually(lambda one=one: one.get("/v1/bundles", headers=headers).status_code == status)
+            return time.monotonic() - began
+
+        added, revoked = [], []
+        for number in range(8):
+            token = add_token(store, TokenGrant(f"t{number}", ("analyze",)))
+            added.append(seen(headers := {"Authorization": f"Bearer {token}"}, 200))
+            revoke_token(store, f"t{number}")
+            revoked.append(seen(headers, 401))
+        for what, seconds in (("added", added), ("revoked", revoked)):
+            print(f"{what}: seen by both after {', '.join(f'{one:.2f}' for one in sorted(seconds))} s")
+        base.stop()
+        for one in clients:
+            eventually(lambda one=one: "state" in one.get("/readyz").json().get("troubles", {}))
+        assert seen(kept, 200) < 60
+        base.start()
+        for one in clients:
+            eventually(lambda one=one: "troubles" not in one.get("/readyz").json())
+        revoke_token(store, "kept")
+        assert seen(kept, 401) < 60
+        assert [one.stop() for one in servers] == [0, 0]
