@@ -42,7 +42,7 @@ from cloud.state.shared import SharedState
 from shared.bundle import Bundle
 from shared.errors import BundleError, DataError, RequestError
 from shared.process.limits import cpu_limit, memory_limit, threads_for
-from shared.process.process import HttpServer, announce, stop_signal
+from shared.process.process import HttpServer, announce, hear_signals, stop_signal
 from shared.process.ready import Ready
 from shared.process.tracing import start_tracing, stop_tracing
 
@@ -80,6 +80,7 @@ class CloudServer:
         self._source, self._settings = source, settings
         self._engine = engine
         self._cluster: Cluster | None = None
+        self._stop = asyncio.Event()
         self._pipeline: Ready[Pipeline] = Ready("the server")
         self._keeper: Ready[Keeper] = Ready("the server")
         self._archive = _archive(settings.archive)
@@ -117,6 +118,7 @@ class CloudServer:
         return metrics
 
     async def run(self, stop: asyncio.Event) -> None:
+        self._stop = stop
         await self._grpc.start()
         http_task = asyncio.create_task(self._http.serve())
         announce(
@@ -197,6 +199,7 @@ class CloudServer:
         if self._settings.engine.kind == "local":
             return local_engine
         self._cluster = await asyncio.to_thread(_join, self._settings, self._source)
+        hear_signals(self._stop)  # Ray has taken SIGTERM, and would end the process 3 s after it, in mid-drain
         return self._cluster.engine
 
     async def _remember(self, archive: Path | None) -> None:

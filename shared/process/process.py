@@ -40,9 +40,14 @@ def announce(event: str, **fields: Any) -> None:
 def stop_signal() -> asyncio.Event:
     """An event that SIGTERM and SIGINT set, instead of ending the process."""
     stop = asyncio.Event()
+    hear_signals(stop)
+    return stop
+
+
+def hear_signals(stop: asyncio.Event) -> None:
+    """Lets SIGTERM and SIGINT set the event, also where a library has taken them since."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
 
 
 def address_of(host: str, port: int) -> str:
