@@ -199,7 +199,8 @@ class CloudServer:
         if self._settings.engine.kind == "local":
             return local_engine
         self._cluster = await asyncio.to_thread(_join, self._settings, self._source)
-        hear_signals(self._stop)  # Ray has taken SIGTERM, and would end the process 3 s after it, in mid-drain
+        # Ray has taken SIGTERM, and would end the process 3 s after it, in mid-drain.
+        hear_signals(self._stop)
         return self._cluster.engine
 
     async def _remember(self, archive: Path | None) -> None:
