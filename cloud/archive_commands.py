@@ -143,7 +143,7 @@ def delete(
 
     unlock(archive_key_file)
     deletion = Deletion.of(camera, *_span(from_, to), by)
-    taken, broken = plan_everywhere(archive, deletion)
+    taken, broken = plan_everywhere(archive, deletion, None if dry_run else print_error)
     if broken:
         print_error(f"{broken} records that stay refer to frames that go; a replay will report them")
     if dry_run:

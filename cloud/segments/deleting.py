@@ -22,21 +22,37 @@ from cloud.segments.store import SegmentStore, find_store, store_of
 from shared.errors import DataError, RequestError
 
 
-def plan_everywhere(archive: str, deletion: Deletion) -> tuple[int, int]:
+def plan_everywhere(
+    archive: str, deletion: Deletion, say: Callable[[str], None] | None = None
+) -> tuple[int, int]:
     """How many records a deletion would take, and how many that stay could no longer be decoded without them.
 
-    Raises DataError where there is no archive, or a store cannot be reached.
+    say: takes a line for people about a store that cannot be reached, which is then left out; None: it is an error.
+    Raises DataError where there is no archive.
     """
     taken = broken = 0
-    for store in map(_reached, _places(archive)):
-        for name, _ in store.between(*_span(deletion), deletion.by):
-            segment = store.open(name)
-            matching = segment.matching(deletion)
-            taken += int(matching.sum())
-            broken += segment.broken_without(matching)
+    for place in _places(archive):
+        try:
+            more = _planned(_reached(place), deletion)
+        except (DataError, RequestError) as error:
+            if say is None:
+                raise
+            say(f"not counted: {error}")
+            continue
+        taken, broken = taken + more[0], broken + more[1]
     if (Path(archive) / FILE).is_file() or find_store(archive) is None:
         more = plan(Path(archive), deletion)
         taken, broken = taken + more[0], broken + more[1]
+    return taken, broken
+
+
+def _planned(store: SegmentStore, deletion: Deletion) -> tuple[int, int]:
+    taken = broken = 0
+    for name, _ in store.between(*_span(deletion), deletion.by):
+        segment = store.open(name)
+        matching = segment.matching(deletion)
+        taken += int(matching.sum())
+        broken += segment.broken_without(matching)
     return taken, broken
 
 

@@ -20,7 +20,7 @@ from cloud.segments.segment import Name, write_segment
 from cloud.segments.store import SegmentStore
 from shared.errors import DataError
 from support.archives import archive_at, at, put, record
-from support.processes import run_here
+from support.processes import refused, run_here
 
 SMALL = Limits(bytes=2500, records=12)
 
@@ -75,8 +75,19 @@ def test_the_command_reaches_them(tmp_path: Path) -> None:
     fill(kept)
     seal = ("cloud", "archive", "seal", "--archive", kept, "--older-than", "0m", "--store", store)
     assert "30 records" in run_here(*seal).stdout
-    done = run_here("cloud", "archive", "delete", "--archive", kept, "--camera", "c1")
-    assert "10 records deleted" in done.stdout
+    # One that is away keeps no other record from being deleted.
+    fill(kept, since=30)
+    store.rename(away := tmp_path / "away")
+    delete = ("cloud", "archive", "delete", "--archive", kept, "--camera", "c1")
+    assert "store is not there" in refused(*delete, "--dry-run", status=2)
+    assert count(kept) == 30
+    partly = run_here(*delete)
+    assert partly.returncode == 2
+    assert partly.stdout == ""
+    assert "not all is deleted yet" in partly.stderr
+    assert count(kept) == 20
+    away.rename(store)
+    assert "10 records deleted" in run_here(*delete).stdout
     assert len(held(str(store))) == 20
 
 
