@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import Any
 
 import grpc
@@ -30,6 +31,8 @@ from shared.process.sockets import close_connections, connections_allowed
 from shared.process.tls import Certificates, ServerTls
 from shared.wire import analyzer_pb2
 from shared.wire.analyzer_pb2_grpc import add_AnalyzerServicer_to_server
+
+log = logging.getLogger("isthmus.cloud.grpc")
 
 SERVICE = analyzer_pb2.DESCRIPTOR.services_by_name["Analyzer"].full_name
 SESSIONS = f"/{SERVICE}/AnalyzeSession"
@@ -151,7 +154,11 @@ class GrpcServer:
         """Looks at connections for ever."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            self._connections.sweep(self._port)
+            try:
+                self._connections.sweep(self._port)
+            except OSError as error:
+                # To list descriptors takes one, which is what may be short just now.
+                log.warning("open connections cannot be listed: %s", error.strerror)
 
     async def _set_health(self, status: int) -> None:
         for name in ("", SERVICE):

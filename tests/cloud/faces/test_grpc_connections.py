@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from contextlib import ExitStack
 
@@ -87,6 +88,29 @@ async def test_silent_connections_give_way_and_busy_ones_stay(
             stream.cancel()
             for one in silent:
                 one.close()
+    finally:
+        await asyncio.wait_for(server.end(0), 30)
+
+
+async def test_a_look_without_a_descriptor_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_connections, "QUIET_S", 0.0)
+    monkeypatch.setattr("cloud.faces.grpc_server.SWEEP_S", 0.05)
+    failing, descriptors = [OSError(errno.EMFILE, "too many open files")], grpc_connections.descriptors
+
+    def failing_once() -> int:
+        if failing:
+            raise failing.pop()
+        return descriptors()
+
+    monkeypatch.setattr(grpc_connections, "descriptors", failing_once)
+    server = GrpcServer(Ready("the server"), "127.0.0.1", GrpcSettings(port=0, connections_max=1))
+    await server.start()
+    host, port = server.address.rsplit(":", 1)
+    try:
+        with socket.create_connection((host, int(port)), 30) as silent:
+            silent.sendall(PREFACE)
+            silent.setblocking(False)
+            await until(lambda: _is_closed(silent))
     finally:
         await asyncio.wait_for(server.end(0), 30)
 
