@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -76,6 +77,7 @@ class PlanFile:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file, self.kept = file, file is not None
+        self._lock = threading.Lock()  # `change` runs in a thread, `decided` in the event loop
         self._plan = None if file is None else _read(file)
 
     @property
@@ -84,18 +86,22 @@ class PlanFile:
 
     def change(self, decide: Callable[[Plan | None], Plan]) -> Plan:
         """See `Plans`. Raises RequestError."""
-        plan = decide(self._plan)
-        self._write(plan)
-        self._plan = plan
+        with self._lock:
+            plan = decide(self._plan)
+            self._write(plan)
+            self._plan = plan
         return plan
 
     def decided(self, plan: Plan) -> None:
         """See `Plans`."""
-        self._plan = plan
-        try:
-            self._write(plan)
-        except RequestError as error:  # a full disk does not keep a bad bundle in the field
-            log.error("%s", error)
+        with self._lock:
+            if self._plan is not None and self._plan.counting != plan.counting:
+                return  # an operator has begun another rollout meanwhile
+            self._plan = plan
+            try:
+                self._write(plan)
+            except RequestError as error:  # a full disk does not keep a bad bundle in the field
+                log.error("%s", error)
 
     def _write(self, plan: Plan) -> None:
         """Raises RequestError."""

@@ -267,8 +267,9 @@ class Rollout(Unobserved):
             self._judge()
 
     def state(self) -> RolloutState:
-        marks, since = self._marks(), time.time() - HEARD_S
-        running = self._running()
+        # Once: `begin` changes the plan in another thread.
+        plan, marks, since = self.plan, self._marks(), time.time() - HEARD_S
+        running = self._running(marks)
         for other in self._others:
             if other.at > since:
                 running = {mark: running[mark] + other.cameras.get(mark, 0) for mark in marks}
@@ -278,7 +279,7 @@ class Rollout(Unobserved):
                 if one.at > since and (name not in heard or heard[name].at < one.at):
                     heard[name] = one
         return RolloutState(
-            plan=self.plan,
+            plan=plan,
             kept=self._plans.kept,
             servers=1 + len(self._others),
             figures=tuple(self._total(mark).figures(mark, running[mark]) for mark in marks),
@@ -290,7 +291,7 @@ class Rollout(Unobserved):
         """What this server has counted, for the others; None while nothing is rolled out."""
         if self.plan is None:
             return None
-        now = time.time()
+        now, marks, tallies = time.time(), self._marks(), dict(self._tallies)
         recent = (
             (name, one)
             for name, one in reversed(self._cameras.items())
@@ -299,8 +300,8 @@ class Rollout(Unobserved):
         return ServerFigures(
             counting=self.plan.counting,
             at=now,
-            bundles={mark: self._tallies[mark].counted() for mark in self._marks() if mark in self._tallies},
-            cameras=self._running(),
+            bundles={mark: tallies[mark].counted() for mark in marks if mark in tallies},
+            cameras=self._running(marks),
             agreement=self._agreement.state(),
             troubles={name: one for (name, one), _ in zip(recent, range(TROUBLES_SHARED), strict=False)},
         )
@@ -314,11 +315,11 @@ class Rollout(Unobserved):
         """The first digits of both bundles: the one before, and the new one."""
         return () if self.plan is None else (self.plan.base[:_DIGITS], self.plan.bundle[:_DIGITS])
 
-    def _running(self) -> dict[str, int]:
+    def _running(self, marks: Sequence[str]) -> dict[str, int]:
         """How many cameras run each, as they said here."""
         since = time.time() - HEARD_S
         running = [one.running[:_DIGITS] for one in self._cameras.values() if one.at > since]
-        return {mark: running.count(mark) for mark in self._marks()}
+        return {mark: running.count(mark) for mark in marks}
 
     def _total(self, mark: str) -> _Tally:
         """What all servers have counted."""

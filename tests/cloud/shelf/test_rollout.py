@@ -76,6 +76,27 @@ def test_patterns() -> None:
             parse_to(wrong)
 
 
+def test_another_rollout_begins_while_one_is_judged_or_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = PlanFile(tmp_path / "plan.json")
+    rollout, other = Rollout(plans), rolled("all").plan
+    rollout.begin(NEW, OLD, "all", errors_max=0, requests_min=1)
+    assert other is not None
+    other = plans.change(lambda _: other.model_copy(update={"bundle": OLD, "base": NEW}))
+    rollout.note("camera-00", bytes.fromhex(NEW)[:4], 30, 2.0, failed=True)
+    assert rollout.plan is not None
+    assert rollout.plan.back
+    assert plans.plan == PlanFile(tmp_path / "plan.json").plan == other
+
+    def meanwhile() -> float:
+        rollout.take(other)
+        return 0.0
+
+    monkeypatch.setattr("cloud.shelf.rollout.time.time", meanwhile)
+    assert [one.bundle for one in rollout.state().figures] == [OLD[:8], NEW[:8]]
+
+
 def test_what_a_camera_should_run() -> None:
     rollout = rolled("camera-00")
     assert rollout.wanted("camera-00", OLD) == NEW
