@@ -34,7 +34,7 @@ def test_two_servers_with_one_table(tiny_bundle: Path, tmp_path: Path) -> None:
     bundles, file = tmp_path / "bundles", tmp_path / "state.sqlite3"
     variants(tiny_bundle, bundles, 2)
     config, state = tmp_path / "cloud.toml", f"sqlite://{file}"
-    config.write_text("[state]\nstale_max_ms = 1500\npoll_ms = 100\n[engine]\nthreads = 1\n")
+    config.write_text("[state]\nstale_max_ms = 5000\npoll_ms = 100\n[engine]\nthreads = 1\n")
     done = run_here(
         "cloud", "token", "add", "ops", "--scope", "admin", "--scope", "analyze", "--state", state
     )
