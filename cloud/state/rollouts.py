@@ -9,6 +9,7 @@ Every server decides by the sum. Who finds first that a bundle does worse writes
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -38,6 +39,10 @@ class SharedPlans:
         self._watch = watch
         self._name = f"{FIGURES}{secrets.token_hex(6)}"
         self._version = 0  # of the plan that is gone by
+        self._changing = threading.Lock()
+        self._changes = self._read_at = (
+            0  # begun and ended here: odd during one; how many there were at the last look
+        )
         self._undelivered: Plan | None = None
         self._written: ServerFigures | None = None
         self._parsed: dict[str, tuple[int, ServerFigures | None]] = {}
@@ -49,7 +54,12 @@ class SharedPlans:
 
     def change(self, decide: Callable[[Plan | None], Plan]) -> Plan:
         """See `Plans`."""
-        plan, self._version = self._change(decide)
+        with self._changing:
+            self._changes += 1
+            try:
+                plan, self._version = self._change(decide)
+            finally:
+                self._changes += 1
         return plan
 
     def decided(self, plan: Plan) -> None:
@@ -58,6 +68,7 @@ class SharedPlans:
 
     def exchange(self, figures: ServerFigures | None) -> None:
         """Writes what this server has decided and counted, and reads. Blocks; raises nothing."""
+        changes = self._changes
         if (mine := self._undelivered) is not None:
             try:
                 self._change(lambda there: there if there is not None and not _same(there, mine) else mine)
@@ -65,16 +76,23 @@ class SharedPlans:
             except (NotReadyError, RequestError):
                 pass  # the look finds the same, and reports it
         self._watch.look(self._writes(figures))
+        self._read_at = changes
 
     def follow(self, rollout: Rollout) -> None:
         """Gives a server's rollout what `exchange` has read."""
         found = self._watch.documents.get(PLAN)
-        if found is not None and found.version > self._version and self._undelivered is None:
+        if found is not None and self._undelivered is None and self._is_news(found.version):
             self._version = found.version
             rollout.take(self.plan)
         if rollout.plan is not None:
             counting = rollout.plan.counting
             rollout.hear([one for one in self._figures().values() if one.counting == counting])
+
+    def _is_news(self, version: int) -> bool:
+        """Whether a plan that was read is not the one that is gone by, nor one from before a change made here."""
+        # Versions begin anew in a database that was restored or replaced.
+        settled = self._read_at == self._changes and not self._changes % 2
+        return version != self._version if settled else version > self._version
 
     def _change(self, decide: Callable[[Plan | None], Plan]) -> tuple[Plan, int]:
         """The plan with its version. Raises RequestError or NotReadyError."""

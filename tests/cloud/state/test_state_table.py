@@ -234,6 +234,30 @@ def test_servers_count_together_and_decide_once(base: Base) -> None:
         server.watch.close()
 
 
+def test_a_restored_database_is_followed(base: Base) -> None:
+    """Its versions may be below those that the servers have seen."""
+    one, two = Server(base.url), Server(base.url)
+    for to in ("1%", "2%", "all"):
+        one.rollout.begin(NEW, OLD, to, errors_max=0.1, requests_min=20)
+        turn(one, two)
+    backup = StateTable(base.url)
+    backup.remove("rollout")
+    turn(one, two)
+    assert one.rollout.plan is not None
+    backup.put("rollout", one.rollout.plan.taken_back("before").model_dump_json())
+    turn(one, two)
+    for server in (one, two):
+        assert server.rollout.wanted("door", NEW) == OLD
+        server.watch.close()
+    one.rollout.begin(NEW, OLD, "all", errors_max=0.1, requests_min=20)
+    one.plans.follow(one.rollout)  # what was read before this change is no news
+    assert one.rollout.wanted("door", OLD) == NEW
+    turn(one, two)
+    assert two.rollout.wanted("door", OLD) == NEW
+    for table in (backup, one.watch, two.watch):
+        table.close()
+
+
 def test_a_bad_bundle_goes_back_while_the_database_is_away(base: Base) -> None:
     one, two = Server(base.url), Server(base.url)
     one.rollout.begin(NEW, OLD, "all", errors_max=0.1, requests_min=3)
