@@ -37,7 +37,7 @@ class SharedState:
         return self._watch.trouble
 
     async def follow(self, rollout: Rollout) -> None:
-        """Looks for ever, and tells the rollout. A database that does not answer ends nothing."""
+        """Looks for ever, and passes on to the rollout what it sees. A database that does not answer ends nothing."""
         # A thread of its own: those that all share may be busy for long.
         thread = ThreadPoolExecutor(1, "state")
         try:
