@@ -10,7 +10,7 @@
 
 A kill at any moment leaves a row from which the next command goes on. Until `written` is set the records count and the
 segment does not; from then on it is the other way round. Readers hold the lock, so that none sees the change.
-A deletion needs no such lock: it goes on beside a long replay, which misses what is gone. Sealing waits for both.
+A deletion needs no such lock: it goes on during a long replay, which misses what is gone. Sealing waits for both.
 """
 
 from __future__ import annotations
