@@ -135,7 +135,7 @@ class Pacer:
         self.spent(size)
 
     def spent(self, size: int, overhead: int | None = None) -> None:
-        """So many bytes were sent. overhead: beside them, if it is not that of a request."""
+        """So many bytes were sent. overhead: in addition to them, if it is not that of a request."""
         self._credit -= size + (self._overhead if overhead is None else overhead)
 
     def in_session(self, size: int, sent: int) -> None:

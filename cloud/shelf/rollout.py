@@ -2,7 +2,7 @@
 
     begin(bundle, 5 %) -> a camera asks (Describe) -> chosen by a hash of its name? -> "run this one"
                        -> its requests are counted beside those of the other bundle: more errors? -> back
-    begin(bundle, all), or back: cameras that run it are told to run the one before
+    begin(bundle, all), or back: cameras that run it go back to the one before
 
 Servers that share their plan (cloud.state) exchange what each has counted; every one decides by the sum. The plan
 survives a restart where it is kept; the figures of one server begin anew.
@@ -178,7 +178,7 @@ class Rollout(Unobserved):
         log.info("bundle %s is rolled out to %s", bundle[:8], to)
 
     def back(self, reason: str = "an operator took it back") -> None:
-        """Cameras that run the bundle are told to run the one before.
+        """Cameras that run the bundle go back to the one before.
 
         Raises RequestError, also if there is no rollout, or NotReadyError.
         """

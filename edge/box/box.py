@@ -85,7 +85,7 @@ class Box:
     accepted: frames spooled by source. drops: images that no frame was made of, by source and reason. last: the last
     image of each source, and the last answer. qualities: of its last frames. sizes: when (monotonic) frames of it were
     answered, and bytes that were sent of each. types: how many were, by how they were sent: I, P or S in a session,
-    otherwise empty. refused: why the cloud did not take a source's last frame. posted: images beside those of the
+    otherwise empty. refused: why the cloud did not take a source's last frame. posted: images that are not of
     sources, if there is a pipeline for them.
     """
 
