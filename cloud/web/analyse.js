@@ -6,7 +6,8 @@ import {bars, drawCells, rampBar, stack} from "./charts.js";
 import {blobOf, byId, bytes, capital, count, debounced, decimals, el, fillBundles, milliseconds, percent, say} from "./dom.js";
 import {Stage} from "./stage.js";
 
-const SAMPLES = ["kitchen", "library", "bedroom", "cafe", "workshop", "bathroom"];
+const ROOMS = ["kitchen", "library", "bedroom", "cafe", "workshop", "bathroom"];
+const PHOTOS = ["macaws", "lighthouse", "boats", "aeroplane"]; // Kodak's, free of restrictions: deploy/samples/photos/CREDITS.md
 const DEBOUNCE_MS = 70;
 const BITS = "bits"; // the layer that is no task's
 const STAGES = [
@@ -25,7 +26,6 @@ class Analyse {
     this.layer = "";
     this.bitmaps = {};
     this.running = null; // of the newest request
-    this.fillSamples();
     this.listen();
   }
 
@@ -93,11 +93,12 @@ class Analyse {
     slider.value = quality;
     slider.disabled = slider.min === slider.max;
     this.showQuality();
+    this.fillSamples(this.bundle.name === "rooms" ? ROOMS : PHOTOS);
     if (this.original) this.send(this.original, false); // another network may see another part of the picture
   }
 
-  fillSamples() {
-    byId("samples").append(...SAMPLES.map((name) => {
+  fillSamples(names) {
+    byId("samples").replaceChildren(...names.map((name) => {
       const image = el("img", {src: `/web/samples/${name}.jpg`, alt: "", width: 72, height: 72, loading: "lazy"});
       const button = el("button", {type: "button", class: "sample", "aria-label": `Sample: ${name}`, title: capital(name)}, image);
       button.addEventListener("click", () => this.takeSample(name));

@@ -118,6 +118,15 @@ def test_the_slider_encodes_anew_and_the_newest_wins(opened: Visit) -> None:
     assert re.search(r"quality=0&bundle=[0-9a-f]{8}&fitted=true$", sent[-1])
 
 
+def test_a_bundle_of_another_name_gets_photographs_as_samples(opened: Visit, origin: str) -> None:
+    page = opened.page
+    (bundle,) = httpx.get(f"{origin}/v1/bundles", timeout=60).json()
+    page.route("**/v1/bundles", lambda route: route.fulfill(json=[bundle | {"name": "photos"}]))
+    page.reload()
+    analyse(opened, "macaws")
+    expect(page.get_by_role("list", name="Sample pictures").get_by_role("listitem")).to_have_count(4)
+
+
 def test_a_file_and_what_is_none(opened: Visit, tmp_path: Path) -> None:
     page = opened.page
     text = tmp_path / "<b>notes.png"  # its name and its bytes are not to be trusted
