@@ -16,6 +16,7 @@ from cloud.archive.encryption import ArchiveKey
 from cloud.archive.records import reading
 from cloud.archive.schema import FILE
 from cloud.archive.store import Store
+from shared.database import Database
 from shared.errors import DataError
 from shared.files import lock_folder
 
@@ -54,7 +55,7 @@ def _done_here(path: Path) -> bool:
         return False
     try:
         # Not through `Store`: what goes needs no key, no bounds and no newer schema.
-        with closing(sqlite3.connect(path / FILE, _BUSY_S, isolation_level=None)) as db:
+        with closing(sqlite3.connect(path / FILE, _BUSY_S, isolation_level=None, factory=Database)) as db:
             carry_out(lambda deletions: erase(db, deletions), read_requests(requested(path)))
     except (sqlite3.Error, OSError) as error:
         again = "the next start of a server or of this command goes on"
@@ -75,7 +76,7 @@ def encrypt_archive(path: Path, key: ArchiveKey, old: ArchiveKey | None = None) 
     store = Store(path, _UNBOUNDED, float("inf"), key)
     try:
         if old is not None:
-            with closing(sqlite3.connect(path / FILE, _BUSY_S, isolation_level=None)) as db:
+            with closing(sqlite3.connect(path / FILE, _BUSY_S, isolation_level=None, factory=Database)) as db:
                 change_key(db, old, key)
         return store.encrypt(key)
     except (sqlite3.Error, OSError) as error:

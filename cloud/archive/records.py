@@ -15,6 +15,7 @@ from pathlib import Path
 from cloud.archive.encryption import decrypt, is_encrypted
 from cloud.archive.schema import CHUNKS_SINCE, FILE, Clock, Columns, columns_of, pragma, version
 from cloud.segments.head import pending
+from shared.database import Database
 from shared.errors import DataError
 from shared.times import from_microseconds, to_microseconds
 
@@ -223,7 +224,7 @@ def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
         raise DataError(f"no archive at {path}: there is no {FILE} in it")
     try:
         uri = f"{file.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, BUSY_S, isolation_level=None, uri=True)) as db:
+        with closing(sqlite3.connect(uri, BUSY_S, isolation_level=None, uri=True, factory=Database)) as db:
             if not version(db, Path(path)):
                 raise DataError(f"{file} is an empty database")
             yield db

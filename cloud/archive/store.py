@@ -35,6 +35,7 @@ from cloud.archive.schema import (
     version,
 )
 from cloud.segments.head import sealed_among
+from shared.database import Database
 from shared.times import to_microseconds
 
 BYTES_MIN = 1 << 20
@@ -159,7 +160,9 @@ class Store:
         return tuple(identity(self.path / name) for name in (FILE, f"{FILE}-wal"))
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path / FILE, BUSY_S, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(
+            self.path / FILE, BUSY_S, isolation_level=None, check_same_thread=False, factory=Database
+        )
         try:
             # Before the first page is written; without effect on a database that exists.
             db.execute(f"PRAGMA page_size = {PAGE}")

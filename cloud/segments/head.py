@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud.archive.schema import FILE, VERSION, transaction, version
+from shared.database import Database
 from shared.errors import DataError
 
 FOLDER = "segments"  # in the archive's; see `seal_archive`
@@ -122,7 +123,7 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
     if not file.is_file():
         raise DataError(f"no archive at {path}: there is no {FILE} in it")
     try:
-        with closing(sqlite3.connect(file, BUSY_S, isolation_level=None)) as db:
+        with closing(sqlite3.connect(file, BUSY_S, isolation_level=None, factory=Database)) as db:
             if version(db, path) != VERSION:
                 raise DataError(
                     f"{path} is an archive of an older release; `isthmus cloud serve` brings it up to date"

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from shared.database import Database
 from shared.errors import NotReadyError, RequestError
 
 T = TypeVar("T")
@@ -181,7 +182,9 @@ class _Sqlite:
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         # Not opened to see whether it is there: where a process closes a file that it has open elsewhere, its locks go.
         path.stat()
-        db = sqlite3.connect(f"{path.as_uri()}?mode=rw", WAIT_S, isolation_level=None, uri=True)
+        db = sqlite3.connect(
+            f"{path.as_uri()}?mode=rw", WAIT_S, isolation_level=None, uri=True, factory=Database
+        )
         return _with_table(db, self) if make else db
 
 

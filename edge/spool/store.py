@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.spool.records import ROW_BYTES, Spooled, Version
+from shared.database import Database
 from shared.errors import DataError
 from shared.files import sync_folder
 
@@ -56,7 +57,9 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
-        self._db = sqlite3.connect(self._file, 2.0, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(
+            self._file, 2.0, isolation_level=None, check_same_thread=False, factory=Database
+        )
         # Damaged text is read, so that its record's check finds the damage.
         self._db.text_factory = lambda text: text.decode("utf-8", "replace")
         try:
