@@ -188,7 +188,7 @@ def sections(measured: Sessions) -> list[Section]:
 
 
 def _engine(measured: Sessions) -> str:
-    return f", engine ray with {measured.replicas} replicas" if measured.replicas else ""
+    return f", engine ray, replicas: {measured.replicas}" if measured.replicas else ""
 
 
 def _mb(process: psutil.Process) -> float:
