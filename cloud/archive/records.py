@@ -125,8 +125,12 @@ def _keys(db: sqlite3.Connection, when: str, from_us: int, until_us: int) -> Ite
         page = page or db.execute(later, (time_us, until_us)).fetchall()
         if not page:
             return
-        yield from page
+        before = time_us, id_
         time_us, id_, _ = page[-1]
+        # Of a damaged index the same page may come again, for ever.
+        if not (isinstance(time_us, int) and isinstance(id_, int) and (time_us, id_) > before):
+            raise sqlite3.DatabaseError("the index of times is damaged")
+        yield from page
 
 
 def begins_chunk(db: sqlite3.Connection, record: Record) -> bool:
