@@ -354,5 +354,7 @@ def _number(layer: int | str) -> int:
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], prefix: str, assign: bool = False) -> None:
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    """Tensors are stored in 16 bits where these hold all values; no module computes in them."""
+    own = {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}
+    own = {n: tensor.float() if tensor.dtype == torch.float16 else tensor for n, tensor in own.items()}
     module.load_state_dict(own, assign=assign)

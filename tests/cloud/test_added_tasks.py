@@ -17,7 +17,9 @@ from typing import Any
 
 import grpc.aio
 import httpx
+import numpy as np
 import pytest
+import torch
 
 from cloud.archive.archive import Archive
 from cloud.engine.bundle_model import CloudModel
@@ -99,6 +101,21 @@ def test_added_tasks_stand_behind_the_bundles_own_by_name(own: Path, tmp_path: P
     for name in ("zoo", "air"):
         add_task(own, write_task(own, tmp_path / name, name))
     assert names(Bundle.open(own)) == ["classification", "air", "zoo"]
+
+
+def test_weights_in_16_bits_answer_as_those_in_32_do(own: Path, tmp_path: Path) -> None:
+    add_task(own, write_task(own, tmp_path / "whole", "whole"))
+    add_task(own, write_task(own, tmp_path / "half", "half", half=True))
+    model = CloudModel(Bundle.open(own))
+    config = model.bundle.manifest.codec
+    z = (
+        np.random.default_rng(0)
+        .integers(-2, 3, (1, config["latent_channels"], *config["grid"]))
+        .astype(np.int32)
+    )
+    outputs = model.outputs(z, {"whole": [0], "half": [0]}, [model.bundle.quality(None)])
+    assert torch.allclose(outputs["whole"], outputs["half"], atol=1e-2)
+    assert outputs["half"].dtype == torch.float32
 
 
 def test_a_task_that_is_there_is_not_replaced(own: Path, mood: Path, tmp_path: Path) -> None:

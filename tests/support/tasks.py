@@ -39,11 +39,12 @@ def write_task(
     seed: int = 0,
     kind: TaskKind = "classification",
     options: dict[str, Any] | None = None,
+    half: bool = False,
     **changed: Any,
 ) -> Path:
     """A sound task folder, with a feature of 5 channels: four numbers, or a map of the image's size.
 
-    options: of the task. changed: fields of task.json. Returns `folder`.
+    options: of the task. half: its weights are stored in 16 bits. changed: fields of task.json. Returns `folder`.
     """
     import torch
     from safetensors.torch import save
@@ -63,7 +64,7 @@ def write_task(
         reconstruction = FeatureReconstruction(feature[0], config)
     tensors = {f"reconstruction.{n}": t for n, t in reconstruction.state_dict().items()}
     tensors |= {f"tail.{n}": t for n, t in tail.state_dict().items()}
-    data = save(tensors)
+    data = save({name: tensor.half() for name, tensor in tensors.items()} if half else tensors)
     fields = {
         "task": {
             "name": name,
