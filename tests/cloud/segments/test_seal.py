@@ -26,6 +26,7 @@ from cloud.segments import head
 from cloud.segments.deleting import delete_everywhere
 from cloud.segments.seal import Limits, seal_archive
 from cloud.segments.store import SegmentStore
+from shared.database import Database
 from shared.errors import DataError
 from support.archives import archive_at, at, locked, put, record
 from support.coded_sessions import CodedSession, latent_of
@@ -117,7 +118,7 @@ def fuse(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuse]:
     ended."""
     fuse = Fuse(1 << 30)
 
-    class Connection(sqlite3.Connection):
+    class Connection(Database):
         def execute(self, text: str, *rest: Any) -> Any:  # type: ignore[override]
             if text.startswith(("BEGIN", "COMMIT", "UPDATE")):
                 fuse.burn()
@@ -125,7 +126,7 @@ def fuse(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuse]:
 
     connect = sqlite3.connect
     monkeypatch.setattr(
-        cloud.segments.head.sqlite3, "connect", lambda *a, **k: connect(*a, **{"factory": Connection, **k})
+        cloud.segments.head.sqlite3, "connect", lambda *a, **k: connect(*a, **k | {"factory": Connection})
     )
     write = cloud.segments.files.write_atomically
 
