@@ -72,7 +72,8 @@ class SharedPlans:
         if (mine := self._undelivered) is not None:
             try:
                 self._change(lambda there: there if there is not None and not _same(there, mine) else mine)
-                self._undelivered = None
+                if self._undelivered is mine:  # another decision may have come meanwhile
+                    self._undelivered = None
             except (NotReadyError, RequestError):
                 pass  # the look finds the same, and reports it
         self._watch.look(self._writes(figures))

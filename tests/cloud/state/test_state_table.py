@@ -278,6 +278,33 @@ def test_a_bad_bundle_goes_back_while_the_database_is_away(base: Base) -> None:
         server.watch.close()
 
 
+def test_a_decision_that_comes_while_another_is_written_is_not_lost(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(base.url)
+    server.rollout.begin(NEW, OLD, "all", errors_max=0.1, requests_min=3)
+    first = server.rollout.plan
+    assert first is not None
+    server.rollout.back()
+    server.rollout.begin(NEW, OLD, "all", errors_max=0.1, requests_min=3)
+    second = server.rollout.plan
+    assert second is not None
+    server.plans.decided(first.taken_back("late"))
+    changing = StateTable.changing
+
+    def and_decide(table: StateTable, name: str):  # type: ignore[no-untyped-def]
+        server.plans.decided(second.taken_back("worse"))
+        return changing(table, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateTable, "changing", and_decide)
+        server.plans.exchange(None)
+    server.plans.exchange(None)
+    assert server.plans.plan is not None
+    assert server.plans.plan.reason == "worse"
+    server.watch.close()
+
+
 def test_addresses(tmp_path: Path) -> None:
     for wrong in ("state.db", "sqlite://", "sqlite:///", "mysql://host/db", "file:///x", ""):
         with pytest.raises(RequestError, match="none of sqlite"):
