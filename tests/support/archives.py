@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from typing import Any
 from cloud.archive.archive import Archive
 from cloud.archive.records import Record
 from cloud.archive.schema import FILE
+from cloud.archive.sources import open_parts
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LONG_S = 1000 * 366 * 86_400.0  # for records whose times are made up
@@ -63,3 +65,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < until
         threading.Event().wait(0.001)  # lets the writer run
+
+
+def held(*places: Path | str) -> Counter[Any]:
+    """Every record that archives and stores give, and how often."""
+    return Counter(
+        one
+        for place in places
+        for source in open_parts(place)
+        for one in source.read(None, None, None, "captured")
+    )

@@ -13,14 +13,14 @@ import pytest
 
 from cloud.archive.replay import ReplayRequest
 from cloud.archive.replay_answers import AnswerCounts, SegmentReplay
-from cloud.archive.sources import open_parts, parts_of
+from cloud.archive.sources import parts_of
 from cloud.engine.batch_work import Served
 from cloud.segments.answers import AnswerStore, Maker
 from cloud.segments.seal import Limits, seal_archive
 from cloud.segments.store import SegmentStore
 from shared.process.cli import MapFolder
 from shared.types import TaskQuery
-from support.archives import archive_at, at, put
+from support.archives import archive_at, at, held, put
 from support.coded_sessions import CodedSession, NamingModel, label_of, made_up_bundle
 from support.processes import refused, run_here
 
@@ -48,15 +48,6 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield files
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
-
-
-def held(*places: Path | str) -> Counter[Any]:
-    return Counter(
-        one
-        for place in places
-        for source in open_parts(place)
-        for one in source.read(None, None, None, "captured")
-    )
 
 
 def replayed() -> AnswerCounts:

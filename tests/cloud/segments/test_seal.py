@@ -28,7 +28,7 @@ from cloud.segments.seal import Limits, seal_archive
 from cloud.segments.store import SegmentStore
 from shared.database import Database
 from shared.errors import DataError
-from support.archives import archive_at, at, locked, put, record
+from support.archives import archive_at, at, held, locked, put, record
 from support.coded_sessions import CodedSession, latent_of
 from support.processes import ROOT, refused, run_here
 from support.segments import opened
@@ -43,11 +43,6 @@ def fill(path: Path, number: int = 40) -> list[Record]:
     with archive_at(path) as archive:
         put(archive, *records)
     return records
-
-
-def held(path: Path) -> Counter[Any]:
-    """Every record that the archive gives, and how often."""
-    return Counter(one for source in open_parts(path) for one in source.read(None, None, None, "captured"))
 
 
 def test_what_was_sealed_is_in_segments_alone_and_recorded_no_more(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,13 +12,12 @@ import cloud.segments.head
 import cloud.segments.seal
 from cloud.archive.deletion import Deletion
 from cloud.archive.records import Record, count
-from cloud.archive.sources import open_parts
 from cloud.segments.deleting import delete_everywhere, expire_everywhere, plan_everywhere
 from cloud.segments.seal import Limits, seal_archive
 from cloud.segments.segment import Name, write_segment
 from cloud.segments.store import SegmentStore
 from shared.errors import DataError
-from support.archives import archive_at, at, put, record
+from support.archives import archive_at, at, held, put, record
 from support.processes import refused, run_here
 
 SMALL = Limits(bytes=2500, records=12)
@@ -30,15 +28,6 @@ def fill(path: Path, camera: str = "c", since: int = 0, number: int = 30) -> lis
     with archive_at(path) as archive:
         put(archive, *records)
     return records
-
-
-def held(*places: Path | str) -> Counter[Any]:
-    return Counter(
-        one
-        for place in places
-        for source in open_parts(place)
-        for one in source.read(None, None, None, "captured")
-    )
 
 
 def files(store: str) -> list[str]:
