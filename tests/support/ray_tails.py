@@ -27,10 +27,11 @@ SETTINGS = RaySettings(replicas_min=1, replicas_max=1, cpus=0.5, machine_cpus=2)
 
 
 class Asked:
-    """Answers replicas by `model`, which each test sets."""
+    """Answers replicas by `model`, which each test sets. tails: the handle of the replicas."""
 
     def __init__(self) -> None:
         self.model: Any = None
+        self.tails: Any = None
         self._listener = Listener(("127.0.0.1", 0), authkey=KEY)
         self.address = self._listener.address
         threading.Thread(target=self._listen, daemon=True).start()
@@ -94,6 +95,7 @@ def ray_of_tests() -> Iterator[tuple[MakeEngine, Asked]]:
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         settings = SETTINGS.model_copy(update={"folder": Path(folder)})
         cluster = Cluster(settings, PipelineSettings(batch_wait_ms=0), partial(load_remote, asked.address))
+        asked.tails = cluster.tails
         try:
             # One at work: so tests that hold a batch of one know how many wait.
             yield lambda limits, _: RayEngine(cluster.tails, 1, limits.queue_max), asked

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,20 @@ def make_engine(request: pytest.FixtureRequest, engine_kind: str, model: GatedMo
     made: tuple[MakeEngine, Any] = request.getfixturevalue("ray_tails")
     made[1].model = model
     return made[0]
+
+
+@pytest.fixture
+def jobs_left(request: pytest.FixtureRequest, engine_kind: str) -> Callable[[int], Awaitable[None]]:
+    """jobs_left(n) waits until replicas, which learn of cancellations later, hold n jobs; for "local" there are none."""
+
+    async def wait(count: int) -> None:
+        if engine_kind == "ray":
+            tails = request.getfixturevalue("ray_tails")[1].tails
+            async with asyncio.timeout(30):
+                while await tails.jobs.remote() != count:
+                    await asyncio.sleep(0.001)
+
+    return wait
 
 
 MakePipeline = Callable[..., AbstractAsyncContextManager[Pipeline]]

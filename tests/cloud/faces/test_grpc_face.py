@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -136,17 +136,22 @@ async def test_overload_is_resource_exhausted(
 
 
 async def test_a_clients_deadline_and_its_cancellation_empty_the_queue(
-    pipeline: Pipeline, stub: AnalyzerStub, packed: list[bytes], model: GatedModel
+    pipeline: Pipeline,
+    stub: AnalyzerStub,
+    packed: list[bytes],
+    model: GatedModel,
+    jobs_left: Callable[[int], Awaitable[None]],
 ) -> None:
     model.gate.clear()
     running = asyncio.ensure_future(stub.Analyze(request(packed[0])))
     await asyncio.to_thread(model.entered.wait, 30)
     cancelled = stub.Analyze(request(packed[1]))
-    late = stub.Analyze(request(packed[2]), timeout=0.3)
+    late = stub.Analyze(request(packed[2]), timeout=1)
     await until(lambda: pipeline.waiting == 2)
     cancelled.cancel()
     assert (await refused(late)).code() == Code.DEADLINE_EXCEEDED
     await until(lambda: pipeline.waiting == 0)
+    await jobs_left(1)
     model.gate.set()
     await running
     assert model.batches == [1]
