@@ -109,7 +109,7 @@ def make_engine(request: pytest.FixtureRequest, engine_kind: str, model: GatedMo
 
 @pytest.fixture
 def jobs_left(request: pytest.FixtureRequest, engine_kind: str) -> Callable[[int], Awaitable[None]]:
-    """jobs_left(n) waits until replicas, which learn of cancellations later, hold n jobs; for "local" there are none."""
+    """jobs_left(n) waits until replicas, which learn of cancellations late, hold n jobs; "local" has none."""
 
     async def wait(count: int) -> None:
         if engine_kind == "ray":
