@@ -22,6 +22,7 @@ from cloud.admission import make_gate, make_tls
 from cloud.archive.archive import Archive
 from cloud.archive.late_archive import LateArchive
 from cloud.archive.overview import last_day
+from cloud.batch_settings import unmatched
 from cloud.engine.choice import import_ray
 from cloud.engine.engine import MakeEngine, local_engine
 from cloud.engine.load import Loaded, load
@@ -189,8 +190,20 @@ class CloudServer:
         log.info("ready: bundle %s", "; ".join(names))
         async with asyncio.TaskGroup() as group:
             group.create_task(keeper.run(self._poll))
+            group.create_task(self._report_unmatched(shelf))
             if self._archive is not None:
                 group.create_task(self._archive.keep_trying())
+
+    async def _report_unmatched(self, shelf: Shelf) -> None:
+        """Logs tables of single bundles that name none of those that there are: bundles may still come."""
+        await shelf.complete.wait()
+        for name in unmatched(self._settings.pipeline.bundles, shelf.bundles()):
+            log.warning(
+                "[pipeline.bundles.%s] names no bundle that is served now; there are %s. A bundle goes by its folder, "
+                "its name, or the first 8 or more digits of its fingerprint",
+                name,
+                ", ".join(f"{one.path.name} ({one.manifest.fingerprint[:8]})" for one in shelf.bundles()),
+            )
 
     async def _make_engine(self) -> MakeEngine:
         """What answers jobs. Raises RequestError if it cannot be had."""

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
+from cloud.batch_settings import BatchSettings, pace_of
+from cloud.engine.batcher import Pace
+from shared.bundle import Bundle
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.process.config import (
@@ -151,6 +154,11 @@ class PipelineSettings(Section):
         description="an answer waits until its bitstream is on the disk of the archive; what is not kept is to be sent "
         "again, so a camera box loses nothing when the cloud is killed",
     )
+    bundles: dict[str, BatchSettings] = Field(default={}, description="batches of single bundles, by name")
+
+    def pace(self, bundle: Bundle) -> Pace:
+        """Of that bundle's batches."""
+        return pace_of(bundle, Pace(self.batch_max, self.batch_wait_ms), self.bundles)
 
 
 class SessionSettings(Section):

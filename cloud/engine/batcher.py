@@ -38,6 +38,14 @@ class _Waiting(Generic[Item, Result]):
     done: asyncio.Future[tuple[Result, float]]
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How batches of a kind are formed: items in one, and how long its first one waits for more."""
+
+    batch_max: int
+    wait_ms: float
+
+
 RATE_MEMORY = 0.7  # of an image's time, from batch to batch
 SHARED_S = 2.0  # after two shares have sent in turn
 IDLE_TURNS = 5  # of the event loop, from a request's bytes to its place in the queue
@@ -50,7 +58,8 @@ class Batcher(Generic[Item, Result]):
     result or the exception that only this item gets. An exception that it raises goes to the whole batch.
     key: items with equal keys may share a batch. lane: `queue_max` items of each lane may wait. share: who an item is
     from, and gets a batch and a place in its turn. shared_ms: see the module. abreast: items like this one that take
-    about as long together as one alone; a batch is not made smaller than that.
+    about as long together as one alone; a batch is not made smaller than that. pace: of batches of items like this one,
+    in place of batch_max and wait_ms.
     Must be made and used in one event loop.
     """
 
@@ -65,9 +74,11 @@ class Batcher(Generic[Item, Result]):
         share: Callable[[Item], Share] = lambda _: NOBODYS,
         shared_ms: float = math.inf,
         abreast: Callable[[Item], int] = lambda _: 1,
+        pace: Callable[[Item], Pace] | None = None,
     ) -> None:
         self._work, self._key, self._lane, self._share, self._abreast = work, key, lane, share, abreast
-        self._batch_max, self._wait_s, self._queue_max = batch_max, wait_ms / 1e3, queue_max
+        same = Pace(batch_max, wait_ms)
+        self._pace = pace or (lambda _: same)
         self._queue: FairQueue[_Waiting[Item, Result]] = FairQueue(queue_max)
         self._shared_s, self._shared_until, self._sender = shared_ms / 1e3, 0.0, ""
         self._item_s = 0.0  # how long an item of a batch takes, lately
@@ -142,7 +153,8 @@ class Batcher(Generic[Item, Result]):
         first = self._queue.first()
         if first is None:
             return []
-        until, most = first.since + self._wait_s, self._most(first.item)
+        pace = self._pace(first.item)
+        until, most = first.since + pace.wait_ms / 1e3, self._most(first.item, pace.batch_max)
         while not self._closing and self._queue.count(first.key) < most:
             left = until - time.perf_counter()
             if left <= 0:
@@ -155,23 +167,28 @@ class Batcher(Generic[Item, Result]):
         self._drop_given_up()
         return self._queue.take(first.key, most)
 
-    def _most(self, first: Item) -> int:
+    def _most(self, first: Item, batch_max: int) -> int:
         """The items of a batch that starts now."""
         if time.perf_counter() > self._shared_until or not self._item_s:
-            return self._batch_max
+            return batch_max
         wanted = self._shared_s / self._item_s
-        if wanted >= self._batch_max:
-            return self._batch_max
+        if wanted >= batch_max:
+            return batch_max
         # Whole rounds: cores that wait for the last item of a batch gain nobody anything.
         abreast = max(1, self._abreast(first))
-        return min(self._batch_max, max(1, int(wanted // abreast)) * abreast)
+        return min(batch_max, max(1, int(wanted // abreast)) * abreast)
 
     async def _take_in(self) -> None:
         """Let the event loop run for as long as it brings new items."""
         turns, seen = 0, len(self._queue)
-        while turns < IDLE_TURNS and len(self._queue) < self._batch_max:
+        while turns < IDLE_TURNS and not self._is_full():
             await asyncio.sleep(0)
             turns, seen = (turns + 1 if len(self._queue) == seen else 0), len(self._queue)
+
+    def _is_full(self) -> bool:
+        """Whether the batch whose turn it is has all that it takes."""
+        first = self._queue.first()
+        return first is not None and self._queue.count(first.key) >= self._pace(first.item).batch_max
 
     async def _work_on(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()

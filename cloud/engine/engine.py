@@ -11,8 +11,9 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 from cloud.engine.batch_work import CrewedModel, Done, Job, work
-from cloud.engine.batcher import Batcher
+from cloud.engine.batcher import Batcher, Pace
 from cloud.engine.fair_queue import Share
+from shared.bundle import Bundle
 from shared.errors import IsthmusError
 
 BatchSeen = Callable[[Sequence[Job], Sequence[Done | Exception]], None]
@@ -36,6 +37,9 @@ class Limits(Protocol):
     @property
     def queue_max(self) -> int:
         """Images of one bundle that wait; more are refused."""
+
+    def pace(self, bundle: Bundle) -> Pace:
+        """Of that bundle's batches, where it has settings of its own."""
 
 
 class Engine(Protocol):
@@ -80,6 +84,7 @@ def local_engine(limits: Limits, seen: BatchSeen) -> Engine:
         share=lambda job: job.share,
         shared_ms=limits.batch_shared_ms,
         abreast=_abreast,
+        pace=lambda job: limits.pace(job.served.bundle),
     )
 
 

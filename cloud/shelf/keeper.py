@@ -52,7 +52,7 @@ class Keeper:
             await self.shelf.put(self._one.path.name or str(self._one.path), self._one)
             return
         assert self._folder is not None
-        self.shelf.complete = False
+        self.shelf.complete.clear()
         while not self.shelf.places:
             await self._folder.look(first=True)
             if not self.shelf.places:
@@ -128,5 +128,5 @@ class Keeper:
     async def _look(self, *, again: bool) -> None:
         if self._folder is not None:
             await self._folder.look(again=again)
-            self.shelf.complete = True
+            self.shelf.complete.set()
         await self.shelf.look(again=again)

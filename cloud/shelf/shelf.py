@@ -57,7 +57,8 @@ class Shelf:
         self._released = asyncio.Event()
         self._loading = asyncio.Lock()
         self._clock = count(1)
-        self.complete = True  # False while bundles of the first look are still to be checked
+        self.complete = asyncio.Event()  # not set while bundles of the first look are still to be checked
+        self.complete.set()
 
     @contextlib.asynccontextmanager
     async def use(self, mark: bytes) -> AsyncIterator[Served]:
@@ -66,7 +67,7 @@ class Shelf:
         Raises BundleMismatchError, or NotReadyError if the bundle cannot be loaded now.
         """
         slot = self._slots.get(mark)
-        if slot is None and not self.complete:
+        if slot is None and not self.complete.is_set():
             raise NotReadyError("the server is still loading its bundles; send the request again")
         if slot is None:
             raise BundleMismatchError(mark.hex(), ", ".join(one.hex() for one in self._slots) or "none")
@@ -125,6 +126,10 @@ class Shelf:
             if is_named(slot.place, slot.bundle, name):
                 return slot.bundle
         return self.bundle(name)
+
+    def bundles(self) -> list[Bundle]:
+        """All bundles on the shelf, without added tasks, by folder."""
+        return [slot.bundle for slot in sorted(self._slots.values(), key=lambda slot: slot.place)]
 
     def others(self, bundle: Bundle) -> list[Bundle]:
         """The bundles on the shelf but for that one."""

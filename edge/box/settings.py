@@ -16,7 +16,8 @@ from edge.sinks.settings import STATUS, AnswerSettings, MqttSettings
 from edge.spool.spool import BYTES_MIN, Full, Order
 from shared.bundle import Bundle
 from shared.errors import RequestError
-from shared.process.config import Loaded, Section, line_of, load_settings, read_tables
+from shared.process.config import Loaded, Section, load_settings
+from shared.process.config_tables import line_of, read_tables
 
 
 class SpoolSettings(Section):

@@ -2,8 +2,9 @@
 
     flag  over  environment (ISTHMUS_...)  over  file  over  default
 
-A model has keys of its own and one level of sections; "http.port" is the key `port` of the section [http]. Mistakes are
-reported as one line that begins with the place: `cloud.toml:12`, `ISTHMUS_HTTP_PORT` or `--http-port`.
+A model has keys of its own and one level of sections; "http.port" is the key `port` of the section [http]. A field that
+is a dict of sections is a table of the file alone: [pipeline.bundles.NAME]. Mistakes are reported as one line that
+begins with the place: `cloud.toml:12`, `ISTHMUS_HTTP_PORT` or `--http-port`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pydantic_settings import (
 
 from shared.errors import RequestError
 from shared.image import MAX_FILE_BYTES
+from shared.process.config_tables import explain, line_of, read_tables, table_of, tables_of
 
 PREFIX = "ISTHMUS_"
 THREADS_MAX = 256
@@ -49,7 +51,7 @@ class Section(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise RequestError(_explain(error.errors()[0])) from None
+            raise RequestError(explain(error.errors()[0])) from None
 
 
 class HttpSettings(Section):
@@ -140,7 +142,7 @@ class ServerSettings(BaseSettings):
 
     @classmethod
     def tables(cls) -> tuple[str, ...]:
-        """Names of tables in the file that are read by `read_tables`."""
+        """Names of tables in the file that are no fields, and are read by `read_tables`."""
         return ()
 
 
@@ -153,7 +155,16 @@ class Loaded(Generic[S]):
 
     def as_toml(self) -> str:
         """What holds, as TOML, with the source of each value behind it; secrets are masked."""
-        return _render(type(self.settings), self._line)
+        return _render(type(self.settings), self._line) + "".join(self._tables())
+
+    def _tables(self) -> Iterator[str]:
+        for key, _ in tables_of(type(self.settings)):
+            for name, section in _value(self.settings, key).items():
+                yield f"\n[{key}.{name if re.fullmatch('[A-Za-z0-9_-]+', name) else _toml(name)}]\n"
+                place = self.places[f"{key}.{name}"]
+                yield from (
+                    f"{one} = {_toml(value)}  # {place}\n" for one, value in section if value is not None
+                )
 
     def _line(self, key: str, field: FieldInfo) -> str:
         value = _value(self.settings, key)
@@ -203,42 +214,6 @@ def load_settings(
     return Loaded(cast(S, kind.model_construct(**dict(loaded))), places)
 
 
-def read_tables(file: Path, table: str, kind: type[C]) -> tuple[dict[str, C], str]:
-    """The sections [TABLE.NAME] of a file, by name, and its text. Raises RequestError, which begins with the place."""
-    try:
-        text = file.read_text("utf-8")
-        found = tomllib.loads(text).get(table, {})
-    except OSError as error:
-        raise RequestError(f"cannot read {file}: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RequestError(f"{file} is not TOML: {error}") from None
-    if not isinstance(found, dict):
-        raise RequestError(f"{file}:{line_of(text, table)}: {table} is a table; write [{table}.NAME]")
-    sections = {
-        name: _read_table(kind, file, text, f"{table}.{name}", values) for name, values in found.items()
-    }
-    return sections, text
-
-
-def _read_table(kind: type[C], file: Path, text: str, head: str, values: Any) -> C:
-    """Raises RequestError."""
-    if not isinstance(values, dict):
-        raise RequestError(
-            f"{file}:{line_of(text, head)}: {head} is a section; its keys follow a line [{head}]"
-        )
-    for key in values:
-        if key not in kind.model_fields:
-            close = difflib.get_close_matches(key, kind.model_fields, 1, 0.5)
-            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(kind.model_fields)}"
-            raise RequestError(f"{file}:{line_of(text, f'{head}.{key}')}: [{head}] has no key {key}{hint}")
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join((head, *map(str, first["loc"][:1])))
-        raise RequestError(f"{file}:{line_of(text, key)}: [{head}] {_explain(first)}") from None
-
-
 def print_and_leave(loaded: Loaded[Any]) -> None:
     """What `--print-config` does."""
     print(loaded.as_toml(), end="")
@@ -252,15 +227,16 @@ def variable_names(kind: type[ServerSettings]) -> dict[str, str]:
 
 
 def leaves(kind: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """Every key with its field, those of the top level first."""
+    """Every key with its field, those of the top level first; without tables."""
     fields = kind.model_fields
     for name, field in fields.items():
-        if _section(field) is None:
+        if _section(field) is None and table_of(field) is None:
             yield name, field
     for name, field in fields.items():
         if (section := _section(field)) is not None:
             for key, inner in section.model_fields.items():
-                yield f"{name}.{key}", inner
+                if table_of(inner) is None:
+                    yield f"{name}.{key}", inner
 
 
 def example_toml(kind: type[ServerSettings]) -> str:
@@ -273,7 +249,12 @@ def example_toml(kind: type[ServerSettings]) -> str:
         value = "" if default is None else f" {_toml(default)}"
         return f"# {field.description} ({names[key]})\n#{_last(key)} ={value}"
 
-    return _render(kind, line)
+    tables = (
+        f"\n#[{key}.NAME]\n"
+        + "".join(f"# {field.description}\n#{name} =\n" for name, field in table.model_fields.items())
+        for key, table in tables_of(kind)
+    )
+    return _render(kind, line) + "".join(tables)
 
 
 def _read(kind: type[ServerSettings], file: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -288,8 +269,13 @@ def _read(kind: type[ServerSettings], file: Path) -> tuple[dict[str, Any], dict[
     values = {name: value for name, value in values.items() if name not in kind.tables()}
     known = dict(leaves(kind))
     sections = {name for name, field in kind.model_fields.items() if _section(field)}
-    places = {}
+    tables = {key: read_tables(file, key, table)[0] for key, table in tables_of(kind)}
+    places = {
+        f"{key}.{name}": f"{file}:{line_of(text, f'{key}.{name}')}" for key in tables for name in tables[key]
+    }
     for key in _keys(values):
+        if key in tables:
+            continue
         place = f"{file}:{line_of(text, key)}"
         if key in sections:
             raise RequestError(f"{place}: {key} is a section; its keys follow a line [{key}]")
@@ -298,6 +284,9 @@ def _read(kind: type[ServerSettings], file: Path) -> tuple[dict[str, Any], dict[
             hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
             raise RequestError(f"{place}: there is no key {key}{hint}")
         places[key] = place
+    for key, found in tables.items():
+        section, _, name = key.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[name] = found
     return values, places
 
 
@@ -309,43 +298,14 @@ def _keys(values: Mapping[str, Any]) -> Iterator[str]:
             yield name
 
 
-def line_of(text: str, key: str) -> int:
-    """The line that sets a key, or that begins its section; 1 if neither is written in the usual way."""
-    found, section = 1, ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*([^\]\s]+)\s*\]", line):
-            section = header[1] + "."
-            if f"{key}.".startswith(section):
-                found = number
-        elif (name := re.match(r"\s*([\w.\"-]+)\s*=", line)) and section + name[1].replace('"', "") == key:
-            return number
-    return found
-
-
 def _located(error: ValidationError, places: Mapping[str, str]) -> str:
     """The first mistake, with its place in front."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"][:2])
     # A mistake between several keys of a section is about the section as a whole.
     place = places.get(key) or next((p for k, p in places.items() if k.startswith(f"{key}.")), "")
-    what = _explain(first, secret=key.endswith(("token", "state.url")))
+    what = explain(first, secret=key.endswith(("token", "state.url")))
     return f"{place}: {what}" if place else what
-
-
-def _explain(error: Any, secret: bool = False) -> str:
-    """One of pydantic's errors in a line of ours."""
-    name = str(error["loc"][-1]) if error["loc"] else ""
-    given = "not valid" if secret else str(error["input"])
-    limits = error.get("ctx", {})
-    for kind, words in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
-        if kind in limits:
-            return f"{name} is {given}; it must be {words} {limits[kind]}"
-    if error["type"] == "missing":
-        return f"{name} is not set"
-    text = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return text
-    return f"{name} is {given}: {text[0].lower()}{text[1:]}"
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

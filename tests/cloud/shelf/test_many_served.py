@@ -29,8 +29,11 @@ async def test_one_server_of_many_bundles(tiny_bundle: Path, tmp_path: Path) -> 
     variants(tiny_bundle, folder, 3)
     (tmp_path / "token").write_text(TOKEN)
     packed = [Encoder(Bundle.open(folder / f"b{i}")).encode(png(0)).data for i in range(3)]
+    config = tmp_path / "cloud.toml"
+    config.write_text("[pipeline.bundles.b1]\nbatch_max = 1\n[pipeline.bundles.nobody]\nbatch_wait_ms = 1\n")
     serve = ("cloud", "serve", "--bundles", folder, "--default", "b0", "--grpc-port", "0", "--http-port", "0")
-    with server(*serve, "--bundles-bytes-max", "1", "--token-file", tmp_path / "token") as cloud:
+    more = ("--config", config, "--bundles-bytes-max", "1", "--token-file", tmp_path / "token")
+    with server(*serve, *more) as cloud:
         ports = await asyncio.to_thread(cloud.event, "listening")
         await asyncio.to_thread(cloud.event, "ready")
         async with (
@@ -82,6 +85,9 @@ async def test_one_server_of_many_bundles(tiny_bundle: Path, tmp_path: Path) -> 
             del http.headers["authorization"]
             problem(await http.post(f"/admin/bundles/{mark}/load"), 401)
         assert await asyncio.to_thread(cloud.stop) == 0
+        assert cloud.process.stderr is not None
+        warned = [line for line in cloud.process.stderr if "names no bundle" in line]
+        assert [line.count("[pipeline.bundles.nobody]") for line in warned] == [1]
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cloud.batch_settings import BatchSettings, pace_of, unmatched
+from cloud.engine.batcher import Pace
 from cloud.engine.load import Loaded, load
 from cloud.pipeline import Pipeline
 from cloud.settings import PipelineSettings
@@ -287,3 +289,37 @@ async def test_tasks_are_each_bundles_own(ten: list[Bundle], ten_packed: list[by
     assert list((await pipeline.analyze(packed[1], ALL, "c")).results) == ["classification"]
     assert {info.name: len(info.tasks) for info in shelf.infos()} == {"own0": 2, "own1": 1}
     await pipeline.close()
+
+
+async def test_each_bundle_has_batches_of_its_own(kept: Kept) -> None:
+    """b0 sends each image by itself, b1 waits for three, b2 goes by what holds for all: two."""
+    own = {
+        "b0": BatchSettings(batch_max=1),
+        kept.bundles[1].manifest.fingerprint[:8]: BatchSettings(batch_max=3, batch_wait_ms=20_000),
+    }
+    pipeline = Pipeline(kept.shelf, PipelineSettings(batch_max=2, batch_wait_ms=20_000, bundles=own))
+    asked = [
+        pipeline.analyze(kept.packed[which], ALL, f"n{which}.{i}")
+        for which, count in enumerate((3, 3, 4))
+        for i in range(count)
+    ]
+    async with asyncio.timeout(20):
+        await asyncio.gather(*asked)
+    await pipeline.close()
+    batches = {model.bundle.manifest.name: model.batches for model in kept.loads.models}
+    assert [batches[name] for name in ("b0", "b1", "b2")] == [[1, 1, 1], [3], [2, 2]]
+
+
+def test_the_most_exact_name_of_a_bundle_counts(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open_without_added(variant(tiny_bundle, tmp_path / "folder", 1, "name"))
+    mark = bundle.manifest.fingerprint
+    own = {
+        mark[:8]: BatchSettings(batch_max=1),
+        "name": BatchSettings(batch_max=3, batch_wait_ms=30),
+        "folder": BatchSettings(batch_max=2, batch_wait_ms=20),
+        mark[:7]: BatchSettings(batch_wait_ms=7),
+        "other": BatchSettings(batch_wait_ms=8),
+    }
+    assert pace_of(bundle, Pace(16, 2), own) == Pace(1, 20)
+    assert pace_of(bundle, Pace(16, 2), {}) == Pace(16, 2)
+    assert unmatched(own, [bundle]) == [mark[:7], "other"]

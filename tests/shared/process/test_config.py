@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cloud.archive.store import BYTES_MIN
+from cloud.batch_settings import BatchSettings
 from cloud.settings import ARCHIVE_BYTES_MIN, CloudSettings
 from edge.settings import CloudLink, EdgeSettings
 from shared.errors import RequestError
@@ -109,11 +110,40 @@ def test_the_variables_of_today_work(side: str) -> None:
         ("[grpc]\n\nstreams_max = 99\n", 3, "streams_max is 99; it must be at most a quarter of rpcs_max"),
         ("[http]\nbodies_bytes_max = 3\n", 2, "bodies_bytes_max is 3, less than image_bytes_max"),
         ("[archive]\nage_max_days = nan\n", 2, "age_max_days is nan; it must be at least 0.001"),
+        (
+            "[pipeline.bundles.photos]\n\nbatch_mx = 1\n",
+            3,
+            "[pipeline.bundles.photos] has no key batch_mx; did you mean batch_max?",
+        ),
+        (
+            "[pipeline.bundles.'a b']\nbatch_max = 0\n",
+            2,
+            "[pipeline.bundles.a b] batch_max is 0; it must be at",
+        ),
+        ("[pipeline]\nbundles = 1\n", 2, "pipeline.bundles is a table; write [pipeline.bundles.NAME]"),
     ],
 )
 def test_a_mistake_in_a_file_names_file_line_and_key(tmp_path: Path, text: str, line: int, what: str) -> None:
     file = written(tmp_path, text)
     assert mistake(CloudSettings, file).startswith(f"{file}:{line}: {what}")
+
+
+def test_a_table_of_sections(tmp_path: Path) -> None:
+    text = "[pipeline]\nqueue_max = 7\n[pipeline.bundles.photos]\nbatch_max = 4\n"
+    file = written(tmp_path, text + "[pipeline.bundles.'a b']\nbatch_wait_ms = 0\n")
+    loaded = load_settings(CloudSettings, file, {}, {})
+    pipeline = loaded.settings.pipeline
+    assert (pipeline.queue_max, pipeline.batch_max) == (7, 16)
+    assert pipeline.bundles == {
+        "photos": BatchSettings(batch_max=4),
+        "a b": BatchSettings(batch_wait_ms=0),
+    }
+    assert loaded.as_toml().endswith(
+        f"\n[pipeline.bundles.photos]\nbatch_max = 4  # {file}:3\n"
+        f'\n[pipeline.bundles."a b"]\nbatch_wait_ms = 0.0  # {file}:5\n'
+    )
+    again = load_settings(CloudSettings, written(tmp_path, loaded.as_toml()), {}, {}).settings
+    assert again == loaded.settings
 
 
 def test_a_file_that_is_not_there_or_no_toml(tmp_path: Path) -> None:
