@@ -59,7 +59,7 @@ class CodecRecipe(Frozen):
     prior: of z; all but the codebook are for comparison.
     hyper: version of the codebook's hyperprior, as in CodecConfig; recipes without it mean 1.
     context: what predicts z besides the codebook: "slices" of channels by halves of a checkerboard, or "none", as in
-        recipes without it. Only the codebook takes one.
+        recipes without it. compressai's priors take none.
     base: the task that can be answered from v alone; empty: none. base_lambda: weight of its distortion, in bits.
     trains: "all" of the codec; the "entropy" model alone, on the latents of `init`, or of a start from answers; or the
         "synthesis", that is reconstruction, separation and the networks' tails, on truly rounded latents, with
@@ -118,7 +118,7 @@ class CodecRecipe(Frozen):
         for name, values in (("scales", self.scales), ("qualities", self.qualities)):
             if any(b <= a for a, b in pairwise(values)):
                 raise ValueError(f"{name} must ascend")
-        if self.context != "none" and self.prior != "codebook":
+        if self.context != "none" and self.prior.startswith("compressai"):
             raise ValueError(f"the prior {self.prior} takes no context; use context none")
         if self.rate != "noise" and self.prior != "codebook":
             raise ValueError(f"the prior {self.prior} learns from noise; use rate noise")

@@ -188,7 +188,8 @@ class CodecTraining(Training[CodecBatch, Scores]):
         core = self.model.codec.core
         if core.context is not None:
             core.context.networks["inter"].requires_grad_(False)
-            core.predictor.requires_grad_(False)  # the context predicts in its place
+            if hasattr(core, "predictor"):
+                core.predictor.requires_grad_(False)  # the context predicts in its place
 
     @torch.no_grad()
     def _measure_context(self) -> None:
@@ -203,7 +204,7 @@ class CodecTraining(Training[CodecBatch, Scores]):
             )
             core.context.measure_scales(z)
         v = core.extract(z).round()
-        core.context.measure(Latents(z, core.maps(v, z.shape[2], z.shape[3])))
+        core.context.measure(Latents(z, core.maps(v, z.shape[2], z.shape[3], position)))
         if position is not None:
             core.context.measured.fill_(True)
 

@@ -71,10 +71,15 @@ class Coded(NamedTuple):
     v: Tensor
 
 
+# The parts of a codec that streams' lengths depend on, besides z itself; which of them there are, depends on its prior.
+ENTROPY = (
+    "extractor", "analysis", "prior", "generator", "codebook", "predictor", "synthesis", "means", "context"
+)  # fmt: skip
+
+
 def entropy_modules(core: FeatureCodec) -> list[nn.Module]:
-    """The parts that the streams' lengths depend on, besides z itself."""
-    names = ("extractor", "analysis", "prior", "generator", "codebook", "predictor", "synthesis", "context")
-    return [module for name in names if isinstance(module := getattr(core, name, None), nn.Module)]
+    """What is there of ENTROPY."""
+    return [module for name in ENTROPY if isinstance(module := getattr(core, name, None), nn.Module)]
 
 
 class FeatureCodec(nn.Module):
@@ -112,8 +117,11 @@ class FeatureCodec(nn.Module):
         self.generator = HyperpriorGenerator(config)
         self.codebook = Codebook(config)
         self.predictor = ProbabilityPredictor(config)
-        if config.context:
-            self.context = ContextNetworks(parts_of(config.context), config.context_hidden)
+        self._make_context()
+
+    def _make_context(self) -> None:
+        if self.config.context:
+            self.context = ContextNetworks(parts_of(self.config.context), self.config.context_hidden)
 
     def _initialise(self) -> None:
         """Starts z and v near unit variance, a few bits an element, and the predictor near mean 0 and scale 1.
@@ -201,8 +209,9 @@ class FeatureCodec(nn.Module):
         mean, log_scale = self.predictor(self.codebook(self.generator(v), h, w))
         return on_grid(mean), log_scale
 
-    def maps(self, v: Tensor, h: int, w: int) -> Tensor:
-        """The codebook's combination (B, n, h, w), which a context takes in place of a mean."""
+    def maps(self, v: Tensor, h: int, w: int, position: Tensor | None = None) -> Tensor:
+        """The codebook's combination (B, n, h, w), which a context takes in place of a mean. position: for priors that
+        have no v to say it."""
         maps: Tensor = self.codebook(self.generator(v), h, w)
         return maps
 
@@ -238,7 +247,7 @@ class FeatureCodec(nn.Module):
             mean, log_scale = self.gaussians(v_hat, h, w)
         else:
             # No gradient through what is known: it would make z serve its own prediction.
-            mean, log_scale = self.context(Latents(z_hat.detach(), self.maps(v_hat, h, w)))
+            mean, log_scale = self.context(Latents(z_hat.detach(), self.maps(v_hat, h, w, position)))
             mean, log_scale = on_grid(mean), bounded_log_scale(log_scale)
         bits_z = self.latent_bits(z_rate, mean, log_scale)
         if noisy and self.rounds:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,16 +18,48 @@ from train.codec.entropy_model import SPEED, FactorisedPrior, bounded_log_scale,
 from train.codec.feature_codec import FeatureCodec, Rate
 
 
+class ChannelMeans(nn.Module):
+    """A mean for each channel and level, the same for all cells."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.of_level = nn.Parameter(torch.zeros(config.levels, config.latent_channels))
+
+    def forward(self, position: Tensor | None, images: int, h: int, w: int) -> Tensor:
+        """Maps (B, N, h, w)."""
+        level = torch.as_tensor(level_of(position), device=self.of_level.device).expand(images)
+        return self.of_level[level][:, :, None, None].expand(-1, -1, h, w)
+
+
 class FactorisedCodec(FeatureCodec):
-    """No hyperprior: each channel of z has one learned density per level, the same for all cells. v has no bits."""
+    """No hyperprior: each channel of z has one learned density per level, the same for all cells. v has no bits.
+
+    With a context it is that of the codebook's codec, which sees means of channels and levels in place of v's maps.
+    """
 
     def _make_entropy_model(self) -> None:
-        self.prior = FactorisedPrior(self.config.latent_channels, self.config.levels, speed=SPEED)
+        self._make_context()
+        if self.context is None:
+            self.prior = FactorisedPrior(self.config.latent_channels, self.config.levels, speed=SPEED)
+        else:
+            self.means = ChannelMeans(self.config)
 
     def _initialise(self) -> None:
         self._initialise_transforms()
 
+    def extract(self, z: Tensor) -> Tensor:
+        return z.new_zeros(len(z), 0)
+
+    def hyper_bits(self, v: Tensor, position: Tensor | None) -> Tensor:
+        return v.new_zeros(len(v))
+
+    def maps(self, v: Tensor, h: int, w: int, position: Tensor | None = None) -> Tensor:
+        maps: Tensor = self.means(position, len(v), h, w)
+        return maps
+
     def rate(self, z_hat: Tensor, z_rate: Tensor, position: Tensor | None, *, noisy: bool = False) -> Rate:
+        if self.context is not None:
+            return super().rate(z_hat, z_rate, position, noisy=noisy)
         bits_z = cell_bits(self.prior, z_rate, position)
         return Rate(bits_z, bits_z.new_zeros(len(bits_z)), bits_z.new_zeros(len(bits_z), 0))
 
@@ -64,12 +97,14 @@ class HyperSynthesis(nn.Module):
 
 
 class HyperpriorCodec(FeatureCodec):
-    """The usual convolutional mean-scale hyperprior (Minnen, Balle and Toderici, 2018), without context model.
+    """The usual convolutional mean-scale hyperprior (Minnen, Balle and Toderici, 2018).
 
-    Its hidden widths are those of the codebook's extractor and generator.
+    Its hidden widths are those of the codebook's extractor and generator. With a context it is that of the codebook's
+    codec, which sees these means in place of the codebook's.
     """
 
     def _make_entropy_model(self) -> None:
+        self._make_context()
         self.analysis = HyperAnalysis(self.config)
         self.prior = FactorisedPrior(self.config.hyper_size, self.config.levels, speed=SPEED)
         self.synthesis = HyperSynthesis(self.config)
@@ -88,6 +123,10 @@ class HyperpriorCodec(FeatureCodec):
     def gaussians(self, v: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
         mean, log_scale = self.synthesis(v, h, w)
         return on_grid(mean), log_scale
+
+    def maps(self, v: Tensor, h: int, w: int, position: Tensor | None = None) -> Tensor:
+        mean: Tensor = self.synthesis(v, h, w)[0]
+        return mean
 
 
 def cell_bits(prior: FactorisedPrior, z: Tensor, position: Tensor | None) -> Tensor:

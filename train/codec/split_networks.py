@@ -19,7 +19,7 @@ from shared.errors import DataError
 from shared.kinds import KINDS
 from shared.types import TaskKind
 from train.codec.codec_recipe import CodecRecipe, Part, sizes_of
-from train.codec.feature_codec import JointCodec
+from train.codec.feature_codec import ENTROPY, JointCodec
 from train.codec.prior_choice import codec_of
 from train.data.dataset import Dataset
 from train.loop.run import BEST, CHECKPOINT, RECIPE
@@ -138,9 +138,7 @@ def check_size(data: Dataset, preprocess: Preprocess) -> None:
         )
 
 
-ENTROPY = tuple(
-    f"core.{part}." for part in ("extractor", "prior", "generator", "codebook", "predictor", "context")
-)
+OF_ENTROPY = tuple(f"core.{part}." for part in ENTROPY)
 
 
 def load_codec_weights(model: SplitNetworks, recipe: CodecRecipe, folder: Path) -> None:
@@ -165,11 +163,11 @@ def load_codec_weights(model: SplitNetworks, recipe: CodecRecipe, folder: Path) 
     def fits(name: str) -> bool:
         return name in state and name in own and state[name].shape == own[name].shape
 
-    entropy = {name for name in own.keys() | state.keys() if name.startswith(ENTROPY)}
+    entropy = {name for name in own.keys() | state.keys() if name.startswith(OF_ENTROPY)}
     if not all(fits(name) for name in (own.keys() | state.keys()) - entropy):
         raise DataError(f"the codec in {folder} has other sizes or features", setting="init")
-    parts = [part for part in ENTROPY if all(fits(name) for name in entropy if name.startswith(part))]
-    if recipe.trains == "synthesis" and len(parts) < len(ENTROPY):
+    parts = [part for part in OF_ENTROPY if all(fits(name) for name in entropy if name.startswith(part))]
+    if recipe.trains == "synthesis" and len(parts) < len(OF_ENTROPY):
         raise DataError(f"the entropy model in {folder} has other sizes; synthesis keeps it", setting="init")
     kept = {
         name: tensor for name, tensor in state.items() if name not in entropy or name.startswith(tuple(parts))

@@ -17,7 +17,8 @@ from cloud.networks.sizes import PRESETS, CodecConfig
 from shared.errors import DataError
 from train.bundle.build import build
 from train.codec.codec_recipe import CodecRecipe, Part
-from train.codec.entropy_model import gaussian_bits
+from train.codec.context_model import Latents
+from train.codec.entropy_model import bounded_log_scale, gaussian_bits, on_grid
 from train.codec.prior_choice import CODECS, codec_of
 from train.codec.priors import FactorisedCodec, HyperpriorCodec
 from train.codec.split_networks import load_run
@@ -44,6 +45,11 @@ def scatter(prior) -> None:
     """Densities that differ between elements and levels."""
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.7 / prior.speed)
+
+
+def scatter_all(module) -> None:
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
 
 
 def test_factorised_bits_are_those_of_each_channels_density_at_its_level():
@@ -113,6 +119,42 @@ def test_the_rounded_rate_is_that_of_what_is_written_in_training_too(prior):
         written = codec.eval()(y, position)
     assert torch.equal(training[0], written.bits_z + written.bits_v)
     assert not torch.equal(training[1], written.bits_z)  # under noise
+
+
+@pytest.mark.parametrize("prior", ["factorised", "hyperprior"])
+def test_a_context_sees_what_the_prior_knows_and_no_place_before_it_is_decoded(prior):
+    torch.manual_seed(0)
+    config = tiny(levels=2).with_context().model_copy(update={"context_hidden": (8,)})
+    codec = CODECS[prior](4, config.for_feature(8, 8)).eval()
+    scatter_all(codec.context)
+    z, position = torch.randint(-3, 4, (2, 3, 8, 8)).float(), torch.tensor([0.0, 1.0])
+    with torch.no_grad():
+        if prior == "factorised":
+            codec.means.of_level.copy_(torch.tensor([[0.5, -1.0, 2.0], [-0.5, 1.0, 0.25]]))
+        v = codec.extract(z).round()
+        maps = codec.maps(v, 8, 8, position)
+        mean, log_scale = codec.context(Latents(z, maps))
+        bits = codec.rate(z, z, position).bits_z
+        other = codec.context(Latents(z, maps + 1))[0]
+    expected = gaussian_bits(z, on_grid(mean), bounded_log_scale(log_scale)).sum((1, 2, 3))
+    assert torch.allclose(bits, expected, rtol=1e-5)
+    assert not torch.equal(mean, other)
+    if prior == "factorised":
+        assert maps[1, :, 3, 4].tolist() == [-0.5, 1.0, 0.25]
+        assert codec.rate(z, z, position).bits_v.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("prior", ["factorised", "hyperprior"])
+def test_a_codec_with_another_prior_and_the_same_context_learns(tmp_path, patches, tiny_network, prior):
+    part = Part(network=str(tiny_network), lambda_=300.0)
+    recipe = CodecRecipe(
+        data="patches", parts=(part,), scales=(0.3, 1.0), qualities=(0, 100), steps=40, batch=24, learning_rate=3e-3,
+        prior=prior, context="slices", context_hidden=(8,),
+    )  # fmt: skip
+    train_codec(recipe, patches[:1], patches[1:], tmp_path / "run", resume=False)
+    curve = [json.loads(line) for line in (tmp_path / "run/curve.jsonl").read_text().splitlines()]
+    assert curve[-1]["bytes"] < 0.95 * curve[0]["bytes"]
+    assert load_run(tmp_path / "run")[0].codec.core.context.trained("intra")
 
 
 @pytest.mark.parametrize("prior", PRIORS)
