@@ -155,5 +155,11 @@ if [ -n "${COMPARE:-}" ]; then
     compared prior-hyperprior "${cls[@]}" "${normals[@]}" --set "$scales" --set prior=hyperprior
     first first-factorised --set prior=factorised
     first first-hyperprior --set prior=hyperprior
+    for seed in 0 1 2; do
+        for prior in codebook factorised hyperprior; do
+            codec "context-$prior-$seed" $(steps 1000) --set learning_rate=2e-3 --context slices "${cls[@]}" \
+                "${normals[@]}" --set "$scales" --set prior=$prior --set seed=$seed
+        done
+    done
     step isthmus bench rooms "$work" --count 1000
 fi

@@ -9,7 +9,16 @@ from typing import NamedTuple
 from bench.report.sections import Section
 from bench.rooms.bundle_findings import added_later, at_its_levels, rate_span, uncompressed
 from bench.rooms.codec_findings import joint_against_separate, levels_alone, priors
-from bench.rooms.parts import ALONE, BUNDLE_CODEC, LONGER_PRIORS, NETWORKS, PRIORS, SINGLE, Parts
+from bench.rooms.parts import (
+    ALONE,
+    BUNDLE_CODEC,
+    CONTEXT_PRIORS,
+    LONGER_PRIORS,
+    NETWORKS,
+    PRIORS,
+    SINGLE,
+    Parts,
+)
 
 
 class Finding(NamedTuple):
@@ -50,6 +59,15 @@ FINDINGS = (
         (LONGER_PRIORS["codebook"],),
         tuple(LONGER_PRIORS.values()),
         partial(priors, folders=LONGER_PRIORS),
+    ),
+    *(
+        Finding(
+            f"Codebook against other priors, all with the same context, seed {seed}",
+            (folders["codebook"],),
+            tuple(folders.values()),
+            partial(priors, folders=folders),
+        )
+        for seed, folders in CONTEXT_PRIORS.items()
     ),
     Finding("A task added later", ("bundle",), ("with-segmentation",), added_later),
 )

@@ -28,6 +28,10 @@ LONGER_PRIORS = {  # six times as many steps
     "factorised": "first-factorised",
     "hyperprior": "first-hyperprior",
 }
+SEEDS = (0, 1, 2)
+CONTEXT_PRIORS = {  # with the same context, by seed
+    seed: {prior: f"context-{prior}-{seed}" for prior in PRIORS} for seed in SEEDS
+}
 BUNDLE_CODEC = "bundle-codec"  # the codec that the bundle is built of; its training continues that of `first`
 CODECS = (
     "codec",
@@ -37,6 +41,7 @@ CODECS = (
     "prior-hyperprior",
     "with-segmentation",
     *LONGER_PRIORS.values(),
+    *(folder for folders in CONTEXT_PRIORS.values() for folder in folders.values()),
     BUNDLE_CODEC,
 )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from bench.report.report import About, markdown
 from bench.rooms.codec_findings import joint_against_separate, levels_alone, priors
 from bench.rooms.findings import findings
-from bench.rooms.parts import MeasuredPart
+from bench.rooms.parts import CONTEXT_PRIORS, MeasuredPart
 from support.measured_parts import codec, reached
 
 NEEDED = ("codec", "bundle", "bundle-codec", "only-classification", "only-normals", "with-segmentation")
+WITH_CONTEXT = tuple(folders["codebook"] for folders in CONTEXT_PRIORS.values())
 
 
 def test_a_joint_stream_is_compared_at_the_quality_that_it_has():
@@ -46,7 +47,7 @@ def test_three_tasks_are_held_against_three_codecs():
         "only-segmentation": codec([(0, 100.0, {"segmentation": (0.7, 0.2)})]),
     }
     missing = {"only-normals": "only-normals is missing"}
-    missing |= dict.fromkeys(("codec", "bundle", "first", "bundle-codec"), "no")
+    missing |= dict.fromkeys(("codec", "bundle", "first", "bundle-codec", *WITH_CONTEXT), "no")
     by_title = {one.title: one for one in findings(parts, missing)}
     made = by_title["Joint against separate, with segmentation"]
     assert made.notes == ("not measured: only-normals is missing",)
@@ -104,7 +105,11 @@ def test_priors_are_compared_at_equal_distortion():
         return codec([(q, factor * 50 * 2**q, {"normals": (9, 0.4 / 2**q)}) for q in (0, 1, 2)], default=1)
 
     longer = {"first": curve(1.0), "first-factorised": curve(1.1)}
-    by_title = {one.title: one for one in findings(longer, dict.fromkeys(NEEDED, "no"))}
+    with_context = {"context-codebook-1": curve(1.0), "context-hyperprior-1": curve(1.05)}
+    missing = dict.fromkeys((*NEEDED, "context-codebook-0", "context-codebook-2"), "no")
+    by_title = {one.title: one for one in findings(longer | with_context, missing)}
+    again = by_title["Codebook against other priors, all with the same context, seed 1"]
+    assert again.rows[-1] == ("mean (BD-rate)", "", "0 %", "+5.0%")
     section = by_title["Codebook hyperprior against other priors, trained longer"]
     assert section.columns == ("quality", "sum of lambda d", "codebook bytes", "factorised bytes")
     assert section.rows[-1][-1] == "+10.0%"
@@ -129,6 +134,7 @@ def test_a_report_is_markdown_of_every_section():
                 "level-high",
                 "first",
                 "bundle-codec",
+                *WITH_CONTEXT,
             ),
             "x is missing",
         ),
