@@ -52,7 +52,7 @@ from shared.types import Analysis, Times, Wanted
 QUIET_US = 30_000_000  # between two frames: then a session is not opened for the second
 REFUSED_S = 30.0  # for which no session is opened after the cloud has refused one
 LANES_MAX = 64
-LIGHT_MAX = 32  # frames S of a source without an answer, beside those that hold a place
+LIGHT_MAX = 32  # frames S of a source without an answer, besides those that hold a place
 LATENTS_MAX = 16  # of frames that were spooled last, so that they need not be decoded
 
 

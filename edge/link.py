@@ -102,7 +102,7 @@ Dropped = Callable[[Spooled, str], None]
 class Link:
     """Sends what a spool holds. Must be made in the event loop that runs it.
 
-    in_flight_max: frames at once, beside those of sessions on which the cloud has no work. bundle: name and fingerprint
+    in_flight_max: frames at once, besides those of sessions on which the cloud has no work. bundle: name and fingerprint
     of the box's own. pace: waits before so many bytes are sent. disk: one thread in which the spool is used. sessions:
     None sends each frame by itself.
 

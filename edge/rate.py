@@ -22,12 +22,12 @@ from collections import deque
 GROWTH = 1.25  # of the rate, a second in which nothing waits
 DRAIN = 0.85  # of what the link takes, is used for new frames while others wait
 SMOOTH_S = 2.0  # over which what the link takes is measured
-SESSION_OVERHEAD = 52  # bytes up beside a frame in a session, without TLS (docs/results, wire)
+SESSION_OVERHEAD = 52  # bytes up besides a frame in a session, without TLS (docs/results, wire)
 BYTES_MIN = 24  # about the smallest bitstream that a bundle makes
 
 
 class Rate:
-    """bytes_per_s: the budget; None for none. window_s: see above. overhead: bytes of a request beside its bitstream.
+    """bytes_per_s: the budget; None for none. window_s: see above. overhead: bytes of a request besides its bitstream.
 
     measured_too: whether a slow link counts. limit: bytes a second for now; None if there is none.
     """

@@ -161,11 +161,11 @@ class Box:
         self.link.use(_named(encoder))
 
     def observer(self, other: Observer, camera: str) -> Posted:
-        """What a pipeline beside the sources reports to, so that its images count among theirs; see `Posted`."""
-        self.posted = Posted(other, camera, self._spent_beside, self.sinks.put)
+        """What a pipeline outside the sources reports to, so that its images count among theirs; see `Posted`."""
+        self.posted = Posted(other, camera, self._spent_elsewhere, self.sinks.put)
         return self.posted
 
-    def _spent_beside(self, size: int, now_s: float, overhead: int | None) -> None:
+    def _spent_elsewhere(self, size: int, now_s: float, overhead: int | None) -> None:
         self.rate.spent(size, now_s, overhead)
         self._pace.spent(size, overhead)
 
