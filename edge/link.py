@@ -102,8 +102,8 @@ Dropped = Callable[[Spooled, str], None]
 class Link:
     """Sends what a spool holds. Must be made in the event loop that runs it.
 
-    in_flight_max: frames at once, besides those of sessions on which the cloud has no work. bundle: name and fingerprint
-    of the box's own. pace: waits before so many bytes are sent. disk: one thread in which the spool is used. sessions:
+    in_flight_max: frames at once, without those of sessions on which the cloud has no work. bundle: the box's own, name
+    and fingerprint. pace: waits before so many bytes are sent. disk: one thread in which the spool is used. sessions:
     None sends each frame by itself.
 
     sent, bytes: frames acknowledged, and what was sent of them. in_session: those of them that were sent in one.
