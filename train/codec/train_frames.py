@@ -30,6 +30,8 @@ from train.codec.halves import EdgeHalf
 from train.codec.split_networks import CARDS, SplitNetworks, load_run
 from train.codec.teacher_cache import features_of
 from train.data.clip_set import ClipSet
+from train.data.formats import list_set, parse
+from train.data.motion_set import MotionSet
 from train.data.room_set import RoomSet
 from train.loop.distributed import Workers, training_device
 from train.loop.interrupts import Interrupts
@@ -48,8 +50,10 @@ CODEC = "codec"
 class FramesRecipe(Frozen):
     """Everything that decides how a codec learns frames.
 
-    codec: its run folder. data: a set of sequences of rooms, or a folder of videos. holdout: sequences held out, the
-        last ones. fps, frames, every: how sequences are cut from videos; see `train.data.clip_set`.
+    codec: its run folder. data: a set of sequences of rooms, a folder of videos, or photographs (images:FOLDER or
+        another format of `train.data.formats`). holdout: sequences held out, the last ones.
+    frames: images of a sequence of videos or photographs. fps, every: see `train.data.clip_set`.
+    sequences: how many are made from photographs; see `train.data.motion_set`.
     holds: how much further than half a step u may move before an element changes; one is drawn for each sequence. The
         last is the one that is validated. lags: how many frames lie between a frame and its reference, drawn as well.
     """
@@ -65,6 +69,7 @@ class FramesRecipe(Frozen):
     fps: float = Field(5.0, gt=0, le=1000)
     frames: int = Field(8, ge=2, le=1000)
     every: int = Field(1, ge=1)
+    sequences: int = Field(400, ge=2, le=100_000)
     seed: Seed = 0
 
 
@@ -115,12 +120,17 @@ class FramesTraining(Training[FramesBatch, Scores]):
         schedule = Schedule(recipe.steps, recipe.learning_rate)
         self.plan = Plan(schedule, recipe.seed, better=Better("loss", "min"), shown=("bytes",))
 
-    def _opened(self, preprocess: Preprocess) -> RoomSet | ClipSet:
+    def _opened(self, preprocess: Preprocess) -> RoomSet | ClipSet | MotionSet:
         """Raises DataError."""
         recipe, path = self.recipe, Path(self.recipe.data)
-        if (path / INDEX_NAME).is_file() or not path.exists():
+        if (path / INDEX_NAME).is_file():
             return RoomSet(path)
-        return ClipSet(path, preprocess, frames=recipe.frames, fps=recipe.fps, every=recipe.every)
+        if path.exists():
+            return ClipSet(path, preprocess, frames=recipe.frames, fps=recipe.fps, every=recipe.every)
+        readers = [item.read for spec in parse(recipe.data) for item in list_set(spec).items]
+        return MotionSet(
+            readers, preprocess, sequences=recipe.sequences, frames=recipe.frames, seed=recipe.seed
+        )
 
     @torch.no_grad()
     def _measure(self) -> None:

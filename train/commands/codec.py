@@ -124,7 +124,11 @@ def frames(
     ctx: typer.Context,
     codec: Annotated[Path, typer.Argument(help="run folder of a codec with a context")],
     data: Annotated[
-        Path, typer.Option(help="sequences of rooms (isthmus rooms render --frames), or a folder of videos")
+        str,
+        typer.Option(
+            help="sequences of rooms (isthmus rooms render --frames), a folder of videos, or images:FOLDER of "
+            "photographs, before which things are made to move"
+        ),
     ],
     out: Out,
     steps: Steps = None,
@@ -142,7 +146,7 @@ def frames(
 
     flags = {"steps": steps, "batch": batch}
     settings = Settings.merge(ctx, read_recipe(None), sets, flags, {})
-    recipe = settings.recipe(FramesRecipe, codec=str(codec), data=str(data))
+    recipe = settings.recipe(FramesRecipe, codec=str(codec), data=data)
     run = RunOptions.checked(out, resume, device, "auto", force, None)
     scores = train_frames(recipe, run.out, run.resume, run.device)
     for score in scores:

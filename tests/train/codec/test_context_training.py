@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from cloud.engine.bundle_model import CloudModel
@@ -249,6 +250,21 @@ def test_frames_refuses_what_it_cannot_do(place: Path, tmp_path: Path, setting: 
     assert isinstance(done.exception, DataError)
     assert wrong in str(done.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_frames_are_learnt_from_photographs(place: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        noise = np.random.default_rng(ord(name)).integers(0, 256, (80, 100, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{name}.png")
+    command = f"codec frames {place}/entropy --data images:{tmp_path} --out {tmp_path}/out --steps 2 --batch 4"
+    run(f"{command} --device cpu --set sequences=6 --set frames=3 --set holdout=2")
+    one, other = tensors(place / "entropy"), tensors(tmp_path / "out" / "codec")
+    names = {name for name in one if not torch.equal(one[name], other[name])}
+    assert names
+    assert all(name.startswith("codec.core.context.networks.inter.") for name in names)
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(DataError, match="two photographs or more"):
+        CliRunner().invoke(app, command.replace("/out", "/other").split(), catch_exceptions=False)
 
 
 def test_channels_divided_anew_are_coded_in_their_new_passes() -> None:
