@@ -3,7 +3,6 @@
 # Needs `.[train]`, and the files that nothing can fetch by itself:
 #
 #   deploy/train-photos.sh PHOTOS NETWORKS [WORK]     WORK: runs/photos by default; the bundle is WORK/bundle
-#   CLIPS=FOLDER deploy/train-photos.sh ...           also learns frames, from videos of fixed cameras
 #   QUICK=1 deploy/train-photos.sh ...                the sizes of the shipped bundle: about an hour of one core
 #
 # PHOTOS has train/ and val/: CID22 and CLIC 2025 there, other files of CID22 and Kodak here. Charts and graphics among
@@ -12,7 +11,8 @@
 # come with a Python package.
 #
 # No labels: the networks are frozen, and the codec learns what their answers depend on. It begins as the best linear
-# transform for that (`start=answers`), learns to predict its latents, and is then trained by the networks' answers.
+# transform for that (`start=answers`), learns to predict its latents, and is then trained by the networks' answers. It
+# learns frames from sequences that are made of the same photographs.
 #
 # Can be killed at any time and started again: each step goes on where it stopped.
 set -euo pipefail
@@ -40,11 +40,11 @@ import scene train.networks.deeplab:deeplabv3plus_ade20k "$networks/deeplabv3plu
 import objects train.networks.deeplab:deeplabv3_voc "$networks/deeplabv3-mnv2-voc21/weights.safetensors"
 
 if [ -n "${QUICK:-}" ]; then
-    views=10 start=600 answers=900 wide=8 rate=6e-5 frames=300 objects=0
+    views=10 start=600 answers=900 wide=8 rate=6e-5 objects=0
 elif python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then # a quarter of an hour of an H200
-    views=80 start=800 answers=9500 wide=32 rate=1e-4 frames=1500 objects=3000
+    views=80 start=800 answers=9500 wide=32 rate=1e-4 objects=3000
 else # a night of two cores
-    views=24 start=1000 answers=8000 wide=8 rate=6e-5 frames=1500 objects=3000
+    views=24 start=1000 answers=8000 wide=8 rate=6e-5 objects=3000
 fi
 # A nat of a class weighs 30,000 bits at scale 1, one of a map's mean pixel 55,000. At low levels the class comes first.
 parts=(--network "$work/class" --split blocks.4 --lambda 30000 --network "$work/scene" --split body.blocks.4
@@ -61,15 +61,11 @@ codec start $start --batch $((wide > 16 ? wide : 16)) --set start=answers --set 
 # At a higher rate the transform forgets what it began with, and does not find it again (docs/LOG.md).
 codec answers $answers --batch $wide --set init="$work/start" --set crop=10 --set learning_rate=$rate \
     --set entropy_rate=10 --set distortion_first=0 --set rate_ramp=0 --set rate=rounded
-last=$work/answers
-if [ -d "${CLIPS:-}" ]; then # videos of fixed cameras
-    step isthmus codec frames "$last" --data "$CLIPS" --out "$work/frames" --steps $frames --batch 16 --set every=4 \
-        --set holdout=6 --resume
-    last=$work/frames/codec
-fi
+step isthmus codec frames "$work/answers" --data "images:$work/photos" --out "$work/frames" --steps 4000 --batch 16 \
+    --set sequences=1500 --set frames=6 --set holdout=60 --resume
 
 if [ ! -d "$work/bundle" ]; then
-    step isthmus bundle build "$last" --data "images:$work/photos" --images 100 --out "$work/bundle" \
+    step isthmus bundle build "$work/frames/codec" --data "images:$work/photos" --images 100 --out "$work/bundle" \
         --name photos --half --licence Apache-2.0 --licence "networks=Apache-2.0, see NOTICE" \
         --licence "photographs of CID22=CC BY-SA 4.0" --licence "photographs of CLIC 2025=Unsplash License"
     cp "$here/photos/NOTICE" "$work/bundle/NOTICE"

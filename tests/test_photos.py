@@ -77,13 +77,13 @@ while [ $# -gt 0 ]; do if [ "$1" = --out ]; then mkdir -p "$2"; fi; shift; done
 @pytest.mark.parametrize("quick", ["1", ""])
 def test_its_script_runs_to_the_end(tmp_path: Path, quick: str) -> None:
     """deploy/train-photos.sh with a recorder in the place of isthmus: charts are left out, and each step follows."""
-    for folder in ("photos/train", "photos/val", "networks", "clips", "bin"):
+    for folder in ("photos/train", "photos/val", "networks", "bin"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("cid22-1.jpg", "cid22-Boxplot.jpg"):
         (tmp_path / "photos" / "train" / name).touch()
     (tmp_path / "bin" / "isthmus").write_text(RECORDER)
     (tmp_path / "bin" / "isthmus").chmod(0o755)
-    given = {"QUICK": quick, "CLIPS": str(tmp_path / "clips"), "LOG": str(tmp_path / "log")}
+    given = {"QUICK": quick, "LOG": str(tmp_path / "log")}
     subprocess.run(
         ["bash", str(FOLDER.parents[1] / "train-photos.sh"), "photos", "networks", "work"],
         env={**os.environ, **given, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
