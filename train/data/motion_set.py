@@ -26,7 +26,8 @@ from train.data.views import draw_piece
 
 Random = np.random.Generator
 
-ASPECTS = (1.0, 4 / 3, 4 / 3, 16 / 9, 16 / 9, 9 / 16)  # of cameras, where the network takes pictures in a letterbox
+# width / height of cameras, where the network takes pictures in a letterbox
+ASPECTS = (1.0, 4 / 3, 4 / 3, 16 / 9, 16 / 9, 9 / 16)
 MOVERS = (0, 1, 1, 2, 3)  # things that move in a sequence
 MARGIN = 0.08  # of the larger side: as far as a knock may turn the camera
 KNOCKED, SWITCHED = 0.06, 0.08  # shares of the sequences

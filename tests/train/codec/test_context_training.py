@@ -256,7 +256,9 @@ def test_frames_are_learnt_from_photographs(place: Path, tmp_path: Path) -> None
     for name in ("a", "b"):
         noise = np.random.default_rng(ord(name)).integers(0, 256, (80, 100, 3)).astype(np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{name}.png")
-    command = f"codec frames {place}/entropy --data images:{tmp_path} --out {tmp_path}/out --steps 2 --batch 4"
+    command = (
+        f"codec frames {place}/entropy --data images:{tmp_path} --out {tmp_path}/out --steps 2 --batch 4"
+    )
     run(f"{command} --device cpu --set sequences=6 --set frames=3 --set holdout=2")
     one, other = tensors(place / "entropy"), tensors(tmp_path / "out" / "codec")
     names = {name for name in one if not torch.equal(one[name], other[name])}
