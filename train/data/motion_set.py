@@ -193,4 +193,4 @@ def _light(frames: int, random: Random) -> NDArray[np.float64]:
 
 
 def _log_uniform(random: Random, low: float, high: float) -> float:
-    return low * (high / low) ** random.random()
+    return float(low * (high / low) ** random.random())
