@@ -53,7 +53,7 @@ def make_gate(settings: CloudSettings, state: SharedState | None = None) -> Gate
     source: TokenSource = state.tokens if state else TokenReader(path)
     if local and not (given or with_certificates or auth.tokens or source.exists()):
         return Gate(source, local=True, open_until_tokens=True)  # `token add` locks it as it runs
-    if not source.exists() and not given:
+    if source.exists() is False and not given:
         _make_first(state.token_store if state else TokenFile(path))
     used = source if state or auth.tokens or source.exists() else None
     if isinstance(used, TokenReader):  # a table may be away for a while

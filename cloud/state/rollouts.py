@@ -76,7 +76,10 @@ class SharedPlans:
                     self._undelivered = None
             except (NotReadyError, RequestError):
                 pass  # the look finds the same, and reports it
-        self._watch.look(self._writes(figures))
+        writes = self._writes(figures)
+        self._watch.look(writes)
+        if self._name in writes and not self._watch.trouble:
+            self._written = figures
         self._read_at = changes
 
     def follow(self, rollout: Rollout) -> None:
@@ -117,7 +120,6 @@ class SharedPlans:
         fresh = before is not None and figures.at - before.at < REPEATED_S
         if before is None or not fresh or before.model_copy(update={"at": figures.at}) != figures:
             writes[self._name] = figures.model_dump_json()
-            self._written = figures
         return writes
 
     def _figures(self) -> dict[str, ServerFigures]:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,7 +26,8 @@ from shared.errors import NotReadyError, RequestError
 
 T = TypeVar("T")
 
-WAIT_S = 5  # for a connection, or for somebody who holds the lock
+WAIT_S = 5  # for a connection, for a statement, or for somebody who holds the lock
+ANSWER_S = 15.0  # a database that says nothing for so long is away
 _SQLITE, _POSTGRES = "sqlite://", ("postgresql://", "postgres://")
 _NAMES = "SELECT name, version FROM isthmus_state"
 _CREATE = """CREATE TABLE IF NOT EXISTS isthmus_state (
@@ -49,7 +52,8 @@ class Change:
 
 class _Driver(Protocol):
     """What differs between the two. begin: starts a transaction that writes. locked: ends a query that locks its row.
-    mark: stands for a value. errors: the base of all. lasting: whether a connection is kept."""
+    mark: stands for a value. errors: the base of all. lasting: whether a connection is kept. bounded: ends a question
+    that gets no answer with one of the errors."""
 
     begin: tuple[str, ...]
     locked: str
@@ -59,6 +63,8 @@ class _Driver(Protocol):
 
     def connect(self, make: bool) -> Any:
         """make: the table, and SQLite's file, where they are not there."""
+
+    def bounded(self, db: Any) -> AbstractContextManager[None]: ...
 
 
 class StateTable:
@@ -103,7 +109,11 @@ class StateTable:
     @contextmanager
     def changing(self, name: str) -> Iterator[Change]:
         """The document, kept as it is when the block is left without an error. Others who change it wait meanwhile."""
-        with self._failing(), closing(self._driver.connect(not self.made)) as db:
+        with (
+            self._failing(),
+            closing(self._driver.connect(not self.made)) as db,
+            self._driver.bounded(db),
+        ):
             for statement in self._driver.begin:
                 self._execute(db, statement)
             insert = (
@@ -129,12 +139,14 @@ class StateTable:
         """Over the connection that there is; over a new one where that has broken since."""
         if self._db is not None:
             try:
-                return question(self._db)
+                with self._driver.bounded(self._db):
+                    return question(self._db)
             except self._driver.errors:
                 self.close()
         with self._failing():
             self._db = self._driver.connect(not self.made)
-            found = question(self._db)
+            with self._driver.bounded(self._db):
+                found = question(self._db)
         self.made = True
         if not self._driver.lasting:
             self.close()
@@ -187,9 +199,16 @@ class _Sqlite:
         )
         return _with_table(db, self) if make else db
 
+    def bounded(self, _: Any) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 class _Postgres:
-    begin: tuple[str, ...] = ("BEGIN", f"SET LOCAL lock_timeout = '{WAIT_S}s'")
+    begin: tuple[str, ...] = (
+        "BEGIN",
+        f"SET LOCAL lock_timeout = '{WAIT_S}s'",
+        f"SET LOCAL statement_timeout = '{2 * WAIT_S}s'",
+    )
     locked, mark = " FOR UPDATE", "%s"
     lasting = True
 
@@ -222,7 +241,34 @@ class _Postgres:
     def connect(self, make: bool) -> Any:
         # prepare_threshold: a pooler such as PgBouncer gives each transaction another connection.
         db = self._psycopg.connect(**self._options, autocommit=True, prepare_threshold=None)
-        return _with_table(db, self) if make else db
+        if not make:
+            return db
+        with self.bounded(db):
+            return _with_table(db, self)
+
+    @contextmanager
+    def bounded(self, db: Any) -> Iterator[None]:
+        """Cuts the connection after `ANSWER_S`. A machine that hangs still acknowledges what it is sent, and a server
+        that hangs does not keep its own limits."""
+        cut = threading.Event()
+
+        def end() -> None:
+            cut.set()
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+        with socket.socket(fileno=os.dup(db.fileno())) as line:
+            timer = threading.Timer(ANSWER_S, end)
+            timer.daemon = True
+            timer.start()
+            try:
+                yield
+            except self.errors as error:
+                raise (
+                    self._psycopg.OperationalError(f"no answer for {ANSWER_S:g} s") if cut.is_set() else error
+                ) from None
+            finally:
+                timer.cancel()
 
 
 def _with_table(db: Any, driver: _Driver) -> Any:

@@ -50,9 +50,9 @@ class WatchedTokens:
         self._read: Document | None = None
         self._records: Mapping[str, TokenRecord] = {}
 
-    def exists(self) -> bool:
-        """Whether there are tokens; it counts as such where the database has never answered."""
-        return not self._watch.seen or TOKENS in self._watch.documents
+    def exists(self) -> bool | None:
+        """Whether there are tokens; None where the database has never answered."""
+        return TOKENS in self._watch.documents if self._watch.seen else None
 
     def records(self) -> Mapping[str, TokenRecord]:
         """See `TokenSource`. Raises NotReadyError."""

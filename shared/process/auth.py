@@ -162,13 +162,22 @@ class Gate:
         self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
         self._waiting = 0
         self.trouble = ""  # why the tokens cannot be read
+        self._unknown = False  # whether there are tokens, when that was asked last
 
     @property
     def locked(self) -> bool:
         """Whether callers are asked who they are. Once locked, it stays so: a file that goes away opens nothing."""
-        if not self._locked and self._tokens is not None and self._tokens.exists():
+        if self._locked or self._tokens is None:
+            return self._locked
+        if (found := self._tokens.exists()) is None:
+            self._unknown = True
+            return True  # whoever comes is refused until that is known
+        if found:
             log.info("there are tokens now: everybody has to bring one")
             self._locked = True
+        elif self._unknown:
+            log.info("the database has no tokens: everybody on this machine may call")
+        self._unknown = False
         return self._locked
 
     def shuts_out(self, identity: Identity) -> bool:

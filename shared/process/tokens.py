@@ -112,8 +112,8 @@ class TokenStore(Protocol):
 class TokenSource(Protocol):
     """What a gate asks for each call: it must not block."""
 
-    def exists(self) -> bool:
-        """Whether there are tokens, also where they cannot be read."""
+    def exists(self) -> bool | None:
+        """Whether there are tokens, also where they cannot be read; None where that is not known yet."""
 
     def records(self) -> Mapping[str, TokenRecord]:
         """By id. The same object for as long as nothing has changed.

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from cloud.admission import make_gate
+from cloud.settings import CloudSettings
 from cloud.shelf.rollout import Rollout
 from cloud.state.rollouts import SharedPlans
 from cloud.state.table import StateTable
@@ -276,6 +279,63 @@ def test_a_bad_bundle_goes_back_while_the_database_is_away(base: Base) -> None:
     assert two.rollout.plan.reason.startswith("3 of its 3 requests failed")
     for server in (one, two):
         server.watch.close()
+
+
+def test_figures_that_were_not_written_are_written_next_time(base: Base) -> None:
+    one, two = Server(base.url), Server(base.url)
+    one.rollout.begin(NEW, OLD, "all", errors_max=0.1, requests_min=100)
+    turn(one, two)
+    one.note(3)
+    base.away()
+    try:
+        one.look()
+    finally:
+        base.back()
+    turn(one, two)
+    assert [figures.requests for figures in two.rollout.state().figures] == [0, 3]
+    for server in (one, two):
+        server.watch.close()
+
+
+def test_a_database_that_says_nothing_is_away(running: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psycopg
+
+    monkeypatch.setattr("cloud.state.table.ANSWER_S", 0.2)
+    table = StateTable(running.url)
+    table.put("n", "1")
+    with psycopg.connect(running.url) as other:
+        other.execute("LOCK TABLE isthmus_state IN ACCESS EXCLUSIVE MODE")  # until it is closed
+        for ask in (lambda: table.get("n"), lambda: table.changing("n").__enter__()):
+            with pytest.raises(NotReadyError, match=r"cannot be reached: no answer for 0\.2 s"):
+                ask()
+    monkeypatch.undo()
+    found = table.get("n")
+    assert found is not None
+    assert found.value == "1"
+    table.close()
+
+
+async def test_a_gate_on_loopback_opens_once_the_database_says_that_it_has_no_tokens(
+    base: Base, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is not known yet lets nobody in; what came since locks for good."""
+    caplog.set_level("INFO", "isthmus")
+    watch = StateWatch(base.url, STALE_S)
+    gate = make_gate(CloudSettings(), SimpleNamespace(tokens=WatchedTokens(watch)))  # type: ignore[arg-type]
+    assert gate.locked
+    with pytest.raises(UnauthorizedError):
+        await gate.admit(Credentials(), ANALYZE)
+    with pytest.raises(NotReadyError):
+        await gate.admit(Credentials("isthmus_x"), ANALYZE)
+    watch.look({})
+    await gate.admit(Credentials(), ANALYZE)
+    assert "everybody on this machine may call" in caplog.text
+    token = add_token(StateTokens(base.url), grant("gate"))
+    watch.look({})
+    with pytest.raises(UnauthorizedError):
+        await gate.admit(Credentials(), ANALYZE)
+    await gate.admit(Credentials(token), ANALYZE)
+    watch.close()
 
 
 def test_a_decision_that_comes_while_another_is_written_is_not_lost(
