@@ -64,14 +64,13 @@ def delete_everywhere(archive: str, deletion: Deletion, say: Callable[[str], Non
     path = Path(archive)
     with ExitStack() as locked:
         # Otherwise records that are being sealed just now would be in a segment that is not there yet.
-        unsealed = not keep_from_sealing(path, locked)
+        failed: list[str] = []
+        unsealed = not keep_from_sealing(path, locked, failed)
         if (path / FILE).is_file() or find_store(archive) is None:
             delete_records(path, deletion, say)
         if unsealed:
-            keep_from_sealing(
-                path, locked
-            )  # the first sealing may have begun, and taken some of them with it
-        failed: list[str] = []
+            # The first sealing may have begun, and taken some of them with it.
+            keep_from_sealing(path, locked, failed)
         for place in _places(archive):
             try:
                 store = _reached(place)

@@ -13,10 +13,14 @@ from cloud.archive.records import Record, record_of
 from cloud.segments import head
 from cloud.segments.segment import DATA_BYTES_MAX, RECORDS_MAX, Name, write_segment
 from cloud.segments.store import SegmentStore
-from shared.errors import DataError
+from shared.errors import DataError, RequestError
 from shared.times import to_microseconds
 
 _KEYS = 1000  # rows that a query takes at once
+
+
+class StoreAwayError(DataError):
+    """The store into which a killed command was sealing cannot be reached now."""
 
 
 @dataclass
@@ -68,10 +72,11 @@ def _store(archive: Path, place: str) -> SegmentStore:
     return SegmentStore(place or archive / head.FOLDER)
 
 
-def keep_from_sealing(path: Path, locked: ExitStack) -> bool:
+def keep_from_sealing(path: Path, locked: ExitStack, away: list[str] | None = None) -> bool:
     """Finishes what a killed sealing left, and lets nobody seal or delete from an archive until `locked` ends.
 
-    False: nobody has sealed it so far, and somebody may begin. Raises DataError.
+    away: gets the reason where the store of that sealing cannot be reached, in place of an error: its records are still
+    in the database. False: nobody has sealed it so far, and somebody may begin. Raises DataError.
     """
     if not (path / head.LOCK).exists():
         return False
@@ -79,28 +84,49 @@ def keep_from_sealing(path: Path, locked: ExitStack) -> bool:
     with head.writing(path) as db:
         if head.pending(db) is not None:
             with head.move_lock(path):
-                recover(db, path)
+                try:
+                    recover(db, path)
+                except StoreAwayError as error:
+                    if away is None:
+                        raise
+                    away.append(str(error))
     return True
 
 
 def recover(db: sqlite3.Connection, archive: Path) -> None:
-    """Finishes what a killed command left, or gives it up where its segment was not written whole. Raises DataError."""
+    """Finishes what a killed command left, or gives it up where its segment was not written whole.
+
+    Raises StoreAwayError or another DataError.
+    """
     found = head.pending(db)
     if found is None:
         return
     if not found.written:
-        store = _store(archive, found.store)
-        name = next((name for name in store.names() if str(name) == found.name), None)
-        if name is None or not _whole(store, name):
-            unfinished = Name.of_text(found.name)
-            if unfinished is not None:
-                store.files.remove(unfinished.data)
-            if name is not None:
-                store.remove(name)
+        try:
+            written = _is_written(_store(archive, found.store), found.name)
+        except (DataError, RequestError) as error:
+            raise StoreAwayError(f"{error}; a sealing into it was killed, and is to be finished") from None
+        if not written:
             head.give_up(db)
             return
         head.set_written(db)
     head.finish(db)
+
+
+def _is_written(store: SegmentStore, segment: str) -> bool:
+    """Whether a segment is there and whole; otherwise what there is of it is removed. Raises DataError."""
+    folder = store.files.folder
+    if folder is not None and not folder.is_dir():  # which would look like a store without segments
+        raise DataError(f"{store.files.shown} is not there")
+    name = next((name for name in store.names() if str(name) == segment), None)
+    if name is not None and _whole(store, name):
+        return True
+    unfinished = Name.of_text(segment)
+    if unfinished is not None:
+        store.files.remove(unfinished.data)
+    if name is not None:
+        store.remove(name)
+    return False
 
 
 def _whole(store: SegmentStore, name: Name) -> bool:

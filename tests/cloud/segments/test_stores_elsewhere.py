@@ -80,6 +80,29 @@ def test_the_command_reaches_them(tmp_path: Path) -> None:
     assert len(held(str(store))) == 20
 
 
+def test_a_sealing_into_a_store_that_is_away_keeps_no_record_from_being_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, store = tmp_path / "kept", tmp_path / "store"
+    records = fill(kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(cloud.segments.head, "set_written", lambda db: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            seal_archive(kept, at(30), str(store))
+    store.rename(away := tmp_path / "away")
+    deletion = Deletion.of("c1", None, None, "received")
+    with pytest.raises(DataError, match=r"store is not there; a sealing into it was killed.*goes on"):
+        delete_everywhere(str(kept), deletion, print)
+    assert count(kept) == 20
+    with pytest.raises(DataError, match="store is not there"):
+        seal_archive(kept, at(30))
+    # Once it is back, the same command finishes the segment and takes the records out of it.
+    away.rename(store)
+    delete_everywhere(str(kept), deletion, print)
+    assert held(kept, str(store)) == Counter(one for one in records if one.camera != "c1")
+    assert len(held(str(store))) == 20
+
+
 def test_others_may_seal_into_a_store_that_is_deleted_from(tmp_path: Path) -> None:
     """What another server writes at this moment is not taken for a leftover; what a kill left of a deletion is."""
     kept, far = tmp_path / "kept", f"memory://{uuid.uuid4().hex}"
