@@ -57,7 +57,8 @@ def show(sections: Sequence[Section], console: Console) -> None:
     """Prints the sections, then all their targets."""
     for section in sections:
         _print(console, section.title, section.columns, section.rows, section.notes)
-    _print(console, "Targets", TARGETS, [_row(target) for target in targets(sections)], ())
+    if found := targets(sections):
+        _print(console, "Targets", TARGETS, [_row(target) for target in found], ())
 
 
 def _row(target: Target) -> tuple[str, ...]:
@@ -93,11 +94,9 @@ def markdown(
         f"## {title}, {about.date[:10]}",
         "",
         f"`{about.command}`, {about.date}, on {about.images} {images}. Machine: {machine}.",
-        "",
-        "### Targets",
-        "",
-        *_table(TARGETS, [_row(target) for target in targets(sections)]),
     ]
+    if found := targets(sections):
+        lines += ["", "### Targets", "", *_table(TARGETS, [_row(target) for target in found])]
     for section in sections:
         lines += ["", f"### {section.title}", ""]
         lines += _table(section.columns, section.rows) if section.rows else []

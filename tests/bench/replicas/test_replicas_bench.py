@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bench.replicas.replicas import Compared, Replicas, Turn, sections
-from bench.report.report import About
+from bench.report.report import About, markdown, show
 from support.processes import refused, run_here
 
 
@@ -21,6 +23,9 @@ def test_the_report_compares_turn_by_turn() -> None:
     about = About(command="isthmus bench replicas", date="2026-11-29T00:00:00", images=8, machine={})
     [section] = sections(Replicas(about=about, bundle="rooms", task="classification", compared=(one,)))
     assert section.rows == (("2", "8 of 8", "10.0", "15.0", "+4.0", "100.0", "80.0", "0.90"),)
+    shown = io.StringIO()
+    show([section], Console(file=shown))
+    assert "Targets" not in shown.getvalue() + markdown([section], about)  # it has none
 
 
 def test_what_is_no_list_of_replicas(tmp_path: Path) -> None:
