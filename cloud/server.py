@@ -11,6 +11,7 @@ or task folders that cannot be read are logged and reported by /readyz, and the 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -184,6 +185,7 @@ class CloudServer:
         )
         self._pipeline.fill(pipeline)
         self._keeper.fill(keeper)
+        _spare_collections()
         await self._grpc.serving()
         announce("ready", **({"troubles": troubles} if (troubles := self._troubles()) else {}))
         names = (f"{info.name}, fingerprint {info.fingerprint}" for info in shelf.infos())
@@ -239,6 +241,16 @@ class CloudServer:
 
     async def _poll(self) -> None:
         await asyncio.sleep(self._settings.tasks.poll_ms / 1e3)
+
+
+def _spare_collections() -> None:
+    """Takes what there is now out of the garbage collector's sight, for good.
+
+    Libraries and networks are some 400,000 objects that stay, and each full collection looks at all of them: nobody is
+    answered for 170 to 320 ms meanwhile. A bundle that is unloaded goes by its references all the same.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _source(settings: CloudSettings) -> Bundle | Path:
