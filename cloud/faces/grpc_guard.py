@@ -7,6 +7,7 @@ unreadable message, and CANCELLED for calls that arrive while a server stops.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -160,25 +161,15 @@ class StreamLimit(grpc.aio.ServerInterceptor):
         return handler._replace(**{name: self._limited(getattr(handler, name), method)})
 
     def _limited(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-        async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
-            seat = await self._enter(method, context)
-            try:
-                async for answer in behaviour(request, context):
-                    yield answer
-            except asyncio.CancelledError:
-                await _give_way(seat, context)
-                raise
-
         async def writes(request: Any, context: Context) -> None:
             seat = await self._enter(method, context)
             try:
-                await behaviour(request, context)
+                await write_all(behaviour, request, context)
             except asyncio.CancelledError:
                 await _give_way(seat, context)
                 raise
 
-        # grpc.aio distinguishes the two in the same way.
-        return answers if inspect.isasyncgenfunction(behaviour) else writes
+        return writes
 
     async def _enter(self, method: str, context: Context) -> Seat:
         most = self._others.get(method, self._streams_max)
@@ -194,6 +185,21 @@ class StreamLimit(grpc.aio.ServerInterceptor):
             raise
         context.add_done_callback(lambda _: seats.give_back(seat))  # type: ignore[arg-type]  # no Protocol in the stubs
         return seat
+
+
+async def write_all(behaviour: Callable[..., Any], request: Any, context: Context) -> None:
+    """Runs a method that answers with a stream, and writes its answers here.
+
+    gRPC would write what a method yields outside of it: whoever is cancelled while its client reads slowly could not
+    choose the status.
+    """
+    # grpc.aio distinguishes the two in the same way.
+    if not inspect.isasyncgenfunction(behaviour):
+        await behaviour(request, context)
+        return
+    async with contextlib.aclosing(behaviour(request, context)) as answers:
+        async for answer in answers:
+            await context.write(answer)
 
 
 async def _give_way(seat: Seat, context: Context) -> None:
@@ -222,7 +228,8 @@ class RunningCalls(grpc.aio.ServerInterceptor):
     def __init__(self, service: str) -> None:
         self._prefix = f"/{service}/"
         self._running = 0
-        self._ending = False
+        self._ending = self._cut = False
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._none = asyncio.Event()
         self._none.set()
         self._handlers = PerMethod(self._wrapped)
@@ -244,26 +251,55 @@ class RunningCalls(grpc.aio.ServerInterceptor):
         self._ending = True
         await self._none.wait()
 
+    async def cut(self) -> None:
+        """Ends the calls that `end` waits for with UNAVAILABLE and a hint, and waits until they have ended."""
+        self._cut = True
+        for task in self._tasks:
+            task.cancel()
+        await self._none.wait()
+
     def _counted(self, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
             self._enter(context)
-            async for answer in behaviour(request, context):
-                yield answer
+            try:
+                async for answer in behaviour(request, context):
+                    yield answer
+            except asyncio.CancelledError:
+                await self._refuse_cut(context)
+                raise
 
         async def answer(request: Any, context: Context) -> Any:
             self._enter(context)
-            return await behaviour(request, context)
+            try:
+                return await behaviour(request, context)
+            except asyncio.CancelledError:
+                await self._refuse_cut(context)
+                raise
 
         return answers if inspect.isasyncgenfunction(behaviour) else answer
 
+    async def _refuse_cut(self, context: Context) -> None:
+        """Ends the running call with a status if it was `cut`."""
+        call = asyncio.current_task()
+        if not self._cut or call not in self._tasks:
+            return
+        call.uncancel()
+        text = "the server is ending and could not finish this request; send it again"
+        await abort(context, NotReadyError(text))
+
     def _enter(self, context: Context) -> None:
+        call = asyncio.current_task()
+        assert call is not None
+
         def leave(_: Any) -> None:
+            self._tasks.discard(call)
             self._running -= 1
             if not self._running:
                 self._none.set()
 
         if self._ending:
             return
+        self._tasks.add(call)
         self._running += 1
         self._none.clear()
         context.add_done_callback(leave)  # type: ignore[arg-type]  # its class in the stubs is no Protocol

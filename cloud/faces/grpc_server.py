@@ -25,7 +25,7 @@ from cloud.settings import GrpcSettings
 from shared.errors import RequestError
 from shared.process.auth import Gate
 from shared.process.metrics import RequestMetrics
-from shared.process.process import address_of, listen
+from shared.process.process import LAST_S, address_of, listen
 from shared.process.ready import Ready
 from shared.process.sockets import close_connections, connections_allowed
 from shared.process.tls import Certificates, ServerTls
@@ -105,7 +105,7 @@ class GrpcServer:
                     settings.head_ms / 1e3,
                     calls_max=settings.rpcs_max,
                     connections=self._connections,
-                    check_room=lambda: ready().check_room(),
+                    check_room=lambda request_id: ready().check_room(request_id),
                 ),
                 self._calls,
                 StreamLimit(settings.streams_max, {SESSIONS: sessions_max}),
@@ -134,7 +134,7 @@ class GrpcServer:
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     async def end(self, drain_s: float) -> None:
-        """Finishes the calls that run, for `drain_s` at most, and closes every connection.
+        """Finishes the calls that run, for `drain_s` at most, refuses the rest, and closes every connection.
 
         The caller withdraws the pipeline first, so that new calls get UNAVAILABLE.
         """
@@ -142,9 +142,13 @@ class GrpcServer:
             self._sweeping.cancel()
         await self._health.enter_graceful_shutdown()
         self._servicer.end()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(drain_s):
                 await self._calls.end()
+        except TimeoutError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_S):
+                    await self._calls.cut()
         # gRPC ends calls that arrive while it stops with CANCELLED, which clients do not repeat. Calls on a connection
         # that is closed under them end UNAVAILABLE, so the connections are closed before gRPC stops.
         close_connections(self._port)

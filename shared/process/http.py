@@ -43,6 +43,7 @@ from shared.process.access import public
 from shared.process.http_seen import RequestsSeen, add_metrics
 from shared.process.logs import about
 from shared.process.metrics import Metrics
+from shared.process.process import CUT
 from shared.process.rates import Portions
 from shared.process.security_headers import add_security_headers
 from shared.types import (
@@ -224,6 +225,17 @@ class RequestGuard:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             pass
+        except asyncio.CancelledError as error:
+            if CUT not in error.args:
+                raise
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+            if not started:  # otherwise uvicorn cuts the connection
+                ending = NotReadyError(
+                    "the server is ending and could not finish this request; send it again"
+                )
+                await refuse(ending, str(ending))
         except (
             Exception
         ) as error:  # the outermost boundary of a request: logged here, returned without its internals

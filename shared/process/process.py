@@ -29,6 +29,7 @@ from shared.process.sockets import connections_allowed
 from shared.process.tls import ServerTls
 
 BACKLOG = 256  # connections that wait in the kernel
+CUT = "the server is ending"  # message of the cancellation of requests that took too long then
 LAST_S = 1  # for what was refused last, and for connections to close
 
 
@@ -113,11 +114,14 @@ class HttpServer:
         """Waits until the requests that run now have been answered, for `most_s` at most. New ones are still taken, so
         that they can be refused with a hint when to come again, where a closed port would say nothing.
 
-        What still runs then has `LAST_S` after `stop`, not once more the time that it had.
+        What still runs then is refused as what is new, by `RequestGuard`; it has `LAST_S` after `stop` to be sent.
         """
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(most_s):
                 await self.connections.finish()
+        except TimeoutError:
+            for task in self._server.server_state.tasks:
+                task.cancel(CUT)
         self._server.config.timeout_graceful_shutdown = LAST_S
 
     def stop(self) -> None:

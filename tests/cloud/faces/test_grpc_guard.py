@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import grpc
 import grpc.aio
 import pytest
 
+from cloud.faces.grpc_guard import StreamLimit
 from cloud.faces.grpc_server import GrpcServer
 from cloud.pipeline import Pipeline
 from cloud.settings import GrpcSettings
 from shared.process.ready import Ready
 from shared.wire import analyzer_pb2 as pb
+from support.service import until
 
 NO_MESSAGE = b"\xff\xff\xff"
 UNARY = (
@@ -79,3 +83,41 @@ async def test_what_came_before_on_the_stream_is_answered(
     answers = [pb.AnalyzeStreamResponse.FromString(await call.read()) for _ in range(3)]
     assert {answer.answer.request_id for answer in answers} == {"r0", "r1", "r2"}
     await refused(call.read(), method, caplog)
+
+
+async def test_a_stream_whose_place_is_taken_while_its_client_reads_slowly_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two places: the first caller has both, until a second one comes and takes its newer."""
+    callers = iter((("first", 1.0), ("first", 1.0), ("second", 1.0)))
+    monkeypatch.setattr("cloud.faces.grpc_guard._who", lambda: next(callers))
+    written = 0
+
+    async def large(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
+        nonlocal written
+        for _ in range(100):
+            written += 1
+            yield bytes(1 << 20)  # more than a window: it is on its way until the client reads
+
+    method = grpc.unary_stream_rpc_method_handler(large)
+    server = grpc.aio.server(interceptors=[StreamLimit(2)])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"m": method}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(30):
+        opened = []
+        for number in range(3):
+            opened.append(channel.unary_stream("/s/m")(b""))
+            await until(lambda number=number: written > number)  # type: ignore[misc]
+        assert await ended(opened[1]) is grpc.StatusCode.UNAVAILABLE
+        assert "another caller" in str(await opened[1].details())
+        assert len(await opened[0].read()) == len(await opened[2].read()) == 1 << 20
+    await server.stop(0)
+
+
+async def ended(call: grpc.aio.UnaryStreamCall) -> grpc.StatusCode:
+    """The status of a call whose answers are read to their end."""
+    with suppress(grpc.aio.AioRpcError):
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    return await call.code()
