@@ -38,6 +38,10 @@ class AnswerCache:
         self._done: OrderedDict[str, tuple[bytes, Analysis]] = OrderedDict()
         self._running: dict[str, _Running] = {}
 
+    def knows(self, request_id: str) -> bool:
+        """Whether `get` needs no new computation for that id: a stored answer, or one that still runs."""
+        return request_id in self._done or request_id in self._running
+
     async def get(
         self, request_id: str, content: bytes, compute: Callable[[], Awaitable[Analysis]]
     ) -> Analysis:

@@ -117,9 +117,14 @@ class Pipeline:
         """What can be asked for; first the bundle that answers images."""
         return self.bundles.infos()
 
-    def check_room(self) -> None:
+    def check_room(self, request_id: str = "") -> None:
         """Raises OverloadedError or NotReadyError where the caller's next image would be refused whatever it is, so
-        that it need not be read for that."""
+        that it need not be read for that.
+
+        request_id: of an image that may have been sent before: a repeat takes no place in a queue.
+        """
+        if self._answers.knows(request_id):
+            return
         share, refusal = _share(), None
         for mark in self.bundles.marks():
             refusal = self._jobs.refusal(mark, share)

@@ -25,6 +25,7 @@ from shared.wire import convert
 from shared.wire.analyzer_pb2_grpc import AnalyzerStub
 
 TROUBLE_MAX = 500  # characters
+UNANSWERED_MAX = 1024  # ids that are remembered, so that a repeat is known as one
 FIRST_WAIT_S = 0.1  # before the second attempt; doubled before each further one
 NOBODY_THERE = (
     "failed to connect",
@@ -107,14 +108,28 @@ class GrpcTransport:
         self._channels = [_channel(address, pems, options) for address in link.addresses]
         self._stubs = [AnalyzerStub(channel) for channel in self._channels]
         self._asked = 0
+        self._unanswered: dict[str, None] = {}  # ids of requests that were sent, oldest first
 
     async def analyze(self, request: pb.AnalyzeRequest, timeout_s: float) -> pb.AnalyzeResponse:
         stub, failed = self._next()
+        repeat = self._repeat(request.request_id)
         try:
             with tracing.span("isthmus.v1.Analyzer/Analyze", "client"):
-                return await stub.Analyze(request, timeout=timeout_s, metadata=self._metadata())
+                metadata = self._metadata(repeat)
+                answer: pb.AnalyzeResponse = await stub.Analyze(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise failed(error) from None
+        self._unanswered.pop(request.request_id, None)
+        return answer
+
+    def _repeat(self, request_id: str) -> str:
+        """The id if it was sent before and not answered: a cloud whose queue is full may have its answer."""
+        if request_id in self._unanswered:
+            return request_id
+        self._unanswered[request_id] = None
+        if len(self._unanswered) > UNANSWERED_MAX:
+            del self._unanswered[next(iter(self._unanswered))]
+        return ""
 
     async def describe(
         self, timeout_s: float, request: pb.DescribeRequest | None = None
@@ -147,10 +162,13 @@ class GrpcTransport:
 
         return self._stubs[asked], failed
 
-    def _metadata(self) -> Metadata:
-        """What goes with each call: the token as it is now, and the trace's context."""
+    def _metadata(self, repeat: str = "") -> Metadata:
+        """What goes with each call: the token as it is now, and the trace's context. repeat: the id of what is sent
+        again."""
         header = self._bearer.header()
         given = tracing.outgoing() if header is None else {"authorization": header, **tracing.outgoing()}
+        if repeat:
+            given = {**given, "x-request-id": repeat}
         return grpc.aio.Metadata(*given.items()) if given else None
 
 

@@ -30,6 +30,7 @@ from shared.process.sockets import CONNECTIONS_MAX
 _SERVICE = "/isthmus.v1.Analyzer/"
 _HEALTH = "/grpc.health.v1.Health/"
 _HEADER = "authorization"
+REPEAT_HEADER = "x-request-id"  # of a request that is sent again, as over HTTP of each
 _CERTIFICATE_NAMES = ("x509_subject_alternative_name", "x509_common_name")
 
 CameraOf = Callable[[Any], "str | None"]
@@ -92,9 +93,9 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         methods: Mapping[str, MethodAccess] | None = None,
         calls_max: int = 128,
         connections: GrpcConnections | None = None,
-        check_room: Callable[[], None] = lambda: None,
+        check_room: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """check_room: raises where the queue would refuse the running caller."""
+        """check_room: raises where the queue would refuse the running caller; gets the request id of a repeat."""
         self._gate, self._message_s, self._places = gate, message_s, Places(calls_max)
         self._connections = connections or GrpcConnections(CONNECTIONS_MAX)
         self._check_room = check_room
@@ -133,7 +134,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
                 if admitted is not None and not request_streaming:
                     held.enter_context(self._places.held(*who))
                 if method is not None and method.queued:
-                    self._check_room()
+                    self._check_room(_repeat_of(context))
                 camera_of = method.camera if method else None
                 if request_streaming:
                     return requests if admitted is None else _each(requests, admitted, camera_of)
@@ -210,6 +211,11 @@ def credentials_of(context: Context) -> Credentials:
         if len(given) > 1 or kind.lower() != "bearer" or not token:
             raise UnauthorizedError("the metadata hold `authorization` once, as: Bearer TOKEN")
     return Credentials(token, _certificate(context), _address_of(context.peer()))
+
+
+def _repeat_of(context: Context) -> str:
+    """The id that a call's metadata name for a request that was sent before; empty where there is none."""
+    return next((str(v) for key, v in context.invocation_metadata() or () if key == REPEAT_HEADER), "")
 
 
 def _certificate(context: Context) -> tuple[str, ...] | None:

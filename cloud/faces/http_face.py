@@ -139,8 +139,8 @@ def _add_analyze(app: FastAPI, pipeline: Callable[[], Pipeline], settings: HttpS
         apply to images only."""
         caller().check_camera(parameters.camera)
         ready = pipeline()
-        ready.check_room()
         request_id = request.state.request_id
+        ready.check_room(request_id)
         if media_type(request, MEDIA_TYPE) == MEDIA_TYPE:
             stream = await read_body(request, MAX_STREAM_BYTES)
             work = ready.analyze(

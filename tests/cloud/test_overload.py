@@ -13,15 +13,22 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc.aio
+import httpx
 import psutil
 import pytest
 
 from cloud.faces.grpc_server import GrpcServer
+from cloud.faces.http_face import build_app
 from cloud.pipeline import Pipeline
 from cloud.settings import GrpcSettings
+from edge.client import GrpcTransport
+from edge.settings import CloudLink
 from shared.bundle import Bundle
+from shared.codec.bitstream import MEDIA_TYPE
 from shared.encoder import Encoder
+from shared.errors import OverloadedError
 from shared.process.child_process import SAMPLES
+from shared.process.config import HttpSettings
 from shared.process.ready import Ready
 from shared.process.tokens import TokenGrant, add_token
 from shared.shipped import default_bundle
@@ -75,6 +82,38 @@ async def test_what_is_too_much_is_refused_while_nothing_is_answered(
         model.gate.set()
         answered = [await call.code() for call in (first, *calls) if call not in refused]
         assert answered == [grpc.StatusCode.OK] * 9
+
+
+async def test_a_repeat_whose_answer_is_known_needs_no_place(
+    make_pipeline: MakePipeline, model: GatedModel, packed: list[bytes]
+) -> None:
+    async with (
+        make_pipeline(queue_max=1, batch_max=1) as pipeline,
+        serving(pipeline, GrpcSettings(port=0)) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        stub, edge = AnalyzerStub(channel), GrpcTransport(CloudLink.of(address=address))
+        known = pb.AnalyzeRequest(request_id="known", bitstream=packed[0])
+        first = await stub.Analyze(known, timeout=60)
+        model.gate.clear()
+        model.entered.clear()
+        running = [stub.Analyze(pb.AnalyzeRequest(bitstream=packed[1]), timeout=60)]
+        assert await asyncio.to_thread(model.entered.wait, 30)
+        running.append(stub.Analyze(pb.AnalyzeRequest(bitstream=packed[2]), timeout=60))
+        await until(lambda: pipeline.waiting == 1)
+        # An edge says so itself when it sends again; whoever does not is refused before the message is read.
+        with pytest.raises(OverloadedError):
+            await edge.analyze(known, 60)
+        assert await edge.analyze(known, 60) == first
+        for request_id, wanted in (("known", 200), ("other", 429)):
+            app = httpx.ASGITransport(build_app(lambda: pipeline, HttpSettings()))
+            async with httpx.AsyncClient(transport=app, base_url="http://cloud") as http:
+                headers = {"X-Request-Id": request_id, "Content-Type": MEDIA_TYPE}
+                answer = await http.post("/analyze", content=packed[0], headers=headers)
+            assert answer.status_code == wanted, answer.text
+        model.gate.set()
+        assert [await call.code() for call in running] == [grpc.StatusCode.OK] * 2
+        await edge.close()
 
 
 async def test_silent_and_half_closed_clients_leave_room_for_others(
