@@ -17,7 +17,10 @@ class CodecConfig(Frozen):
     transform, strides: channels and strides of the transform's layers. grid: rows and columns of a codebook entry.
     fusion, separation: channels of one subnet each; unused with a single feature. Without any, several features are
     joined and taken apart as they are. levels: number L of quality levels.
-    shortcut: adds a linear path beside each chain of convolutions. scaled: normalises each feature channel to mean 0
+    shortcut: adds a linear path beside each chain of convolutions. shortcut_cells: each way, the cells of z that the
+    reconstruction's linear path sees for one. overhang: a feature with a row or column more than z has cells for, as of
+    networks whose maps have odd sides, is rebuilt from z with a cell more, which is zero; without it, from one of z's
+    own size that is then enlarged, which blurs. scaled: normalises each feature channel to mean 0
     and variance 1 first, and undoes it last. hyper: version of the hyperprior. Version 2 has an extractor that sees
     positions and sums over the grid instead of averaging, a predictor that starts with the codebook's combination as
     its mean, and a faster learning rate for the prior of v (docs/LOG.md).
@@ -40,6 +43,8 @@ class CodecConfig(Frozen):
     separation: tuple[int, ...] = (512, 256, 128)
     levels: int = Field(1, ge=1, le=101)
     shortcut: bool = False
+    shortcut_cells: Literal[1, 3] = 1
+    overhang: bool = False
     scaled: bool = False
     hyper: Literal[1, 2] = 1
     context: tuple[int, ...] = ()

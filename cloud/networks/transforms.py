@@ -47,6 +47,7 @@ class WithSkip(nn.Module):
 
     The chain's ReLUs block half of their input: without the skip path a joint codec reconstructed its features coarsely
     at any rate. stride: total stride of the chain. up: the chain upsamples by the stride instead of downsampling.
+    cells: what the skip path then sees for one cell, each way.
     """
 
     def __init__(
@@ -57,17 +58,22 @@ class WithSkip(nn.Module):
         stride: int = 1,
         *,
         up: bool = False,
+        cells: int = 1,
     ) -> None:
         super().__init__()
         self.chain, self.stride = chain, stride
         kind = nn.ConvTranspose2d if up else nn.Conv2d
-        self.linear = kind(inputs, outputs, stride, stride, bias=False)
+        self.linear = kind(inputs, outputs, cells * stride, stride, cells // 2 * stride, bias=False)
+
+    @property
+    def last(self) -> nn.Module:
+        """The chain's last layer."""
+        return (self.chain.layers if isinstance(self.chain, _Upsampling) else self.chain)[-1]
 
     @torch.no_grad()
     def weaken_chain(self, factor: float) -> None:
         """Scales the weights of the chain's last layer; the skip path keeps its own."""
-        layers = self.chain.layers if isinstance(self.chain, _Upsampling) else self.chain
-        affine(layers[-1]).weight.mul_(factor)
+        affine(self.last).weight.mul_(factor)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """size: rows and columns of the output; given when upsampling."""
@@ -229,16 +235,22 @@ class FeatureReconstruction(nn.Module):
 
     def __init__(self, channels: int, config: CodecConfig) -> None:
         super().__init__()
-        self.stride = config.stride
-        layers = _Upsampling(channels, config)
+        self.stride, self.overhang = config.stride, config.overhang
+        layers, inputs, cells = _Upsampling(channels, config), config.latent_channels, config.shortcut_cells
         self.layers = (
-            WithSkip(layers, config.latent_channels, channels, config.stride, up=True)
+            WithSkip(layers, inputs, channels, config.stride, up=True, cells=cells)
             if config.shortcut
             else layers
         )
 
+    def continued(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """z with the row and column of zeros that an overhang asks for."""
+        more = [-(-side // self.stride) - cells for side, cells in zip(size, z.shape[2:], strict=True)]
+        return F.pad(z, (0, more[1], 0, more[0])) if self.overhang and set(more) <= {0, 1} else z
+
     def forward(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         """size: rows and columns of the feature. For an added task they may differ from the grid that z came from."""
+        z = self.continued(z, size)
         own = all(-(-side // self.stride) == cells for side, cells in zip(size, z.shape[2:], strict=True))
         grid = size if own else (z.shape[2] * self.stride, z.shape[3] * self.stride)
         y_hat: Tensor = self.layers(z, grid)

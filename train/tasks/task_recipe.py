@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from train.bundle.stretch import STRETCH_MAX
@@ -15,6 +17,8 @@ class TaskRecipe(NetworkSpec):
 
     name: by default what its network was trained for.
     width: of the reconstruction, as a multiple of the bundle's own; no edge pays for it.
+    start: without `init`, the reconstruction's linear path begins at "random", or with the "regression" of the feature
+        from z; see `train.tasks.regression`.
     init: a task folder for the same bundle, with a reconstruction of the same width to start from.
     half: rounds weights to 16 bits, which halves the task's files.
     stretch: factor by which the decoded feature is stretched once it has been learnt; see `train.bundle.stretch`.
@@ -26,6 +30,7 @@ class TaskRecipe(NetworkSpec):
     name: str = Field("", pattern=r"^([a-z][a-z0-9_-]{0,63})?$")
     distortion: Distortion = "distill"
     width: float = Field(1.0, gt=0, le=16)
+    start: Literal["random", "regression"] = "random"
     init: str | None = None
     steps: int = Field(ge=1)
     batch: int = Field(32, ge=1)

@@ -44,6 +44,7 @@ from train.loop.training import Plan, Training, fit
 from train.networks.load import cut, load_network_spec, reference_cut
 from train.networks.network_folder import NetworkCard
 from train.tasks.evaluate_task import evaluate_task, task_sheet
+from train.tasks.regression import start_by_regression
 from train.tasks.task_recipe import TaskRecipe
 from train.tasks.trainable_head import (
     FOLDER,
@@ -54,6 +55,7 @@ from train.tasks.trainable_head import (
 )
 
 Z_TYPE = np.int16  # of cached latents
+REGRESSED = 1024  # images of a regression
 
 
 def train_task(
@@ -105,7 +107,8 @@ class TaskTraining(Training[NDArray[np.int64], Scores]):
             check_size(data, preprocess)
         feature = feature_shape(self.front, preprocess.height, preprocess.width)
         torch.manual_seed(recipe.seed)
-        config, log_inverse = reconstruction_of(self.bundle, recipe.width)
+        regression = recipe.start == "regression"
+        config, log_inverse = reconstruction_of(self.bundle, recipe.width, regression=regression)
         config = config.model_copy(update={"scaled": not reference_cut(self.card)})
         self.model = TrainableHead(Head(tail, self.card.task, feature), config, log_inverse)
         if recipe.init is not None:
@@ -130,7 +133,20 @@ class TaskTraining(Training[NDArray[np.int64], Scores]):
         if self.model.scaling:
             sample = np.linspace(0, self.size - 1, min(self.size, SAMPLE)).astype(np.int64)
             self.model.scaling.measure(self.features.batch(sample).to(self.device))
+        if regression and recipe.init is None and not (resume and self.run.load()):
+            start_by_regression(self.model, self._pairs())
         self.plan = Plan(Schedule(recipe.steps, recipe.learning_rate), recipe.seed, shown=("distortion",))
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """z, positions and features of a sample."""
+        count = len(self.positions)
+        sample = np.linspace(0, count - 1, min(count, REGRESSED)).astype(np.int64)
+        for start in range(0, len(sample), 32):
+            rows = sample[start : start + 32]
+            positions = torch.from_numpy(self.positions[rows])
+            pair = self.latents.batch(rows).float(), positions, self.features.batch(rows).float()
+            z, place, y = (each.to(self.device) for each in pair)
+            yield z, place, y
 
     def batches(self, start: int) -> Iterator[NDArray[np.int64]]:
         recipe = self.recipe

@@ -49,12 +49,16 @@ class TrainableHead(nn.Module):
         return self.scaling.back(y_hat) if self.scaling else y_hat
 
 
-def reconstruction_of(bundle: Bundle, width: float) -> tuple[CodecConfig, Tensor | None]:
-    """Sizes of a fresh reconstruction for this bundle's z, and the bundle's log inverse gains (L, N)."""
+def reconstruction_of(bundle: Bundle, width: float, *, regression: bool) -> tuple[CodecConfig, Tensor | None]:
+    """Sizes of a fresh reconstruction for this bundle's z, and the bundle's log inverse gains (L, N).
+
+    regression: with a linear path that `train.tasks.regression` can set.
+    """
     config = CodecConfig.model_validate(bundle.manifest.codec)
     wide = tuple(max(1, round(channels * width)) for channels in config.reconstruction)
     log_inverse = load_tensors(bundle.read(CLOUD)).get("gains.log_inverse")
-    config = config.model_copy(update={"reconstruction": wide})
+    cells = 3 if regression else config.shortcut_cells
+    config = config.model_copy(update={"reconstruction": wide, "overhang": True, "shortcut_cells": cells})
     return config, None if log_inverse is None else log_inverse.float()
 
 
