@@ -3,7 +3,7 @@
 # Needs `.[train]`, and the files that nothing can fetch by itself:
 #
 #   deploy/train-photos.sh PHOTOS NETWORKS [WORK]     WORK: runs/photos by default; the bundle is WORK/bundle
-#   QUICK=1 deploy/train-photos.sh ...                the sizes of the shipped bundle: about an hour of one core
+#   QUICK=1 deploy/train-photos.sh ...                the sizes of the shipped bundle: an hour and a half of one core
 #
 # PHOTOS has train/ and val/: CID22 and CLIC 2025 there, other files of CID22 and Kodak here. Charts and graphics among
 # them (deploy/photos/not-photographs.txt) are left out. NETWORKS has weights.safetensors of deeplabv3plus-mnv2-ade20k
