@@ -155,10 +155,11 @@ if [ -n "${COMPARE:-}" ]; then
     compared prior-hyperprior "${cls[@]}" "${normals[@]}" --set "$scales" --set prior=hyperprior
     first first-factorised --set prior=factorised
     first first-hyperprior --set prior=hyperprior
-    for seed in 0 1 2; do
+    for seed in 0 1 2; do # on the latents of the bundle's codec, which no prior here has seen before
         for prior in codebook factorised hyperprior; do
-            codec "context-$prior-$seed" $(steps 1000) --set learning_rate=2e-3 --context slices "${cls[@]}" \
-                "${normals[@]}" --set "$scales" --set prior=$prior --set seed=$seed
+            step isthmus codec train --data "$data" --out "$work/context-$prior-$seed" --features "$work/features" \
+                "${cls[@]}" "${normals[@]}" --set init="$work/together" --set trains=entropy --set anew=true \
+                --set "$wider" --set prior=$prior --set seed=$seed $(steps 1500) --batch 32 --set learning_rate=2e-3 --resume
         done
     done
     step isthmus bench rooms "$work" --count 1000

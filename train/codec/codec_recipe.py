@@ -52,6 +52,7 @@ class CodecRecipe(Frozen):
     stride: feature cells per cell of z, each way; None: the preset's, or more, to bring a finer feature to GRID_MAX.
     width: of the modules around z, as a multiple of the preset's.
     init: a codec's run folder to start from; its levels may differ.
+    anew: the entropy model begins anew, whatever `init` has.
     start: without `init`, the linear transform that the codec begins with keeps the features' "power", or what the
         tails' "answers" depend on, classes of images or pixels; see `train.codec.linear_start`.
     balance: a level of scale s counts s ** -balance in the loss. With 0 all count alike in bits, and the high levels,
@@ -81,6 +82,7 @@ class CodecRecipe(Frozen):
     width: float = Field(1.0, gt=0, le=16)
     scaled: bool | None = None
     init: str | None = None
+    anew: bool = False
     start: Literal["power", "answers"] = "power"
     balance: float = Field(0.0, ge=0, le=1)
     prior: Prior = "codebook"

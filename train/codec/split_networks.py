@@ -145,7 +145,7 @@ def load_codec_weights(model: SplitNetworks, recipe: CodecRecipe, folder: Path) 
     """Starts `model` from the codec of the run in `folder`, whose levels may differ. Raises DataError.
 
     Each level starts from the one with the nearest scale of lambda there, its gains moved by the ratio of the scales.
-    Where the entropy model has other sizes there, it starts anew.
+    Where the entropy model has other sizes there, it starts anew, and all of it if the recipe says so.
     """
     old, old_recipe, _ = load_run(folder)
     where = np.interp(np.log(recipe.scales), np.log(old_recipe.scales), np.arange(len(old_recipe.scales)))
@@ -166,7 +166,11 @@ def load_codec_weights(model: SplitNetworks, recipe: CodecRecipe, folder: Path) 
     entropy = {name for name in own.keys() | state.keys() if name.startswith(OF_ENTROPY)}
     if not all(fits(name) for name in (own.keys() | state.keys()) - entropy):
         raise DataError(f"the codec in {folder} has other sizes or features", setting="init")
-    parts = [part for part in OF_ENTROPY if all(fits(name) for name in entropy if name.startswith(part))]
+    parts = [
+        part
+        for part in OF_ENTROPY
+        if not recipe.anew and all(fits(name) for name in entropy if name.startswith(part))
+    ]
     if recipe.trains == "synthesis" and len(parts) < len(OF_ENTROPY):
         raise DataError(f"the entropy model in {folder} has other sizes; synthesis keeps it", setting="init")
     kept = {

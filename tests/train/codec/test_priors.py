@@ -15,13 +15,14 @@ import torch
 
 from cloud.networks.sizes import PRESETS, CodecConfig
 from shared.errors import DataError
+from support.untrained import random_run
 from train.bundle.build import build
 from train.codec.codec_recipe import CodecRecipe, Part
 from train.codec.context_model import Latents
 from train.codec.entropy_model import bounded_log_scale, gaussian_bits, on_grid
 from train.codec.prior_choice import CODECS, codec_of
 from train.codec.priors import FactorisedCodec, HyperpriorCodec
-from train.codec.split_networks import load_run
+from train.codec.split_networks import SplitNetworks, load_codec_weights, load_networks, load_run
 from train.codec.train_codec import train_codec
 from train.data.feature_cache import cached_features
 
@@ -142,6 +143,26 @@ def test_a_context_sees_what_the_prior_knows_and_no_place_before_it_is_decoded(p
     if prior == "factorised":
         assert maps[1, :, 3, 4].tolist() == [-0.5, 1.0, 0.25]
         assert codec.rate(z, z, position).bits_v.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("prior", CODECS)
+def test_an_entropy_model_begins_anew_on_latents_that_stay(tmp_path, tiny_network, prior):
+    run = random_run(tmp_path / "run", [tiny_network], context=True)
+    old, recipe, _ = load_run(run)
+    begun = {}
+    for anew in (True, False):
+        torch.manual_seed(5)
+        changed = recipe.model_copy(
+            update={"prior": prior, "trains": "entropy", "init": str(run), "anew": anew}
+        )
+        model = SplitNetworks(load_networks(recipe.parts), changed)
+        load_codec_weights(model, changed, run)
+        begun[anew] = model.codec.core
+        for name, tensor in old.codec.core.transform.state_dict().items():
+            assert torch.equal(begun[anew].transform.state_dict()[name], tensor)
+    contexts = [core.context.networks["intra"][0].hidden[0].weight for core in (begun[True], begun[False])]
+    known = old.codec.core.context.networks["intra"][0].hidden[0].weight
+    assert [torch.equal(one, known) for one in contexts] == [False, True]
 
 
 @pytest.mark.parametrize("prior", ["factorised", "hyperprior"])
