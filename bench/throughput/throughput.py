@@ -32,6 +32,7 @@ from shared.errors import RequestError
 from shared.process.child_process import ISTHMUS, ROOT, SAMPLES, Server, server
 
 BATCH_MAX = 16
+STREAM_REQUESTS = 8  # under way in each stream of a load over streams
 FULL_BATCHES = 3  # fewer give a rate that is decided by when two batches happen to end
 
 
@@ -155,7 +156,13 @@ def one_round(
     seconds: float,
 ) -> Round:
     """The service under load, then the bare forward in batches of the same size."""
-    load = LoadRequest(concurrency=concurrency, seconds=seconds, tasks=workload.tasks, maps=workload.maps)
+    load = LoadRequest(
+        concurrency=concurrency,
+        seconds=seconds,
+        tasks=workload.tasks,
+        maps=workload.maps,
+        streams=-(-concurrency // STREAM_REQUESTS) if workload.streams else 0,
+    )
     result, cpu_s = service.measure(load)
     replies = result.replies
     rate, steady, batch = rate_and_batch(result)

@@ -52,6 +52,8 @@ def _rates(throughput: Throughput, workload: str) -> Section:
             "At least: the time was too short for a steady rate, so that of the whole run is given, the first and the "
             "last batch included."
         )
+    if workload.endswith("streams"):
+        notes.append("One AnalyzeStream for each eight requests at once, instead of a call for each request.")
     return Section(
         title=f"Requests a second: {workload}",
         columns=RATE_COLUMNS,
@@ -69,7 +71,7 @@ def _wanted(workload: str) -> float:
     """The target for a workload of `bench.throughput.workloads`."""
     if workload.endswith("maps"):
         return TARGET_PNG
-    return TARGET_ALONE if workload.endswith("alone") else TARGET_RATIO
+    return TARGET_ALONE if " alone" in workload else TARGET_RATIO
 
 
 def _target(load: LoadPoint) -> Target:
