@@ -28,8 +28,10 @@ MESSAGE_BYTES_MAX = 64 << 20
 
 
 class LoadRequest(Frozen):
-    """concurrency: requests under way at any time, for `seconds`. tasks: by name; empty: every task. streams: that share
-    the requests; 0: each is a call of its own."""
+    """concurrency: requests under way at any time, for `seconds`. tasks: by name; empty: every task.
+
+    streams: that share the requests; 0: each is a call of its own.
+    """
 
     concurrency: int
     seconds: float

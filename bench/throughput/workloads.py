@@ -31,5 +31,8 @@ def workloads(bundle: Bundle, quick: bool) -> list[Workload]:
     alone = [task.name for task in bundle.tasks if not KINDS[task.kind].mapped]
     if alone and len(names) > 1:
         name = f"{alone[0]} alone"
-        everything += [Workload(name, (alone[0],)), Workload(f"{name}, over streams", (alone[0],), streams=True)]
+        everything += [
+            Workload(name, (alone[0],)),
+            Workload(f"{name}, over streams", (alone[0],), streams=True),
+        ]
     return everything

@@ -3,11 +3,11 @@
     submit(item) -> queue (bounded, shared fairly) -> batch of one key -> work(batch) in one thread -> each its result
 
 A batch starts when it is full, or when its first item has waited `wait_ms`, and never while another one is running:
-what arrives meanwhile forms the next, once the event loop, which the worker may have kept from running, has taken it
-in. While several shares send, it is kept to about `shared_ms`: what another one sends would have to wait for its end.
-Who comes first and who may wait is decided by `cloud.engine.fair_queue`. Items that their caller has given up
-(cancelled, or past its deadline, which asyncio turns into a cancellation) leave the queue at once and are never worked
-on.
+what arrives meanwhile forms the next, at once where that is full, and otherwise once the event loop, which the worker
+may have kept from running, has taken in what there is. While several shares send, it is kept to about `shared_ms`:
+what another one sends would have to wait for its end. Who comes first and who may wait is decided by
+`cloud.engine.fair_queue`. Items that their caller has given up (cancelled, or past its deadline, which asyncio turns
+into a cancellation) leave the queue at once and are never worked on.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Batcher(Generic[Item, Result]):
         self._arrived = asyncio.Event()
         self._closing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
-        self._loop = asyncio.create_task(self._run())
+        self._loop = asyncio.get_running_loop()
+        self._running = asyncio.create_task(self._run())
 
     @property
     def waiting(self) -> int:
@@ -127,7 +128,7 @@ class Batcher(Generic[Item, Result]):
         """Finish what waits, then end the thread. Submitting is refused from here on."""
         self._closing = True
         self._arrived.set()
-        await self._loop
+        await self._running
         self._thread.shutdown()
 
     async def _run(self) -> None:
@@ -141,7 +142,7 @@ class Batcher(Generic[Item, Result]):
                 continue
             batch = await self._gather()
             if batch:
-                await self._work_on(batch)
+                await self._loop.run_in_executor(self._thread, self._work_on, batch)
 
     def _drop_given_up(self) -> None:
         # Its caller would take a cancelled item out, but only when it next runs.
@@ -190,25 +191,45 @@ class Batcher(Generic[Item, Result]):
         first = self._queue.first()
         return first is not None and self._queue.count(first.key) >= self._pace(first.item).batch_max
 
-    async def _work_on(self, batch: list[_Waiting[Item, Result]]) -> None:
-        started = time.perf_counter()
-        items = [waiting.item for waiting in batch]
-        results: Sequence[Result | Exception]
+    def _work_on(self, batch: list[_Waiting[Item, Result]]) -> None:
+        """In the worker's thread: works on a batch, and on those that follow for as long as they are full."""
+        while batch:
+            started = time.perf_counter()
+            results = self._results([waiting.item for waiting in batch])
+            took = (time.perf_counter() - started) / len(batch)
+            self._item_s = took if not self._item_s else RATE_MEMORY * self._item_s + (1 - RATE_MEMORY) * took
+            self._loop.call_soon_threadsafe(_hand_over, batch, results, started)
+            batch = self._next_full()
+
+    def _results(self, items: list[Item]) -> Sequence[Result | Exception]:
         try:
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)
+            results = self._work(items)
             if len(results) != len(items):
                 raise RuntimeError(f"work gave {len(results)} results for {len(items)} items")
+            return results
         except Exception as error:  # handed to every caller of the batch; the queue must go on for the others
-            results = [error] * len(batch)
-        took = (time.perf_counter() - started) / len(batch)
-        self._item_s = took if not self._item_s else RATE_MEMORY * self._item_s + (1 - RATE_MEMORY) * took
-        for waiting, result in zip(batch, results, strict=True):
-            if waiting.done.done():
-                continue
-            if isinstance(result, Exception):
-                waiting.done.set_exception(result)
-            else:
-                waiting.done.set_result((result, (started - waiting.since) * 1e3))
+            return [error] * len(items)
+
+    def _next_full(self) -> list[_Waiting[Item, Result]]:
+        """The next batch where it can be no larger: the event loop, which is behind under load, need not form it."""
+        self._drop_given_up()
+        first = self._queue.first()
+        if first is None:
+            return []
+        most = self._most(first.item, self._pace(first.item).batch_max)
+        return self._queue.take(first.key, most) if self._queue.count(first.key) >= most else []
+
+
+def _hand_over(
+    batch: Sequence[_Waiting[Item, Result]], results: Sequence[Result | Exception], started: float
+) -> None:
+    for waiting, result in zip(batch, results, strict=True):
+        if waiting.done.done():
+            continue
+        if isinstance(result, Exception):
+            waiting.done.set_exception(result)
+        else:
+            waiting.done.set_result((result, (started - waiting.since) * 1e3))
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ the places are taken, until the first have gone down to theirs.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
@@ -75,69 +76,82 @@ class _Line(Generic[Entry]):
 
 
 class FairQueue(Generic[Entry]):
-    """places: of one lane."""
+    """places: of one lane. Several threads may use it at once."""
 
     def __init__(self, places: int) -> None:
         self._places = places
+        self._lock = threading.RLock()
         self._lines: dict[
             str, _Line[Entry]
         ] = {}  # also of those who were served ahead of all others and left
         self._now = 0.0  # what the share that was served last had been served before
 
     def __len__(self) -> int:
-        return sum(len(line.entries) for line in self._lines.values())
+        with self._lock:
+            return sum(len(line.entries) for line in self._lines.values())
 
     def __iter__(self) -> Iterator[Entry]:
-        for line in self._lines.values():
-            yield from line.entries.values()
+        """Over what waits now."""
+        with self._lock:
+            return iter([entry for line in self._lines.values() for entry in line.entries.values()])
 
     def in_lane(self, lane: Hashable) -> int:
-        return sum(line.lanes[lane] for line in self._lines.values())
+        with self._lock:
+            return sum(line.lanes[lane] for line in self._lines.values())
 
     def has_room(self, lane: Hashable, share: Share) -> bool:
         """Whether one more of this share may wait in the lane."""
         own, weights = 0, share.weight
-        for name, line in self._lines.items():
-            waiting = line.lanes[lane]
-            if name == share.name:
-                own = waiting
-            elif waiting:
-                weights += line.weight
+        with self._lock:
+            for name, line in self._lines.items():
+                waiting = line.lanes[lane]
+                if name == share.name:
+                    own = waiting
+                elif waiting:
+                    weights += line.weight
         return own < max(1, int(self._places * share.weight / weights))
 
     def put(self, entry: Entry) -> None:
         share = entry.share
-        line = self._lines.get(share.name)
-        if line is None:
-            line = self._lines[share.name] = _Line(share.weight, self._now)
-        line.weight = share.weight
-        if not line.entries:
-            line.served = max(line.served, self._now)
-        line.put(entry)
+        with self._lock:
+            line = self._lines.get(share.name)
+            if line is None:
+                line = self._lines[share.name] = _Line(share.weight, self._now)
+            line.weight = share.weight
+            if not line.entries:
+                line.served = max(line.served, self._now)
+            line.put(entry)
 
     def discard(self, entry: Entry) -> None:
         """Takes an entry out without counting it as served. Does nothing if it is not there."""
-        line = self._lines.get(entry.share.name)
-        if line is not None and line.remove(entry):
-            self._forget(entry.share.name, line)
+        with self._lock:
+            line = self._lines.get(entry.share.name)
+            if line is not None and line.remove(entry):
+                self._forget(entry.share.name, line)
 
     def drop(self, is_over: Callable[[Entry], bool]) -> None:
         """Discards every entry of which that is true."""
-        for entry in [entry for entry in self if is_over(entry)]:
-            self.discard(entry)
+        with self._lock:
+            for entry in filter(is_over, self):
+                self.discard(entry)
 
     def first(self) -> Entry | None:
         """The entry that is taken next; None if nothing waits."""
-        lines = [line for line in self._lines.values() if line.entries]
-        if not lines:
-            return None
-        return next(iter(min(lines, key=lambda line: line.served).entries.values()))
+        with self._lock:
+            lines = [line for line in self._lines.values() if line.entries]
+            if not lines:
+                return None
+            return next(iter(min(lines, key=lambda line: line.served).entries.values()))
 
     def count(self, key: Hashable) -> int:
         return sum(entry.key == key for entry in self)
 
     def take(self, key: Hashable, most: int) -> list[Entry]:
         """Up to `most` entries of a key, in their turn, removed."""
+        with self._lock:
+            return self._take(key, most)
+
+    def _take(self, key: Hashable, most: int) -> list[Entry]:
         taken: list[Entry] = []
         while len(taken) < most:
             turns = [(line.served, name, line.first(key)) for name, line in self._lines.items()]

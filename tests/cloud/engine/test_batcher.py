@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -91,6 +92,56 @@ async def test_what_the_loop_had_no_time_to_take_in_joins_the_next_batch(make: M
     async with make() as batcher:
         await asyncio.gather(batcher.submit(0), arrives(1), arrives(2))
     assert work.batches == [[0, 1, 2]]
+
+
+async def test_full_batches_follow_while_the_event_loop_is_busy(make: Make, work: Work) -> None:
+    async with make(queue_max=9) as batcher:
+        first = await busy(batcher, work)
+        rest = [asyncio.create_task(batcher.submit(i)) for i in range(9)]
+        await waiting(batcher, 9)
+        work.gate.set()
+        until_s = time.monotonic() + 30
+        while len(work.batches) < 3:  # on purpose without a turn for the loop
+            assert time.monotonic() < until_s
+        assert not first.done()
+        assert [(await task)[0] for task in (first, *rest)] == [-2, *range(0, 18, 2)]
+    assert work.batches == [[-1], [0, 1, 2, 3], [4, 5, 6, 7], [8]]
+
+
+async def test_nothing_is_lost_while_the_loop_and_the_worker_use_the_queue(work: Work) -> None:
+    """Callers come, give up and are answered while the worker takes batch after batch."""
+    work.gate.set()
+    batcher: Batcher[int, int] = Batcher(
+        work,
+        lambda item: item % 2,
+        batch_max=3,
+        wait_ms=0,
+        queue_max=1000,
+        share=lambda item: Share(f"s{item % 5}", 1 + item % 5),
+    )
+
+    async def caller(number: int) -> int:
+        """How many of its items were answered."""
+        answered = 0
+        for item in range(number, 4000, 40):
+            asked = asyncio.ensure_future(batcher.submit(item))
+            await asyncio.sleep(0)
+            if item % 7 == 0:
+                asked.cancel()
+            try:
+                assert (await asked)[0] == 2 * item
+                answered += 1
+            except asyncio.CancelledError:
+                pass
+        return answered
+
+    async with asyncio.timeout(60):
+        answered = sum(await asyncio.gather(*map(caller, range(40))))
+        await batcher.close()
+    assert answered >= 4000 - len(range(0, 4000, 7))
+    done = [item for batch in work.batches for item in batch]
+    assert len(done) == len(set(done)) >= answered
+    assert batcher.waiting == 0
 
 
 async def test_only_items_of_one_key_share_a_batch(make: Make, work: Work) -> None:
