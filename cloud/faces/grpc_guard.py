@@ -197,9 +197,27 @@ async def write_all(behaviour: Callable[..., Any], request: Any, context: Contex
     if not inspect.isasyncgenfunction(behaviour):
         await behaviour(request, context)
         return
+    is_first = True
     async with contextlib.aclosing(behaviour(request, context)) as answers:
         async for answer in answers:
+            if is_first:
+                await _begin_answers(context)
+                is_first = False
             await context.write(answer)
+
+
+async def _begin_answers(context: Context) -> None:
+    """Sends the head of the answers, whole also where the call is cancelled meanwhile.
+
+    gRPC sends it with the first answer otherwise, and an `abort` before that is through would send it again, which
+    gRPC refuses: the call would never end.
+    """
+    sending = asyncio.ensure_future(context.send_initial_metadata(()))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await sending
+        raise
 
 
 async def _give_way(seat: Seat, context: Context) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import grpc
 import grpc.aio
@@ -91,12 +91,11 @@ async def test_a_stream_whose_place_is_taken_while_its_client_reads_slowly_is_to
     """Two places: the first caller has both, until a second one comes and takes its newer."""
     callers = iter((("first", 1.0), ("first", 1.0), ("second", 1.0)))
     monkeypatch.setattr("cloud.faces.grpc_guard._who", lambda: next(callers))
-    written = 0
+    writing = []
 
-    async def large(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
-        nonlocal written
+    async def large(name: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
         for _ in range(100):
-            written += 1
+            writing.append(name)
             yield bytes(1 << 20)  # more than a window: it is on its way until the client reads
 
     method = grpc.unary_stream_rpc_method_handler(large)
@@ -104,11 +103,15 @@ async def test_a_stream_whose_place_is_taken_while_its_client_reads_slowly_is_to
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"m": method}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(30):
+    async with AsyncExitStack() as stack, asyncio.timeout(30):
         opened = []
-        for number in range(3):
-            opened.append(channel.unary_stream("/s/m")(b""))
-            await until(lambda number=number: written > number)  # type: ignore[misc]
+        for name in (b"1", b"2", b"3"):
+            own = [("grpc.use_local_subchannel_pool", 1)]  # a connection each
+            channel = await stack.enter_async_context(
+                grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=own)
+            )
+            opened.append(channel.unary_stream("/s/m")(name))
+            await until(lambda name=name: name in writing)  # type: ignore[misc]
         assert await ended(opened[1]) is grpc.StatusCode.UNAVAILABLE
         assert "another caller" in str(await opened[1].details())
         assert len(await opened[0].read()) == len(await opened[2].read()) == 1 << 20
