@@ -5,7 +5,8 @@
             -> the maps, sheet.png, result.json, a table
 
 Without a bundle the sample photographs and the images that are named go through `photos`, the sample rooms through
-`rooms`, and each has a folder of its own.
+`rooms`, and each has a folder of its own. Tasks that ship for `photos` and are no part of it (deploy/tasks) are added
+to a copy.
 
 Speaks HTTP to the edge like any client, and loads neither torch nor a network itself.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shutil
 import signal
 import tempfile
 import threading
@@ -27,14 +29,14 @@ import httpx
 from PIL import Image
 
 from demo.contact_sheet import Tile, draw_sheet
-from shared.bundle import Bundle, Preprocess, Task
+from shared.bundle import TASK, TASKS, Bundle, Preprocess, Task
 from shared.errors import RemoteError, RemoteRejectedError, RequestError, exit_of
 from shared.files import write_atomically
 from shared.image import fit, read_image
 from shared.kinds import KINDS
 from shared.kinds.kind import map_of
 from shared.maps import Colour, MapPng
-from shared.process.child_process import ISTHMUS, SAMPLES, server
+from shared.process.child_process import ISTHMUS, ROOT, SAMPLES, server
 from shared.shipped import find_bundle, shipped_bundle
 from shared.types import Analysis, TaskResult
 
@@ -115,19 +117,31 @@ def run_demo(
     Raises ImageError or a subclass, BundleError or RequestError before any server starts; IsthmusError, or
     RequestError for what the user can mend, after.
     """
-    if bundle is not None:
-        shows = [_prepared(find_bundle(bundle), images, out, quality)]
-    else:
-        photos, rooms = shipped_bundle("photos"), shipped_bundle("rooms")
-        shows = [
-            _prepared(photos, images, out / photos.name, quality),
-            _prepared(rooms, (), out / rooms.name, quality),
-        ]
-    for show in shows:
-        _check_writable(show.out, ["result.json", "sheet.png", *show.map_files])
-    limits = {"quality": quality, "bytes_max": bytes_max}
-    for show in shows:
-        _run(show, {key: str(value) for key, value in limits.items() if value is not None})
+    with tempfile.TemporaryDirectory(prefix="isthmus-demo-") as copies:
+        if bundle is not None:
+            shows = [_prepared(_taught(find_bundle(bundle), Path(copies)), images, out, quality)]
+        else:
+            photos, rooms = shipped_bundle("photos"), shipped_bundle("rooms")
+            shows = [
+                _prepared(_taught(photos, Path(copies)), images, out / photos.name, quality),
+                _prepared(rooms, (), out / rooms.name, quality),
+            ]
+        for show in shows:
+            _check_writable(show.out, ["result.json", "sheet.png", *show.map_files])
+        limits = {"quality": quality, "bytes_max": bytes_max}
+        for show in shows:
+            _run(show, {key: str(value) for key, value in limits.items() if value is not None})
+
+
+def _taught(bundle: Path, copies: Path) -> Path:
+    """`photos` as it ships: a copy of it with the tasks that ship for it. Any other bundle: itself."""
+    if bundle != shipped_bundle("photos"):
+        return bundle
+    copy = copies / bundle.name
+    shutil.copytree(bundle, copy)
+    for path in (ROOT / "deploy" / "tasks").glob(f"*/{TASK}"):
+        shutil.copytree(path.parent, copy / TASKS / path.parent.name, dirs_exist_ok=True)
+    return copy
 
 
 def _prepared(bundle: Path, images: Sequence[Path], out: Path, quality: int | None) -> Show:

@@ -28,6 +28,7 @@ from shared.kinds.embedding import EmbeddingResult
 from shared.kinds.multilabel import MultilabelResult
 from shared.kinds.normals import Facing, NormalsResult, normals_png
 from shared.kinds.segmentation import ClassArea, SegmentationResult, classes_png, paint, palette
+from shared.shipped import shipped_bundle
 from shared.types import Analysis, ByteCount, TaskResult, Times
 from support.processes import ISTHMUS, refused, run, run_here
 from support.service import png
@@ -310,6 +311,7 @@ def test_without_a_bundle_photographs_and_rooms_go_each_through_their_own(
             "classification": CLASSIFIED,
             "normals": NORMALS,
             "segmentation": segmented(0, "wall", "lamp"),
+            "objects": segmented(0, "background", "bird"),
         }
         return answer({name: given[name] for name in query["tasks"].split(",")})
 
@@ -321,6 +323,9 @@ def test_without_a_bundle_photographs_and_rooms_go_each_through_their_own(
     assert done.returncode == 0, done.stderr
     photographs = ["aeroplane.jpg", "boats.jpg", "lighthouse.jpg", "macaws.jpg"]
     assert sent.pop("photos") == [*photographs, picture.name]
+    first = json.loads((out / "photos" / "result.json").read_text())["images"][0]
+    assert list(first["analysis"]["results"]) == ["classification", "segmentation", "objects"]
+    assert not (shipped_bundle("photos") / "tasks").exists()  # a copy has learnt it
     rooms = sent.pop("rooms")
     assert len(rooms) == 8
     assert "kitchen.png" in rooms
