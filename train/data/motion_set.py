@@ -32,6 +32,7 @@ MOVERS = (0, 1, 1, 2, 3)  # things that move in a sequence
 MARGIN = 0.08  # of the larger side: as far as a knock may turn the camera
 KNOCKED, SWITCHED = 0.06, 0.08  # shares of the sequences
 NOISE = (0.05, 3.0)  # deviation of a pixel, of 255
+GROWN_MAX = 4.0  # times its first size that a mover comes to have; only long sequences get there
 KEPT = 16  # decoded photographs
 
 
@@ -52,7 +53,7 @@ class _Mover:
         if not self.shown[0] <= t <= self.shown[1]:
             return
         gone = max(0.0, t - self.leaves)
-        scale, wide = self.growth**gone, 1 + self.sway * math.sin(2.2 * gone)
+        scale, wide = min(self.growth**gone, GROWN_MAX), 1 + self.sway * math.sin(2.2 * gone)
         size = (
             max(1, round(self.picture.width * scale * wide)),
             max(1, round(self.picture.height * scale)),

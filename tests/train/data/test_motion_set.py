@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from shared.bundle import Preprocess
 from shared.errors import DataError, ImageError
 from train.data import motion_set
-from train.data.motion_set import MotionSet
+from train.data.motion_set import MotionSet, draw_sequence
 
 SMALL = Preprocess(height=48, width=64, fit="letterbox")
 
@@ -69,6 +70,22 @@ def test_movers_change_a_part_of_the_picture(monkeypatch: pytest.MonkeyPatch) ->
     changed = (moved[:, 1:] != moved[:, :-1]).any(-1).mean((2, 3))
     assert (changed > 0).mean() > 0.3
     assert np.median(changed[changed > 0]) < 0.5
+
+
+def test_a_mover_of_a_long_sequence_stops_growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """6 % an image, without an end, are the size of a wall after 100 images and of a city after 300."""
+    calm(monkeypatch, movers=1)
+    largest = []
+    resize = Image.Image.resize
+
+    def seen(image: Image.Image, size: tuple[int, int], *args: Any, **kwargs: Any) -> Image.Image:
+        largest.append(max(size))
+        return resize(image, (1, 1) if max(size) > 2000 else size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", seen)
+    for seed in range(6):
+        draw_sequence([photograph(0), photograph(1)], SMALL, 300, np.random.default_rng(seed))
+    assert max(largest) < 2000
 
 
 def test_bars_stay_as_they_are_in_noise_and_light() -> None:
