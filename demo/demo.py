@@ -36,7 +36,7 @@ from shared.image import fit, read_image
 from shared.kinds import KINDS
 from shared.kinds.kind import map_of
 from shared.maps import Colour, MapPng
-from shared.process.child_process import ISTHMUS, ROOT, SAMPLES, server
+from shared.process.child_process import ISTHMUS, SAMPLES, server
 from shared.shipped import find_bundle, shipped_bundle
 from shared.types import Analysis, TaskResult
 
@@ -134,13 +134,26 @@ def run_demo(
 
 
 def _taught(bundle: Path, copies: Path) -> Path:
-    """`photos` as it ships: a copy of it with the tasks that ship for it. Any other bundle: itself."""
-    if bundle != shipped_bundle("photos"):
+    """`photos` as it ships: a copy of it with the tasks that ship for it. Any other bundle: itself.
+
+    Raises BundleError, or RequestError if it cannot be copied.
+    """
+    shipped = shipped_bundle("photos")
+    if not shipped.is_dir() or bundle.resolve() != shipped.resolve():
         return bundle
-    copy = copies / bundle.name
-    shutil.copytree(bundle, copy)
-    for path in (ROOT / "deploy" / "tasks").glob(f"*/{TASK}"):
-        shutil.copytree(path.parent, copy / TASKS / path.parent.name, dirs_exist_ok=True)
+    opened, copy = Bundle.open(bundle), copies / shipped.name
+    known = {task.name for task in opened.tasks}
+    try:
+        shutil.copytree(bundle, copy)
+        copy.chmod(0o700)  # the copy of a folder that nobody may write to is like it
+        (copy / TASKS).mkdir(mode=0o700, exist_ok=True)
+        (copy / TASKS).chmod(0o700)
+        for file in sorted((shipped.parent.parent / "tasks").glob(f"*/{TASK}")):
+            task = opened.read_task(file.parent).task
+            if task.name not in known:
+                shutil.copytree(file.parent, copy / TASKS / task.name)
+    except OSError as error:  # shutil gives what failed as a list of files
+        raise RequestError(f"cannot copy {bundle} into {copies}: {error.strerror or error}") from None
     return copy
 
 
