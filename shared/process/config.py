@@ -269,12 +269,9 @@ def _read(kind: type[ServerSettings], file: Path) -> tuple[dict[str, Any], dict[
     values = {name: value for name, value in values.items() if name not in kind.tables()}
     known = dict(leaves(kind))
     sections = {name for name, field in kind.model_fields.items() if _section(field)}
-    tables = {key: read_tables(file, key, table)[0] for key, table in tables_of(kind)}
-    places = {
-        f"{key}.{name}": f"{file}:{line_of(text, f'{key}.{name}')}" for key in tables for name in tables[key]
-    }
+    kinds, places = dict(tables_of(kind)), {}
     for key in _keys(values):
-        if key in tables:
+        if key in kinds:
             continue
         place = f"{file}:{line_of(text, key)}"
         if key in sections:
@@ -284,7 +281,9 @@ def _read(kind: type[ServerSettings], file: Path) -> tuple[dict[str, Any], dict[
             hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
             raise RequestError(f"{place}: there is no key {key}{hint}")
         places[key] = place
-    for key, found in tables.items():
+    for key, table in kinds.items():
+        found, _ = read_tables(file, key, table)
+        places |= {f"{key}.{name}": f"{file}:{line_of(text, f'{key}.{name}')}" for name in found}
         section, _, name = key.rpartition(".")
         (values.setdefault(section, {}) if section else values)[name] = found
     return values, places

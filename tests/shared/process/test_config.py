@@ -120,6 +120,7 @@ def test_the_variables_of_today_work(side: str) -> None:
             2,
             "[pipeline.bundles.a b] batch_max is 0; it must be at",
         ),
+        ("pipeline = 1\n", 1, "pipeline is a section; its keys follow a line [pipeline]"),
         ("[pipeline]\nbundles = 1\n", 2, "pipeline.bundles is a table; write [pipeline.bundles.NAME]"),
     ],
 )
