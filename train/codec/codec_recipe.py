@@ -52,7 +52,7 @@ class CodecRecipe(Frozen):
     stride: feature cells per cell of z, each way; None: the preset's, or more, to bring a finer feature to GRID_MAX.
     width: of the modules around z, as a multiple of the preset's.
     init: a codec's run folder to start from; its levels may differ.
-    anew: the entropy model begins anew, whatever `init` has.
+    anew: the entropy model begins anew, whatever `init` has; not where `trains` leaves it as it is.
     start: without `init`, the linear transform that the codec begins with keeps the features' "power", or what the
         tails' "answers" depend on, classes of images or pixels; see `train.codec.linear_start`.
     balance: a level of scale s counts s ** -balance in the loss. With 0 all count alike in bits, and the high levels,
@@ -127,6 +127,8 @@ class CodecRecipe(Frozen):
         begun = self.init is not None or (self.trains == "entropy" and self.start == "answers")
         if self.trains != "all" and (not begun or self.train_all):
             raise ValueError(f"trains {self.trains} needs the run of a codec as init, and frozen networks")
+        if self.anew and (self.init is None or self.trains == "synthesis"):
+            raise ValueError("anew needs the run of a codec as init, and an entropy model that is trained")
         if self.train_all and self.start == "answers":
             raise ValueError("start answers is for frozen networks")
         if min(self.scales) <= 0 or not 0 <= min(self.qualities) <= max(self.qualities) <= 100:

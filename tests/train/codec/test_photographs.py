@@ -93,6 +93,7 @@ def test_training_goes_on_to_a_bundle_that_names_its_photographs(place: Path) ->
     [
         ("trains=synthesis", "needs the run of a codec as init"),
         ("train_all=true", "frozen networks"),
+        ("anew=true", "anew needs the run of a codec as init"),
         ("views=0", "views"),
     ],
 )
