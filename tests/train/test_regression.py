@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,15 @@ def test_a_task_that_began_so_answers_alike_in_training_and_in_a_server(
         assert branch(z).shape[0] == 2
 
 
-def test_a_codec_without_linear_paths_is_refused():
-    made = config(shortcut=False)
+def test_a_codec_without_linear_paths_is_refused_before_anything_is_computed(
+    tiny_bundle, tiny_network, patches, tmp_path, monkeypatch
+):
+    bundle = Bundle.open(tiny_bundle)
+    codec = bundle.manifest.codec | {"shortcut": False}
+    without = replace(bundle, manifest=bundle.manifest.model_copy(update={"codec": codec}))
+    monkeypatch.setattr(Bundle, "open", lambda _: without)
+    values = {"data": "patches", "bundle": str(tiny_bundle), "network": str(tiny_network), "name": "more"}
+    recipe = TaskRecipe(**values, steps=2, batch=24, learning_rate=1e-5, start="regression")
     with pytest.raises(DataError, match="start random"):
-        start_by_regression(head_of(16, made), iter(()))
+        train_task(recipe, *patches, tmp_path / "out", resume=False)
+    assert not (tmp_path / "out").exists()

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from cloud.networks.sizes import spatial
 from cloud.networks.transforms import WithSkip, affine, interpolated
-from shared.errors import DataError
 from train.tasks.trainable_head import TrainableHead
 
 RIDGE = 0.01  # of the inputs' mean power
@@ -27,12 +26,10 @@ RIDGE = 0.01  # of the inputs' mean power
 def start_by_regression(model: TrainableHead, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> None:
     """Sets the reconstruction's linear path, and lets the chain next to it begin at zero.
 
-    batches: z (B, N, h, w), positions (B,) and features (B, C, H', W'). Raises DataError where the bundle's codec has
-    no linear paths.
+    batches: z (B, N, h, w), positions (B,) and features (B, C, H', W').
     """
     layers = model.reconstruction.layers
-    if not isinstance(layers, WithSkip):
-        raise DataError("this bundle's codec has no linear paths; use start random", setting="start")
+    assert isinstance(layers, WithSkip)  # as `reconstruction_of` has made sure
     stride, channels = layers.stride, model.head.feature[0]
     inputs = 9 * model.config.latent_channels + 1
     power = layers.linear.weight.new_zeros(inputs, inputs, dtype=torch.float64)
@@ -52,7 +49,7 @@ def start_by_regression(model: TrainableHead, batches: Iterator[tuple[Tensor, Te
 
 
 def _cells(model: TrainableHead, z: Tensor, position: Tensor) -> Tensor:
-    """What is known for each block, (cells, 9 N + 1), double."""
+    """The inputs of each block, (cells, 9 N + 1), double."""
     if model.log_inverse is not None:
         z = z * interpolated(model.log_inverse, position)
     z = model.reconstruction.continued(z, spatial(model.head.feature))
@@ -61,7 +58,7 @@ def _cells(model: TrainableHead, z: Tensor, position: Tensor) -> Tensor:
 
 
 def _blocks(model: TrainableHead, y: Tensor, z: Tensor) -> Tensor:
-    """What is wanted of each, (cells, C s s), double."""
+    """The feature in blocks, the targets, (cells, C s s), double."""
     y = y.float()
     if model.scaling is not None:
         y = model.scaling(y)

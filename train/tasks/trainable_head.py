@@ -52,9 +52,11 @@ class TrainableHead(nn.Module):
 def reconstruction_of(bundle: Bundle, width: float, *, regression: bool) -> tuple[CodecConfig, Tensor | None]:
     """Sizes of a fresh reconstruction for this bundle's z, and the bundle's log inverse gains (L, N).
 
-    regression: with a linear path that `train.tasks.regression` can set.
+    regression: with a linear path that `train.tasks.regression` can set. Raises DataError where there is none.
     """
     config = CodecConfig.model_validate(bundle.manifest.codec)
+    if regression and not config.shortcut:
+        raise DataError("this bundle's codec has no linear paths; use start random", setting="start")
     wide = tuple(max(1, round(channels * width)) for channels in config.reconstruction)
     log_inverse = load_tensors(bundle.read(CLOUD)).get("gains.log_inverse")
     cells = 3 if regression else config.shortcut_cells
@@ -79,7 +81,8 @@ def load_reconstruction(model: TrainableHead, folder: Path) -> None:
         model.reconstruction.load_state_dict(own)
     except RuntimeError:
         raise DataError(
-            f"the reconstruction in {folder} has another width, or is for another feature", setting="init"
+            f"the reconstruction in {folder} has another width or start, or is for another feature",
+            setting="init",
         ) from None
 
 
