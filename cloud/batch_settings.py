@@ -1,4 +1,4 @@
-"""Batches of one bundle, where they are not to be as those of all. Owner: `cloud.pipeline`."""
+"""Settings of the batches of single bundles, which go before those of all. Owner: `cloud.pipeline`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BatchSettings(Section):
 
 
 def pace_of(bundle: Bundle, general: Pace, own: Mapping[str, BatchSettings]) -> Pace:
-    """The batches of a bundle. own: by name; a fingerprint goes before a folder, and that before the bundle's name."""
+    """The pace of a bundle. own: by name; a fingerprint goes before a folder, and a folder before the bundle's name."""
     batch_max, wait_ms = general.batch_max, general.wait_ms
     for name in sorted(own, key=lambda name: _names(bundle, name)):
         if _names(bundle, name):

@@ -247,7 +247,7 @@ def _spare_collections() -> None:
     """Takes what there is now out of the garbage collector's sight, for good.
 
     Libraries and networks are some 400,000 objects that stay, and each full collection looks at all of them: nobody is
-    answered for 170 to 320 ms meanwhile. A bundle that is unloaded goes by its references all the same.
+    answered for 110 to 320 ms meanwhile. A bundle that is unloaded goes by its references all the same.
     """
     gc.collect()
     gc.freeze()

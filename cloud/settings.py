@@ -157,7 +157,7 @@ class PipelineSettings(Section):
     bundles: dict[str, BatchSettings] = Field(default={}, description="batches of single bundles, by name")
 
     def pace(self, bundle: Bundle) -> Pace:
-        """Of that bundle's batches."""
+        """How that bundle's batches are formed."""
         return pace_of(bundle, Pace(self.batch_max, self.batch_wait_ms), self.bundles)
 
 

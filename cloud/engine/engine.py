@@ -39,7 +39,7 @@ class Limits(Protocol):
         """Images of one bundle that wait; more are refused."""
 
     def pace(self, bundle: Bundle) -> Pace:
-        """Of that bundle's batches, where it has settings of its own."""
+        """How that bundle's batches are formed, by its own settings where it has some."""
 
 
 class Engine(Protocol):

@@ -30,7 +30,7 @@ from shared.process.sockets import CONNECTIONS_MAX
 _SERVICE = "/isthmus.v1.Analyzer/"
 _HEALTH = "/grpc.health.v1.Health/"
 _HEADER = "authorization"
-REPEAT_HEADER = "x-request-id"  # of a request that is sent again, as over HTTP of each
+REPEAT_HEADER = "x-request-id"  # names a request that is sent again; over HTTP any request
 _CERTIFICATE_NAMES = ("x509_subject_alternative_name", "x509_common_name")
 
 CameraOf = Callable[[Any], "str | None"]

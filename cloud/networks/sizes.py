@@ -17,13 +17,14 @@ class CodecConfig(Frozen):
     transform, strides: channels and strides of the transform's layers. grid: rows and columns of a codebook entry.
     fusion, separation: channels of one subnet each; unused with a single feature. Without any, several features are
     joined and taken apart as they are. levels: number L of quality levels.
-    shortcut: adds a linear path beside each chain of convolutions. shortcut_cells: each way, the cells of z that the
-    reconstruction's linear path sees for one. overhang: a feature with a row or column more than z has cells for, as of
-    networks whose maps have odd sides, is rebuilt from z with a cell more, which is zero; without it, from one of z's
-    own size that is then enlarged, which blurs. scaled: normalises each feature channel to mean 0
-    and variance 1 first, and undoes it last. hyper: version of the hyperprior. Version 2 has an extractor that sees
-    positions and sums over the grid instead of averaging, a predictor that starts with the codebook's combination as
-    its mean, and a faster learning rate for the prior of v (docs/LOG.md).
+    shortcut: adds a linear path next to each chain of convolutions. shortcut_cells: width and height, in cells of z, of
+    what the reconstruction's linear path sees for one cell.
+    overhang: a feature with a row or column more than z has cells for (networks whose maps have odd sides) is rebuilt
+    from z with one more cell, of zeros; without it, one of z's own size is rebuilt and then enlarged, which blurs.
+    scaled: normalises each feature channel to mean 0 and variance 1 first, and undoes it last.
+    hyper: version of the hyperprior. Version 2 has an extractor that sees positions and sums over the grid instead of
+    averaging, a predictor that starts with the codebook's combination as its mean, and a faster learning rate for the
+    prior of v (docs/LOG.md).
     context: the number of channels in each slice of the context, most energy first; none without a context.
     context_hidden: widths of its networks' hidden layers. base: those of the network that answers a task from v.
     """

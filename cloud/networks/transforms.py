@@ -47,7 +47,7 @@ class WithSkip(nn.Module):
 
     The chain's ReLUs block half of their input: without the skip path a joint codec reconstructed its features coarsely
     at any rate. stride: total stride of the chain. up: the chain upsamples by the stride instead of downsampling.
-    cells: what the skip path then sees for one cell, each way.
+    cells: width and height of what the skip path sees for one cell.
     """
 
     def __init__(

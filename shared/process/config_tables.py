@@ -59,7 +59,7 @@ def _read_table(kind: type[C], file: Path, text: str, head: str, values: Any) ->
 
 
 def table_of(field: FieldInfo) -> type[BaseModel] | None:
-    """What the sections of a table are; None for a field that is none."""
+    """The class of a table's sections; None for a field that is no table."""
     kind = get_args(field.annotation)[-1:] if get_origin(field.annotation) is dict else ()
     return kind[0] if kind and isinstance(kind[0], type) and issubclass(kind[0], BaseModel) else None
 

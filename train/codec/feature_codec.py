@@ -71,14 +71,14 @@ class Coded(NamedTuple):
     v: Tensor
 
 
-# The parts of a codec that streams' lengths depend on, besides z itself; which of them there are, depends on its prior.
+# The parts of a codec that decide how long streams are, besides z itself. Its prior decides which of them it has.
 ENTROPY = (
     "extractor", "analysis", "prior", "generator", "codebook", "predictor", "synthesis", "means", "context"
 )  # fmt: skip
 
 
 def entropy_modules(core: FeatureCodec) -> list[nn.Module]:
-    """What is there of ENTROPY."""
+    """Those of ENTROPY that this codec has."""
     return [module for name in ENTROPY if isinstance(module := getattr(core, name, None), nn.Module)]
 
 

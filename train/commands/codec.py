@@ -126,8 +126,8 @@ def frames(
     data: Annotated[
         str,
         typer.Option(
-            help="sequences of rooms (isthmus rooms render --frames), a folder of videos, or images:FOLDER of "
-            "photographs, before which things are made to move"
+            help="sequences of rooms (isthmus rooms render --frames), a folder of videos, or photographs "
+            "(images:FOLDER), from which sequences with moving things are made"
         ),
     ],
     out: Out,

@@ -66,7 +66,7 @@ class MotionSet:
     """Sequences of `frames` images, without labels: image i is image i % frames of sequence i // frames.
 
     readers: give the photographs, RGB images of any size. The sequences go through them in order, so that the last
-    sequences show other photographs than the first. Everything random follows from the seed and a sequence's number.
+    sequences show other places than the first. Everything random follows from the seed and a sequence's number.
 
     Raises DataError.
     """
