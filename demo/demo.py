@@ -117,7 +117,7 @@ def run_demo(
     Raises ImageError or a subclass, BundleError or RequestError before any server starts; IsthmusError, or
     RequestError for what the user can mend, after.
     """
-    with tempfile.TemporaryDirectory(prefix="isthmus-demo-") as copies:
+    with _sigterm_as_interrupt(), tempfile.TemporaryDirectory(prefix="isthmus-demo-") as copies:
         if bundle is not None:
             shows = [_prepared(_taught(find_bundle(bundle), Path(copies)), images, out, quality)]
         else:
@@ -249,7 +249,6 @@ def _ask(client: httpx.Client, path: Path, query: Mapping[str, str]) -> Analysis
 def _two_processes(bundle: Path) -> Iterator[str]:
     """A cloud and an edge, ready; gives the edge's host:port. Both have ended when it is left, however it is left."""
     with ExitStack() as stack:
-        stack.enter_context(_sigterm_as_interrupt())
         ports = ("--grpc-port", "0", "--http-port", "0", "--insecure")  # also where this user has made tokens
         cloud = stack.enter_context(
             server("cloud", [*ISTHMUS, "cloud", "serve", "--bundle", str(bundle), *ports])
@@ -267,7 +266,7 @@ def _two_processes(bundle: Path) -> Iterator[str]:
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM unwinds the stack like Ctrl-C, so that the two processes are ended with this one."""
+    """SIGTERM unwinds the stack like Ctrl-C, so that copies are removed, and the two processes end with this one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -348,6 +348,8 @@ def test_photos_may_be_read_only_and_have_tasks_of_its_own(
     served: list[Bundle] = []
 
     def processes(path: Path) -> AbstractContextManager[str]:
+        # Between two bundles, too, a copy must not be left behind.
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
         assert path.stat().st_mode & (path / "tasks").stat().st_mode & 0o200
         served.append(Bundle.open(path))
         return nullcontext("edge")
