@@ -42,7 +42,7 @@ from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.files import new_folder, refuse_existing, write_atomically
 from shared.sealed import FileEntry
-from train.bundle.export import export, export_tail, round_to_half, save_tensors
+from train.bundle.export import export, export_tail, round_to_eight_bits, round_to_half, save_tensors
 from train.bundle.manifest import tail_spec, without_paths, write_manifest
 from train.bundle.size_report import Report, latents_of, report_of
 from train.bundle.stretch import stretch
@@ -71,13 +71,15 @@ def build(
     precision: BitWidths | None = None,
     licences: dict[str, str] | None = None,
     half: bool = False,
+    eight_bit_tails: bool = False,
     factors: Mapping[str, float] | None = None,
 ) -> Report:
     """Makes the bundle `out` from the run folder of a codec.
 
     data: images to calibrate on and to report on.
     default_quality: by default the recipe's, where the scale of lambda is 1.
-    half: rounds weights to 16 bits, which halves their files; integers are not concerned.
+    half: rounds weights to 16 bits, which halves their files; integers are not concerned. eight_bit_tails: and those of
+        tails to 8.
     factors: by task, how much the decoded feature is stretched; see `train.bundle.stretch`.
 
     Raises DataError where the run or the name is unusable or `out` exists, InexactError where a bound cannot be proven.
@@ -89,6 +91,8 @@ def build(
     if half:
         core = model.codec.core
         round_to_half(*model.fronts, *model.heads, core.transform, core.extractor, core.reconstruction)
+    if eight_bit_tails:
+        round_to_eight_bits(*model.heads)
     preprocess = cards[0].preprocess
     stretch(model, factors or {}, data, preprocess)
     x, u = _transformed(model, data, preprocess)

@@ -78,6 +78,7 @@ def _without_notes(model: bytes) -> bytes:
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+    _narrow(graph)
     _halve(graph)
     onnx.checker.check_model(proto)
     data: bytes = proto.SerializeToString()
@@ -85,6 +86,44 @@ def _without_notes(model: bytes) -> bytes:
 
 
 HALVED_MIN = 256  # values of a tensor that is worth it
+LARGEST = 127  # of 8 bits with a sign
+SCALE_STEPS = 4096  # of a scale's fraction: few enough that LARGEST times a scale is exact
+
+
+def _narrow(graph: Any) -> None:
+    """Stores tensors whose rows or columns are each a scale times whole numbers of 8 bits as these.
+
+    They are cast and multiplied rather than dequantised: a session then does it once, when it is made.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    added = []
+    for tensor in list(graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if values.ndim < 2 or values.size < HALVED_MIN:
+            continue
+        for axis in (0, 1):
+            others = tuple(i for i in range(values.ndim) if i != axis)
+            scale = np.abs(values).max(others, keepdims=True) / np.float32(LARGEST)
+            scale = np.where(scale > 0, scale, np.float32(1))
+            whole = np.rint(values / scale)
+            if not np.array_equal(whole * scale, values):
+                continue
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(whole.astype(np.int8), f"{name}.whole"))
+            graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
+            wide = f"{name}.wide"
+            added += [
+                helper.make_node(
+                    "Cast", [f"{name}.whole"], [wide], name=f"{name}.cast", to=TensorProto.FLOAT
+                ),
+                helper.make_node("Mul", [wide, f"{name}.scale"], [name], name=f"{name}.scaled"),
+            ]
+            break
+    for node in reversed(added):
+        graph.node.insert(0, node)
 
 
 def _halve(graph: Any) -> None:
@@ -113,6 +152,24 @@ def round_to_half(*parts: nn.Module) -> None:
     for part in parts:
         for parameter in part.parameters():
             parameter.copy_(parameter.half().float())
+
+
+@torch.no_grad()
+def round_to_eight_bits(*parts: nn.Module) -> None:
+    """Rounds weights of convolutions and linear layers to 8 bits and a scale for each output, as `export` stores them.
+
+    What is short stays as it is.
+    """
+    for part in parts:
+        for layer in part.modules():
+            if not isinstance(layer, nn.Conv2d | nn.Linear) or layer.weight.numel() < HALVED_MIN:
+                continue
+            rows = layer.weight.flatten(1)
+            fraction, exponent = torch.frexp(rows.abs().amax(1) / LARGEST)
+            scale = torch.ldexp((fraction * SCALE_STEPS).round() / SCALE_STEPS, exponent)[:, None]
+            scale = torch.where(scale > 0, scale, 1.0)
+            whole = (rows / scale).round().clamp(-LARGEST, LARGEST)
+            layer.weight.copy_((whole * scale).reshape(layer.weight.shape))
 
 
 def save_tensors(tensors: Mapping[str, Tensor]) -> bytes:

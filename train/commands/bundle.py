@@ -53,6 +53,12 @@ def build(
     half: Annotated[
         bool, typer.Option("--half", help="round the networks' and transforms' weights to 16 bits")
     ] = False,
+    eight_bit_tails: Annotated[
+        bool,
+        typer.Option(
+            "--eight-bit-tails", help="round the tails' weights to 8 bits and a scale for each output"
+        ),
+    ] = False,
     stretch: Annotated[
         list[str],
         typer.Option(
@@ -91,6 +97,7 @@ def build(
             precision=BitWidths(weight_bits, activation_bits),
             licences=_licences(licence),
             half=half,
+            eight_bit_tails=eight_bit_tails,
             factors=_factors(stretch),
         )
     except InexactError as error:

@@ -20,7 +20,7 @@ class TaskRecipe(NetworkSpec):
     start: without `init`, the reconstruction's linear path begins at "random", or with the "regression" of the feature
         from z; see `train.tasks.regression`.
     init: a task folder for the same bundle, with a reconstruction of the same width to start from.
-    half: rounds weights to 16 bits, which halves the task's files.
+    half: rounds weights to 16 bits, which halves the task's files. eight_bit_tail: and those of the tail to 8.
     stretch: factor by which the decoded feature is stretched once it has been learnt; see `train.bundle.stretch`.
     """
 
@@ -39,4 +39,5 @@ class TaskRecipe(NetworkSpec):
     flips: bool = True
     seed: Seed = 0
     half: bool = False
+    eight_bit_tail: bool = False
     stretch: float = Field(1.0, gt=0, le=STRETCH_MAX)

@@ -23,7 +23,7 @@ from shared.bundle import Bundle, Task
 from shared.encoder import Encoder
 from shared.errors import DataError
 from shared.kinds import KINDS
-from train.bundle.export import round_to_half
+from train.bundle.export import round_to_eight_bits, round_to_half
 from train.bundle.manifest import tail_spec, without_paths
 from train.bundle.stretch import stretch_last
 from train.codec.codec_recipe import LABELLED
@@ -188,6 +188,8 @@ class TaskTraining(Training[NDArray[np.int64], Scores]):
     def result(self, scores: Scores) -> Scores:
         if self.recipe.half:
             round_to_half(self.model)
+        if self.recipe.eight_bit_tail:
+            round_to_eight_bits(self.model.head)
         self._stretch()
         scores = self._evaluate()
         task = Task(

@@ -1,4 +1,4 @@
-"""Weights that 16 bits hold exactly are stored in 16 bits, and nothing else changes."""
+"""Weights that 16 bits hold exactly are stored in 16 bits, or in 8 with a scale, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from train.bundle.export import export, round_to_half, save_tensors
+from train.bundle.export import export, round_to_eight_bits, round_to_half, save_tensors
 
 
 def test_only_exact_weights_are_halved_and_answers_stay() -> None:
@@ -41,3 +41,24 @@ def test_rounded_weights_come_back_from_16_bits() -> None:
     assert again.weight.dtype == torch.float32
     assert torch.equal(again.weight, network.weight)
     assert torch.equal(again.bias, network.bias)
+
+
+def test_weights_of_8_bits_are_stored_so_and_answers_stay() -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(
+        nn.Conv2d(8, 32, 3), nn.Conv2d(32, 32, 3, groups=32), nn.Flatten(), nn.Linear(800, 20)
+    ).eval()
+    with torch.no_grad():
+        network[0].weight[3] = 0
+    x = torch.randn(2, 8, 9, 9)
+    whole, plain = export(network, {"y": x}, ["out"]), network(x).detach()
+    round_to_eight_bits(network)
+    wanted = network(x).detach()
+    assert 0 < float((wanted - plain).abs().max()) < 0.05 * float(plain.abs().max())
+    assert not network[0].weight[3].any()
+    part = export(network, {"y": x}, ["out"])
+    saved = sum(layer.weight.numel() for layer in (network[0], network[1], network[3])) * 3
+    assert saved - 2_000 < len(whole) - len(part) < saved  # scales, and names of nodes
+    session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"y": x.numpy()})
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-4)
