@@ -5,8 +5,7 @@
             -> the maps, sheet.png, result.json, a table
 
 Without a bundle the sample photographs and the images that are named go through `photos`, the sample rooms through
-`rooms`, and each has a folder of its own. Tasks that ship for `photos` and are no part of it (deploy/tasks) are added
-to a copy.
+`rooms`, and each has a folder of its own.
 
 Speaks HTTP to the edge like any client, and loads neither torch nor a network itself.
 """
@@ -16,7 +15,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import shutil
 import signal
 import tempfile
 import threading
@@ -29,7 +27,7 @@ import httpx
 from PIL import Image
 
 from demo.contact_sheet import Tile, draw_sheet
-from shared.bundle import TASK, TASKS, Bundle, Preprocess, Task
+from shared.bundle import Bundle, Preprocess, Task
 from shared.errors import RemoteError, RemoteRejectedError, RequestError, exit_of
 from shared.files import write_atomically
 from shared.image import fit, read_image
@@ -117,44 +115,19 @@ def run_demo(
     Raises ImageError or a subclass, BundleError or RequestError before any server starts; IsthmusError, or
     RequestError for what the user can mend, after.
     """
-    with _sigterm_as_interrupt(), tempfile.TemporaryDirectory(prefix="isthmus-demo-") as copies:
-        if bundle is not None:
-            shows = [_prepared(_taught(find_bundle(bundle), Path(copies)), images, out, quality)]
-        else:
-            photos, rooms = shipped_bundle("photos"), shipped_bundle("rooms")
-            shows = [
-                _prepared(_taught(photos, Path(copies)), images, out / photos.name, quality),
-                _prepared(rooms, (), out / rooms.name, quality),
-            ]
-        for show in shows:
-            _check_writable(show.out, ["result.json", "sheet.png", *show.map_files])
-        limits = {"quality": quality, "bytes_max": bytes_max}
-        for show in shows:
-            _run(show, {key: str(value) for key, value in limits.items() if value is not None})
-
-
-def _taught(bundle: Path, copies: Path) -> Path:
-    """`photos` as it ships: a copy of it with the tasks that ship for it. Any other bundle: itself.
-
-    Raises BundleError, or RequestError if it cannot be copied.
-    """
-    shipped = shipped_bundle("photos")
-    if not shipped.is_dir() or bundle.resolve() != shipped.resolve():
-        return bundle
-    opened, copy = Bundle.open(bundle), copies / shipped.name
-    known = {task.name for task in opened.tasks}
-    try:
-        shutil.copytree(bundle, copy)
-        copy.chmod(0o700)  # the copy of a folder that nobody may write to is like it
-        (copy / TASKS).mkdir(mode=0o700, exist_ok=True)
-        (copy / TASKS).chmod(0o700)
-        for file in sorted((shipped.parent.parent / "tasks").glob(f"*/{TASK}")):
-            task = opened.read_task(file.parent).task
-            if task.name not in known:
-                shutil.copytree(file.parent, copy / TASKS / task.name)
-    except OSError as error:  # shutil gives what failed as a list of files
-        raise RequestError(f"cannot copy {bundle} into {copies}: {error.strerror or error}") from None
-    return copy
+    if bundle is not None:
+        shows = [_prepared(find_bundle(bundle), images, out, quality)]
+    else:
+        photos, rooms = shipped_bundle("photos"), shipped_bundle("rooms")
+        shows = [
+            _prepared(photos, images, out / photos.name, quality),
+            _prepared(rooms, (), out / rooms.name, quality),
+        ]
+    for show in shows:
+        _check_writable(show.out, ["result.json", "sheet.png", *show.map_files])
+    limits = {"quality": quality, "bytes_max": bytes_max}
+    for show in shows:
+        _run(show, {key: str(value) for key, value in limits.items() if value is not None})
 
 
 def _prepared(bundle: Path, images: Sequence[Path], out: Path, quality: int | None) -> Show:
@@ -249,6 +222,7 @@ def _ask(client: httpx.Client, path: Path, query: Mapping[str, str]) -> Analysis
 def _two_processes(bundle: Path) -> Iterator[str]:
     """A cloud and an edge, ready; gives the edge's host:port. Both have ended when it is left, however it is left."""
     with ExitStack() as stack:
+        stack.enter_context(_sigterm_as_interrupt())
         ports = ("--grpc-port", "0", "--http-port", "0", "--insecure")  # also where this user has made tokens
         cloud = stack.enter_context(
             server("cloud", [*ISTHMUS, "cloud", "serve", "--bundle", str(bundle), *ports])
@@ -266,7 +240,7 @@ def _two_processes(bundle: Path) -> Iterator[str]:
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM unwinds the stack like Ctrl-C, so that copies are removed, and the two processes end with this one."""
+    """SIGTERM unwinds the stack like Ctrl-C, so that the two processes are ended with this one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -66,16 +66,20 @@ step isthmus codec frames "$work/answers" --data "images:$work/photos" --out "$w
 
 if [ ! -d "$work/bundle" ]; then
     step isthmus bundle build "$work/frames/codec" --data "images:$work/photos" --images 100 --out "$work/bundle" \
-        --name photos --half --licence Apache-2.0 --licence "networks=Apache-2.0, see NOTICE" \
+        --name photos --half --eight-bit-tails --licence Apache-2.0 --licence "networks=Apache-2.0, see NOTICE" \
         --licence "photographs of CID22=CC BY-SA 4.0" --licence "photographs of CLIC 2025=Unsplash License"
     cp "$here/photos/NOTICE" "$work/bundle/NOTICE"
 fi
+# A task that the codec knows nothing of. Cut early, its network is still much like the segmentation's, whose features the
+# bytes hold.
+if [ ! -d "$work/bundle/tasks/objects" ]; then
+    step isthmus task train "$work/bundle" --network "$work/objects" --split body.blocks.3 --name objects \
+        --data "images:$work/photos" --validation "images:$photos/val" --set views=24 --set flips=false \
+        --features "$work/features" --batch 16 --distortion distill-hint --set crop=0 --set start=regression \
+        --set learning_rate=5e-4 --set width=0.75 --set half=true --set eight_bit_tail=true --steps $objects \
+        --out "$work/objects-task" --resume
+    step isthmus task add "$work/bundle" "$work/objects-task/task"
+fi
 step isthmus bundle calibrate "$work/bundle" --network "$work/class" --data "images:$work/photos" --count 100
-step isthmus bundle evaluate "$work/bundle" --network "$work/class" --network "$work/scene" \
+step isthmus bundle evaluate "$work/bundle" --network "$work/class" --network "$work/scene" --network "$work/objects" \
     --data "images:$photos/val" --write
-# A task that the codec knows nothing of; deploy/tasks/objects is $work/objects-task/task. Cut early, its network is still
-# much like the segmentation's, whose features the bytes hold.
-step isthmus task train "$work/bundle" --network "$work/objects" --split body.blocks.3 --name objects \
-    --data "images:$work/photos" --validation "images:$photos/val" --set views=24 --set flips=false \
-    --features "$work/features" --batch 16 --distortion distill-hint --set crop=0 --set start=regression \
-    --set learning_rate=5e-4 --set width=0.75 --set half=true --steps $objects --out "$work/objects-task" --resume

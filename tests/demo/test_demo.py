@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from shared.kinds.embedding import EmbeddingResult
 from shared.kinds.multilabel import MultilabelResult
 from shared.kinds.normals import Facing, NormalsResult, normals_png
 from shared.kinds.segmentation import ClassArea, SegmentationResult, classes_png, paint, palette
-from shared.shipped import shipped_bundle
 from shared.types import Analysis, ByteCount, TaskResult, Times
 from support.processes import ISTHMUS, refused, run, run_here
 from support.service import png
@@ -325,7 +324,6 @@ def test_without_a_bundle_photographs_and_rooms_go_each_through_their_own(
     assert sent.pop("photos") == [*photographs, picture.name]
     first = json.loads((out / "photos" / "result.json").read_text())["images"][0]
     assert list(first["analysis"]["results"]) == ["classification", "segmentation", "objects"]
-    assert not (shipped_bundle("photos") / "tasks").exists()  # a copy has learnt it
     rooms = sent.pop("rooms")
     assert len(rooms) == 8
     assert "kitchen.png" in rooms
@@ -336,49 +334,6 @@ def test_without_a_bundle_photographs_and_rooms_go_each_through_their_own(
     done = run_here("demo", picture, "--out", out, "--bundle", "photos")  # by its name
     assert done.returncode == 0, done.stderr
     assert sent == {"photos": [*photographs, picture.name]}
-
-
-def test_photos_may_be_read_only_and_have_tasks_of_its_own(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, picture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deploy = tmp_path / "deploy"
-    photos = Path(shutil.copytree(shipped_bundle("photos"), deploy / "bundles" / "photos"))
-    objects = shipped_bundle("photos").parents[1] / "tasks" / "objects"
-    shutil.copytree(objects, deploy / "tasks" / "objects")
-    served: list[Bundle] = []
-
-    def processes(path: Path) -> AbstractContextManager[str]:
-        # Between two bundles, too, a copy must not be left behind.
-        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
-        assert path.stat().st_mode & (path / "tasks").stat().st_mode & 0o200
-        served.append(Bundle.open(path))
-        return nullcontext("edge")
-
-    given = {
-        "classification": CLASSIFIED,
-        "segmentation": segmented(0, "wall"),
-        "objects": segmented(0, "bird"),
-    }
-    monkeypatch.setattr("demo.demo.shipped_bundle", lambda name: deploy / "bundles" / name)
-    monkeypatch.setattr("demo.demo._two_processes", processes)
-    monkeypatch.setattr("demo.demo._ask", lambda *_: answer(given))
-    for own in (False, True):
-        if own:
-            shutil.copytree(objects, photos / "tasks" / "objects")
-            (photos / "tasks" / "objects" / "mine.txt").touch()
-        photos.chmod(0o555)
-        again = tmp_path / "elsewhere" / ".." / "deploy" / "bundles" / "photos"
-        (tmp_path / "elsewhere").mkdir(exist_ok=True)
-        done = run_here("demo", picture, "--out", tmp_path / "out", "--bundle", again)
-        photos.chmod(0o755)
-        assert done.returncode == 0, done.stderr
-        assert [task.name for task in served[-1].tasks] == ["classification", "segmentation", "objects"]
-        assert served[-1].path != photos
-
-    sealed = json.loads((deploy / "tasks" / "objects" / "task.json").read_text())
-    (deploy / "tasks" / "objects" / "task.json").write_text(json.dumps(sealed | {"fingerprint": "0" * 64}))
-    told = refused("demo", picture, "--out", tmp_path / "out", "--bundle", photos, status=2)
-    assert str(deploy / "tasks" / "objects") in told
 
 
 def test_where_photos_is_not_it_says_so(
