@@ -24,7 +24,7 @@ COMMANDS = [
 ]
 NETWORKS = ROOT.parent / "shared" / "data" / "networks"
 VALUES = {"--steps": "2", "--batch": "2", "--images": "2", "--count": "2"}
-SETTINGS = {"views=24": "views=1", "width=2": "width=1"}
+SETTINGS = {"views=24": "views=1"}
 
 
 def test_every_option_that_is_shown_exists():
