@@ -43,7 +43,7 @@ C = TypeVar("C", bound="Section")
 class Section(BaseModel):
     """Settings with one owner."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def of(cls: type[C], **values: Any) -> C:
@@ -122,7 +122,7 @@ class TracingSettings(Section):
 class ServerSettings(BaseSettings):
     """Base of a server's settings. Built in Python, it reads neither files nor the environment."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def settings_customise_sources(

@@ -109,7 +109,8 @@ def test_the_variables_of_today_work(side: str) -> None:
         ("[grpc]\nport = 1\n[http]\nport = 'x'\n", 4, "port is x: input should be a valid integer"),
         ("[grpc]\n\nstreams_max = 99\n", 3, "streams_max is 99; it must be at most a quarter of rpcs_max"),
         ("[http]\nbodies_bytes_max = 3\n", 2, "bodies_bytes_max is 3, less than image_bytes_max"),
-        ("[archive]\nage_max_days = nan\n", 2, "age_max_days is nan; it must be at least 0.001"),
+        ("[archive]\nage_max_days = nan\n", 2, "age_max_days is nan: input should be a finite number"),
+        ("[pipeline]\nbatch_wait_ms = inf\n", 2, "batch_wait_ms is inf: input should be a finite number"),
         (
             "[pipeline.bundles.photos]\n\nbatch_mx = 1\n",
             3,
