@@ -254,10 +254,12 @@ def _middle(size: tuple[int, int], cut: tuple[int, int]) -> tuple[int, int, int,
 
 def to_input(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
     """RGB (..., H, W, 3) uint8 -> normalised (..., 3, H, W) float32."""
-    scale = 1 / (255 * np.array(preprocess.std, np.float32))
-    shift = np.array(preprocess.mean, np.float32) / np.array(preprocess.std, np.float32)
-    x = pixels.astype(np.float32) * scale - shift
-    return np.ascontiguousarray(np.moveaxis(x, -1, -3))
+    mean, std = (np.array(values, np.float32) for values in (preprocess.mean, preprocess.std))
+    scale, shift = 1 / (255 * std), mean / std
+    planes = np.moveaxis(pixels, -1, -3).astype(
+        np.float32, order="C"
+    )  # so that the rest runs over whole planes
+    return planes * scale[:, None, None] - shift[:, None, None]
 
 
 def size_of(text: str) -> tuple[int, int]:

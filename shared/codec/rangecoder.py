@@ -43,12 +43,13 @@ class Tables:
 
     counts: uint32, all tables one after another, each count >= 1, each table's sum 2**24; a table's last entry is its
     escape. starts: int64 (T + 1,), where each table begins. firsts: int32 (T,), the integer that entry 0 stands for.
+    known: constriction's models that were built already, by table.
     """
 
     counts: NDArray[np.uint32]
     starts: NDArray[np.int64]
     firsts: NDArray[np.int32]
-    _models: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
+    known: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raises ValueError if the tables are inconsistent."""
@@ -85,13 +86,13 @@ class Tables:
 
     def model(self, index: int) -> Any:
         """Returns constriction's model of one table, built on first use."""
-        model = self._models.get(index)
+        model = self.known.get(index)
         if model is None:
             counts = self.counts[self.starts[index] : self.starts[index + 1]]
             # constriction gives each of the n symbols 1 and shares TOTAL - n in proportion; counts - 1 add up to
             # exactly that, and floats below 2**24 add exactly, so what it builds is `counts`.
             model = constriction.stream.model.Categorical((counts - 1).astype(np.float64), perfect=False)
-            self._models[index] = model
+            self.known[index] = model
         return model
 
     def bits(self, values: Ints, indices: NDArray[np.intp]) -> float:
@@ -126,8 +127,9 @@ class Writer:
         outside = (at < 0) | (at >= covered)
         order, groups = _grouped(indices, len(tables))
         entries = np.where(outside, covered, at).astype(np.int32)[order]
+        encode, known = self._encoder.encode, tables.known
         for index, start, end in groups:
-            self._encoder.encode(entries[start:end], tables.model(index))
+            encode(entries[start:end], known.get(index) or tables.model(index))
         for distance in _outside(at[outside], covered[outside]).tolist():
             _encode_escape(self._encoder, distance)
 
