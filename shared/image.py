@@ -256,9 +256,7 @@ def to_input(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.fl
     """RGB (..., H, W, 3) uint8 -> normalised (..., 3, H, W) float32."""
     mean, std = (np.array(values, np.float32) for values in (preprocess.mean, preprocess.std))
     scale, shift = 1 / (255 * std), mean / std
-    planes = np.moveaxis(pixels, -1, -3).astype(
-        np.float32, order="C"
-    )  # so that the rest runs over whole planes
+    planes = np.moveaxis(pixels, -1, -3).astype(np.float32, order="C")  # the rest then runs over whole planes
     return planes * scale[:, None, None] - shift[:, None, None]
 
 

@@ -111,10 +111,6 @@ class Tails:
         bundle = Version.parse(version).open()
         return Served(bundle, self._load(bundle))
 
-    def jobs(self) -> int:
-        """Jobs that are here: at work or waiting. One that was cancelled is here until Ray has said so."""
-        return len(self._since)
-
     def check_health(self) -> None:
         """Asked by Ray, which replaces the replica if this raises."""
         if self._since and time.monotonic() - min(self._since.values()) > STUCK_S:

@@ -14,6 +14,7 @@ from functools import partial
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from cloud.engine.batch_work import Model
 from cloud.engine.engine import MakeEngine
@@ -89,16 +90,19 @@ def ray_of_tests() -> Iterator[tuple[MakeEngine, Asked]]:
     """What makes engines before deployed `Tails`, and who answers them. Some 15 s on two free cores."""
     # Everything on the loopback address; on Linux Ray would take the machine's own.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    from cloud.engine.ray_engine import Cluster, RayEngine
+    from cloud.engine import ray_engine
+    from support.counted_tails import CountedTails
 
     asked = Asked()
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         settings = SETTINGS.model_copy(update={"folder": Path(folder)})
-        cluster = Cluster(settings, PipelineSettings(batch_wait_ms=0), partial(load_remote, asked.address))
+        load = partial(load_remote, asked.address)
+        with patch.object(ray_engine, "Tails", CountedTails):
+            cluster = ray_engine.Cluster(settings, PipelineSettings(batch_wait_ms=0), load)
         asked.tails = cluster.tails
         try:
             # One at work: so tests that hold a batch of one know how many wait.
-            yield lambda limits, _: RayEngine(cluster.tails, 1, limits.queue_max), asked
+            yield lambda limits, _: ray_engine.RayEngine(cluster.tails, 1, limits.queue_max), asked
         finally:
             cluster.leave()
             asked.close()
