@@ -20,8 +20,11 @@ FRAMES = 150
 def video(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     data: Annotated[
-        list[Path],
-        typer.Option(help="A folder of `isthmus rooms render --frames`, or a clip; repeatable."),
+        list[str],
+        typer.Option(
+            help="A folder of `isthmus rooms render --frames`, a clip, or photographs (images:FOLDER), from which "
+            "sequences are made; repeatable."
+        ),
     ],
     network: Annotated[
         list[str], typer.Option(help="The uncompressed network of a task; one for each task.")
@@ -34,7 +37,12 @@ def video(
         str, typer.Option(help="Sticky rounding, beyond half a step: numbers, comma-separated.")
     ] = "0,0.15,0.3",
     count: Annotated[
-        int | None, typer.Option(min=1, max=10**6, help="Only the first sequences of each folder.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=10**6,
+            help="Only the first sequences of each folder, or so many made from photographs.",
+        ),
     ] = None,
     frames: Annotated[int, typer.Option(min=2, max=10**5, help="Images of a clip, at most.")] = FRAMES,
     fps: Annotated[float, typer.Option(min=0.1, max=120, help="Images a second of a clip.")] = 5.0,
@@ -48,7 +56,7 @@ def video(
     device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Bytes a second against task quality, for sequences of rooms and clips: sessions, x265 with low delay, JPEG.
+    """Bytes a second against task quality, for sequences and clips: sessions, x265 with low delay, JPEG.
 
     What has been measured before for the same weights and images is not measured again.
     """

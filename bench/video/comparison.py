@@ -83,15 +83,18 @@ class Comparison:
         # A task that no setting is good enough for costs more than any; one that all are good enough for decides last.
         return max(reads, key=lambda read: ({">": 2, "": 1, "<": 0}[read.side], read.value))
 
-    def against(self, family: Family) -> Ratio:
-        """How many times fewer bytes the judged setting takes than another contender at equal quality."""
-        return ratio_of([self], family)
+    def against(self, family: Family, setting: VideoSetting) -> Ratio:
+        """How many times fewer bytes a setting takes than another contender at equal quality."""
+        return _ratio([self.cost(family, setting)], self.bytes_of(setting))
 
 
 def ratio_of(comparisons: Sequence[Comparison], family: Family) -> Ratio:
-    """The same over several footages, bytes added up."""
+    """The same for the judged settings of several footages, bytes added up."""
     reads = [one.cost(family, one.judged) for one in comparisons]
-    own = sum(one.bytes_of(one.judged) for one in comparisons)
+    return _ratio(reads, sum(one.bytes_of(one.judged) for one in comparisons))
+
+
+def _ratio(reads: Sequence[Read], own: float) -> Ratio:
     sides = {read.side for read in reads} - {""}
     bound = {frozenset(): "", frozenset(">"): "at least", frozenset("<"): "at most"}
     return Ratio(sum(read.value for read in reads) / own, bound.get(frozenset(sides), "about"))

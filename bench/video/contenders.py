@@ -37,7 +37,7 @@ from train.data.dataset import network_input
 BATCH = 16
 INTRA_EVERY_S = 60.0
 SESSION = bytes(16)
-VIDEO_QPS = (22, 27, 32, 37, 42, 47, 51)
+VIDEO_QPS = (12, 17, 22, 27, 32, 37, 42, 47, 51)
 FEATURE_QPS = (16, 24, 32, 38, 44, 51)
 JPEG_LADDER = (1, 8, 18, 30, 50)
 _JPEG = next(codec for codec in IMAGE_CODECS if codec.name == "JPEG")

@@ -1,4 +1,6 @@
-"""What a fixed camera saw: sequences of rooms with labels, or a clip without any. Knows no codec.
+"""What a fixed camera saw: sequences of rooms with labels, or a clip or sequences made from photographs without any.
+
+Knows no codec.
 
 Legend: T images of a sequence, H x W pixels.
 """
@@ -21,12 +23,17 @@ from shared.errors import DataError
 from shared.image import fit
 from shared.types import TaskKind
 from train.data.dataset import Dataset, identity
+from train.data.formats import list_set, parse
+from train.data.motion_set import MotionSet
 from train.data.open_dataset import open_datasets
 from train.data.room_set import RoomSet
 from train.rooms.dataset import INDEX_NAME, read_index
 
 Pixels = NDArray[np.uint8]
 FrameIndices = NDArray[np.int64]
+FootageKind = Literal["rooms", "clip", "photographs"]
+# Sequences made from photographs: how many, how long, and a seed that no training has by default.
+SEQUENCES, LENGTH, SEED = 60, 12, 1
 
 
 class ClipImages:
@@ -51,13 +58,13 @@ class ClipImages:
 
 @dataclass(frozen=True)
 class Footage:
-    """Sequences of one kind. motion: of rooms, what was asked of the renderer; empty for a clip.
+    """Sequences of one kind. motion: of rooms, what was asked of the renderer; otherwise empty.
 
     datasets: the same images for each task. sequences: the indices of each one's images, in order.
     """
 
     name: str
-    kind: Literal["rooms", "clip"]
+    kind: FootageKind
     motion: str
     fps: float
     datasets: Mapping[str, Dataset]
@@ -83,7 +90,7 @@ class Footage:
 
 
 def open_footage(
-    path: Path,
+    data: str,
     kinds: Mapping[str, TaskKind],
     labels: Mapping[str, tuple[str, ...]],
     preprocess: Preprocess,
@@ -92,19 +99,23 @@ def open_footage(
     frames: int,
     fps: float,
 ) -> Footage:
-    """A folder of `isthmus rooms render --frames`, or a clip.
+    """A folder of `isthmus rooms render --frames`, a clip, or photographs (images:FOLDER) to make sequences from.
 
-    kinds, labels: of each task. count: only the first sequences of rooms. frames: at most so many images of a clip.
-    fps: images a second that are taken from a clip. Raises DataError, or ImageError or a subclass.
+    kinds, labels: of each task. count: only the first sequences of rooms; how many are made from photographs. frames:
+    at most so many images of a clip. fps: images a second that are taken from a clip. Raises DataError, or ImageError
+    or a subclass.
     """
+    path = Path(data)
     if (path / INDEX_NAME).exists():
         return _rooms(path, kinds, labels, preprocess, count)
+    if not path.exists() and ":" in data:
+        return _photographs(data, kinds, preprocess, count or SEQUENCES, fps)
     with Clip(path, fps) as clip:
         images = [np.asarray(fit(_rgb(one.image), preprocess)) for one in islice(clip.images(), frames)]
     if not images:
         raise DataError(f"{path} holds no images", setting="data")
-    data = ClipImages(np.stack(images))
-    return Footage(path.stem, "clip", "", fps, dict.fromkeys(kinds, data), (np.arange(len(images)),))
+    clip_images = ClipImages(np.stack(images))
+    return Footage(path.stem, "clip", "", fps, dict.fromkeys(kinds, clip_images), (np.arange(len(images)),))
 
 
 def _rgb(image: Image.Image | Path) -> Image.Image:
@@ -134,10 +145,27 @@ def _rooms(
         preprocess=preprocess,
         labels=[labels[name] for name in kinds],
     )
-    found = len(opened[0]) // rooms.frames
-    sequences = tuple(np.arange(n * rooms.frames, (n + 1) * rooms.frames) for n in range(found))
+    sequences = _sequences(len(opened[0]) // rooms.frames, rooms.frames)
     datasets = dict(zip(kinds, opened, strict=True))
     return Footage(path.name, "rooms", read_index(path).motion, rooms.fps, datasets, sequences)
+
+
+def _photographs(
+    data: str,
+    kinds: Mapping[str, TaskKind],
+    preprocess: Preprocess,
+    count: int,
+    fps: float,
+) -> Footage:
+    readers = [item.read for spec in parse(data) for item in list_set(spec).items]
+    made = MotionSet(readers, preprocess, sequences=count, frames=LENGTH, seed=SEED)
+    return Footage(
+        "photographs", "photographs", "", fps, dict.fromkeys(kinds, made), _sequences(count, LENGTH)
+    )
+
+
+def _sequences(count: int, frames: int) -> tuple[FrameIndices, ...]:
+    return tuple(np.arange(n * frames, (n + 1) * frames) for n in range(count))
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bench.report.report import About
+from bench.video.footage import FootageKind
 from shared.types import Frozen, TaskKind
 
 Family = Literal["isthmus", "video", "feature", "image"]
@@ -63,7 +64,7 @@ class FootageResult(Frozen):
     """
 
     name: str
-    kind: Literal["rooms", "clip"]
+    kind: FootageKind
     motion: str
     fps: float
     sequences: int

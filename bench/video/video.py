@@ -49,14 +49,14 @@ T = TypeVar("T")
 class VideoPlan:
     """What is measured.
 
-    networks: folders, one for each task. data: folders of sequences, and clips. count: only the first sequences of each
-    folder. frames: of a clip, at most. fps: of clips. qualities: the default one is always among them. quick: few
-    settings of each contender.
+    networks: folders, one for each task. data: see `open_footage`. count: only the first sequences of each folder, or
+    so many that are made from photographs. frames: of a clip, at most. fps: of clips. qualities: the default one is
+    always among them. quick: few settings of each contender.
     """
 
     bundle: Path
     networks: Sequence[str]
-    data: Sequence[Path]
+    data: Sequence[str]
     out: Path
     qualities: tuple[int, ...] = ()
     holds: tuple[float, ...] = HOLDS
@@ -105,7 +105,7 @@ def _footage(plan: VideoPlan, bundle: Bundle, networks: TaskNetworks) -> list[Fo
     labels = {name: bundle.task(name).labels for name in networks.kinds}
     found = [
         open_footage(
-            path,
+            data,
             networks.kinds,
             labels,
             networks.preprocess,
@@ -113,7 +113,7 @@ def _footage(plan: VideoPlan, bundle: Bundle, networks: TaskNetworks) -> list[Fo
             frames=plan.frames,
             fps=plan.fps,
         )
-        for path in plan.data
+        for data in plan.data
     ]
     names = [one.name for one in found]
     for name in names:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("torch")
 
@@ -25,6 +26,7 @@ from train.rooms import write_rooms
 
 TASKS = ("classification", "normals")
 FRAMES, SEQUENCES = 4, 2
+DATA = ("static", "door.mp4", "photographs")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rooms(work / "static", seeds, height=SIZE, width=SIZE, motion="static", **sequences)
     write_rooms(work / "larger", seeds[:1], height=128, width=128, motion="static", **sequences)
     write_video(work / "door.mp4", scene(6), 5)
+    (work / "photographs").mkdir()
+    for number, image in enumerate(scene(2)):
+        Image.fromarray(image).save(work / "photographs" / f"{number}.png")
     networks = [random_network(work / task, task) for task in TASKS]
     random_run(work / "codec", networks, context=True)
     build(work / "codec", work / "bundle", "rooms", RoomSet(work / "single"))
@@ -44,13 +49,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(work: Path, *data: str) -> list[str]:
     networks = [f"--network={work / task}" for task in TASKS]
-    return ["bench", "video", str(work / "bundle"), *networks, *(f"--data={work / one}" for one in data)]
+    given = (f"images:{work / one}" if one == "photographs" else work / one for one in data)
+    return ["bench", "video", str(work / "bundle"), *networks, *(f"--data={one}" for one in given)]
 
 
 @pytest.fixture(scope="module")
 def results(work: Path) -> dict:
     flags = ("--quick", "--device", "cpu", "--out", work / "run")
-    done = run_here(*options(work, "static", "door.mp4"), *flags)
+    done = run_here(*options(work, *DATA), *flags)
     assert done.returncode == 0, done.stderr
     return json.loads((work / "run" / "results.json").read_text())
 
@@ -59,10 +65,12 @@ def test_every_contender_on_every_footage(work: Path, results: dict) -> None:
     assert [(one["name"], one["kind"], one["motion"]) for one in results["footage"]] == [
         ("static", "rooms", "static"),
         ("door", "clip", ""),
+        ("photographs", "photographs", ""),
     ]
-    rooms, clip = results["footage"]
+    rooms, clip, photographs = results["footage"]
     assert (rooms["sequences"], rooms["frames"], rooms["labelled"]) == (2, 8, sorted(TASKS))
     assert (clip["sequences"], clip["frames"], clip["labelled"]) == (1, 6, [])
+    assert (photographs["sequences"], photographs["frames"], photographs["labelled"]) == (2, 24, [])
     for one in results["footage"]:
         assert [result["family"] for result in one["results"]] == ["isthmus", "video", "feature", "image"]
         for result in one["results"]:
@@ -88,7 +96,7 @@ def test_a_session_costs_less_than_frames_alone_and_holding_still_less(results: 
     assert alone["mean"] > holds[0]["mean"] >= holds[1]["mean"]
     targets = {one["what"]: one for one in results["targets"]}
     assert targets["static: bytes a frame, all tasks"]["met"] in (True, False)
-    assert len(targets) == 4
+    assert len(targets) == 5
 
 
 def test_a_frame_that_is_asked_for_as_an_i_counts_twice(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +125,7 @@ def test_what_was_measured_is_not_measured_again(work: Path, results: dict) -> N
     record = json.loads(part.read_text())
     record["measured"]["about"] = "as it was kept"
     part.write_text(json.dumps(record))
-    done = run_here(*options(work, "static", "door.mp4"), "--quick", "--device", "cpu", "--out", work / "run")
+    done = run_here(*options(work, *DATA), "--quick", "--device", "cpu", "--out", work / "run")
     assert done.returncode == 0, done.stderr
     again = json.loads((work / "run" / "results.json").read_text())
     assert again["footage"][0]["results"][1]["about"] == "as it was kept"
