@@ -26,7 +26,7 @@ from PIL import Image
 
 from edge.frames import REFINED
 from shared.codec.frame_codec import Latent
-from shared.encoder import NEVER, Encoder, Features, highest_fitting
+from shared.encoder import Encoder, Features, highest_fitting
 from shared.errors import RequestError
 from shared.session_packets import frame_id, new_session
 
@@ -56,12 +56,12 @@ class Bounds:
 class Group:
     """One source's frames. Its methods may be called from one thread at a time, `learn` from any.
 
-    hold: see `edge.frames`. window_s: see above.
+    hold: see `edge.frames`; None for the bundle's. window_s: see above.
     """
 
-    def __init__(self, encoder: Encoder, hold: float, window_s: float = 10.0) -> None:
+    def __init__(self, encoder: Encoder, hold: float | None, window_s: float = 10.0) -> None:
         self.encoder = encoder
-        self._hold, self._window_s = 0.5 + hold, window_s
+        self._hold, self._window_s = hold, window_s
         self._session, self._number = new_session(), 0
         self._last: Grouped | None = None
         self._share = FIRST_SHARE
@@ -97,7 +97,7 @@ class Group:
         """The frame at a quality: the one before, whole, where z is the same."""
         known = self._last if self._last is not None and self._last.latent.quality == level else None
         reference = known.latent if known else None
-        latent = self.encoder.latent(front.u, level, reference, self._hold if known else NEVER)
+        latent = self.encoder.latent(front.u, level, reference, self._hold)
         if known is not None and np.array_equal(latent.z, known.latent.z):  # type: ignore[arg-type]  # neither is a base
             return Grouped(known.data, known.latent, SAME_BYTES)
         data = self.encoder.packet_of(latent).pack()

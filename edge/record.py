@@ -47,7 +47,7 @@ class Recorder:
         level = self._encoder.bundle.quality(quality)
         front = self._encoder.read(image)
         frames, log = self._open or self._begin((front.u.shape[2], front.u.shape[3]))
-        extract = partial(self._encoder.latent, front.u, hold=0.5 + self._settings.hold)
+        extract = partial(self._encoder.latent, front.u, hold=self._settings.hold)
         sent = frames.next(extract, level, at_ms / 1e3)
         log.append(LogRecord(sent.number, at_ms, sent.data, sent.reference))
         frames.confirm(sent.number)

@@ -189,7 +189,7 @@ class CameraSession:
         """Sends an image once, or more often where the cloud needs it as a frame I."""
         stream = await self._open(front)
         ready = await stream.ready()
-        extract = partial(self._encoder.latent, front.u, hold=0.5 + self._settings.hold)
+        extract = partial(self._encoder.latent, front.u, hold=self._settings.hold)
         started = time.perf_counter()
         code_ms = 0.0
         for tries in range(INTRA_TRIES):

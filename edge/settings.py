@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, SecretStr, field_validator
 
+from shared.bundle import HOLD_MAX
 from shared.codec.bitstream import MAX_STREAM_BYTES
 from shared.errors import RequestError
 from shared.process.config import (
@@ -92,11 +93,12 @@ class EncoderSettings(Section):
 class SessionSettings(Section):
     """Sessions of one camera's frames, each coded given earlier ones. Owner: `edge.session`."""
 
-    hold: float = Field(
-        default=0.3,
+    hold: float | None = Field(
+        default=None,
         ge=0,
-        le=4,
-        description="how far beyond half a step a number may lie before what stands for it is changed",
+        le=HOLD_MAX,
+        description="how far beyond half a step a number may lie before what stands for it is changed; by default the "
+        "bundle's",
     )
     intra_every_s: float = Field(
         default=60, gt=0, description="a frame that needs no other is sent at least so often"

@@ -50,6 +50,7 @@ TASK = "task.json"
 WEIGHTS = "task.safetensors"
 TAIL = "tail.onnx"
 ONNX = "onnx"  # the network of a task whose tail is an ONNX file
+HOLD, HOLD_MAX = 0.3, 4.0  # of a bundle that states none; `edge.frames` says what it does
 
 
 def tail_file(task: str) -> str:
@@ -130,7 +131,8 @@ class Manifest(Sealed):
     """manifest.json.
 
     format: 3 where the codec has a context or a base, which older releases do not know; otherwise 2.
-    base: the tasks that can be answered from v alone. codec: sizes of the codec's modules. qualities: the levels that
+    base: the tasks that can be answered from v alone. hold: of sessions, unless an edge has its own; see `edge.frames`.
+    codec: sizes of the codec's modules. qualities: the levels that
     it was trained for, ascending; with several, every whole quality between them can be used as well. default_quality:
     if absent, that of the first level.
     """
@@ -145,6 +147,7 @@ class Manifest(Sealed):
     default_quality: int | None = None
     tasks: tuple[Task, ...] = Field(min_length=1)
     base: tuple[str, ...] = ()
+    hold: float | None = Field(None, ge=0, le=HOLD_MAX)
     training: dict[str, Any]
     figures: Figures = Field(default_factory=dict)
     licences: dict[str, str]
@@ -160,9 +163,13 @@ class Manifest(Sealed):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_empty_base(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_empty_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Releases that do not know these fields read a manifest that has none of them."""
         fields: dict[str, Any] = handler(self)
-        return fields if self.base else {k: v for k, v in fields.items() if k != "base"}
+        empty = {"base"} if not self.base else set()
+        if self.hold is None:
+            empty.add("hold")
+        return {k: v for k, v in fields.items() if k not in empty}
 
     @model_validator(mode="after")
     def _levels_fit(self) -> Manifest:
@@ -362,6 +369,11 @@ class Bundle:
             return self.levels.lowest if default is None else default
         self.levels.position(quality)
         return quality
+
+    def hold(self, hold: float | None) -> float:
+        """The hold of sessions to use: the given one, or the bundle's."""
+        own = HOLD if self.manifest.hold is None else self.manifest.hold
+        return own if hold is None else hold
 
     def position(self, quality: int) -> float:
         """The position of a quality among the levels, 0..L-1. Raises RequestError for one the bundle does not have."""

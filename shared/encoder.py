@@ -31,7 +31,7 @@ from shared.image import fit, read_image, to_input, view_of
 from shared.placement import View
 from shared.types import ByteCount, Times
 
-NEVER = -1.0  # hold: z is rounded whatever the reference
+NEVER = -1.0  # within: z is rounded whatever the reference
 
 
 @dataclass(frozen=True)
@@ -150,29 +150,37 @@ class Encoder:
         u: NDArray[np.float32],
         position: float | NDArray[np.float32] = 0.0,
         reference: NDArray[np.int32] | None = None,
-        hold: float = NEVER,
+        within: float = NEVER,
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """v (B, V) and z (B, N, h, w), both int32, of u (B, N, h, w).
 
         position: of the quality among the levels, one for all images or (B,). reference: (B, N, h, w); z is as there
-        where it lies at most `hold` from what would be rounded. Bundles that are not `sticky` leave it out.
+        where it lies at most `within` from what would be rounded. Bundles that are not `sticky` leave it out.
         """
         given = {"u": u, "position": np.full(len(u), position, np.float32)}
         if self.sticky:
             known = np.zeros_like(u) if reference is None else reference.astype(np.float32)
             given |= {
                 "reference": known,
-                "hold": np.full(len(u), NEVER if reference is None else hold, np.float32),
+                "hold": np.full(len(u), NEVER if reference is None else within, np.float32),
             }
         v, z = self._extractor.run(["v", "z"], given)
         return v, z
 
     def latent(
-        self, u: NDArray[np.float32], quality: int, reference: Latent | None = None, hold: float = NEVER
+        self,
+        u: NDArray[np.float32],
+        quality: int,
+        reference: Latent | None = None,
+        hold: float | None = None,
     ) -> Latent:
-        """What u (1, N, h, w) says at a quality; reference, hold: see `latents`. Raises RequestError."""
+        """What u (1, N, h, w) says at a quality.
+
+        reference: what z is rounded towards. hold: how far beyond half a step an element may lie from it and stay; None
+        for the bundle's. Raises RequestError.
+        """
         known = None if reference is None or reference.z is None else reference.z[None]
-        v, z = self.latents(u, self.bundle.position(quality), known, hold)
+        v, z = self.latents(u, self.bundle.position(quality), known, 0.5 + self.bundle.hold(hold))
         return Latent(v[0], z[0], (z.shape[2], z.shape[3]), quality)
 
     def packet_of(self, latent: Latent) -> Packet:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from cloud.archive.records import Record
 from edge.frames import FrameEncoder
-from edge.settings import SessionSettings
 from shared.bundle import Bundle
 from shared.codec.frame import NAMED_BYTES, SESSION_BYTES, Packet, session_key
 from shared.encoder import Encoder
@@ -52,7 +51,7 @@ def _coded(encoder: Encoder, images: list[Image.Image]) -> Stream:
             fingerprint = bytes.fromhex(bundle.manifest.fingerprint)
             key = session_key(fingerprint, bytes(SESSION_BYTES), (front.u.shape[2], front.u.shape[3]))
             frames = FrameEncoder(encoder.frames, key, intra_every_s=float("inf"))
-        extract = partial(encoder.latent, front.u, hold=0.5 + SessionSettings().hold)
+        extract = partial(encoder.latent, front.u)
         sent = frames.next(extract, bundle.quality(None), float(second))
         frames.confirm(sent.number)
         digests[sent.number] = sent.latent.digest

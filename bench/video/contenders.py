@@ -122,7 +122,7 @@ class IsthmusContender:
         receiver = Receiver(self._codec, key, grid)
         sizes, received, kinds = [], [], Counter[str]()
         for number, one in enumerate(u):
-            extract = partial(self._encoder.latent, one[None], hold=0.5 + (hold or 0.0))
+            extract = partial(self._encoder.latent, one[None], hold=hold or 0.0)
             sent, size = frames.next(extract, quality, number / fps, intra=hold is None), 0
             latent = receiver.receive(sent.number, sent.data)
             if latent is None:  # the check of 16 bits held for two references: NEED_INTRA, as in a session

@@ -34,7 +34,6 @@ from bench.video.footage import Footage, open_footage
 from bench.video.measure import measure, measure_plain
 from bench.video.results import FootageResult, Video, VideoResult
 from bench.video.video_report import write_video
-from edge.settings import SessionSettings
 from shared.bundle import Bundle
 from shared.errors import DataError
 from shared.types import Frozen
@@ -85,7 +84,7 @@ def bench_video(plan: VideoPlan, command: str) -> Video:
     with Progress() as progress:
         chosen = progress.track(footage, description="footage")
         results = [_measured(plan.out, networks, one, contenders, progress) for one in chosen]
-    usual = SessionSettings().hold
+    usual = bundle.hold(None)
     video = Video(
         about=About.now(command, sum(one.frames for one in footage)),
         bundle=bundle.manifest.name,

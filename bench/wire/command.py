@@ -26,7 +26,7 @@ def wire(
     ] = COUNTED,
     quality: Annotated[int | None, typer.Option(min=0, max=100, help="Default: the bundle's own.")] = None,
     hold: Annotated[
-        float | None, typer.Option(min=0, max=4, help="Sticky rounding; default: the edge's own.")
+        float | None, typer.Option(min=0, max=4, help="Sticky rounding; default: the bundle's own.")
     ] = None,
     tls: Annotated[bool, typer.Option("--tls/--no-tls", help="Measure over TLS as well.")] = True,
     box_s: Annotated[
@@ -46,7 +46,6 @@ def wire(
     from bench.wire.scenes import FPS
     from bench.wire.wire import WirePlan, bench_wire
     from bench.wire.wire_report import sections
-    from edge.settings import SessionSettings
     from shared.shipped import chosen_bundle
 
     plan = WirePlan(
@@ -55,7 +54,7 @@ def wire(
         skipped=SKIPPED,
         counted=QUICK if quick else frames,
         quality=quality,
-        hold=SessionSettings().hold if hold is None else hold,
+        hold=hold,
         fps=QUICK_FPS if quick else FPS,
         tls=tls and not quick,
         box_s=0 if quick else box_s,

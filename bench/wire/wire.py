@@ -62,7 +62,7 @@ class WirePlan:
     skipped: int
     counted: int
     quality: int | None = None
-    hold: float = SessionSettings().hold
+    hold: float | None = None
     fps: float = FPS
     tls: bool = True
     box_s: float = 0.0
@@ -139,7 +139,7 @@ def bench_wire(plan: WirePlan, command: str) -> Wire:
         about=About.now(command, plan.counted),
         bundle=encoder.bundle.manifest.name,
         quality=encoder.bundle.quality(plan.quality),
-        hold=plan.hold,
+        hold=encoder.bundle.hold(plan.hold),
         fps=plan.fps,
         sticky=encoder.sticky,
         predicts=encoder.frames.predicts,
@@ -237,7 +237,7 @@ async def _session(run: Run, address: str) -> AsyncIterator[Ask]:
 @asynccontextmanager
 async def _paced(run: Run, address: str) -> AsyncIterator[Ask]:
     """Asks in one stream of the edge's own client, whose answers may wait."""
-    encoder, hold = run.encoder, 0.5 + run.plan.hold
+    encoder = run.encoder
     quality, grid = encoder.bundle.quality(run.plan.quality), encoder.bundle.manifest.codec["grid"]
     opened = SessionOpen(
         fingerprint=bytes.fromhex(encoder.bundle.manifest.fingerprint),
@@ -253,7 +253,8 @@ async def _paced(run: Run, address: str) -> AsyncIterator[Ask]:
 
         async def ask(image: Image.Image, captured_at: datetime) -> tuple[str, bool, int]:
             front = await asyncio.get_running_loop().run_in_executor(encoding, encoder.read, image)
-            reply = await stream.ask(partial(encoder.latent, front.u, hold=hold), quality, captured_at)
+            extract = partial(encoder.latent, front.u, hold=run.plan.hold)
+            reply = await stream.ask(extract, quality, captured_at)
             return reply.sent.frame.name, reply.same_as is not None, len(reply.sent.frame.payload)
 
         try:

@@ -117,8 +117,8 @@ class Box:
         budget = None if rate.kbit_per_s is None else rate.kbit_per_s * 125  # bytes a second
         self.rate = Rate(budget, rate.window_s, rate.overhead_bytes, rate.measured)
         self.lanes = None if sessions is None else lanes_of(sessions, encoder, self._encoding)
-        hold = None if sessions is None else sessions.settings.hold
-        self._coder = Coder(self.rate, rate.window_s, self._encoding, hold)
+        of_groups = None if sessions is None else sessions.settings
+        self._coder = Coder(self.rate, rate.window_s, self._encoding, of_groups)
         self._overhead = rate.overhead_bytes
         self._pace = Pacer(budget, rate.window_s, rate.overhead_bytes)
         own = _named(encoder)

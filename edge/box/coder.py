@@ -17,6 +17,7 @@ from edge.capture.settings import SourceSettings
 from edge.groups import Bounds, Group
 from edge.quality import quality_for
 from edge.rate import SESSION_OVERHEAD, Rate
+from edge.settings import SessionSettings
 from shared.codec.frame_codec import Latent
 from shared.encoder import Encoded, Encoder
 from shared.errors import RequestError
@@ -39,10 +40,12 @@ class CodedImage:
 
 
 class Coder:
-    """For all sources. encoding: one thread. hold: of groups, see `edge.frames`; None for no groups at all."""
+    """For all sources. encoding: one thread. sessions: of groups; None for no groups at all."""
 
-    def __init__(self, rate: Rate, window_s: float, encoding: Executor, hold: float | None) -> None:
-        self._rate, self._window_s, self._encoding, self._hold = rate, window_s, encoding, hold
+    def __init__(
+        self, rate: Rate, window_s: float, encoding: Executor, sessions: SessionSettings | None
+    ) -> None:
+        self._rate, self._window_s, self._encoding, self._sessions = rate, window_s, encoding, sessions
         self._groups: dict[str, Group] = {}
 
     async def code(
@@ -55,8 +58,9 @@ class Coder:
         quality = settings.quality
         if settings.loss is not None:
             quality = quality_for(encoder.bundle, settings.tasks, settings.loss)
-        if self._hold is not None and settings.is_grouped:
-            return await self._grouped(self._group(encoder, name, self._hold), image, quality, settings)
+        if self._sessions is not None and settings.is_grouped:
+            group = self._group(encoder, name, self._sessions.hold)
+            return await self._grouped(group, image, quality, settings)
         encoded = await self._encode(encoder, image, quality, settings.bytes_max)
         return None if encoded is None else CodedImage(encoded.data, encoded.quality, len(encoded.data))
 
@@ -69,7 +73,7 @@ class Coder:
         """The source has ended; one of the same name begins anew."""
         self._groups.pop(name, None)
 
-    def _group(self, encoder: Encoder, name: str, hold: float) -> Group:
+    def _group(self, encoder: Encoder, name: str, hold: float | None) -> Group:
         group = self._groups.get(name)
         if group is None or group.encoder is not encoder:
             group = self._groups[name] = Group(encoder, hold, self._window_s)

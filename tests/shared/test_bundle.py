@@ -123,6 +123,16 @@ def test_default_quality(tmp_path: Path) -> None:
     assert bundle.info().qualities == (3, 7)
 
 
+def test_the_hold_of_sessions(tmp_path: Path, folder: Path) -> None:
+    """A manifest without one is written without the key, which older releases refuse."""
+    plain = Bundle.open(folder)
+    assert (plain.hold(None), plain.hold(0.0)) == (0.3, 0.0)
+    assert b'"hold"' not in plain.manifest.sealed_json()
+    own = Bundle.open(write(tmp_path / "bundle", change=lambda raw: raw.update(hold=0.1)))
+    assert (own.hold(None), own.hold(0.0)) == (0.1, 0.0)
+    assert b'"hold": 0.1' in own.manifest.sealed_json()
+
+
 def test_one_level(tmp_path: Path) -> None:
     path = write(
         tmp_path / "bundle",
@@ -219,6 +229,8 @@ def test_missing_key(tmp_path: Path, key: str) -> None:
         (lambda raw: raw["qualities"][1].update(quality=3), "the document"),
         (lambda raw: raw["qualities"].reverse(), "the document"),
         (lambda raw: raw.update(default_quality=8), "the document"),
+        (lambda raw: raw.update(hold=-0.1), "hold"),
+        (lambda raw: raw.update(hold=4.1), "hold"),
         (lambda raw: raw.update(tasks=[]), "tasks"),
         (lambda raw: raw["tasks"][0].update(name="Rooms!"), r"tasks\.0\.name"),
         (lambda raw: raw["tasks"][0].update(kind="telepathy"), r"tasks\.0\.kind"),

@@ -29,6 +29,7 @@ from support.levels import QUALITIES, SIZE, write_levels
 from support.service import png
 
 LOW, HIGH = QUALITIES[0], QUALITIES[-1]
+GAIN = 4 ** (len(QUALITIES) - 1)  # of the highest
 
 
 @dataclass
@@ -101,6 +102,22 @@ def test_a_quality(encoder: Encoder, bundle: Bundle, quality: int) -> None:
 def test_the_default_quality(tmp_path: Path) -> None:
     encoder = Encoder(Bundle.open(write_levels(tmp_path / "bundle", default_quality=42)))
     assert encoder.encode(png(0)).quality == 42
+
+
+def test_elements_are_held_as_far_as_asked_or_as_the_bundle_says(tmp_path: Path) -> None:
+    encoder = Encoder(Bundle.open(write_levels(tmp_path / "bundle", video=True, hold=0.5)))
+    u = encoder.read(png(0)).u
+    first = encoder.latent(u, HIGH)
+    assert first.z is not None
+
+    def changed(steps: float, hold: float | None = None) -> int:
+        """Elements that change as all move by so many steps."""
+        moved = encoder.latent(u + np.float32(steps / GAIN), HIGH, first, hold).z
+        assert moved is not None
+        return int(np.count_nonzero(moved != first.z))
+
+    assert changed(0.4) == changed(0.4, 0.5) == 0 < changed(0.4, 0.0)
+    assert changed(0.9) == changed(0.9, 0.5) > 0 == changed(0.9, 1.0)
 
 
 def test_a_quality_that_the_bundle_has_not(encoder: Encoder) -> None:

@@ -78,6 +78,7 @@ def write_levels(
     qualities: tuple[int, ...] = QUALITIES,
     default_quality: int | None = None,
     video: bool = False,
+    hold: float | None = None,
 ) -> Path:
     """A bundle whose edge half works; it has one task, and a cloud half that nothing can load.
 
@@ -122,6 +123,8 @@ def write_levels(
             for name, data in files.items()
         },
     }
+    if hold is not None:
+        raw["hold"] = hold
     folder.mkdir()
     for name, data in files.items():
         (folder / name).write_bytes(data)

@@ -68,6 +68,7 @@ def build(
     data: Dataset,
     *,
     default_quality: int | None = None,
+    hold: float | None = None,
     precision: BitWidths | None = None,
     licences: dict[str, str] | None = None,
     half: bool = False,
@@ -77,7 +78,7 @@ def build(
     """Makes the bundle `out` from the run folder of a codec.
 
     data: images to calibrate on and to report on.
-    default_quality: by default the recipe's, where the scale of lambda is 1.
+    default_quality: by default the recipe's, where the scale of lambda is 1. hold: see `Manifest`.
     half: rounds weights to 16 bits, which halves their files; integers are not concerned. eight_bit_tails: and those of
         tails to 8.
     factors: by task, how much the decoded feature is stretched; see `train.bundle.stretch`.
@@ -108,6 +109,7 @@ def build(
     if factors:
         training = manifest.training | {"stretch": dict(factors)}
         manifest = manifest.model_copy(update={"training": training})
+    manifest = manifest.model_copy(update={"hold": hold})
     files = _files(model, cards, preprocess, u, tensors)
     with new_folder(out) as temporary:
         _write(temporary, manifest, files)

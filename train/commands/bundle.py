@@ -41,6 +41,15 @@ def build(
             help="quality used where a request names none; by default the level of scale 1", min=0, max=100
         ),
     ] = None,
+    hold: Annotated[
+        float | None,
+        typer.Option(
+            help="how far beyond half a step an element of z may lie from that of an earlier frame and be kept, unless "
+            "an edge sets it; 0.3 by default. `isthmus bench video` measures it",
+            min=0,
+            max=4,
+        ),
+    ] = None,
     weight_bits: Annotated[int, typer.Option(help="bits of an integer weight", min=4, max=16)] = 12,
     activation_bits: Annotated[int, typer.Option(help="bits of an integer activation", min=4, max=16)] = 12,
     licence: Annotated[
@@ -94,6 +103,7 @@ def build(
             name or out.name,
             dataset,
             default_quality=default_quality,
+            hold=hold,
             precision=BitWidths(weight_bits, activation_bits),
             licences=_licences(licence),
             half=half,
