@@ -224,9 +224,9 @@ class Link:
             sent = await self._ask(one)
             await self._answered(one, sent)
         except UnansweredError as error:
-            self._spool.give_back([one.id], sent=True)
             if isinstance(error.cause, PASSING):
                 self._failed(str(error))
+            await self._on_disk(lambda: self._spool.give_back([one.id], sent=True))
         except IsthmusError as error:
             await self._sort(one, error)
         except BaseException:
@@ -268,8 +268,8 @@ class Link:
             if self._tries[one.id] >= TRIES:
                 await self._drop(one, "failed", error)
                 return
-        self._spool.give_back([one.id])
         self._failed(str(error))
+        await self._on_disk(lambda: self._spool.give_back([one.id]))
 
     async def _drop(self, one: Spooled, reason: str, error: IsthmusError) -> None:
         self._tries.pop(one.id, None)

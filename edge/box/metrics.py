@@ -1,8 +1,8 @@
-"""What a camera box adds to an edge's /metrics: sources, spool, link, sinks. Read when Prometheus asks, in a thread."""
+"""What a camera box adds to an edge's /metrics: sources, spool, link, sinks. Read when Prometheus asks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -34,15 +34,20 @@ SERIES: dict[str, tuple[tuple[str, ...], str]] = {
 Values = dict[str, list[tuple[tuple[str, ...], float]]]
 
 
-def add_box_metrics(metrics: Metrics, status: Callable[[], BoxStatus | None]) -> None:
+def add_box_metrics(metrics: Metrics, status: Callable[[], Awaitable[BoxStatus | None]]) -> None:
     """status: None while there is no box yet."""
+    now: BoxStatus | None = None
+
+    async def ask() -> None:
+        nonlocal now
+        now = await status()
 
     def read(prefix: str) -> Iterable[Metric]:
-        now = status()
         values = {} if now is None else values_of(now)
         for name, (labels, text) in SERIES.items():
             yield _family(prefix + name, labels, text, values.get(name, []))
 
+    metrics.before(ask)
     names = {name.removesuffix("_total"): labels for name, (labels, _) in SERIES.items()}
     metrics.collect(names, read)
 

@@ -56,9 +56,9 @@ def add_page(app: FastAPI, box: Callable[[], Box], others: Callable[[], Mapping[
     """
 
     @app.get("/", include_in_schema=False)
-    def page(still: bool = False) -> HTMLResponse:  # no coroutine: it reads the spool, and runs in a thread
+    async def page(still: bool = False) -> HTMLResponse:
         one = box()
-        return HTMLResponse(page_of(one, status_of(one, others()), still), headers=HEADERS)
+        return HTMLResponse(page_of(one, await status_of(one, others()), still), headers=HEADERS)
 
     @app.get(
         "/sources/{name}/picture",

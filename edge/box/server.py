@@ -196,8 +196,8 @@ def _app(running: _Running) -> FastAPI:
     def troubles() -> dict[str, str]:
         return troubles_of(running.box, running.others()) if running.box else {}
 
-    def status_now() -> BoxStatus | None:
-        return status_of(running.box, running.others()) if running.box else None
+    async def status_now() -> BoxStatus | None:
+        return await status_of(running.box, running.others()) if running.box else None
 
     settings = running.watched.config.settings
     add_box_metrics(running.metrics, status_now)
@@ -205,8 +205,8 @@ def _app(running: _Running) -> FastAPI:
     add_page(app, running.the_box, running.others)
 
     @app.get("/status", tags=["health"], summary="Sources, spool, link and sinks")
-    def status() -> BoxStatus:  # no coroutine: it reads the spool, and runs in a thread
-        return status_of(running.the_box(), running.others())
+    async def status() -> BoxStatus:
+        return await status_of(running.the_box(), running.others())
 
     return app
 

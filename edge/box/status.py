@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 
@@ -93,14 +94,18 @@ class BoxStatus(Frozen):
     )
 
 
-def status_of(box: Box, others: Mapping[str, str] | None = None) -> BoxStatus:
-    """others: troubles beside the box's own, of "config" and "update". Reads the spool: takes time."""
+async def status_of(box: Box, others: Mapping[str, str] | None = None) -> BoxStatus:
+    """others: further troubles, of "config" and "update".
+
+    Reads the spool in a thread, because a disk may take long, and the rest in the event loop, where it changes.
+    """
     others = others or {}
-    state, link = box.spool.state(), box.link
+    state = await asyncio.to_thread(box.spool.state)
+    link = box.link
     return BoxStatus(
         bundle=box.encoder.bundle.manifest.name,
         fingerprint=box.encoder.bundle.fingerprint.hex(),
-        sources={name: _source(box, name) for name in list(box.sources)},
+        sources={name: _source(box, name) for name in box.sources},
         posted=_posted(box.posted),
         spool=SpoolStatus(
             depth=state.depth,

@@ -89,5 +89,6 @@ def add_metrics(app: FastAPI, metrics: Metrics) -> None:
     )
     @needs("metrics")
     async def read(request: Request) -> Response:  # in the event loop, whose numbers it reads; 2 ms
+        await metrics.prepare()
         body, kind = metrics.exposition(request.headers.get("accept", ""))
         return Response(body, media_type=kind)

@@ -10,7 +10,7 @@ or of its Prometheus, with names of its own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -57,6 +57,7 @@ class Metrics:
         self._prefix = f"isthmus_{side}_"
         self.labels: dict[str, tuple[str, ...]] = {}
         self.requests = RequestMetrics(self)
+        self._before: list[Callable[[], Awaitable[None]]] = []
         ProcessCollector(registry=self.registry)
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
@@ -84,6 +85,15 @@ class Metrics:
         for name, labels in names.items():
             self._named(name, labels)
         self.registry.register(_Reading(lambda: read(self._prefix)))
+
+    def before(self, ask: Callable[[], Awaitable[None]]) -> None:
+        """Adds what is awaited before each exposition: numbers that a disk has to be asked for."""
+        self._before.append(ask)
+
+    async def prepare(self) -> None:
+        """Asks for the numbers that take time, so that the exposition does not."""
+        for ask in self._before:
+            await ask()
 
     def _named(self, name: str, labels: Sequence[str] = ()) -> str:
         whole = self._prefix + name

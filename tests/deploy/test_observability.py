@@ -52,6 +52,10 @@ def panels() -> list[tuple[str, str]]:
     ]
 
 
+async def no_box() -> None:
+    """The state of a box that is not there yet."""
+
+
 def exposed(bundle: Bundle) -> dict[str, set[str]]:
     """The labels of each metric of both servers, by its name without _total."""
     settings = MetricsSettings(cameras=True)
@@ -59,7 +63,7 @@ def exposed(bundle: Bundle) -> dict[str, set[str]]:
     cloud.archive(LateArchive(lambda: 1 / 0))  # type: ignore[arg-type,return-value]  # never opened
     cloud.tokens({})
     cloud.bundles(list)
-    add_box_metrics(edge, lambda: None)
+    add_box_metrics(edge, no_box)
     for metrics in (cloud, edge):
         shown = {family.name for family in metrics.registry.collect()}
         assert {name for name in shown if name.startswith("isthmus_")} == set(metrics.labels)

@@ -32,6 +32,7 @@ from shared.errors import (
 from shared.process.logs import JsonLines
 from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted
 from support.service import until
+from support.slow_disk import SlowDisk
 
 OURS = "01234567"
 
@@ -108,10 +109,13 @@ class FakeSessions:
         self.light = 0
         self.gate = asyncio.Event()
         self.gate.set()
+        self.starts = asyncio.Event()
+        self.starts.set()
 
     async def analyze(self, one: Spooled) -> InSession | None:
         if one.again:
             return None
+        await self.starts.wait()
         self.tried.append(one.id)
         if one.frame.data in self.failures:
             raise UnansweredError(self.failures[one.frame.data])
@@ -146,8 +150,10 @@ def frames(count: int, bundle: str = OURS) -> list[NewFrame]:
 
 
 @asynccontextmanager
-async def sending(path: Path, cloud: FakeCloud, in_flight_max: int = 4) -> AsyncIterator[Bench]:
-    with Spool(path) as spool:
+async def sending(
+    path: Path, cloud: FakeCloud, in_flight_max: int = 4, clock: SlowDisk | None = None
+) -> AsyncIterator[Bench]:
+    with Spool(path, clock=clock) as spool:
         bench = Bench(spool, cloud, in_flight_max)
         task = asyncio.create_task(bench.link.run())
         try:
@@ -190,6 +196,33 @@ async def test_what_passes(tmp_path: Path, error: IsthmusError) -> None:
         assert bench.link.trouble == ""
     assert Counter(one[0] for one in cloud.got) == Counter(ids)
     assert bench.spool.state().drops == {}
+
+
+@pytest.mark.parametrize("in_session", [False, True])
+async def test_a_slow_disk_holds_up_nothing_else(tmp_path: Path, in_session: bool) -> None:
+    cloud, disk = FakeCloud(), SlowDisk()
+    if in_session:
+        cloud.sessions = FakeSessions(cloud)
+        cloud.sessions.failures[b"\0"] = CloudUnreachableError("gone")
+        cloud.sessions.starts.clear()
+    cloud.gate.clear()
+    async with sending(tmp_path, cloud, clock=disk) as bench:
+        bench.spool.put(frames(1))
+        bench.link.wake()
+        await until(lambda: bench.link.in_flight == 1)
+        disk.stand_still()
+        at_the_disk = asyncio.create_task(asyncio.to_thread(bench.spool.state))
+        await until(disk.waited.is_set)
+        cloud.away = CloudUnreachableError("gone")
+        cloud.gate.set()
+        if cloud.sessions is not None:
+            cloud.sessions.starts.set()
+        await until(lambda: bench.link.trouble)
+        assert not disk.gave_up
+        cloud.away = None
+        disk.go_on()
+        await at_the_disk
+        await bench.empty()
 
 
 @pytest.fixture

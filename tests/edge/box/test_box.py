@@ -30,10 +30,11 @@ from edge.spool.spool import Spool
 from shared.encoder import Encoder
 from shared.errors import CloudUnreachableError, RemoteRejectedError
 from shared.process.config import MetricsSettings
-from shared.process.http import create_app
+from shared.process.http import add_health, create_app
 from shared.process.metrics import Metrics
 from shared.types import Analysis, BundleInfo, ByteCount, Times, Wanted
 from support.service import png
+from support.slow_disk import SlowDisk
 
 
 class FakeCloud:
@@ -119,7 +120,7 @@ async def test_from_folders_to_the_sinks(tmp_path: Path, encoder: Encoder) -> No
         await until(lambda: box.sinks.all[0].delivered == 5 and box.spool.depth == 0)
         assert sorted(one.name for one in (moved / "done").iterdir()) == ["0.png", "1.png", "2.png"]
         assert list(deleted.iterdir()) == []
-        status = status_of(box)
+        status = await status_of(box)
         assert status.sources["door"].accepted == 3
         assert (status.link.sent, status.spool.depth, status.link.trouble) == (5, 0, "")
         wanted = dict(cloud.got)
@@ -128,6 +129,7 @@ async def test_from_folders_to_the_sinks(tmp_path: Path, encoder: Encoder) -> No
         await check_page(box)
         metrics = Metrics("edge")
         add_box_metrics(metrics, lambda: status_of(box))
+        await metrics.prepare()
         text = metrics.exposition()[0].decode()
         for line in (
             'isthmus_edge_source_images_total{outcome="accepted",source="door"} 3.0',
@@ -165,13 +167,30 @@ async def check_page(box: Box) -> None:
         assert (await client.get("/sources/nobody/picture")).status_code == 404
 
 
+async def test_a_slow_disk_holds_up_no_other_request(tmp_path: Path, encoder: Encoder) -> None:
+    disk, metrics = SlowDisk(), Metrics("edge")
+    async with box_at(tmp_path, encoder, clock=disk) as (box, _):
+        app = create_app("box", "", 4, 1 << 20, metrics=metrics)
+        add_health(app, lambda: None, lambda: troubles_of(box))
+        add_page(app, lambda: box, dict)
+        add_box_metrics(metrics, lambda: status_of(box))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://box") as client:
+            disk.stand_still()
+            slow = [asyncio.create_task(client.get(path)) for path in ("/metrics", "/")]
+            await until(disk.waited.is_set)
+            assert (await client.get("/readyz")).status_code == 200
+            assert not disk.gave_up
+            disk.go_on()
+            assert [one.status_code for one in await asyncio.gather(*slow)] == [200, 200]
+
+
 async def test_a_camera_whose_frames_are_refused(tmp_path: Path, encoder: Encoder) -> None:
     async with box_at(tmp_path, encoder) as (box, cloud):
         cloud.refuses = "unknown task 'parking'"
         folder = inbox(tmp_path, 1)
         await box.use({"door": of(folder)})
         await until(lambda: "source door" in troubles_of(box))
-        assert status_of(box).sources["door"].trouble == "frames are refused: unknown task 'parking'"
+        assert (await status_of(box)).sources["door"].trouble == "frames are refused: unknown task 'parking'"
         assert (folder / "0.png").exists()
         cloud.refuses = ""
         (folder / "1.png").write_bytes(png(1))
@@ -184,15 +203,15 @@ async def test_images_beside_those_of_the_sources(tmp_path: Path, encoder: Encod
     async with box_at(tmp_path, encoder) as (box, cloud):
         metrics = EdgeMetrics(MetricsSettings(), encoder.bundle, lambda: 0)
         observer = box.observer(metrics, "")
-        assert "POST /analyze" not in page_of(box, status_of(box))
+        assert "POST /analyze" not in page_of(box, await status_of(box))
         for camera in ("", "gate"):
             with seeing(observer, camera) as seen:
                 seen.answered(await cloud.analyze("r", b"12345", Wanted()), "P")
         with pytest.raises(CloudUnreachableError), seeing(observer, "gate"):
             raise CloudUnreachableError("nobody there")
-        posted = status_of(box).posted
+        posted = (await status_of(box)).posted
         assert (posted.outcomes, posted.bytes) == ({"answered": 2, "UNAVAILABLE": 1}, 10)
-        assert "2 answered, 1 UNAVAILABLE" in page_of(box, status_of(box))
+        assert "2 answered, 1 UNAVAILABLE" in page_of(box, await status_of(box))
         assert b'isthmus_edge_images_total{frame="P",outcome="answered"} 2.0' in metrics.exposition()[0]
         await until(lambda: box.sinks.all[0].delivered == 2)
     lines = (tmp_path / "answers.jsonl").read_text().splitlines()
