@@ -198,10 +198,12 @@ class Lanes:
         self._lanes.move_to_end(key)
         lane.users += 1
         try:
-            for old in [key for key, one in self._lanes.items() if not one.users][:-LANES_MAX]:
-                stream = self._lanes.pop(old).stream
-                if stream is not None:
-                    await stream.close()
+            idle = [key for key, one in self._lanes.items() if not one.users]
+            # All at once: while one is closed, another frame may look for idle ones, too.
+            given_up = [self._lanes.pop(old) for old in idle[:-LANES_MAX]]
+            for old_lane in given_up:
+                if old_lane.stream is not None:
+                    await old_lane.stream.close()
             yield lane
         finally:
             lane.users -= 1

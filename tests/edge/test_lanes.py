@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import edge.lanes
 from edge.groups import Bounds, Group
 from edge.lanes import LIGHT_MAX, InSession, Lanes, UnansweredError
 from edge.settings import CloudLink, SessionSettings
@@ -109,6 +110,22 @@ async def test_a_scene_that_stays_costs_three_bytes_a_frame(
     answer = done[0].answer
     assert (answer.quality, answer.captured_at, answer.results) == (30, NOON, result(0))
     assert answer.bytes.total == done[0].size
+
+
+async def test_lanes_that_nobody_uses_give_way_to_several_frames_at_once(
+    make: Make, cloud: Cloud, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge.lanes, "LANES_MAX", 1)
+    lanes, act = make(), cloud.act
+    cloud.act = lambda stream, frame: None
+    old = [asyncio.create_task(sent(lanes, Camera(encoder).frame())) for _ in range(6)]
+    await until(lambda: sum(len(stream.frames) for stream in cloud.streams) == 6)
+    for stream in cloud.streams:
+        stream.reply(1, Answered(result(0)))
+    await asyncio.gather(*old)
+    cloud.act = act
+    await asyncio.gather(*(sent(lanes, Camera(encoder).frame()) for _ in range(3)))
+    assert [stream.cancelled for stream in cloud.streams] == [True] * 5 + [False] * 4
 
 
 async def test_frames_whose_answers_wait_leave_their_places(
