@@ -110,8 +110,21 @@ def lock_folder(path: Path, name: str, taken: str) -> int:
     path.mkdir(parents=True, exist_ok=True)
     lock = os.open(path / name, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        if not lock_now(lock, fcntl.LOCK_EX):
+            raise DataError(taken)
+    except BaseException:
         os.close(lock)
-        raise DataError(taken) from None
+        raise
     return lock
+
+
+def lock_now(descriptor: int, kind: int) -> bool:
+    """Takes a lock without waiting: `fcntl.LOCK_EX` or `fcntl.LOCK_SH`. False: another process has one against it.
+
+    Raises OSError where the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

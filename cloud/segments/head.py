@@ -28,6 +28,7 @@ from pathlib import Path
 from cloud.archive.schema import FILE, VERSION, transaction, version
 from shared.database import Database
 from shared.errors import DataError
+from shared.files import lock_now
 
 FOLDER = "segments"  # in the archive's; see `seal_archive`
 LOCK = "seal.lock"
@@ -95,24 +96,25 @@ def _locked(path: Path, name: str, kind: int, wait_s: float, what: str) -> Itera
     except OSError as error:
         raise DataError(f"cannot lock {path}: {error.strerror}") from None
     try:
-        if not _taken(lock, wait_s, kind):
-            raise DataError(f"{path} {what}; try again when that has ended") from None
+        try:
+            held = _held(lock, wait_s, kind)
+        except OSError as error:
+            raise DataError(f"cannot lock {path}: {error.strerror}") from None
+        if not held:
+            raise DataError(f"{path} {what}; try again when that has ended")
         yield
     finally:
         os.close(lock)
 
 
-def _taken(lock: int, wait_s: float, kind: int) -> bool:
-    """False: not within the time."""
+def _held(lock: int, wait_s: float, kind: int) -> bool:
+    """False: not within the time. Raises OSError."""
     until = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(0.05)
+    while not lock_now(lock, kind):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @contextmanager

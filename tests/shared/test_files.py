@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import stat
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import DataError, RequestError
-from shared.files import new_folder, refuse_foreign_folder, write_atomically
+from shared.files import lock_folder, new_folder, refuse_foreign_folder, write_atomically
 
 ROOT = Path(__file__).parents[2]
 
@@ -162,3 +164,19 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
             raise AssertionError("not reached")
         assert caught.value.setting == "out"
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without locks is not taken for another process that has the folder."""
+    held = lock_folder(tmp_path / "new", "lock", "it is taken")
+    with pytest.raises(DataError, match="it is taken"):
+        lock_folder(tmp_path / "new", "lock", "it is taken")
+    os.close(held)
+    os.close(lock_folder(tmp_path / "new", "lock", "it is taken"))
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="No locks available"):
+        lock_folder(tmp_path / "new", "lock", "it is taken")

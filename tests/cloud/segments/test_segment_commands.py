@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +24,7 @@ from cloud.segments.deleting import delete_everywhere
 from cloud.segments.encrypting import encrypt_everywhere
 from cloud.segments.seal import Limits, seal_archive
 from cloud.segments.store import SegmentStore
+from shared.errors import DataError
 from support.archives import archive_at, at, put
 from support.coded_sessions import CodedSession, latent_of
 from support.processes import refused, run_here
@@ -39,6 +43,17 @@ def kept(tmp_path: Path) -> Path:
         put(archive, *(some[i % CAMERAS].some(i) for i in range(FRAMES)))
     seal_archive(path, at(60), limits=Limits(600, 1000))
     return path
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_a_file_system_without_locks(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is reported at once: nobody waits for the end of a sealing that is not there."""
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(DataError, match=r"cannot lock .*: No locks available"):
+        held(kept)
 
 
 def use_key_of_test(monkeypatch: pytest.MonkeyPatch) -> ArchiveKey:
