@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +11,7 @@ import typer
 
 from shared.errors import DataError, RequestError
 from shared.process.commands import CommandTable, print_error
-from shared.times import parse_time
+from shared.times import parse_time, span_of
 
 if TYPE_CHECKING:
     from cloud.archive.encryption import ArchiveKey
@@ -47,7 +46,6 @@ KeyFileOption = Annotated[
         help="of an encrypted archive: 64 hex digits; ISTHMUS_ARCHIVE_KEY may hold them itself",
     ),
 ]
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 @app.command()
@@ -202,7 +200,12 @@ def _span(from_: str | None, to: str | None) -> tuple[datetime | None, datetime 
 
 def _ago(setting: str, text: str) -> datetime:
     """The time that lies so long ago. Raises RequestError."""
-    span = re.fullmatch(r"(\d{1,6})([mhd])", text, re.ASCII)
+    span = span_of(text)
     if span is None:
         raise RequestError(f"{text!r} is no span of time; give one as 1d, 12h or 30m", setting=setting)
-    return datetime.now(UTC) - timedelta(**{_UNITS[span[2]]: int(span[1])})
+    try:
+        return datetime.now(UTC) - span
+    except OverflowError:
+        raise RequestError(
+            f"{text} ago there was no calendar; give a shorter time", setting=setting
+        ) from None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +22,7 @@ from shared.process.tokens import (
     revoke_token,
     rotate_token,
 )
+from shared.times import span_of
 
 if TYPE_CHECKING:
     from shared.process.tokens import TokenRecord, TokenStore
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 app = CommandTable(no_args_is_help=True, help="Who may call the server: tokens, each shown once.")
 
 STATE_VARIABLE = "ISTHMUS_STATE"  # may hold a password: help shows what an option's variable holds
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 TokensOption = Annotated[
     Path | None,
@@ -172,8 +171,8 @@ def _moment(setting: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     now = datetime.now(UTC)
-    if span := re.fullmatch(r"(\d{1,6})([mhd])", text, re.ASCII):
-        when = now + timedelta(**{_UNITS[span[2]]: int(span[1])})
+    if (span := span_of(text)) is not None:
+        when = now + span
     else:
         try:
             when = datetime.fromisoformat(text)

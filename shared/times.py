@@ -13,6 +13,7 @@ from shared.errors import RequestError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_SPANS = {"m": "minutes", "h": "hours", "d": "days"}
 _MAX_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 # Not fromisoformat alone: it also takes week dates, times without a zone and dates without a time.
@@ -44,6 +45,12 @@ def parse_time(setting: str, text: str) -> datetime:
     except (ValueError, OverflowError):
         expected = f"{text!r} is no time; give ISO 8601, as 2026-11-22T13:00:00Z"
         raise RequestError(expected, setting=setting) from None
+
+
+def span_of(text: str) -> timedelta | None:
+    """The time that "90d", "12h" or "30m" stands for; None for any other text."""
+    found = re.fullmatch(r"(\d{1,6})([mhd])", text, re.ASCII)
+    return None if found is None else timedelta(**{_SPANS[found[2]]: int(found[1])})
 
 
 def parse_captured_at(text: str) -> datetime | None:

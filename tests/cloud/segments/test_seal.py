@@ -272,4 +272,6 @@ def test_the_command(tmp_path: Path) -> None:
     assert "no span of time" in refused(
         "cloud", "archive", "seal", "--archive", tmp_path / "kept", "--older-than", "1 day", status=2
     )
+    before_year_1 = ("--archive", tmp_path / "kept", "--older-than", "999999d")
+    assert "999999d ago" in refused("cloud", "archive", "expire", *before_year_1, status=2)
     assert "no archive at" in refused("cloud", "archive", "seal", "--archive", tmp_path, status=2)
