@@ -30,6 +30,7 @@ from train.codec.halves import EdgeHalf
 from train.codec.split_networks import CARDS, SplitNetworks, load_run
 from train.codec.teacher_cache import features_of
 from train.data.clip_set import ClipSet
+from train.data.dataset import dataset_digest
 from train.data.formats import list_set, parse
 from train.data.motion_set import MotionSet
 from train.data.room_set import RoomSet
@@ -108,7 +109,10 @@ class FramesTraining(Training[FramesBatch, Scores]):
         self.count = len(data) // self.frames - recipe.holdout
         if self.count < 1:
             raise DataError(f"{recipe.holdout} sequences held out of {len(data) // self.frames} leave none")
-        inputs = {f"the codec {source}": sha256_of(source / BEST)}
+        inputs = {
+            f"the codec {source}": sha256_of(source / BEST),
+            "the set of sequences": dataset_digest(data),
+        }
         self.run = Run(out, recipe.model_dump(mode="json"), resume, inputs, workers, FramesRecipe)
         half, folder = EdgeHalf(self.model), out / "latents"
         self.us = features_of(folder, half, data, cards[0].preprocess, flips=False)

@@ -133,9 +133,10 @@ def labels_digest(data: Dataset) -> str:
 
 def dataset_digests(training: Dataset, validation: Dataset) -> dict[str, str]:
     """The images that a run starts from, by their part in it, for the run's `inputs`."""
-    sets = {"the set to train on": training, "the set held out": validation}
-    found = {part: identity(data) for part, data in sets.items()}
-    return {
-        part: f"{it['pictures']} pictures, SHA-256 of a sample {it['sample_sha256']}"
-        for part, it in found.items()
-    }
+    return {"the set to train on": dataset_digest(training), "the set held out": dataset_digest(validation)}
+
+
+def dataset_digest(data: Dataset) -> str:
+    """`identity`, for the `inputs` of a run."""
+    found = identity(data)
+    return f"{found['pictures']} pictures, SHA-256 of a sample {found['sample_sha256']}"

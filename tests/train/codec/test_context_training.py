@@ -259,11 +259,15 @@ def test_frames_are_learnt_from_photographs(place: Path, tmp_path: Path) -> None
     command = (
         f"codec frames {place}/entropy --data images:{tmp_path} --out {tmp_path}/out --steps 2 --batch 4"
     )
-    run(f"{command} --device cpu --set sequences=6 --set frames=3 --set holdout=2")
+    command += " --device cpu --set sequences=6 --set frames=3 --set holdout=2"
+    run(command)
     one, other = tensors(place / "entropy"), tensors(tmp_path / "out" / "codec")
     names = {name for name in one if not torch.equal(one[name], other[name])}
     assert names
     assert all(name.startswith("codec.core.context.networks.inter.") for name in names)
+    (tmp_path / "a.png").write_bytes((tmp_path / "b.png").read_bytes())
+    with pytest.raises(DataError, match="the set of sequences has changed since"):
+        CliRunner().invoke(app, [*command.split(), "--resume"], catch_exceptions=False)
     (tmp_path / "b.png").unlink()
     with pytest.raises(DataError, match="two photographs or more"):
         CliRunner().invoke(app, command.replace("/out", "/other").split(), catch_exceptions=False)
