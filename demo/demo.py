@@ -5,7 +5,7 @@
             -> the maps, sheet.png, result.json, a table
 
 Without a bundle the sample photographs and the images that are named go through `photos`, the sample rooms through
-`rooms`, and each has a folder of its own.
+`rooms`, and each has a folder of its own. After the photographs, what a fixed camera saw is sent in a session.
 
 Speaks HTTP to the edge like any client, and loads neither torch nor a network itself.
 """
@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from PIL import Image
@@ -39,17 +40,22 @@ from shared.shipped import find_bundle, shipped_bundle
 from shared.types import Analysis, TaskResult
 
 JPEG_QUALITY = 75
+PHOTOS, CAMERA = (
+    "photos",
+    "corridor",
+)  # a bundle with samples of its own; of these, the folder of a fixed camera
 
 
 @dataclass(frozen=True)
 class DemoImage:
     """An image to send. name: no other's, for files. fitted: as the network sees it; jpeg_bytes: that, as JPEG of
-    quality 75, for scale."""
+    quality 75, for scale. session: the one in which it is sent; empty: by itself."""
 
     path: Path
     name: str
     fitted: Image.Image
     jpeg_bytes: int
+    session: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,11 @@ class Row:
         return sum(t or 0 for t in (times.read_ms, times.front_ms, times.code_ms))
 
     @property
-    def cloud_ms(self) -> float:
+    def cloud_ms(self) -> float | None:
+        """None where the answer does not say, as in sessions."""
         times = self.analysis.times
-        return sum(t or 0 for t in (times.queue_ms, times.decode_ms, times.tails_ms))
+        spent = [t for t in (times.queue_ms, times.decode_ms, times.tails_ms) if t is not None]
+        return sum(spent) if spent else None
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ def run_demo(
     if bundle is not None:
         shows = [_prepared(find_bundle(bundle), images, out, quality)]
     else:
-        photos, rooms = shipped_bundle("photos"), shipped_bundle("rooms")
+        photos, rooms = shipped_bundle(PHOTOS), shipped_bundle("rooms")
         shows = [
             _prepared(photos, images, out / photos.name, quality),
             _prepared(rooms, (), out / rooms.name, quality),
@@ -134,18 +142,19 @@ def _prepared(bundle: Path, images: Sequence[Path], out: Path, quality: int | No
     """Opens a bundle, its samples and the images. Raises ImageError or a subclass, BundleError or RequestError."""
     opened = Bundle.open(bundle)
     opened.quality(quality)
-    paths = [*_samples(opened), *images]
+    photographs = opened.manifest.name == PHOTOS
+    samples = sorted((SAMPLES / PHOTOS).glob("*.jpg") if photographs else SAMPLES.glob("*.png"))
+    camera = sorted((SAMPLES / PHOTOS / CAMERA).glob("*.jpg")) if photographs else []
+    paths = [*samples, *images, *camera]
     if not paths:
         raise RequestError(f"there are no samples in {SAMPLES}; name images: isthmus demo photo.jpg")
+    sessions = [""] * (len(paths) - len(camera)) + [CAMERA] * len(camera)
     preprocess = opened.manifest.preprocess
-    read = (_open_image(path, name, preprocess) for path, name in zip(paths, _names(paths), strict=True))
+    read = (
+        _open_image(path, name, preprocess, session)
+        for path, name, session in zip(paths, _names(paths), sessions, strict=True)
+    )
     return Show(opened, tuple(read), out)
-
-
-def _samples(bundle: Bundle) -> list[Path]:
-    """Photographs for the bundle `photos`, rendered rooms for any other."""
-    photographs = bundle.manifest.name == "photos"
-    return sorted((SAMPLES / "photos").glob("*.jpg") if photographs else SAMPLES.glob("*.png"))
 
 
 def _run(show: Show, limits: Mapping[str, str]) -> None:
@@ -157,13 +166,17 @@ def _run(show: Show, limits: Mapping[str, str]) -> None:
         _two_processes(show.bundle.path) as edge,
         httpx.Client(base_url=f"http://{edge}", timeout=60) as client,
     ):
-        rows = [Row(image, _ask(client, image.path, query)) for image in show.images]
+        rows = [Row(image, _ask(client, image.path, query, image.session)) for image in show.images]
     for row in rows:
         for task, data in row.maps.items():
             write_atomically(out / _map_file(row.image, task), data)
     write_atomically(out / "sheet.png", _sheet(rows))
     write_atomically(out / "result.json", _result(rows).encode())
-    _print_table(rows, tasks)
+    _print_table(_alone(rows), tasks, _caption(rows[0].image.fitted, tasks))
+    if seen := _in_session(rows):
+        _print_table(
+            seen, tasks, f"{CAMERA}: what a fixed camera saw, two images a second, sent in one session"
+        )
     beside = f", and the maps, {out / '*.TASK.png'}" if show.map_files else ""
     print(f"written: {out / 'result.json'}, {out / 'sheet.png'}{beside}")
 
@@ -197,16 +210,30 @@ def _map_file(image: DemoImage, task: str) -> str:
     return f"{image.name}.{task}.png"
 
 
-def _open_image(path: Path, name: str, preprocess: Preprocess) -> DemoImage:
+def _alone(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not row.image.session]
+
+
+def _in_session(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.image.session]
+
+
+def _open_image(path: Path, name: str, preprocess: Preprocess, session: str) -> DemoImage:
     fitted = fit(read_image(path), preprocess)
     jpeg = io.BytesIO()
     fitted.save(jpeg, "JPEG", quality=JPEG_QUALITY)
-    return DemoImage(path, name, fitted, jpeg.tell())
+    return DemoImage(path, name, fitted, jpeg.tell(), session)
 
 
-def _ask(client: httpx.Client, path: Path, query: Mapping[str, str]) -> Analysis:
-    """POST /analyze on the edge. Raises RequestError or RemoteRejectedError with the problem's text, or RemoteError."""
+def _ask(client: httpx.Client, path: Path, query: Mapping[str, str], session: str = "") -> Analysis:
+    """POST /analyze on the edge. Raises RequestError or RemoteRejectedError with the problem's text, or RemoteError.
+
+    session: as `DemoImage` has it; its images have one quality, and no size of their own.
+    """
     headers = {"Content-Type": "application/octet-stream"}
+    if session:
+        headers["X-Session"] = session
+        query = {key: value for key, value in query.items() if key != "bytes_max"}
     try:
         answer = client.post("/analyze", params=query, content=path.read_bytes(), headers=headers)
     except httpx.HTTPError as error:
@@ -252,6 +279,19 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 def _result(rows: Sequence[Row]) -> str:
+    result = {
+        "bundle": rows[0].analysis.bundle,
+        "fingerprint": rows[0].analysis.fingerprint,
+        "jpeg_quality": JPEG_QUALITY,
+        **_entries(_alone(rows)),
+    }
+    if seen := _in_session(rows):
+        result["session"] = _entries(seen)
+    return json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+
+
+def _entries(rows: Sequence[Row]) -> dict[str, Any]:
+    """What result.json has of some images: their mean bytes, and each of them."""
     images = [
         {
             "image": str(row.image.path),
@@ -272,22 +312,15 @@ def _result(rows: Sequence[Row]) -> str:
         "bytes": sum(row.analysis.bytes.total for row in rows) / len(rows),
         "jpeg_bytes": sum(row.image.jpeg_bytes for row in rows) / len(rows),
     }
-    result = {
-        "bundle": rows[0].analysis.bundle,
-        "fingerprint": rows[0].analysis.fingerprint,
-        "jpeg_quality": JPEG_QUALITY,
-        "mean": means,
-        "images": images,
-    }
-    return json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    return {"mean": means, "images": images}
 
 
-def _print_table(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
+def _print_table(rows: Sequence[Row], tasks: Sequence[Task], caption: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption=_caption(rows[0].image.fitted, tasks))
+    table = Table(caption=caption)
     table.add_column("image", overflow="fold")
     for task in tasks:
         # Of two tasks of a kind each column has the name of its task.
@@ -309,7 +342,7 @@ def _print_table(rows: Sequence[Row], tasks: Sequence[Task]) -> None:
             str(row.image.jpeg_bytes),
             f"{row.ratio:.0f}x",
             f"{row.edge_ms:.0f}",
-            f"{row.cloud_ms:.0f}",
+            "" if row.cloud_ms is None else f"{row.cloud_ms:.0f}",
         )
     console = Console()
     # Cut to 80 columns, a table in a log or a pipe would fold its figures.

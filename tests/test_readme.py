@@ -75,15 +75,21 @@ def test_the_demo_recognises_its_samples(tmp_path):
     assert [answer.replace(" ", "-") for _, answer in rows] == [sample for sample, _ in rows]
     for bundle, times in (("rooms", 10), ("photos", 3)):
         out = tmp_path / "isthmus-demo" / bundle
-        images = json.loads((out / "result.json").read_text())["images"]
+        result = json.loads((out / "result.json").read_text())
+        images, session = result["images"], result.get("session", {}).get("images", [])
         assert all(times * image["analysis"]["bytes"]["total"] < image["jpeg_bytes"] for image in images)
-        maps = [name for image in images for name in image["maps"].values()]
+        maps = [name for image in [*images, *session] for name in image["maps"].values()]
         assert sorted(path.name for path in out.iterdir()) == sorted(["result.json", "sheet.png", *maps])
     objects = {Path(one["image"]).stem: one["analysis"]["results"]["objects"]["areas"] for one in images}
     found = {
         name: [area["label"] for area in areas if area["share"] > 0.01][1:] for name, areas in objects.items()
     }
     assert found == {"aeroplane": ["aeroplane"], "boats": ["boat"], "lighthouse": [], "macaws": ["bird"]}
+    # A fixed camera: the second image shows what the first does, in the last a person has come.
+    first, still, _, person = (one["analysis"] for one in session)
+    assert still["bytes"]["total"] < 20 < person["bytes"]["total"] < first["bytes"]["total"]
+    assert still["results"] == first["results"]
+    assert "person" in [area["label"] for area in person["results"]["segmentation"]["areas"]]
     classes = dict(re.findall(r"^│ (\S+)\.jpg +│ (\S.*?) +│", done.stdout, re.MULTILINE))
     assert (classes["aeroplane"], classes["lighthouse"], classes["macaws"]) == ("warplane", "beacon", "macaw")
 

@@ -275,7 +275,9 @@ def test_what_the_edge_is_asked(picture: Path) -> None:
     assert dict(asked[0].url.params) == query
     assert asked[0].content == picture.read_bytes()
     with pytest.raises(RequestError, match=r"red\]\.png: does not fit"):
-        _ask(client, picture, query)
+        _ask(client, picture, query | {"bytes_max": "99"}, "door")
+    assert (asked[0].headers.get("X-Session"), asked[1].headers["X-Session"]) == (None, "door")
+    assert dict(asked[1].url.params) == query  # images of a session have no size of their own
     with pytest.raises(RemoteRejectedError, match="no cloud"):
         _ask(client, picture, query)
 
@@ -285,7 +287,7 @@ def test_options_reach_the_edge(
 ) -> None:
     queries: list[Any] = []
 
-    def ask(client: httpx.Client, path: Path, query: dict[str, str]) -> Analysis:
+    def ask(client: httpx.Client, path: Path, query: dict[str, str], session: str) -> Analysis:
         queries.append(query)
         return answer({"classification": CLASSIFIED})
 
@@ -304,8 +306,8 @@ def test_without_a_bundle_photographs_and_rooms_go_each_through_their_own(
 ) -> None:
     sent: dict[str, list[str]] = {}
 
-    def ask(client: httpx.Client, path: Path, query: dict[str, str]) -> Analysis:
-        sent.setdefault(client.base_url.host, []).append(path.name)
+    def ask(client: httpx.Client, path: Path, query: dict[str, str], session: str) -> Analysis:
+        sent.setdefault(client.base_url.host + session, []).append(path.name)
         given = {
             "classification": CLASSIFIED,
             "normals": NORMALS,
@@ -321,8 +323,13 @@ def test_without_a_bundle_photographs_and_rooms_go_each_through_their_own(
     done = run_here("demo", picture, "--out", out)
     assert done.returncode == 0, done.stderr
     photographs = ["aeroplane.jpg", "boats.jpg", "lighthouse.jpg", "macaws.jpg"]
+    camera = [f"corridor-{number}.jpg" for number in range(1, 5)]
     assert sent.pop("photos") == [*photographs, picture.name]
-    first = json.loads((out / "photos" / "result.json").read_text())["images"][0]
+    assert sent.pop("photoscorridor") == camera
+    result = json.loads((out / "photos" / "result.json").read_text())
+    assert [Path(one["image"]).name for one in result["session"]["images"]] == camera
+    assert "corridor: what a fixed camera saw" in done.stdout
+    first = result["images"][0]
     assert list(first["analysis"]["results"]) == ["classification", "segmentation", "objects"]
     rooms = sent.pop("rooms")
     assert len(rooms) == 8
@@ -333,7 +340,7 @@ def test_without_a_bundle_photographs_and_rooms_go_each_through_their_own(
 
     done = run_here("demo", picture, "--out", out, "--bundle", "photos")  # by its name
     assert done.returncode == 0, done.stderr
-    assert sent == {"photos": [*photographs, picture.name]}
+    assert sent == {"photos": [*photographs, picture.name], "photoscorridor": camera}
 
 
 def test_where_photos_is_not_it_says_so(
