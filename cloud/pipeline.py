@@ -26,14 +26,14 @@ from cloud.engine.batcher import Batcher, within
 from cloud.engine.engine import MakeEngine, local_engine
 from cloud.engine.fair_queue import NOBODYS, Share
 from cloud.observer import Observer, Unobserved, seeing
-from cloud.requests import Assigner, Bundles, RecordSink, count_frame, queries_of, read_request, unpack
+from cloud.requests import Assigner, Bundles, RecordSink, queries_of, read_request
 from cloud.sessions.live import Desk, Services
 from cloud.sessions.session import SessionLimits
 from cloud.settings import PipelineSettings, SessionSettings
 from shared.codec.bitstream import Bitstream
-from shared.codec.frame import Packet
+from shared.codec.frame import Packet, unpack_stream
 from shared.codec.frame_codec import Coded, FrameCodec, Latent
-from shared.encoder import Encoded, count_bytes
+from shared.encoder import Encoded, count_bytes, count_frame
 from shared.process import tracing
 from shared.process.auth import caller
 from shared.times import captured_at_number
@@ -160,7 +160,7 @@ class Pipeline:
         with seeing(self._observer, "bitstream", camera) as seen:
             check_request_id(request_id)
             check_camera(camera)
-            stream = unpack(data)
+            stream = unpack_stream(data)
             now = datetime.now(UTC)
             request = _Request(data, stream, wanted, request_id, camera, captured_at, now, keep)
             async with within(deadline_s, self._deadline_s), self.bundles.use(stream.fingerprint) as served:

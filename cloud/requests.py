@@ -16,11 +16,11 @@ from typing import Protocol
 from cloud.engine.batch_work import Served
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
-from shared.codec.frame import MAGIC_2, Packet
-from shared.codec.frame_codec import Coded, FrameCodec, Latent
+from shared.codec.frame import Packet
+from shared.codec.frame_codec import Coded
 from shared.errors import BundleMismatchError, RequestError, StreamTooLargeError
 from shared.kinds import KINDS
-from shared.types import BundleInfo, ByteCount, TaskQuery, Wanted
+from shared.types import BundleInfo, TaskQuery, Wanted
 
 
 class Bundles(Protocol):
@@ -88,11 +88,6 @@ def base_warnings(missing: tuple[str, ...]) -> tuple[str, ...]:
     return (f"only the base of this image was sent; tasks that need the rest: {', '.join(missing)}",)
 
 
-def unpack(data: bytes) -> Bitstream | Packet:
-    """A request's bytes, of either version. Raises BitstreamError or a subclass."""
-    return Packet.unpack(data) if data[:1] == bytes([MAGIC_2]) else Bitstream.unpack(data)
-
-
 def read_request(
     stream: Bitstream | Packet, wanted: Wanted, bundle: Bundle, base_tasks: Collection[str], cells_max: int
 ) -> Asked:
@@ -123,8 +118,7 @@ def _read_packet(packet: Packet, bundle: Bundle) -> Coded:
             f"a frame {frame.name} needs another frame, and a request by itself has none; send a frame I, "
             "or send it in a session"
         )
-    grid = packet.grid or own_grid(bundle)
-    return Coded(frame.payload, grid, frame.quality, frame.own_v, frame.has_z)
+    return Coded.of(frame, packet.grid or own_grid(bundle))
 
 
 def _check_bundle(mark: bytes, quality: int, bundle: Bundle) -> None:
@@ -180,16 +174,3 @@ def split_for_base(
     """The queries that a base answers, and the names of the others."""
     answered = tuple(query for query in queries if query.name in base_tasks)
     return answered, tuple(query.name for query in queries if query.name not in base_tasks)
-
-
-def count_frame(source: Coded, latent: Latent, total: int, codec: FrameCodec, bundle: Bundle) -> ByteCount:
-    """The sizes of a frame of version 2 that takes `total` bytes with its container."""
-    preprocess = bundle.manifest.preprocess
-    payload = len(source.payload)
-    b_v = min(codec.v_bytes(latent.v, latent.quality), payload) if source.own_v else 0
-    return ByteCount(
-        b_v=b_v,
-        b_z=payload - b_v,
-        total=total,
-        bits_per_pixel=8 * total / (preprocess.height * preprocess.width),
-    )

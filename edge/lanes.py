@@ -308,7 +308,7 @@ def _decoded(encoder: Encoder, data: bytes) -> Latent | None:
     try:
         packet = Packet.unpack(data)
         frame, (h, w) = packet.frame, encoder.bundle.manifest.codec["grid"]
-        coded = Coded(frame.payload, packet.grid or (h, w), frame.quality, frame.own_v, frame.has_z)
+        coded = Coded.of(frame, packet.grid or (h, w))
         (latent,) = encoder.frames.decode([coded])
     except (BitstreamError, RequestError, ValueError, KeyError):
         return None

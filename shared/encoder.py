@@ -24,7 +24,7 @@ from PIL import Image
 from shared.bundle import EDGE, EXTRACTOR, Bundle
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame import Frame, FrameType, Packet
-from shared.codec.frame_codec import FrameCodec, Latent
+from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.codec.latent_codec import LatentCodec
 from shared.errors import BundleDamagedError, BundleError, RequestError
 from shared.image import fit, read_image, to_input, view_of
@@ -261,16 +261,19 @@ def _session(bundle: Bundle, file: str, threads: int) -> ort.InferenceSession:
 
 def count_bytes(stream: Bitstream, total: int, bundle: Bundle) -> ByteCount:
     """The sizes of a packed stream of version 1 that has `total` bytes."""
-    return _count(len(stream.b_v), len(stream.b_z), total, bundle)
+    return byte_count(len(stream.b_v), len(stream.b_z), total, bundle)
 
 
-def count_frame(frame: Frame, latent: Latent, total: int, codec: FrameCodec, bundle: Bundle) -> ByteCount:
+def count_frame(
+    frame: Frame | Coded, latent: Latent, total: int, codec: FrameCodec, bundle: Bundle
+) -> ByteCount:
     """The sizes of a frame that has `total` bytes with its container; of v its ideal length. latent: what it says."""
     payload = len(frame.payload)
     b_v = min(codec.v_bytes(latent.v, latent.quality), payload) if frame.own_v else 0
-    return _count(b_v, payload - b_v, total, bundle)
+    return byte_count(b_v, payload - b_v, total, bundle)
 
 
-def _count(b_v: int, b_z: int, total: int, bundle: Bundle) -> ByteCount:
+def byte_count(b_v: int, b_z: int, total: int, bundle: Bundle) -> ByteCount:
+    """The sizes of an image's bytes by part."""
     pixels = bundle.manifest.preprocess.height * bundle.manifest.preprocess.width
     return ByteCount(b_v=b_v, b_z=b_z, total=total, bits_per_pixel=8 * total / pixels)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cloud.archive.encryption import is_encrypted
-from cloud.archive.frames import FrameReader, Known, References, coded_of, missing_reference
+from cloud.archive.frames import FrameReader, Known, References, missing_reference
 from cloud.archive.records import Record
 from shared.codec.bitstream import Bitstream
 from shared.codec.frame import NAMED_BYTES, FrameType, Packet
@@ -126,7 +126,7 @@ class Chunks:
         if isinstance(stream, Bitstream):
             return stream
         if not stream.frame.needs_reference and not (self._has_chunks and self._source.begins_chunk(record)):
-            return coded_of(stream.frame, self._reader.grid_of(stream))
+            return Coded.of(stream.frame, self._reader.grid_of(stream))
         if not self._has_chunks:
             raise missing_reference(stream.frame, "known to an archive of an older release")
         name = record.camera, record.chunk or record.request_id

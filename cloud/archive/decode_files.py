@@ -19,12 +19,12 @@ from pathlib import Path
 from cloud.archive.chunks import CHUNK_BYTES_MAX, LATENTS
 from cloud.archive.frames import FrameReader, Known, References, missing_reference
 from cloud.engine.batch_work import Done, Job, Served, base_tasks_of, work
-from cloud.requests import base_warnings, check_base, check_grid, count_frame, queries_of, split_for_base
+from cloud.requests import base_warnings, check_base, check_grid, queries_of, split_for_base
 from shared.codec.bitstream import FINGERPRINT_BYTES, MAX_STREAM_BYTES, Bitstream
 from shared.codec.frame import Frame, FrameType, Sent
-from shared.codec.frame_codec import Coded, Latent
+from shared.codec.frame_codec import Latent
 from shared.codec.session_log import LogHeader, LogReader, LogRecord
-from shared.encoder import count_bytes
+from shared.encoder import count_bytes, count_frame
 from shared.errors import BundleMismatchError, ChecksumError, IsthmusError
 from shared.process.cli import open_stream, stem_of
 from shared.process.inspect_streams import is_log
@@ -148,8 +148,7 @@ class FileDecoder:
         return latents.add(latent)
 
     def _size(self, frame: Frame, latent: Latent, total: int) -> ByteCount:
-        coded = Coded(frame.payload, latent.grid, latent.quality, frame.own_v, frame.has_z, latent)
-        return count_frame(coded, latent, total, self._reader.codec, self._served.bundle)
+        return count_frame(frame, latent, total, self._reader.codec, self._served.bundle)
 
     def _analysis(self, read: _Read) -> Analysis:
         """Runs the tails, unless this latent was answered before. Raises IsthmusError."""

@@ -17,7 +17,7 @@ from typing import Any
 from cloud.requests import check_grid, own_grid
 from shared.bundle import Bundle
 from shared.codec.bitstream import Bitstream
-from shared.codec.frame import MAGIC_2, NAMED_BYTES, Frame, FrameType, Packet
+from shared.codec.frame import NAMED_BYTES, Frame, FrameType, Packet, unpack_stream
 from shared.codec.frame_codec import Coded, FrameCodec, Latent
 from shared.codec.latent_codec import LatentCodec
 from shared.errors import (
@@ -101,12 +101,10 @@ class FrameReader:
 
         Raises BitstreamError or a subclass, BundleMismatchError, or RequestError.
         """
-        stream: Bitstream | Packet
-        if data[:1] == bytes([MAGIC_2]):
-            stream = Packet.unpack(data)
+        stream = unpack_stream(data)
+        if isinstance(stream, Packet):
             quality, grid = stream.frame.quality, self.grid_of(stream)
         else:
-            stream = Bitstream.unpack(data)
             quality, grid = stream.quality, (stream.h, stream.w)
         if stream.fingerprint != self._bundle.fingerprint:
             raise BundleMismatchError(stream.fingerprint.hex(), self._bundle.fingerprint.hex())
@@ -127,7 +125,7 @@ class FrameReader:
             _check_reference(frame, grid, reference)
             if frame.type is FrameType.S:
                 return reference
-        (latent,) = self.codec.decode([coded_of(frame, grid, reference)])
+        (latent,) = self.codec.decode([Coded.of(frame, grid, reference)])
         if isinstance(latent, CorruptPayloadError):
             raise latent
         return latent
@@ -137,12 +135,6 @@ class FrameReader:
         codec, grid = self._codec, (stream.h, stream.w)
         v = codec.decode_v(stream.b_v, stream.quality)
         return Latent(v, codec.decode(stream.b_v, stream.b_z, *grid, stream.quality), grid, stream.quality)
-
-
-def coded_of(frame: Frame, grid: tuple[int, int], reference: Latent | None = None) -> Coded:
-    """A frame I or P, ready to be decoded."""
-    given = frame.type is FrameType.P
-    return Coded(frame.payload, grid, frame.quality, frame.own_v, frame.has_z, reference, given)
 
 
 def missing_reference(frame: Frame, where: str) -> MissingReferenceError:

@@ -41,8 +41,7 @@ from typing import Any
 from cloud.archive.records import Record
 from cloud.archive.schema import Clock
 from cloud.segments.files import Files
-from shared.codec.bitstream import Bitstream
-from shared.codec.frame import MAGIC_2, Packet
+from shared.codec.frame import Packet, unpack_stream
 from shared.errors import BitstreamError, DataError
 from shared.times import to_microseconds
 
@@ -272,10 +271,9 @@ def _schema() -> list[tuple[str, Any]]:
 def described(data: bytes) -> tuple[str | None, int | None, str | None]:
     """Fingerprint, quality and frame type of a bitstream; three times None for what is none."""
     try:
-        if data[:1] == bytes([MAGIC_2]):
-            packet = Packet.unpack(data)
-            return packet.fingerprint.hex(), packet.frame.quality, packet.frame.name
-        stream = Bitstream.unpack(data)
-        return stream.fingerprint.hex(), stream.quality, "I"
+        stream = unpack_stream(data)
     except BitstreamError:
         return None, None, None
+    if isinstance(stream, Packet):
+        return stream.fingerprint.hex(), stream.frame.quality, stream.frame.name
+    return stream.fingerprint.hex(), stream.quality, "I"

@@ -19,11 +19,12 @@ from cloud.archive.late_archive import archived
 from cloud.engine.batch_work import Done, Job, Served, base_tasks_of
 from cloud.engine.batcher import within
 from cloud.observer import NEED_INTRA, Observer, Seen
-from cloud.requests import RecordSink, check_grid, count_frame, own_grid, queries_of, split_for_base
+from cloud.requests import RecordSink, check_grid, own_grid, queries_of, split_for_base
 from cloud.sessions.session import FrameJob, Session, SessionCodec, SessionLimits, Settled
 from shared.bundle import Bundle
 from shared.codec.bitstream import FINGERPRINT_BYTES
 from shared.codec.frame_codec import Coded, FrameCodec, Latent
+from shared.encoder import byte_count, count_frame
 from shared.errors import (
     BundleMismatchError,
     FrameGoneError,
@@ -138,7 +139,7 @@ class LiveSession:
                 return await self._work(sent, given, served, received_at)
             if given is None:
                 return None
-            count = _count_nothing(len(sent.data), served.bundle)
+            count = byte_count(0, 0, len(sent.data), served.bundle)
             return await self._reply(sent, given, received_at, count, Times())
 
     def declined(self, number: int) -> None:
@@ -222,7 +223,7 @@ class LiveSession:
         assert done.latent is not None  # as for every job of version 2
         answer = Answered({query.name: done.results[query.name] for query in queries}, missing)
         settled = self.session.settle(job, done.latent, answer if asked else None)
-        count = _count_nothing(len(sent.data), served.bundle)
+        count = byte_count(0, 0, len(sent.data), served.bundle)
         if isinstance(job.source, Coded):
             codec = FrameCodec(served.model.codec)
             count = count_frame(job.source, done.latent, len(sent.data), codec, served.bundle)
@@ -344,10 +345,3 @@ def _version(bundle: Bundle, query: TaskQuery) -> object:
     name = query.name
     own = [task for task in bundle.manifest.tasks if task.name == name]
     return own or [added for added in bundle.added if added.task.name == name]
-
-
-def _count_nothing(total: int, bundle: Bundle) -> ByteCount:
-    """The sizes of a frame without a payload."""
-    preprocess = bundle.manifest.preprocess
-    pixels = preprocess.height * preprocess.width
-    return ByteCount(b_v=0, b_z=0, total=total, bits_per_pixel=8 * total / pixels)

@@ -193,15 +193,7 @@ class Session:
         if frame.type is FrameType.S:
             assert reference is not None
             return self._as_before(number, frame, reference, content)
-        coded = Coded(
-            frame.payload,
-            self.opened.grid,
-            frame.quality,
-            frame.own_v,
-            frame.has_z,
-            reference.latent if reference else None,
-            given=frame.type is FrameType.P,
-        )
+        coded = Coded.of(frame, self.opened.grid, reference.latent if reference else None)
         return self._started(FrameJob(number, frame, coded, reference, content))
 
     def _reference(self, number: int, sent: Sent) -> Held | None:

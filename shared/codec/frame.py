@@ -56,6 +56,7 @@ from enum import IntEnum
 from shared.codec.bitstream import (
     FINGERPRINT_BYTES,
     MAX_STREAM_BYTES,
+    Bitstream,
     check_grid,
     read_varint,
     varint,
@@ -277,6 +278,11 @@ class Packet:
             raise MalformedHeaderError("a frame of type S has no payload")
         frame = Frame(kind, quality, own_v, has_z, bytes(body[at:]))
         return cls(bytes(data[1 : 1 + FINGERPRINT_BYTES]), frame, grid, reference)
+
+
+def unpack_stream(data: bytes) -> Bitstream | Packet:
+    """Parses one image's bytes by themselves, of either version. Raises BitstreamError or a subclass."""
+    return Packet.unpack(data) if data[:1] == bytes([MAGIC_2]) else Bitstream.unpack(data)
 
 
 def _read_flags(flags: int, more: int) -> tuple[FrameType, bool, bool]:

@@ -1,4 +1,4 @@
-"""Codes the latents of frames as payloads and back (version 2). Knows no container, no session and no file.
+"""Codes the latents of frames as payloads and back (version 2). Knows no session and no file.
 
 A payload is one run of the range coder, v and then z, either of which may be left to a reference, a latent that both
 sides have:
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.codec.context import Indices, Ints, Step, wrapped
+from shared.codec.frame import Frame, FrameType
 from shared.codec.latent_codec import LatentCodec
 from shared.codec.rangecoder import SymbolReader, Tables, Writer
 from shared.errors import CorruptPayloadError, RequestError
@@ -76,6 +77,12 @@ class Coded:
             raise ValueError("the payload needs a reference")
         if self.given and not self.has_z:
             raise ValueError("a payload without z is not coded given another z")
+
+    @classmethod
+    def of(cls, frame: Frame, grid: tuple[int, int], reference: Latent | None = None) -> Coded:
+        """The payload of a frame I or P. Raises ValueError where it needs a reference, and none is given."""
+        given = frame.type is FrameType.P
+        return cls(frame.payload, grid, frame.quality, frame.own_v, frame.has_z, reference, given)
 
     @property
     def group(self) -> Hashable:

@@ -19,11 +19,12 @@ from cloud.faces.http_face import build_app
 from cloud.metrics import BUNDLES_MAX, CloudMetrics
 from cloud.observer import Seen
 from cloud.pipeline import Pipeline
-from cloud.requests import read_request, unpack
+from cloud.requests import read_request
 from cloud.settings import GrpcSettings, PipelineSettings
 from cloud.shelf.slot import BundleState
 from shared.bundle import Bundle
 from shared.codec.bitstream import MEDIA_TYPE
+from shared.codec.frame import unpack_stream
 from shared.encoder import Encoder
 from shared.process.auth import Gate
 from shared.process.config import HttpSettings, MetricsSettings
@@ -190,7 +191,7 @@ def test_forward_and_postprocess_are_the_tails_of_a_real_model(tiny_bundle: Path
     loaded = load(bundle, threads=1)
     encoded = loaded.encoder.encode(png(0))
     stream = version_1(loaded.encoder, encoded.latent)
-    source = read_request(unpack(stream), Wanted(), bundle, (), 1024).source
+    source = read_request(unpack_stream(stream), Wanted(), bundle, (), 1024).source
     jobs = [Job(source, (TaskQuery(name="classification"),), Served(bundle, loaded.model))] * 3
     done = work(jobs)
     metrics = CloudMetrics(MetricsSettings(), lambda: None)

@@ -32,10 +32,9 @@ RUNS = (b"\0", b"\xff", b"\x7f", b"9", b" ", b"{", b"[", b'"')
 
 def bitstream(data: bytes, _: Path) -> None:
     """Versions 1 and 2, as `isthmus inspect` and a server take them."""
-    from shared.codec.bitstream import Bitstream
-    from shared.codec.frame import MAGIC_2, Packet
+    from shared.codec.frame import unpack_stream
 
-    Packet.unpack(data) if data[:1] == bytes([MAGIC_2]) else Bitstream.unpack(data)
+    unpack_stream(data)
 
 
 def log(data: bytes, _: Path) -> None:
