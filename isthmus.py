@@ -254,7 +254,10 @@ def demo(
 @app.command()
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="a bitstream's or a log's file, - for standard input, or a bundle's folder")
+        Path,
+        typer.Argument(
+            help="a bitstream's or a log's file, - for standard input, or a bundle's folder, photos or rooms"
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:

@@ -140,8 +140,9 @@ def encode(
     as_json: JsonOption = False,
 ) -> None:
     """Encode images into bitstreams, or a clip into a log of frames: what an edge would send."""
+    clip = _clip(images, fps, hold, bytes_max)
     targets = _targets(images, output)
-    if (clip := _clip(images, fps, hold, bytes_max)) is not None:
+    if clip is not None:
         from edge.clip_commands import encode_clip
 
         encode_clip(clip, targets[0], _encoder(bundle, threads), fps, quality, _settings(hold), as_json)
@@ -286,8 +287,9 @@ def _name(image: Path) -> str:
 
 
 def _targets(images: Sequence[Path], output: Path) -> list[Path]:
-    """The file of each bitstream. Raises RequestError."""
+    """The file of each bitstream. Raises RequestError, also where one of them is an image that is to be read."""
     if len(images) == 1 and not output.is_dir():
+        _refuse_inputs(images, [output])
         return [output]
     if is_standard_output(output):
         raise RequestError(
@@ -295,14 +297,25 @@ def _targets(images: Sequence[Path], output: Path) -> list[Path]:
         )
     if output.exists() and not output.is_dir():
         raise RequestError(f"{output} is a file; several images need a folder", setting="output")
+    targets = [output / (stem_of(image) + SUFFIX) for image in images]
+    if len(set(targets)) < len(targets):
+        raise RequestError("two of the images have the same name, and would overwrite each other's bitstream")
+    _refuse_inputs(images, targets)
     try:
         output.mkdir(exist_ok=True)
     except OSError as error:
         raise RequestError(f"cannot make the folder {output}: {error.strerror}") from None
-    targets = [output / (stem_of(image) + SUFFIX) for image in images]
-    if len(set(targets)) < len(targets):
-        raise RequestError("two of the images have the same name, and would overwrite each other's bitstream")
     return targets
+
+
+def _refuse_inputs(images: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Raises RequestError where a bitstream would replace a photograph that may have no copy."""
+    inputs = {image.resolve() for image in images if image != STANDARD}
+    for target in targets:
+        if not is_standard_output(target) and target.resolve() in inputs:
+            raise RequestError(
+                f"{target} is what is to be encoded; give the output another name", setting="output"
+            )
 
 
 def _clip(

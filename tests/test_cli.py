@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -34,6 +35,12 @@ def test_help_of_everything() -> None:
 
 
 # Wrong input. Each is one line that says what to do; 2 is the user's to mend, 1 the other side's.
+
+
+def test_inspect_of_a_bundle_that_ships() -> None:
+    done = run_here("inspect", "photos", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["name"] == "photos"
 
 
 @pytest.mark.parametrize("command", ["encode", "decode", "serve", "demo", "inspect"])

@@ -35,13 +35,14 @@ def inspect_command(
 
 
 def inspect_path(path: Path, as_json: bool = False) -> Iterator[str]:
-    """Lines to print: of a folder as a bundle, of a file or standard input as a bitstream or a log of frames.
+    """Lines to print: of a folder or a name that ships as a bundle, of a file or standard input as a bitstream or a
+    log of frames.
 
     Raises RequestError (nothing there), BitstreamError or a subclass, or BundleError or a subclass; for a log only
     after what comes before the damage.
     """
-    if path.is_dir():
-        yield _shown(inspect_bundle(Bundle.open(path)), as_json)
+    if (bundle := find_bundle(path)).is_dir():
+        yield _shown(inspect_bundle(Bundle.open(bundle)), as_json)
     else:
         with open_stream(path) as file:
             yield from _inspect_file(file, "standard input" if path == STANDARD else str(path), as_json)

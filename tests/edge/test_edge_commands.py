@@ -106,6 +106,20 @@ def test_several_images_into_one_file(tmp_path: Path, picture: Path, stream: Pat
     out = tmp_path / "made"
     told = refused("edge", "encode", picture, picture, "-o", out, "--bundle", tiny_bundle, status=2)
     assert "same name" in told
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("other", ["itself", "link", "folder"])
+def test_what_is_encoded_is_not_overwritten(tmp_path: Path, tiny_bundle: Path, other: str) -> None:
+    only = tmp_path / "only.isthmus"
+    only.write_bytes(before := png(0))
+    link = tmp_path / "link"
+    link.symlink_to(only)
+    out = {"itself": only, "link": link, "folder": tmp_path}[other]
+    told = refused("edge", "encode", only, "-o", out, "--bundle", tiny_bundle, status=2)
+    assert "is what is to be encoded; give the output another name" in told
+    assert only.read_bytes() == before
+    assert link.is_symlink()
 
 
 def test_encode_answers_the_good_files_and_names_the_bad(
