@@ -25,9 +25,6 @@ from shared.times import from_microseconds
 LENGTHS = struct.Struct(">II")
 HEAD_MAX, PIXELS_MAX = 1 << 20, 3 * 25_000_000
 
-# Why an image was not sent.
-DROPS = ("rate", "schedule", "motion", "slow", "damaged")
-
 
 class Stream(Protocol):
     """What is read from: an `asyncio.StreamReader`."""
@@ -40,7 +37,8 @@ class Message:
     """event: see above. image: of "image". captured_at: None if unknown. origin: the file that it is of.
     version: size and modification time (ns) of that file when it was read.
 
-    counts: images since the process began: "captured", and those not sent by reason. text: of "error", one line.
+    counts: images since the process began: "captured", and those not sent by reason ("rate", "schedule", "motion",
+        "slow", "damaged"). text: of "error", one line.
     """
 
     event: str

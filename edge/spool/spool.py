@@ -181,10 +181,6 @@ class Spool:
         """Frames in it."""
         return self._store.count if self._store else 0
 
-    def has_room(self, cost: int) -> bool:
-        """Whether a frame that costs so much can be taken without dropping another."""
-        return self._store is not None and self._store.cost + cost <= self.bytes_max
-
     def state(self) -> SpoolState:
         with self._mutex:
             self._tidy()

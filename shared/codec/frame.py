@@ -70,7 +70,6 @@ from shared.errors import (
 )
 
 MAGIC_2 = 0xB8
-DIGEST_BYTES = 32
 KEY_BYTES = 32
 SESSION_BYTES = 16
 CHECK_BYTES = 2

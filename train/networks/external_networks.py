@@ -219,9 +219,7 @@ def published_labels(name: str, network: nn.Module) -> tuple[str, ...]:
 
 
 def _published_weights(name: str) -> Any:
-    """torchvision's weights for a network, not loaded yet; None where there are none."""
-    if not name.startswith(TORCHVISION):
-        return None
+    """The weights of one of torchvision's networks, not loaded yet; None where there are none."""
     try:
         return import_torchvision().models.get_model_weights(name.removeprefix(TORCHVISION)).DEFAULT
     except (ValueError, AttributeError):
