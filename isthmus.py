@@ -49,7 +49,9 @@ GROUPS = {
     ),
     "rooms": Group("Render labelled indoor scenes to train on.", ("train.commands.rooms",)),
     "network": Group("Train, import, list and recover task networks.", ("train.commands.network",)),
-    "codec": Group("Train a codec for the features of networks.", ("train.commands.codec",)),
+    "codec": Group(
+        "Train a codec for the features of networks.", ("train.commands.codec", "train.commands.try_codec")
+    ),
     "task": Group(
         "Train a task for a deployed bundle, add it, remove it.",
         ("train.commands.task", "cloud.task_commands"),
@@ -164,7 +166,7 @@ def _group(name: str, words: list[str]) -> Any:
 def _not_installed(error: ModuleNotFoundError, words: list[str]) -> IsthmusError:
     """What to install for a command, named by the words after `isthmus`."""
     group, command = [*words, "", ""][:2]
-    if group == "bench":
+    if group == "bench" or (group, command) == ("codec", "try"):
         extra = "bench"
     elif group in ("rooms", "network", "codec") or command in ("train", "build", "evaluate"):
         extra = "train"

@@ -23,7 +23,7 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
 ]
 NETWORKS = ROOT.parent / "shared" / "data" / "networks"
-VALUES = {"--steps": "2", "--batch": "2", "--images": "2", "--count": "2"}
+VALUES = {"--steps": "3", "--batch": "2", "--images": "2", "--count": "2"}
 SETTINGS = {"views=24": "views=1"}
 
 
