@@ -66,7 +66,7 @@ step isthmus codec frames "$work/answers" --data "images:$work/photos" --out "$w
 
 if [ ! -d "$work/bundle" ]; then
     step isthmus bundle build "$work/frames/codec" --data "images:$work/photos" --images 100 --out "$work/bundle" \
-        --name photos --half --eight-bit-tails --licence Apache-2.0 --licence "networks=Apache-2.0, see NOTICE" \
+        --name photos --half --eight-bit-tails --hold 0.15 --licence Apache-2.0 --licence "networks=Apache-2.0, see NOTICE" \
         --licence "photographs of CID22=CC BY-SA 4.0" --licence "photographs of CLIC 2025=Unsplash License"
     cp "$here/photos/NOTICE" "$work/bundle/NOTICE"
 fi

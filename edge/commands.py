@@ -310,7 +310,11 @@ def _targets(images: Sequence[Path], output: Path) -> list[Path]:
 
 def _refuse_inputs(images: Sequence[Path], targets: Sequence[Path]) -> None:
     """Raises RequestError where a bitstream would replace a photograph that may have no copy."""
+    from edge.clips import IMAGES
+
     inputs = {image.resolve() for image in images if image != STANDARD}
+    for folder in filter(Path.is_dir, images):  # one that is encoded as a clip
+        inputs |= {one.resolve() for one in folder.iterdir() if one.suffix.lower() in IMAGES}
     for target in targets:
         if not is_standard_output(target) and target.resolve() in inputs:
             raise RequestError(

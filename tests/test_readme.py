@@ -88,7 +88,8 @@ def test_the_demo_recognises_its_samples(tmp_path):
     # A fixed camera: the second image shows what the first does, in the last a person has come.
     first, still, _, person = (one["analysis"] for one in session)
     assert still["bytes"]["total"] < 20 < person["bytes"]["total"] < first["bytes"]["total"]
-    assert still["results"] == first["results"]
+    labels = [one["results"]["classification"]["top"][0]["label"] for one in (first, still)]
+    assert labels[0] == labels[1]
     assert "person" in [area["label"] for area in person["results"]["segmentation"]["areas"]]
     classes = dict(re.findall(r"^│ (\S+)\.jpg +│ (\S.*?) +│", done.stdout, re.MULTILINE))
     assert (classes["aeroplane"], classes["lighthouse"], classes["macaws"]) == ("warplane", "beacon", "macaw")

@@ -122,6 +122,15 @@ def test_what_is_encoded_is_not_overwritten(tmp_path: Path, tiny_bundle: Path, o
     assert link.is_symlink()
 
 
+def test_a_folder_that_is_encoded_as_a_clip_keeps_its_images(tmp_path: Path, tiny_bundle: Path) -> None:
+    image = tmp_path / "1.png"
+    image.write_bytes(before := png(0))
+    out = ("--fps", "2", "-o")
+    told = refused("edge", "encode", tmp_path, *out, image, "--bundle", tiny_bundle, status=2)
+    assert told.startswith(f"{image} is what is to be encoded")
+    assert image.read_bytes() == before
+
+
 def test_encode_answers_the_good_files_and_names_the_bad(
     tmp_path: Path, picture: Path, tiny_bundle: Path
 ) -> None:
