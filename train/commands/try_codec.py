@@ -112,15 +112,30 @@ def try_(
         batch,
         views,
     )
-    import matplotlib  # noqa: F401  so that a missing one is reported before hours of training
+    # What the plot needs: a mistake of the last step must not cost the hours of those before it.
+    import av  # noqa: F401
+    import bjontegaard  # noqa: F401
 
+    _check_images("data", data)
+    _check_images("test", test)
     _keep(request, out)
-    for words in _commands(request, out):
+    for words in _commands(request, out, device):
         _run(words)
     plot = ["bench", "rate", out / "bundle", *_each("network", _folders(request, out)), "--data", test]
     less = [*(["--count", count] if count else []), *(["--quick"] if quick else [])]
     _run([*plot, "--out", out / "rate", *less, "--device", device])
     typer.echo(f"{out / 'rate' / 'rate.html'}: the plot; {out / 'bundle'}: the bundle")
+
+
+def _check_images(option: str, images: str) -> None:
+    """Raises DataError for a set that is not there."""
+    from train.data.formats import list_set, parse
+
+    try:
+        for spec in parse(images):
+            list_set(spec)
+    except DataError as error:
+        raise DataError(error.args[0], setting=option) from None
 
 
 def _keep(request: Request, out: Path) -> None:
@@ -143,28 +158,41 @@ def _keep(request: Request, out: Path) -> None:
         )
 
 
-def _commands(request: Request, out: Path) -> Iterator[Sequence[object]]:
+def _commands(request: Request, out: Path, device: str) -> Iterator[Sequence[object]]:
     """All but the plot, each once those before it are done. Raises DataError."""
     from train.kinds import TRAINING_KINDS
     from train.networks.external_networks import is_external
+    from train.networks.network_folder import CARD
 
     folders = _folders(request, out)
     weights = _spread("weights", request.weights, len(folders))
     for name, folder, weight in zip(request.network, folders, weights, strict=True):
-        if is_external(name) and not folder.exists():
+        if is_external(name) and not (folder / CARD).exists():
             given = {"weights": weight, "size": request.size, "fit": request.fit}
             flags = [
                 word for key, value in given.items() if value is not None for word in (f"--{key}", value)
             ]
-            yield ["network", "import", name, *flags, "--out", folder]
+            again = ["--force"] if folder.exists() else []  # what a killed import left
+            yield ["network", "import", name, *flags, "--out", folder, *again]
     parts = [
         *_each("network", folders),
         *_each("split", request.split),
         *_each("lambda", request.lambda_),
     ]
-    images = ["--data", request.data, "--batch", request.batch, "--features", out / "features", "--resume"]
+    images = ["--data", request.data, "--batch", request.batch, "--features", out / "features"]
     more = ["--set", SCALES, "--set", f"views={request.views}", "--set", "flips=false"]
-    common = ["codec", "train", *parts, *images, *more, "--set", "preset=blocks"]
+    common = [
+        "codec",
+        "train",
+        *parts,
+        *images,
+        *more,
+        "--set",
+        "preset=blocks",
+        "--device",
+        device,
+        "--resume",
+    ]
     if all(TRAINING_KINDS[_kind(folder)].softmax for folder in folders):
         first = max(1, round(request.steps * START_SHARE))
         start = ["start=answers", "trains=entropy", "learning_rate=2e-3"]

@@ -39,7 +39,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(images: Path, out: Path, *more: str) -> list[str]:
     data = ["--data", f"images:{images}/learn", "--test", f"images:{images}/look"]
-    return ["codec", "try", *SMALL, *data, "--steps", "3", "--quick", "--out", str(out), *more]
+    return [
+        "codec",
+        "try",
+        *SMALL,
+        *data,
+        "--steps",
+        "3",
+        "--quick",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 @pytest.fixture
@@ -71,14 +84,16 @@ def test_from_a_network_to_a_plot(images: Path, tmp_path: Path, ran: list[list[s
     assert measured["images"] == 2
     assert (out / "rate" / "rate.html").exists()
     assert done.output.splitlines()[-1].startswith(f"{out}/rate/rate.html: the plot")
+    assert all(one[one.index("--device") + 1] == "cpu" for one in ran if one[0] in ("codec", "bench"))
     steps = [one[one.index("--steps") + 1] for one in ran if one[:2] == ["codec", "train"]]
     assert steps == ["1", "2"]
 
-    # Again: what is there stays, and what was asked for must be the same.
+    # Again: what is there stays, but for what a killed import left, and what was asked for must be the same.
     manifest = (out / "bundle" / "manifest.json").read_bytes()
     ran.clear()
+    (out / "network-1" / "network.json").unlink()
     CliRunner().invoke(app, words(images, out), catch_exceptions=False)
-    assert [one[:2] for one in ran] == [["codec", "train"], ["codec", "train"], ["bench", "rate"]]
+    assert [one[1] for one in ran] == ["import", "train", "train", "rate"]
     assert (out / "bundle" / "manifest.json").read_bytes() == manifest
     with pytest.raises(DataError, match=r"was begun with other options \(lambda\); repeat them"):
         CliRunner().invoke(app, words(images, out, "--lambda", "5"), catch_exceptions=False)
@@ -105,3 +120,10 @@ def test_values_are_given_once_or_for_each_network(images: Path, tmp_path: Path)
     weights = ("--network", NETWORK, "--network", NETWORK, "--weights", "none", "--weights", "none")
     line = refused(*words(images, out, *weights), status=2)
     assert line == "--weights is given 2 times, for 3 networks; give it once or 3 times"
+
+
+def test_images_are_looked_at_before_anything_is_trained(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    wrong = [word.replace("/look", "/nowhere") for word in words(images, out)]
+    assert refused(*wrong, status=2) == f"no such file or folder: {images}/nowhere (--test)"
+    assert not out.exists()
